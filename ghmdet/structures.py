@@ -1,0 +1,77 @@
+"""What one sample is between the data pipeline and the metric.
+
+Keys of `DetDataSample.metainfo` (sizes are in pixels, mind the order):
+
+| key | value |
+|---|---|
+| `img_id` | the image's id in the annotation file |
+| `img_path` | where the image was read from |
+| `ori_shape` | (h, w) of the file |
+| `img_shape` | (h, w) after resizing, before padding |
+| `pad_shape` | (h, w) of this image padded to the size divisor |
+| `batch_input_shape` | (h, w) of the whole batch, what the network sees |
+| `scale_factor` | (w, h) factors, img_shape / ori_shape |
+| `flip`, `flip_direction` | whether mirrored, and 'horizontal', 'vertical', 'diagonal' or None |
+"""
+
+from __future__ import annotations
+
+from mmengine.structures import BaseDataElement, InstanceData
+
+__all__ = ['DetDataSample', 'InstanceData']
+
+
+class DetDataSample(BaseDataElement):
+    """Annotations and detections of one image, with its metainfo.
+
+    Boxes are (n, 4) x1, y1, x2, y2 in pixels: `gt_instances` and `ignored_instances` in the frame of
+    the network's input, `pred_instances` in the original frame unless `predict(rescale=False)`.
+
+    Example:
+        >>> import torch
+        >>> sample = DetDataSample(metainfo=dict(img_id=7, ori_shape=(480, 640)))
+        >>> sample.gt_instances = InstanceData(
+        ...     bboxes=torch.tensor([[0.0, 0.0, 10.0, 20.0]]), labels=torch.tensor([3])
+        ... )
+        >>> len(sample.gt_instances), sample.ori_shape
+        (1, (480, 640))
+    """
+
+    @property
+    def gt_instances(self) -> InstanceData:
+        """Objects to learn: `bboxes` float32 (G, 4), `labels` int64 (G,)."""
+        return self._gt_instances
+
+    @gt_instances.setter
+    def gt_instances(self, value: InstanceData) -> None:
+        self.set_field(value, '_gt_instances', dtype=InstanceData)
+
+    @gt_instances.deleter
+    def gt_instances(self) -> None:
+        del self._gt_instances
+
+    @property
+    def ignored_instances(self) -> InstanceData:
+        """Crowd regions, neither object nor background: `bboxes` (I, 4), `labels` (I,)."""
+        return self._ignored_instances
+
+    @ignored_instances.setter
+    def ignored_instances(self, value: InstanceData) -> None:
+        self.set_field(value, '_ignored_instances', dtype=InstanceData)
+
+    @ignored_instances.deleter
+    def ignored_instances(self) -> None:
+        del self._ignored_instances
+
+    @property
+    def pred_instances(self) -> InstanceData:
+        """Detections, best first: `bboxes` (n, 4), `scores` (n,) in [0, 1], `labels` (n,)."""
+        return self._pred_instances
+
+    @pred_instances.setter
+    def pred_instances(self, value: InstanceData) -> None:
+        self.set_field(value, '_pred_instances', dtype=InstanceData)
+
+    @pred_instances.deleter
+    def pred_instances(self) -> None:
+        del self._pred_instances
