@@ -1,1 +1,7 @@
-"""x."""
+"""Losses: GHM-C and GHM-R, and the ones they are compared with."""
+
+from .focal_loss import FocalLoss
+from .ghm_loss import GHMC, GHMR
+from .smooth_l1_loss import L1Loss, SmoothL1Loss
+
+__all__ = ['GHMC', 'GHMR', 'FocalLoss', 'L1Loss', 'SmoothL1Loss']

@@ -1,1 +1,25 @@
-"""x."""
+"""Networks: the detector and its backbone, neck and head."""
+
+from ghmdet.losses import GHMC, GHMR, FocalLoss, L1Loss, SmoothL1Loss
+
+from .data_preprocessor import DetDataPreprocessor
+from .fpn import FPN
+from .resnet import ResNet, ResNeXt
+from .retina_head import RetinaHead
+from .retinanet import RetinaNet
+from .tta import DetTTAModel
+
+__all__ = [
+    'FPN',
+    'GHMC',
+    'GHMR',
+    'DetDataPreprocessor',
+    'DetTTAModel',
+    'FocalLoss',
+    'L1Loss',
+    'ResNeXt',
+    'ResNet',
+    'RetinaHead',
+    'RetinaNet',
+    'SmoothL1Loss',
+]

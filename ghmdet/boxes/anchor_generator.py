@@ -1,0 +1,166 @@
+"""Anchors: the reference boxes laid over every level of the feature pyramid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from ghmdet.registry import TASK_UTILS
+
+
+@TASK_UTILS.register_module()
+class AnchorGenerator:
+    """Lays len(scales) * len(ratios) anchors over every cell of every level.
+
+    Args:
+        strides: pixels of the network's input per cell, one a level; a pair is (w, h).
+        ratios: height / width of the anchors.
+        scales: anchor side in units of the level's base size. Give either these or the two
+            octave arguments.
+        base_sizes: side in pixels that a scale multiplies, one a level; default the stride.
+        scale_major: order of the anchors of a cell: ratio by ratio (True) or scale by scale.
+        octave_base_scale: the smallest scale of an octave.
+        scales_per_octave: how many scales an octave is cut into, 2 ** (i / scales_per_octave).
+        center_offset: where the anchor's centre lies in its cell, as a share of the base size; 0 is
+            the cell's top left corner.
+
+    Raises:
+        ValueError: scales and octave arguments both or neither, or lengths that do not agree.
+
+    Example:
+        >>> anchors = AnchorGenerator(strides=[16], ratios=[1.0], scales=[1.0])
+        >>> anchors.grid_priors([(1, 2)])[0]
+        tensor([[-8., -8.,  8.,  8.],
+                [ 8., -8., 24.,  8.]])
+    """
+
+    def __init__(
+        self,
+        strides: Sequence[int | tuple[int, int]],
+        ratios: Sequence[float],
+        scales: Sequence[float] | None = None,
+        base_sizes: Sequence[float] | None = None,
+        scale_major: bool = True,
+        octave_base_scale: float | None = None,
+        scales_per_octave: int | None = None,
+        center_offset: float = 0.0,
+    ) -> None:
+        octave = octave_base_scale is not None and scales_per_octave is not None
+        if octave == (scales is not None):
+            raise ValueError(
+                'anchor_generator: give either `scales` or both `octave_base_scale` and '
+                f'`scales_per_octave`; got scales={scales}, octave_base_scale={octave_base_scale}, '
+                f'scales_per_octave={scales_per_octave}'
+            )
+        if not 0 <= center_offset <= 1:
+            raise ValueError(
+                f'anchor_generator.center_offset must lie in [0, 1], got {center_offset}'
+            )
+        self.strides = [(s, s) if isinstance(s, int) else (s[0], s[1]) for s in strides]
+        self.base_sizes = [min(s) for s in self.strides] if base_sizes is None else list(base_sizes)
+        if len(self.base_sizes) != len(self.strides):
+            raise ValueError(
+                f'anchor_generator: {len(self.strides)} strides but '
+                f'{len(self.base_sizes)} base_sizes; give one a level'
+            )
+        if scales is None and octave_base_scale is not None and scales_per_octave is not None:
+            scales = [octave_base_scale * 2 ** (i / scales_per_octave) for i in range(scales_per_octave)]
+        self.scales = torch.tensor(scales, dtype=torch.float32)
+        self.ratios = torch.tensor(ratios, dtype=torch.float32)
+        self.scale_major = scale_major
+        self.center_offset = center_offset
+        self.base_anchors = [self._base_anchors_of(size) for size in self.base_sizes]
+
+    @property
+    def num_levels(self) -> int:
+        """Number of pyramid levels, L."""
+        return len(self.strides)
+
+    @property
+    def num_base_priors(self) -> list[int]:
+        """Anchors per cell, one number a level."""
+        return [len(anchors) for anchors in self.base_anchors]
+
+    def _base_anchors_of(self, base_size: float) -> Tensor:
+        """Anchors (A, 4) of the cell at the origin; each has the area (base_size * scale) ** 2."""
+        height_factors = torch.sqrt(self.ratios)
+        width_factors = 1 / height_factors
+        if self.scale_major:
+            widths = (base_size * width_factors[:, None] * self.scales[None, :]).flatten()
+            heights = (base_size * height_factors[:, None] * self.scales[None, :]).flatten()
+        else:
+            widths = (base_size * self.scales[:, None] * width_factors[None, :]).flatten()
+            heights = (base_size * self.scales[:, None] * height_factors[None, :]).flatten()
+        center = self.center_offset * base_size
+        half_widths, half_heights = 0.5 * widths, 0.5 * heights
+        return torch.stack(
+            [center - half_widths, center - half_heights, center + half_widths, center + half_heights],
+            dim=-1,
+        )
+
+    def grid_priors(
+        self,
+        featmap_sizes: Sequence[tuple[int, int]],
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = 'cpu',
+    ) -> list[Tensor]:
+        """Anchors of whole feature maps.
+
+        Args:
+            featmap_sizes: (h, w) in cells, one a level.
+            dtype: of the result.
+            device: of the result.
+
+        Returns:
+            L tensors (h * w * A, 4), x1 y1 x2 y2 in pixels of the padded network input, running over
+            rows, then columns, then the anchors of a cell; they may reach beyond the image.
+        """
+        self._check_levels(featmap_sizes)
+        grids = []
+        for base, (h, w), (stride_w, stride_h) in zip(
+            self.base_anchors, featmap_sizes, self.strides, strict=True
+        ):
+            base = base.to(device=device, dtype=dtype)
+            x = torch.arange(w, device=device).to(dtype) * stride_w
+            y = torch.arange(h, device=device).to(dtype) * stride_h
+            y, x = torch.meshgrid(y, x, indexing='ij')
+            shifts = torch.stack([x, y, x, y], dim=-1).view(-1, 1, 4)
+            grids.append((base + shifts).view(-1, 4))
+        return grids
+
+    def valid_flags(
+        self,
+        featmap_sizes: Sequence[tuple[int, int]],
+        pad_shape: Sequence[int],
+        device: torch.device | str = 'cpu',
+    ) -> list[Tensor]:
+        """Which anchors have their cell on the image rather than on the batch's padding.
+
+        Args:
+            featmap_sizes: (h, w) in cells, one a level.
+            pad_shape: (h, w, ...) in pixels of this image padded to the size divisor.
+            device: of the result.
+
+        Returns:
+            L bool tensors (h * w * A,), in the order of `grid_priors`.
+        """
+        self._check_levels(featmap_sizes)
+        flags = []
+        for num_priors, (h, w), (stride_w, stride_h) in zip(
+            self.num_base_priors, featmap_sizes, self.strides, strict=True
+        ):
+            rows = torch.arange(h, device=device) < math.ceil(pad_shape[0] / stride_h)
+            columns = torch.arange(w, device=device) < math.ceil(pad_shape[1] / stride_w)
+            cells = rows[:, None] & columns[None, :]
+            flags.append(cells[..., None].expand(h, w, num_priors).reshape(-1))
+        return flags
+
+    def _check_levels(self, featmap_sizes: Sequence[tuple[int, int]]) -> None:
+        if len(featmap_sizes) != self.num_levels:
+            raise ValueError(
+                f'anchor_generator.strides has {self.num_levels} levels but the neck gave '
+                f'{len(featmap_sizes)} feature maps; make neck.num_outs agree with the strides'
+            )

@@ -1,0 +1,131 @@
+"""Matching: which object, if any, each anchor has to learn."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ghmdet.registry import TASK_UTILS
+
+
+class AssignResult(NamedTuple):
+    """What `MaxIoUAssigner.assign` found for P priors."""
+
+    gt_inds: Tensor
+    """int64 (P,): -1 ignored, 0 background, i + 1 learns gt i."""
+    max_overlaps: Tensor
+    """float32 (P,): best IoU with any gt; -1 inside an ignored region, 0 without gts."""
+
+
+@TASK_UTILS.register_module()
+class MaxIoUAssigner:
+    """Matches priors to ground truth by intersection over union (IoU).
+
+    In this order: a prior whose best IoU lies under `neg_iou_thr` is background; one whose best IoU
+    reaches `pos_iou_thr` learns that gt; with `match_low_quality` every gt takes its best priors
+    whatever their IoU, from `min_pos_iou` on, and a later gt wins a prior that an earlier one took.
+    All other priors are ignored.
+
+    Args:
+        pos_iou_thr: least IoU of a positive.
+        neg_iou_thr: background below it; a pair (low, high) makes background of [low, high) only.
+        min_pos_iou: least IoU at which a gt takes its best priors.
+        gt_max_assign_all: a gt takes all priors that tie for its best IoU, not only the first.
+        ignore_iof_thr: a prior is ignored when more than this share of it lies in one ignored
+            region. Not positive: ignored regions count as background.
+        match_low_quality: see above.
+
+    Raises:
+        ValueError: a threshold outside [0, 1], or neg_iou_thr above pos_iou_thr.
+
+    Example:
+        >>> assigner = MaxIoUAssigner(pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0)
+        >>> priors = torch.tensor([[0.0, 0.0, 10.0, 10.0], [50.0, 50.0, 60.0, 60.0]])
+        >>> assigner.assign(priors, gt_bboxes=torch.tensor([[0.0, 0.0, 10.0, 12.0]])).gt_inds
+        tensor([1, 0])
+    """
+
+    def __init__(
+        self,
+        pos_iou_thr: float,
+        neg_iou_thr: float | tuple[float, float],
+        min_pos_iou: float = 0.0,
+        gt_max_assign_all: bool = True,
+        ignore_iof_thr: float = -1,
+        match_low_quality: bool = True,
+    ) -> None:
+        low, high = (0.0, neg_iou_thr) if isinstance(neg_iou_thr, int | float) else neg_iou_thr
+        if not 0 <= low <= high <= pos_iou_thr <= 1 or not 0 <= min_pos_iou <= 1:
+            raise ValueError(
+                'train_cfg.assigner: expected 0 <= neg_iou_thr <= pos_iou_thr <= 1 and min_pos_iou '
+                f'in [0, 1], got neg_iou_thr={neg_iou_thr}, pos_iou_thr={pos_iou_thr}, '
+                f'min_pos_iou={min_pos_iou}'
+            )
+        self.pos_iou_thr = pos_iou_thr
+        self.neg_iou_range = (low, high)
+        self.min_pos_iou = min_pos_iou
+        self.gt_max_assign_all = gt_max_assign_all
+        self.ignore_iof_thr = ignore_iof_thr
+        self.match_low_quality = match_low_quality
+
+    def assign(
+        self, priors: Tensor, gt_bboxes: Tensor, gt_bboxes_ignore: Tensor | None = None
+    ) -> AssignResult:
+        """Match priors (P, 4) to gts (G, 4), leaving out ignored regions (I, 4).
+
+        All boxes are x1 y1 x2 y2 in one frame. Without gts every prior is background.
+        """
+        if len(gt_bboxes) == 0 or len(priors) == 0:
+            background = torch.zeros(len(priors), dtype=torch.int64, device=priors.device)
+            return AssignResult(background, priors.new_zeros(len(priors)))
+        overlaps = bbox_overlaps(gt_bboxes, priors)
+        if self.ignore_iof_thr > 0 and gt_bboxes_ignore is not None and len(gt_bboxes_ignore) > 0:
+            shares = bbox_overlaps(priors, gt_bboxes_ignore, mode='iof')
+            overlaps[:, shares.amax(dim=1) > self.ignore_iof_thr] = -1
+
+        max_overlaps, argmax_overlaps = overlaps.max(dim=0)
+        gt_inds = torch.full_like(argmax_overlaps, -1)
+        low, high = self.neg_iou_range
+        gt_inds[(max_overlaps >= low) & (max_overlaps < high)] = 0
+        positive = max_overlaps >= self.pos_iou_thr
+        gt_inds[positive] = argmax_overlaps[positive] + 1
+        if self.match_low_quality:
+            self._match_low_quality(overlaps, gt_inds)
+        return AssignResult(gt_inds, max_overlaps)
+
+    def _match_low_quality(self, overlaps: Tensor, gt_inds: Tensor) -> None:
+        """Give every gt its best priors, in place; `amax` lets the later gt win a tie."""
+        best, argbest = overlaps.max(dim=1)
+        if self.gt_max_assign_all:
+            taken = overlaps == best[:, None]
+        else:
+            taken = torch.zeros_like(overlaps, dtype=torch.bool)
+            taken[torch.arange(len(best), device=best.device), argbest] = True
+        taken &= (best >= self.min_pos_iou)[:, None]
+        gts, priors = taken.nonzero(as_tuple=True)
+        low_quality = torch.zeros_like(gt_inds).scatter_reduce(0, priors, gts + 1, 'amax')
+        gt_inds[:] = torch.where(low_quality > 0, low_quality, gt_inds)
+
+
+def bbox_overlaps(bboxes1: Tensor, bboxes2: Tensor, mode: str = 'iou') -> Tensor:
+    """Overlap of every box of one set with every box of another.
+
+    Args:
+        bboxes1: (m, 4).
+        bboxes2: (n, 4), in the same frame.
+        mode: 'iou' divides by the union, 'iof' by the area of the box of `bboxes1`.
+
+    Returns:
+        (m, n) in [0, 1]; 0 where both boxes are empty.
+    """
+    top_left = torch.maximum(bboxes1[:, None, :2], bboxes2[None, :, :2])
+    bottom_right = torch.minimum(bboxes1[:, None, 2:], bboxes2[None, :, 2:])
+    sizes = (bottom_right - top_left).clamp(min=0)
+    intersection = sizes[..., 0] * sizes[..., 1]
+    area1 = ((bboxes1[:, 2] - bboxes1[:, 0]) * (bboxes1[:, 3] - bboxes1[:, 1]))[:, None]
+    if mode == 'iof':
+        return intersection / area1.clamp(min=1e-6)
+    area2 = ((bboxes2[:, 2] - bboxes2[:, 0]) * (bboxes2[:, 3] - bboxes2[:, 1]))[None, :]
+    return intersection / (area1 + area2 - intersection).clamp(min=1e-6)

@@ -1,0 +1,101 @@
+"""From raw scores and boxes to detections: filter, restore the frame, suppress duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchvision.ops import nms
+
+
+def select_candidates(scores: Tensor, score_thr: float, nms_pre: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Pick the best (prior, class) pairs of one level.
+
+    Args:
+        scores: (n, C) in [0, 1].
+        score_thr: only scores above it are kept.
+        nms_pre: at most this many are kept; not positive keeps all.
+
+    Returns:
+        scores (k,), best first; labels (k,); indices of the priors (k,).
+
+    Example:
+        >>> select_candidates(torch.tensor([[0.1, 0.9], [0.6, 0.2]]), score_thr=0.15, nms_pre=2)
+        (tensor([0.9000, 0.6000]), tensor([1, 0]), tensor([0, 1]))
+    """
+    above = scores > score_thr
+    pairs = above.nonzero()
+    best, order = scores[above].sort(descending=True)
+    if nms_pre > 0:
+        best, order = best[:nms_pre], order[:nms_pre]
+    prior_inds, labels = pairs[order].unbind(dim=1)
+    return best, labels, prior_inds
+
+
+def finish_detections(
+    bboxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    test_cfg: Mapping[str, Any],
+    scale_factor: tuple[float, float] | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Turn the candidates of one image into its detections.
+
+    Args:
+        bboxes: (n, 4), x1 y1 x2 y2 in pixels of the network's input.
+        scores: (n,).
+        labels: int64 (n,).
+        test_cfg: reads `min_bbox_size` (sides must be larger, default -1 keeps all), `nms`
+            (iou_threshold, class_agnostic) and `max_per_img`.
+        scale_factor: (w, h) by which the image was resized; boxes are divided by it. None keeps them.
+
+    Returns:
+        bboxes, scores, labels of at most `max_per_img` detections, best first.
+    """
+    if scale_factor is not None:
+        # A product with inverses, not a quotient: the published models were evaluated so.
+        bboxes = bboxes * bboxes.new_tensor([1 / factor for factor in scale_factor]).repeat(2)
+    min_size = test_cfg.get('min_bbox_size', -1)
+    if min_size >= 0:
+        large = (bboxes[:, 2:] - bboxes[:, :2] > min_size).all(dim=1)
+        bboxes, scores, labels = bboxes[large], scores[large], labels[large]
+    keep = class_wise_nms(bboxes, scores, labels, **test_cfg['nms'])
+    if test_cfg['max_per_img'] > 0:
+        keep = keep[: test_cfg['max_per_img']]
+    return bboxes[keep], scores[keep], labels[keep]
+
+
+def class_wise_nms(
+    bboxes: Tensor,
+    scores: Tensor,
+    labels: Tensor,
+    iou_threshold: float,
+    type: str = 'nms',
+    class_agnostic: bool = False,
+) -> Tensor:
+    """Suppress every box that overlaps a better one of its class by more than `iou_threshold`.
+
+    Args:
+        bboxes: (n, 4).
+        scores: (n,).
+        labels: int64 (n,).
+        iou_threshold: in [0, 1].
+        type: only 'nms' is known.
+        class_agnostic: compare boxes of different classes too.
+
+    Returns:
+        Indices of the boxes kept, best first.
+
+    Raises:
+        ValueError: another `type`.
+    """
+    if type != 'nms':
+        raise ValueError(f"test_cfg.nms.type: only 'nms' is known to ghmdet, got {type!r}")
+    if bboxes.numel() == 0:
+        return labels.new_zeros(0)
+    if not class_agnostic:
+        # Each class moves to a place of its own, so that one NMS does for all of them.
+        bboxes = bboxes + (labels.to(bboxes) * (bboxes.max() + 1))[:, None]
+    return nms(bboxes, scores, iou_threshold)

@@ -1,0 +1,55 @@
+"""The interface that all losses share: how entries are weighted and reduced."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+REDUCTIONS = ('none', 'mean', 'sum')
+
+
+def resolve_reduction(reduction: str, override: str | None, loss_name: str) -> str:
+    """Return the reduction to use, `override` first.
+
+    Raises:
+        ValueError: it is none of 'none', 'mean', 'sum'.
+    """
+    chosen = override or reduction
+    if chosen not in REDUCTIONS:
+        raise ValueError(f'{loss_name}.reduction must be one of {REDUCTIONS}, got {chosen!r}')
+    return chosen
+
+
+def weight_reduce(
+    loss: Tensor,
+    weight: Tensor | None = None,
+    reduction: str = 'mean',
+    avg_factor: float | Tensor | None = None,
+) -> Tensor:
+    """Multiply entries by their weight and reduce.
+
+    Args:
+        loss: any shape.
+        weight: of the loss's shape, or broadcast to it; None weighs all entries 1.
+        reduction: 'none', 'mean' or 'sum'.
+        avg_factor: what 'mean' divides by in place of the number of entries.
+
+    Raises:
+        ValueError: an avg_factor with 'sum', where it would be lost.
+    """
+    if weight is not None:
+        loss = loss * weight
+    if reduction == 'none':
+        return loss
+    if reduction == 'sum':
+        if avg_factor is not None:
+            raise ValueError("avg_factor is for reduction='mean'; with 'sum' leave it out")
+        return loss.sum()
+    if avg_factor is None:
+        return loss.mean()
+    return loss.sum() / (avg_factor + torch.finfo(torch.float32).eps)
+
+
+def expand_one_hot(labels: Tensor, num_classes: int) -> Tensor:
+    """Turn labels (n,) into float32 targets (n, C); a label outside [0, C) is background, all 0."""
+    return (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()

@@ -1,0 +1,83 @@
+"""L1 and smooth L1, the baselines that GHM-R is compared with."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ghmdet.registry import MODELS
+
+from .reduction import resolve_reduction, weight_reduce
+
+
+@MODELS.register_module()
+class SmoothL1Loss(nn.Module):
+    """Smooth L1 loss (Fast R-CNN, arXiv:1504.08083, eq. 3): square below `beta`, linear above.
+
+    Args:
+        beta: positive, in units of the deltas.
+        reduction: 'none', 'mean' or 'sum'.
+        loss_weight: factor on the result.
+
+    Raises:
+        ValueError: a hyper-parameter out of its range, named.
+
+    Example:
+        >>> import torch
+        >>> SmoothL1Loss(reduction='none')(torch.tensor([[0.5, 3.0]]), torch.zeros(1, 2))
+        tensor([[0.1250, 2.5000]])
+    """
+
+    def __init__(self, beta: float = 1.0, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
+        super().__init__()
+        if beta <= 0:
+            raise ValueError(f'SmoothL1Loss.beta must be positive, got {beta}; for 0 use L1Loss')
+        self.beta = beta
+        self.reduction = resolve_reduction(reduction, None, 'SmoothL1Loss')
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """Return the loss of `pred` against `target`, both (n, 4); `weight` likewise or None."""
+        reduction = resolve_reduction(self.reduction, reduction_override, 'SmoothL1Loss')
+        loss = F.smooth_l1_loss(pred.float(), target.float(), reduction='none', beta=self.beta)
+        return self.loss_weight * weight_reduce(loss, weight, reduction, avg_factor)
+
+
+@MODELS.register_module()
+class L1Loss(nn.Module):
+    """Absolute difference.
+
+    Args:
+        reduction: 'none', 'mean' or 'sum'.
+        loss_weight: factor on the result.
+
+    Example:
+        >>> import torch
+        >>> L1Loss()(torch.tensor([[1.0, -2.0]]), torch.zeros(1, 2))
+        tensor(1.5000)
+    """
+
+    def __init__(self, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
+        super().__init__()
+        self.reduction = resolve_reduction(reduction, None, 'L1Loss')
+        self.loss_weight = loss_weight
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """Return the loss of `pred` against `target`, both (n, 4); `weight` likewise or None."""
+        reduction = resolve_reduction(self.reduction, reduction_override, 'L1Loss')
+        loss = (pred.float() - target.float()).abs()
+        return self.loss_weight * weight_reduce(loss, weight, reduction, avg_factor)

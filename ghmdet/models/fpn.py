@@ -1,0 +1,153 @@
+"""Feature pyramid network: one feature map a level, all of one width."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from mmcv.cnn import ConvModule
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from ghmdet.registry import MODELS
+
+_EXTRA_SOURCES = ('on_input', 'on_lateral', 'on_output')
+
+
+@MODELS.register_module()
+class FPN(BaseModule):
+    """Feature Pyramid Network (arXiv:1612.03144), with RetinaNet's extra levels (arXiv:1708.02002).
+
+    Args:
+        in_channels: channels of each input, finest first.
+        out_channels: channels of every output.
+        num_outs: number of outputs, L.
+        start_level: first input used.
+        end_level: last input used; -1 is the last there is.
+        add_extra_convs: where levels beyond the inputs come from. False: max pooling of the last
+            output. 'on_input' (or True), 'on_lateral', 'on_output': a strided convolution of the last
+            input, lateral or output, and further ones of the level before.
+        relu_before_extra_convs: ReLU before each extra convolution but the first.
+        no_norm_on_lateral: leave the norm out of the lateral convolutions.
+        conv_cfg: of the convolutions, None is `Conv2d`.
+        norm_cfg: of the norms, None has none.
+        act_cfg: of the activations, None has none.
+        upsample_cfg: of `torch.nn.functional.interpolate`.
+        init_cfg: default Xavier-uniform.
+
+    Raises:
+        ValueError: levels and num_outs that do not agree, or an unknown add_extra_convs.
+
+    Example:
+        >>> import torch
+        >>> fpn = FPN([8, 16], out_channels=4, num_outs=3)
+        >>> outs = fpn((torch.zeros(1, 8, 8, 8), torch.zeros(1, 16, 4, 4)))
+        >>> [tuple(out.shape) for out in outs]
+        [(1, 4, 8, 8), (1, 4, 4, 4), (1, 4, 2, 2)]
+    """
+
+    def __init__(
+        self,
+        in_channels: Sequence[int],
+        out_channels: int,
+        num_outs: int,
+        start_level: int = 0,
+        end_level: int = -1,
+        add_extra_convs: bool | str = False,
+        relu_before_extra_convs: bool = False,
+        no_norm_on_lateral: bool = False,
+        conv_cfg: dict[str, Any] | None = None,
+        norm_cfg: dict[str, Any] | None = None,
+        act_cfg: dict[str, Any] | None = None,
+        upsample_cfg: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+    ) -> None:
+        super().__init__(
+            init_cfg=init_cfg or dict(type='Xavier', layer='Conv2d', distribution='uniform')
+        )
+        if isinstance(add_extra_convs, str) and add_extra_convs not in _EXTRA_SOURCES:
+            raise ValueError(
+                f'neck.add_extra_convs must be True, False or one of {_EXTRA_SOURCES}, '
+                f'got {add_extra_convs!r}'
+            )
+        last = len(in_channels) - 1
+        if end_level == -1:
+            end_level = last
+        if not 0 <= start_level <= end_level <= last:
+            raise ValueError(
+                f'neck: expected 0 <= start_level <= end_level <= {last} for '
+                f'{len(in_channels)} inputs, got {start_level} and {end_level}'
+            )
+        num_used = end_level - start_level + 1
+        if num_outs < num_used or (end_level < last and num_outs != num_used):
+            raise ValueError(
+                f'neck.num_outs: levels {start_level} to {end_level} give {num_used} outputs'
+                f'{" or more" if end_level == last else ""}, got {num_outs}'
+            )
+        self.num_outs = num_outs
+        self.start_level = start_level
+        self.end_level = end_level
+        self.add_extra_convs = 'on_input' if add_extra_convs is True else add_extra_convs
+        self.relu_before_extra_convs = relu_before_extra_convs
+        self.upsample_cfg = upsample_cfg or dict(mode='nearest')
+
+        def conv(channels: int, kernel_size: int, norm: dict[str, Any] | None, stride: int = 1) -> ConvModule:
+            return ConvModule(
+                channels,
+                out_channels,
+                kernel_size,
+                stride=stride,
+                padding=kernel_size // 2,
+                conv_cfg=conv_cfg,
+                norm_cfg=norm,
+                act_cfg=act_cfg,
+                inplace=False,
+            )
+
+        used = in_channels[start_level : end_level + 1]
+        lateral_norm = None if no_norm_on_lateral else norm_cfg
+        self.lateral_convs = nn.ModuleList(conv(channels, 1, lateral_norm) for channels in used)
+        self.fpn_convs = nn.ModuleList(conv(out_channels, 3, norm_cfg) for _ in used)
+        if self.add_extra_convs:
+            for extra in range(num_outs - num_used):
+                on_input = extra == 0 and self.add_extra_convs == 'on_input'
+                channels = in_channels[end_level] if on_input else out_channels
+                self.fpn_convs.append(conv(channels, 3, norm_cfg, stride=2))
+
+    def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """Return L maps (N, out_channels, h, w), finest first.
+
+        Args:
+            inputs: the backbone's maps, as many as `in_channels`, finest first.
+        """
+        if len(inputs) <= self.end_level:
+            raise ValueError(
+                f'neck.in_channels names {self.end_level + 1} inputs or more, the backbone gave '
+                f'{len(inputs)}; make backbone.out_indices agree'
+            )
+        laterals = [
+            conv(inputs[i]) for i, conv in enumerate(self.lateral_convs, start=self.start_level)
+        ]
+        for i in range(len(laterals) - 1, 0, -1):
+            finer = laterals[i - 1]
+            if 'scale_factor' in self.upsample_cfg:
+                coarser = F.interpolate(laterals[i], **self.upsample_cfg)
+            else:
+                coarser = F.interpolate(laterals[i], size=finer.shape[2:], **self.upsample_cfg)
+            laterals[i - 1] = finer + coarser
+        outs = [conv(lateral) for conv, lateral in zip(self.fpn_convs, laterals, strict=False)]
+        self._add_extra_levels(outs, inputs[self.end_level], laterals[-1])
+        return tuple(outs)
+
+    def _add_extra_levels(self, outs: list[Tensor], last_input: Tensor, last_lateral: Tensor) -> None:
+        num_used = len(outs)
+        sources = dict(on_input=last_input, on_lateral=last_lateral, on_output=outs[-1])
+        for i in range(num_used, self.num_outs):
+            if not self.add_extra_convs:
+                outs.append(F.max_pool2d(outs[-1], 1, stride=2))
+                continue
+            source = sources[self.add_extra_convs] if i == num_used else outs[-1]
+            if self.relu_before_extra_convs and i > num_used:
+                source = F.relu(source)
+            outs.append(self.fpn_convs[i](source))

@@ -1,0 +1,298 @@
+"""RetinaNet's head: towers, targets, loss and detections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import torch
+from mmcv.cnn import ConvModule
+from mmengine.model import BaseModule
+from torch import Tensor, nn
+
+from ghmdet.boxes.postprocess import finish_detections, select_candidates
+from ghmdet.registry import MODELS, TASK_UTILS
+from ghmdet.structures import DetDataSample, InstanceData
+
+
+class Targets(NamedTuple):
+    """What the head has to learn: lists of L, the images of a level one behind the other."""
+
+    labels: list[Tensor]
+    """int64 (N * P_l,), C is background."""
+    label_weights: list[Tensor]
+    """float32 (N * P_l,), 0 is ignored."""
+    bbox_targets: list[Tensor]
+    """float32 (N * P_l, 4), deltas; 0 but for positives."""
+    bbox_weights: list[Tensor]
+    """float32 (N * P_l, 4), 1 for positives, else 0."""
+    avg_factor: Tensor
+    """Number of positives, each image counted as one at least."""
+
+
+@MODELS.register_module()
+class RetinaHead(BaseModule):
+    """Anchor head ("Focal Loss for Dense Object Detection", arXiv:1708.02002, section 4).
+
+    Two towers of `stacked_convs` convolutions, shared by all levels, end in class logits and box
+    deltas of A anchors per cell. It alone brings anchors, matching, coding and losses together.
+
+    Args:
+        num_classes: C, the number of object classes; background is none of them.
+        in_channels: of the feature maps.
+        stacked_convs: convolutions in a tower.
+        feat_channels: width of the towers.
+        conv_cfg: of the towers' convolutions, None is `Conv2d`.
+        norm_cfg: of the towers' norms, None has none.
+        anchor_generator: slot, built from TASK_UTILS; offers `grid_priors` and `valid_flags`.
+        bbox_coder: slot, built from TASK_UTILS; offers `encode` and `decode`.
+        loss_cls: slot, built from MODELS; called (pred (n, C), labels (n,), weights (n,),
+            avg_factor=).
+        loss_bbox: slot, built from MODELS; called (pred (n, 4), targets, weights, avg_factor=).
+        train_cfg: `assigner`, a slot built from TASK_UTILS, and `pos_weight`, the label weight of
+            positives, not positive means 1.
+        test_cfg: `nms_pre` candidates a level, `score_thr`, `min_bbox_size`, `nms`, `max_per_img`.
+        init_cfg: default normal with std 0.01, the class bias such that all scores start at 0.01.
+
+    Raises:
+        ValueError: a setting out of its range, named.
+    """
+
+    def __init__(
+        self,
+        num_classes: int,
+        in_channels: int,
+        stacked_convs: int = 4,
+        feat_channels: int = 256,
+        conv_cfg: dict[str, Any] | None = None,
+        norm_cfg: dict[str, Any] | None = None,
+        anchor_generator: dict[str, Any] | None = None,
+        bbox_coder: dict[str, Any] | None = None,
+        loss_cls: dict[str, Any] | None = None,
+        loss_bbox: dict[str, Any] | None = None,
+        train_cfg: dict[str, Any] | None = None,
+        test_cfg: dict[str, Any] | None = None,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+    ) -> None:
+        if not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(
+                f'model.bbox_head.num_classes must be an integer of at least 1, got {num_classes!r}'
+            )
+        last_conv = dict(type='Normal', name='retina_cls', std=0.01, bias_prob=0.01)
+        super().__init__(
+            init_cfg=init_cfg or dict(type='Normal', layer='Conv2d', std=0.01, override=last_conv)
+        )
+        self.num_classes = num_classes
+        self.prior_generator = TASK_UTILS.build(
+            anchor_generator
+            or dict(
+                type='AnchorGenerator',
+                octave_base_scale=4,
+                scales_per_octave=3,
+                ratios=[0.5, 1.0, 2.0],
+                strides=[8, 16, 32, 64, 128],
+            )
+        )
+        self.bbox_coder = TASK_UTILS.build(bbox_coder or dict(type='DeltaXYWHBBoxCoder'))
+        self.loss_cls = MODELS.build(loss_cls or dict(type='FocalLoss'))
+        self.loss_bbox = MODELS.build(loss_bbox or dict(type='L1Loss'))
+        if len(set(self.prior_generator.num_base_priors)) != 1:
+            raise ValueError(
+                'anchor_generator: the towers are shared, so every level must have as many anchors '
+                f'per cell, got {self.prior_generator.num_base_priors}'
+            )
+        num_priors = self.prior_generator.num_base_priors[0]
+        self.cls_convs = _make_tower(in_channels, feat_channels, stacked_convs, conv_cfg, norm_cfg)
+        self.reg_convs = _make_tower(in_channels, feat_channels, stacked_convs, conv_cfg, norm_cfg)
+        width = feat_channels if stacked_convs > 0 else in_channels
+        self.retina_cls = nn.Conv2d(width, num_priors * num_classes, 3, padding=1)
+        self.retina_reg = nn.Conv2d(width, num_priors * 4, 3, padding=1)
+        self._read_train_cfg(train_cfg)
+        self.test_cfg = dict(test_cfg or {})
+
+    def _read_train_cfg(self, train_cfg: dict[str, Any] | None) -> None:
+        train_cfg = train_cfg or {}
+        sampler = train_cfg.get('sampler') or dict(type='PseudoSampler')
+        if not str(sampler.get('type')).endswith('PseudoSampler'):
+            raise ValueError(
+                f'train_cfg.sampler: only PseudoSampler (all anchors) is defined, got {sampler}'
+            )
+        if train_cfg.get('allowed_border', -1) >= 0:
+            raise ValueError(
+                'train_cfg.allowed_border: only -1 (anchors may cross the border) is defined, '
+                f'got {train_cfg["allowed_border"]}'
+            )
+        self.pos_weight = train_cfg.get('pos_weight', -1)
+        assigner = train_cfg.get('assigner')
+        self.assigner = TASK_UTILS.build(assigner) if assigner else None
+
+    def forward(self, feats: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
+        """Return class logits and box deltas of every level.
+
+        Args:
+            feats: L maps (N, in_channels, h, w).
+
+        Returns:
+            L maps (N, A * C, h, w) and L maps (N, A * 4, h, w).
+        """
+        cls_scores, bbox_preds = [], []
+        for feat in feats:
+            cls_feat = reg_feat = feat
+            for cls_conv, reg_conv in zip(self.cls_convs, self.reg_convs, strict=True):
+                cls_feat, reg_feat = cls_conv(cls_feat), reg_conv(reg_feat)
+            cls_scores.append(self.retina_cls(cls_feat))
+            bbox_preds.append(self.retina_reg(reg_feat))
+        return cls_scores, bbox_preds
+
+    def loss(
+        self, feats: Sequence[Tensor], data_samples: list[DetDataSample]
+    ) -> dict[str, list[Tensor]]:
+        """Return `loss_cls` and `loss_bbox`, each L scalars, P3 first.
+
+        Args:
+            feats: L maps (N, in_channels, h, w).
+            data_samples: with `gt_instances`, perhaps `ignored_instances`, and `pad_shape`.
+        """
+        cls_scores, bbox_preds = self(feats)
+        targets = self.get_targets(cls_scores, data_samples)
+        losses_cls, losses_bbox = [], []
+        for level, (cls_score, bbox_pred) in enumerate(zip(cls_scores, bbox_preds, strict=True)):
+            loss_cls = self.loss_cls(
+                _by_prior(cls_score, self.num_classes).flatten(0, 1),
+                targets.labels[level],
+                targets.label_weights[level],
+                avg_factor=targets.avg_factor,
+            )
+            loss_bbox = self.loss_bbox(
+                _by_prior(bbox_pred, 4).flatten(0, 1),
+                targets.bbox_targets[level],
+                targets.bbox_weights[level],
+                avg_factor=targets.avg_factor,
+            )
+            losses_cls.append(loss_cls)
+            losses_bbox.append(loss_bbox)
+        return dict(loss_cls=losses_cls, loss_bbox=losses_bbox)
+
+    @torch.no_grad()
+    def get_targets(
+        self, cls_scores: Sequence[Tensor], data_samples: list[DetDataSample]
+    ) -> Targets:
+        """Match all anchors of all images and code what they have to learn.
+
+        Args:
+            cls_scores: the head's L class maps, read for their size and device only.
+            data_samples: see `loss`.
+        """
+        if self.assigner is None:
+            raise ValueError('model.train_cfg.assigner is needed for training, got none')
+        featmap_hws = [tuple(score.shape[-2:]) for score in cls_scores]
+        device = cls_scores[0].device
+        level_priors = self.prior_generator.grid_priors(featmap_hws, device=device)
+        priors = torch.cat(level_priors)
+        per_image = []
+        for sample in data_samples:
+            on_image = self.prior_generator.valid_flags(featmap_hws, sample.pad_shape, device)
+            per_image.append(self._targets_of_image(priors, torch.cat(on_image), sample))
+        level_sizes = [len(level) for level in level_priors]
+        labels, label_weights, bbox_targets, bbox_weights = (
+            [level.flatten(0, 1) for level in torch.stack(images).split(level_sizes, dim=1)]
+            for images in zip(*per_image, strict=True)
+        )
+        num_positives = torch.stack([weights[:, 0].sum() for *_, weights in per_image])
+        avg_factor = num_positives.clamp(min=1).sum()
+        return Targets(labels, label_weights, bbox_targets, bbox_weights, avg_factor)
+
+    def _targets_of_image(
+        self, priors: Tensor, on_image: Tensor, sample: DetDataSample
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Labels (P,), their weights (P,), deltas (P, 4) and their weights (P, 4) of one image."""
+        gts = sample.gt_instances
+        ignored = sample.ignored_instances.bboxes if 'ignored_instances' in sample else None
+        gt_inds = torch.full((len(priors),), -1, dtype=torch.int64, device=priors.device)
+        gt_inds[on_image] = self.assigner.assign(priors[on_image], gts.bboxes, ignored).gt_inds
+
+        labels = torch.full_like(gt_inds, self.num_classes)
+        label_weights = (gt_inds >= 0).to(priors.dtype)
+        bbox_targets = torch.zeros_like(priors)
+        bbox_weights = torch.zeros_like(priors)
+        positive = (gt_inds > 0).nonzero().squeeze(1)
+        matched = gt_inds[positive] - 1
+        labels[positive] = gts.labels[matched]
+        bbox_targets[positive] = self.bbox_coder.encode(priors[positive], gts.bboxes[matched])
+        bbox_weights[positive] = 1
+        if self.pos_weight > 0:
+            label_weights[positive] = self.pos_weight
+        return labels, label_weights, bbox_targets, bbox_weights
+
+    def predict(
+        self, feats: Sequence[Tensor], data_samples: list[DetDataSample], rescale: bool = False
+    ) -> list[InstanceData]:
+        """Return the detections of every image: `bboxes` (n, 4), `scores` (n,), `labels` (n,).
+
+        Args:
+            feats: L maps (N, in_channels, h, w).
+            data_samples: with `img_shape`, and `scale_factor` when rescaling.
+            rescale: boxes in pixels of the original image rather than of the network's input.
+        """
+        cls_scores, bbox_preds = self(feats)
+        level_scores = [_by_prior(score, self.num_classes).float().sigmoid() for score in cls_scores]
+        level_deltas = [_by_prior(pred, 4).float() for pred in bbox_preds]
+        level_priors = self.prior_generator.grid_priors(
+            [tuple(score.shape[-2:]) for score in cls_scores], device=cls_scores[0].device
+        )
+        return [
+            self._predict_image(
+                [scores[i] for scores in level_scores],
+                [deltas[i] for deltas in level_deltas],
+                level_priors,
+                sample,
+                rescale,
+            )
+            for i, sample in enumerate(data_samples)
+        ]
+
+    def _predict_image(
+        self,
+        level_scores: list[Tensor],
+        level_deltas: list[Tensor],
+        level_priors: list[Tensor],
+        sample: DetDataSample,
+        rescale: bool,
+    ) -> InstanceData:
+        candidates = []
+        for scores, deltas, priors in zip(level_scores, level_deltas, level_priors, strict=True):
+            best, labels, prior_inds = select_candidates(
+                scores, self.test_cfg.get('score_thr', 0), self.test_cfg.get('nms_pre', -1)
+            )
+            candidates.append((best, labels, deltas[prior_inds], priors[prior_inds]))
+        scores, labels, deltas, priors = (torch.cat(parts) for parts in zip(*candidates, strict=True))
+        bboxes = self.bbox_coder.decode(priors, deltas, max_shape=sample.img_shape)
+        bboxes, scores, labels = finish_detections(
+            bboxes, scores, labels, self.test_cfg, sample.scale_factor if rescale else None
+        )
+        return InstanceData(bboxes=bboxes, scores=scores, labels=labels)
+
+
+def _make_tower(
+    in_channels: int,
+    feat_channels: int,
+    stacked_convs: int,
+    conv_cfg: dict[str, Any] | None,
+    norm_cfg: dict[str, Any] | None,
+) -> nn.ModuleList:
+    return nn.ModuleList(
+        ConvModule(
+            feat_channels if i else in_channels,
+            feat_channels,
+            3,
+            padding=1,
+            conv_cfg=conv_cfg,
+            norm_cfg=norm_cfg,
+        )
+        for i in range(stacked_convs)
+    )
+
+
+def _by_prior(level_map: Tensor, num_values: int) -> Tensor:
+    """Turn a map (N, A * v, h, w) into (N, h * w * A, v), in the order of the anchors."""
+    return level_map.permute(0, 2, 3, 1).reshape(len(level_map), -1, num_values)

@@ -1,0 +1,103 @@
+"""The detector: backbone, neck and head in a row."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from mmengine.model import BaseModel
+from torch import Tensor, nn
+
+from ghmdet.registry import MODELS
+from ghmdet.structures import DetDataSample
+
+
+@MODELS.register_module()
+class RetinaNet(BaseModel):
+    """Single-stage detector ("Focal Loss for Dense Object Detection", arXiv:1708.02002).
+
+    Its slots, each built from MODELS:
+
+    Args:
+        backbone: images (N, 3, H, W) to a tuple of maps.
+        neck: these to a tuple of L maps of one width; None hands the backbone's maps on.
+        bbox_head: must offer `forward`, `loss` and `predict`; gets train_cfg and test_cfg.
+        train_cfg: `assigner`, `pos_weight`, ...; see RetinaHead.
+        test_cfg: `nms_pre`, `score_thr`, `nms`, ...; see RetinaHead.
+        data_preprocessor: batches the images.
+        init_cfg: of the detector as a whole, e.g. a checkpoint.
+
+    Example:
+        >>> import ghmdet, torch
+        >>> from mmengine.config import Config
+        >>> cfg = Config.fromfile(ghmdet.config_path('retinanet_ghm_r50_fpn_1x_coco'))
+        >>> model = MODELS.build(cfg.model)
+        >>> cls_scores, bbox_preds = model(torch.zeros(1, 3, 64, 64), mode='tensor')
+        >>> tuple(cls_scores[0].shape), tuple(bbox_preds[0].shape)
+        ((1, 720, 8, 8), (1, 36, 8, 8))
+    """
+
+    def __init__(
+        self,
+        backbone: dict[str, Any],
+        bbox_head: dict[str, Any],
+        neck: dict[str, Any] | None = None,
+        train_cfg: dict[str, Any] | None = None,
+        test_cfg: dict[str, Any] | None = None,
+        data_preprocessor: dict[str, Any] | nn.Module | None = None,
+        init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+    ) -> None:
+        if not isinstance(data_preprocessor, nn.Module):
+            # BaseModel would look in mmengine's root registry, where ours is not.
+            data_preprocessor = MODELS.build(data_preprocessor or dict(type='DetDataPreprocessor'))
+        super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
+        self.backbone = MODELS.build(backbone)
+        self.neck = MODELS.build(neck) if neck is not None else nn.Identity()
+        self.bbox_head = MODELS.build({**bbox_head, 'train_cfg': train_cfg, 'test_cfg': test_cfg})
+
+    def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
+        """Return the L feature maps of images (N, 3, H, W)."""
+        return self.neck(self.backbone(inputs))
+
+    def forward(
+        self,
+        inputs: Tensor,
+        data_samples: list[DetDataSample] | None = None,
+        mode: str = 'tensor',
+    ) -> dict[str, list[Tensor]] | list[DetDataSample] | tuple[list[Tensor], list[Tensor]]:
+        """Run one of the three modes.
+
+        Args:
+            inputs: (N, 3, H, W), as the data preprocessor gives them.
+            data_samples: one an image; needed by 'loss' and 'predict'.
+            mode: 'loss' gives a dict of losses, 'predict' the samples with `pred_instances`,
+                'tensor' the head's raw maps.
+
+        Raises:
+            ValueError: another mode.
+        """
+        if mode == 'loss':
+            return self.loss(inputs, data_samples)
+        if mode == 'predict':
+            return self.predict(inputs, data_samples)
+        if mode == 'tensor':
+            return self.bbox_head(self.extract_feat(inputs))
+        raise ValueError(f"mode must be 'loss', 'predict' or 'tensor', got {mode!r}")
+
+    def loss(self, inputs: Tensor, data_samples: list[DetDataSample]) -> dict[str, list[Tensor]]:
+        """Return `loss_cls` and `loss_bbox`, each a list of L scalars."""
+        return self.bbox_head.loss(self.extract_feat(inputs), data_samples)
+
+    def predict(
+        self, inputs: Tensor, data_samples: list[DetDataSample], rescale: bool = True
+    ) -> list[DetDataSample]:
+        """Return the samples, each with its detections in `pred_instances`.
+
+        Args:
+            inputs: (N, 3, H, W).
+            data_samples: with `img_shape`, and `scale_factor` when rescaling.
+            rescale: boxes in pixels of the original image rather than of the network's input.
+        """
+        detections = self.bbox_head.predict(self.extract_feat(inputs), data_samples, rescale)
+        for sample, instances in zip(data_samples, detections, strict=True):
+            sample.pred_instances = instances
+        return data_samples

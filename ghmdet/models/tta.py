@@ -1,0 +1,64 @@
+"""Test-time augmentation: one set of detections from several views of an image."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from mmengine.model import BaseTTAModel
+from torch import Tensor
+
+from ghmdet.boxes.postprocess import class_wise_nms
+from ghmdet.registry import MODELS
+from ghmdet.structures import DetDataSample, InstanceData
+
+
+@MODELS.register_module()
+class DetTTAModel(BaseTTAModel):
+    """Merges the detections of flipped and rescaled views by class-wise NMS.
+
+    Args:
+        tta_cfg: `nms` (iou_threshold) and `max_per_img` of the merged detections.
+        **kwargs: `module`, the detector, a slot built from MODELS; see `BaseTTAModel`.
+    """
+
+    def __init__(self, tta_cfg: dict[str, Any], **kwargs: Any) -> None:
+        if isinstance(kwargs.get('module'), dict):
+            # BaseTTAModel would look in mmengine's root registry, where ours is not.
+            kwargs['module'] = MODELS.build(kwargs['module'])
+        super().__init__(**kwargs)
+        self.tta_cfg = tta_cfg
+
+    def merge_preds(self, data_samples_list: list[list[DetDataSample]]) -> list[DetDataSample]:
+        """Return one sample an image.
+
+        Args:
+            data_samples_list: for every image the samples of its views; their boxes are in pixels of
+                the original image, mirrored as the view was.
+        """
+        return [self._merge_views(views) for views in data_samples_list]
+
+    def _merge_views(self, views: list[DetDataSample]) -> DetDataSample:
+        bboxes = torch.cat([_unflip(view.pred_instances.bboxes, view) for view in views])
+        scores = torch.cat([view.pred_instances.scores for view in views])
+        labels = torch.cat([view.pred_instances.labels for view in views])
+        keep = class_wise_nms(bboxes, scores, labels, **self.tta_cfg['nms'])
+        keep = keep[: self.tta_cfg['max_per_img']]
+        merged = views[0]
+        merged.pred_instances = InstanceData(
+            bboxes=bboxes[keep], scores=scores[keep], labels=labels[keep]
+        )
+        return merged
+
+
+def _unflip(bboxes: Tensor, view: DetDataSample) -> Tensor:
+    """Mirror boxes (n, 4) of a flipped view back; both frames have the original image's size."""
+    if not view.get('flip'):
+        return bboxes
+    h, w = view.ori_shape
+    x1, y1, x2, y2 = bboxes.unbind(dim=1)
+    if view.flip_direction in ('horizontal', 'diagonal'):
+        x1, x2 = w - x2, w - x1
+    if view.flip_direction in ('vertical', 'diagonal'):
+        y1, y2 = h - y2, h - y1
+    return torch.stack([x1, y1, x2, y2], dim=1)
