@@ -91,7 +91,7 @@ class GHMC(_GradientDensity):
         >>> pred = torch.tensor([[0.0, -2.0], [1.0, -3.0]])  # 2 samples, 2 classes
         >>> labels = torch.tensor([0, 2])  # class 0, background
         >>> loss_cls(pred, labels, torch.ones(2))
-        tensor(0.5454)
+        tensor(0.5455)
     """
 
     def __init__(

@@ -1,0 +1,58 @@
+import pytest
+import torch
+
+from ghmdet.boxes import class_wise_nms, finish_detections, select_candidates
+
+CFG = dict(min_bbox_size=0, nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+
+
+def test_candidates_are_the_best_above_the_threshold():
+    scores = torch.tensor([[0.05, 0.9], [0.7, 0.06], [0.8, 0.01]])
+    best, labels, priors = select_candidates(scores, score_thr=0.05, nms_pre=3)
+    assert best.tolist() == pytest.approx([0.9, 0.8, 0.7])
+    assert labels.tolist() == [1, 0, 0]
+    assert priors.tolist() == [0, 2, 1]
+    assert len(select_candidates(scores, score_thr=0.05, nms_pre=-1)[0]) == 4
+
+
+def test_no_candidate():
+    best, labels, priors = select_candidates(torch.zeros(4, 2), score_thr=0.05, nms_pre=10)
+    assert best.shape == labels.shape == priors.shape == (0,)
+    boxes, scores, labels = finish_detections(torch.zeros(0, 4), best, labels, CFG, (2.0, 2.0))
+    assert boxes.shape == (0, 4)
+    assert scores.shape == labels.shape == (0,)
+
+
+BOXES = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 11], [0, 0, 10, 10], [20, 20, 30, 30]])
+SCORES = torch.tensor([0.6, 0.9, 0.8, 0.7])
+LABELS = torch.tensor([0, 0, 1, 0])
+
+
+def test_nms_is_class_wise_and_sorted():
+    assert class_wise_nms(BOXES, SCORES, LABELS, 0.5).tolist() == [1, 2, 3]
+    assert class_wise_nms(BOXES, SCORES, LABELS, 0.5, class_agnostic=True).tolist() == [1, 3]
+
+
+def test_nms_keeps_an_overlap_at_the_threshold():
+    pair = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 5]])  # IoU exactly 0.5
+    labels = torch.zeros(2, dtype=torch.int64)
+    assert class_wise_nms(pair, torch.tensor([0.9, 0.8]), labels, 0.5).tolist() == [0, 1]
+    assert class_wise_nms(pair, torch.tensor([0.9, 0.8]), labels, 0.49).tolist() == [0]
+
+
+def test_other_nms_is_named():
+    with pytest.raises(ValueError, match=r"test_cfg\.nms\.type: only 'nms'.*got 'soft_nms'"):
+        class_wise_nms(BOXES, SCORES, LABELS, 0.5, type='soft_nms')
+
+
+def test_rescale_filter_and_limit():
+    boxes = torch.tensor([[0.0, 0, 20, 40], [10, 10, 10, 30], [100, 100, 140, 180]])
+    scores, labels = torch.tensor([0.5, 0.9, 0.7]), torch.tensor([3, 3, 4])
+    found = finish_detections(boxes, scores, labels, CFG, scale_factor=(2.0, 4.0))
+    # The second box has no width.
+    assert found[0].tolist() == [[50, 25, 70, 45], [0, 0, 10, 10]]
+    assert found[1].tolist() == pytest.approx([0.7, 0.5])
+    assert found[2].tolist() == [4, 3]
+    assert len(finish_detections(boxes, scores, labels, {**CFG, 'max_per_img': 1})[0]) == 1
+    keep_all = {**CFG, 'min_bbox_size': -1, 'max_per_img': -1}
+    assert len(finish_detections(boxes, scores, labels, keep_all)[0]) == 3
