@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from mmcv.cnn import build_norm_layer
-from mmengine.model import BaseModule
+from mmengine.model import BaseModule, Sequential
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.checkpoint import checkpoint
@@ -169,7 +169,7 @@ class ResNet(BaseModule):
                 stride = 2 if stage > 0 and block == 0 else 1
                 layers.append(self._make_block(kind, channels, 64 * 2**stage, stride))
                 channels = 64 * 2**stage * (1 if kind == 'basic' else 4)
-            self.add_module(f'layer{stage + 1}', nn.Sequential(*layers))
+            self.add_module(f'layer{stage + 1}', Sequential(*layers))
         self._freeze_stages()
 
     def _make_block(self, kind: str, in_channels: int, planes: int, stride: int) -> _ResidualBlock:

@@ -1,0 +1,52 @@
+"""What `tools/train.py` and `tools/test.py` have in common on the command line."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from pathlib import Path
+
+from mmengine.config import Config, DictAction
+
+from ghmdet import config_path
+from ghmdet.engine.launch import set_up_launcher
+
+
+def add_common_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--work-dir`, `--cfg-options`, `--launcher` and `--local-rank`."""
+    parser.add_argument('--work-dir', help='folder for logs, checkpoints and figures')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        help='settings that override the config: a.b=1 c="[1,2]" d.0.e=x; no blanks around =',
+    )
+    parser.add_argument(
+        '--launcher',
+        choices=['none', 'pytorch', 'slurm', 'mpi'],
+        default='none',
+        help='how the processes were started',
+    )
+    parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+
+
+def load_config(args: argparse.Namespace) -> Config:
+    """Read the config that the arguments name and let them override it.
+
+    `args.config` is a file, or the name of a config that ghmdet ships. The work dir is, in this
+    order, `--work-dir`, the config's `work_dir`, `work_dirs/<name of the config>`.
+
+    Raises:
+        FileNotFoundError: there is no such config.
+    """
+    path = args.config if os.path.isfile(args.config) else config_path(args.config)
+    cfg = Config.fromfile(path)
+    if args.cfg_options is not None:
+        cfg.merge_from_dict(args.cfg_options)
+    cfg.work_dir = (
+        args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(path).stem)
+    )
+    cfg.launcher = args.launcher
+    os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
+    set_up_launcher(cfg)
+    return cfg

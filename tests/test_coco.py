@@ -1,0 +1,293 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from mmengine.dataset import RepeatDataset
+from PIL import Image
+
+from ghmdet.datasets import CocoDataset
+from ghmdet.datasets.coco import COCO_CLASSES, COCO_PALETTE
+from ghmdet.registry import DATASETS
+
+COCO_MINI = Path(__file__).parents[2] / 'shared' / 'data' / 'coco_mini'
+
+
+def make_coco() -> dict:
+    """Categories neither sorted nor from 1; annotations 1 to 4 kept, the others each wrong once."""
+    anns = [
+        {'image_id': 30, 'category_id': 9, 'bbox': [10, 20, 30, 40], 'area': 600, 'iscrowd': 0},
+        {'image_id': 30, 'category_id': 4, 'bbox': [0.5, 1.5, 2, 3]},
+        {'image_id': 30, 'category_id': 9, 'bbox': [90, 70, 30, 30], 'area': 5, 'iscrowd': 1},
+        {'image_id': 10, 'category_id': 4, 'bbox': [-5, -5, 10, 10], 'area': 100},
+        {'image_id': 10, 'category_id': 4, 'bbox': [0, 0, 9, 9], 'area': 81, 'ignore': 1},
+        {'image_id': 10, 'category_id': 4, 'bbox': [0, 0, 9, 9], 'area': 0},
+        {'image_id': 10, 'category_id': 4, 'bbox': [0, 0, 0.9, 9]},
+        {'image_id': 10, 'category_id': 4, 'bbox': [100, 0, 9, 9]},
+        {'image_id': 10, 'category_id': 1, 'bbox': [0, 0, 9, 9]},
+        {'image_id': 20, 'category_id': 1, 'bbox': [0, 0, 9, 9]},
+    ]
+    sizes = {30: (100, 80), 10: (100, 80), 20: (100, 80), 40: (100, 31)}
+    images = [
+        {'id': image_id, 'file_name': f'{image_id}.jpg', 'width': width, 'height': height}
+        for image_id, (width, height) in sizes.items()
+    ]
+    categories = [
+        {'id': 9, 'name': 'dog'},
+        {'id': 4, 'name': 'cat'},
+        {'id': 1, 'name': 'cow'},
+    ]
+    return {'images': images, 'annotations': anns, 'categories': categories}
+
+
+@pytest.fixture
+def coco() -> dict:
+    return make_coco()
+
+
+@pytest.fixture
+def build(tmp_path, coco):
+    """Write `coco` as it then is and build a dataset of it."""
+    (tmp_path / 'imgs').mkdir()
+
+    def build_dataset(**kwargs) -> CocoDataset:
+        (tmp_path / 'ann.json').write_text(json.dumps(coco))
+        defaults = {
+            'ann_file': 'ann.json',
+            'data_root': str(tmp_path),
+            'data_prefix': {'img': 'imgs/'},
+            'metainfo': {'classes': ('cat', 'dog')},
+        }
+        return CocoDataset(**defaults | kwargs)
+
+    return build_dataset
+
+
+def list_ids(dataset) -> list[int]:
+    return [dataset.get_data_info(index)['img_id'] for index in range(len(dataset))]
+
+
+def test_images_keep_the_order_of_the_file_and_boxes_become_corners(build, tmp_path):
+    dataset = build()
+    assert list_ids(dataset) == [30, 10, 20, 40]
+    assert dataset.get_data_info(0) == {
+        'img_id': 30,
+        'img_path': str(tmp_path / 'imgs' / '30.jpg'),
+        'height': 80,
+        'width': 100,
+        'sample_idx': 0,
+        'instances': [
+            {'bbox': [10.0, 20.0, 40.0, 60.0], 'bbox_label': 1, 'ignore_flag': 0},
+            {'bbox': [0.5, 1.5, 2.5, 4.5], 'bbox_label': 0, 'ignore_flag': 0},
+            {'bbox': [90.0, 70.0, 120.0, 100.0], 'bbox_label': 1, 'ignore_flag': 1},
+        ],
+    }
+
+
+def test_bad_boxes_are_left_out_and_the_rest_is_not_clipped(build):
+    dataset = build()
+    assert dataset.get_data_info(1)['instances'] == [
+        {'bbox': [-5.0, -5.0, 5.0, 5.0], 'bbox_label': 0, 'ignore_flag': 0}
+    ]
+    assert dataset.get_data_info(2)['instances'] == []
+    assert dataset._dropped == {
+        'marked ignore': 1,
+        'without area or thinner than a pixel': 2,
+        'outside the image': 1,
+        'of other classes': 2,
+    }
+
+
+@pytest.mark.parametrize(
+    ('classes', 'cat_ids', 'labels'),
+    [(('cat', 'dog'), [4, 9], [1, 0, 1]), (['dog', 'cow', 'cat'], [9, 1, 4], [0, 2, 0])],
+)
+def test_labels_follow_the_class_list(build, classes, cat_ids, labels):
+    dataset = build(metainfo={'classes': classes})
+    assert dataset.cat_ids == cat_ids
+    assert dataset.cat2label == {cat_id: label for label, cat_id in enumerate(cat_ids)}
+    assert dataset.metainfo['classes'] == tuple(classes)
+    assert dataset.get_cat_ids(0) == labels
+
+
+def test_without_metainfo_the_coco_classes_hold(build):
+    assert len(COCO_CLASSES) == len(set(COCO_CLASSES)) == len(set(COCO_PALETTE)) == 80
+    assert (COCO_CLASSES[0], COCO_CLASSES[79]) == ('person', 'toothbrush')
+    # All but cat, dog and cow are missing.
+    words = r"of the 80 classes .* 77 are not in the file: 'person', .* and 67 more\. .*without it"
+    with pytest.raises(ValueError, match=words):
+        build(metainfo=None)
+
+
+@pytest.mark.parametrize(
+    ('filter_cfg', 'test_mode', 'ids'),
+    [
+        (None, False, [30, 10, 20, 40]),
+        ({}, False, [30, 10, 20, 40]),
+        ({'filter_empty_gt': True}, False, [30, 10]),
+        ({'min_size': 31}, False, [30, 10, 20, 40]),
+        ({'min_size': 32}, False, [30, 10, 20]),
+        ({'filter_empty_gt': True, 'min_size': 32}, True, [30, 10, 20, 40]),
+    ],
+)
+def test_filters(build, filter_cfg, test_mode, ids):
+    assert list_ids(build(filter_cfg=filter_cfg, test_mode=test_mode)) == ids
+
+
+def test_a_dropped_or_crowd_annotation_keeps_its_image(build, coco):
+    coco['annotations'] = [
+        {'id': 1, 'image_id': 20, 'category_id': 4, 'bbox': [0, 0, 9, 9], 'ignore': 1},
+        {'id': 2, 'image_id': 40, 'category_id': 4, 'bbox': [0, 0, 9, 9], 'iscrowd': 1},
+    ]
+    dataset = build(filter_cfg={'filter_empty_gt': True})
+    assert list_ids(dataset) == [20, 40]
+    assert [len(dataset.get_data_info(i)['instances']) for i in range(2)] == [0, 1]
+
+
+def test_no_image_left_names_filter_and_counts(build):
+    with pytest.raises(ValueError, match=r'kept 0 of 4 images \(dropped 0 .*, 4 with a side below'):
+        build(filter_cfg={'min_size': 500})
+    with pytest.raises(ValueError, match=r"'min_size': 500"):
+        build(filter_cfg={'min_size': 500})
+
+
+def test_indices_lazy_init_and_wrappers(build):
+    assert list_ids(build(indices=2)) == [30, 10]
+    lazy = build(lazy_init=True)
+    assert not hasattr(lazy, 'cat_ids')
+    assert len(lazy) == 4
+    assert RepeatDataset(build(), times=2).get_data_info(5)['img_id'] == 10
+
+
+def test_empty_prefix_and_absolute_paths(build, tmp_path):
+    info = build(data_root='', ann_file=str(tmp_path / 'ann.json'), data_prefix={'img': ''})
+    assert info.get_data_info(0)['img_path'] == '30.jpg'
+    assert build(data_prefix={'img': ''}).get_data_info(0)['img_path'] == str(tmp_path / '30.jpg')
+
+
+def test_builds_from_a_config(build, tmp_path):
+    build()
+    cfg = {
+        'type': 'CocoDataset',
+        'ann_file': str(tmp_path / 'ann.json'),
+        'metainfo': {'classes': ('cow',)},
+        'pipeline': [{'type': 'LoadAnnotations', 'with_bbox': True}, {'type': 'PackDetInputs'}],
+        'backend_args': None,
+    }
+    sample = DATASETS.build(cfg)[2]['data_samples']
+    assert sample.gt_instances.bboxes.tolist() == [[0, 0, 9, 9]]
+    assert sample.img_id == 20
+
+
+def test_callable_steps_are_taken_as_they_are(build):
+    assert build(pipeline=[lambda info: info['img_id']], test_mode=True)[1] == 10
+
+
+# What the config gets wrong
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'error', 'words'),
+    [
+        ({'ann_file': 'no.json'}, FileNotFoundError, 'no.json.*data_root and ann_file'),
+        ({'ann_file': 'imgs'}, FileNotFoundError, 'data_root and ann_file'),
+        ({'data_prefix': {'img': 'gone'}}, FileNotFoundError, 'gone.*data_prefix.img'),
+        ({'data_prefix': {'img_path': ''}}, ValueError, "key 'img', got .*img_path"),
+        ({'filter_cfg': {'minsize': 3}}, ValueError, r"got also \['minsize'\]"),
+        ({'metainfo': {'classes': 'cat'}}, ValueError, r"needs a comma: classes=\('cat',\)"),
+        ({'metainfo': {'classes': ('a', 'b', 'a')}}, ValueError, r"twice: \['a'\]"),
+        ({'metainfo': {'classes': ()}}, ValueError, 'is empty'),
+        (
+            {'metainfo': {'classes': ('Cat', 'dgo', 'zebra')}},
+            ValueError,
+            r"ann.json: of the 3 classes .* 3 are not in the file: 'Cat' \(did you mean 'cat'\?\), "
+            r"'dgo' \(did you mean 'dog'\?\), 'zebra'. Its categories are dog, cat, cow.",
+        ),
+    ],
+)
+def test_wrong_arguments(build, kwargs, error, words):
+    with pytest.raises(error, match=words):
+        build(**kwargs)
+
+
+def test_a_str_is_refused_before_the_file_is_read():
+    with pytest.raises(ValueError, match='needs a comma'):
+        CocoDataset(metainfo={'classes': 'cat'}, lazy_init=True)
+
+
+def test_annotations_may_be_absent_in_testing_only(build, coco):
+    del coco['annotations']
+    assert build(test_mode=True).get_data_info(0)['instances'] == []
+    with pytest.raises(ValueError, match="'annotations' is missing"):
+        build()
+
+
+# Image files
+
+
+def test_the_limit_spreads_evenly(build, tmp_path):
+    """Of four images, a limit of 2 looks at the first and the last, 3 at 0, 1 and 3."""
+    dataset = build()
+    words = (
+        r'^2 of 2 .*/30\.jpg does not exist; .*/40\.jpg does not exist\. Check data_root and data_p'
+    )
+    with pytest.raises(ValueError, match=words):
+        dataset.check_image_files(limit=2)
+    for number, height in ((30, 80), (10, 80), (20, 81), (40, 31)):
+        Image.new('RGB', (100, height)).save(tmp_path / 'imgs' / f'{number}.jpg')
+    dataset.check_image_files(limit=3)
+    with pytest.raises(ValueError, match=r'^1 of 4 .*/20\.jpg is 100x81 .* says 100x80'):
+        dataset.check_image_files()
+
+
+def test_only_five_bad_files_are_named(build, coco):
+    coco['images'] += [
+        {'id': number, 'file_name': 'x.jpg', 'width': 9, 'height': 9} for number in (5, 6, 7)
+    ]
+    with pytest.raises(ValueError, match=r'^7 of 7 .*; and 2 more\. Check data_root'):
+        build().check_image_files()
+
+
+def test_remote_images_are_not_looked_at(build):
+    build(data_prefix={'img': 'https://example.org/'}).check_image_files()
+
+
+# Real data
+
+
+@pytest.mark.skipif(not COCO_MINI.is_dir(), reason='no ../shared/data')
+def test_coco_mini():
+    ann_file = COCO_MINI / 'annotations' / 'instances_val2017.json'
+    coco = json.loads(ann_file.read_text())
+    dataset = CocoDataset(
+        str(ann_file),
+        data_prefix={'img': str(COCO_MINI / 'val2017')},
+        pipeline=[
+            {'type': 'LoadImageFromFile', 'backend_args': None},
+            {'type': 'LoadAnnotations', 'with_bbox': True},
+            {'type': 'Resize', 'scale': (1333, 800), 'keep_ratio': True},
+            {'type': 'PackDetInputs'},
+        ],
+        test_mode=True,
+    )
+    assert list_ids(dataset) == [image['id'] for image in coco['images']]
+    assert dataset.cat_ids == sorted(category['id'] for category in coco['categories'])
+    dataset.check_image_files()
+    crowds = Counter(ann['image_id'] for ann in coco['annotations'] if ann['iscrowd'])
+    objects = Counter(ann['image_id'] for ann in coco['annotations'] if not ann['iscrowd'])
+    assert len(dataset) == 40
+    assert sum(crowds.values()) == 5
+    for index, image_id in enumerate(list_ids(dataset)):
+        instances = dataset.get_data_info(index)['instances']
+        flags = Counter(instance['ignore_flag'] for instance in instances)
+        assert (flags[0], flags[1]) == (objects[image_id], crowds[image_id])
+    index = list_ids(dataset).index(next(iter(crowds)))
+    sample = dataset[index]['data_samples']
+    (crowd,) = [a for a in coco['annotations'] if a['iscrowd'] and a['image_id'] == sample.img_id]
+    x, y, w, h = crowd['bbox']
+    scale_w, scale_h = sample.scale_factor
+    expected = [x * scale_w, y * scale_h, (x + w) * scale_w, (y + h) * scale_h]
+    assert sample.ignored_instances.bboxes[0].tolist() == pytest.approx(expected, rel=1e-5)
+    assert len(sample.gt_instances) == objects[sample.img_id]

@@ -1,0 +1,516 @@
+"""CocoMetric, DumpDetResults, and the reading and summing below them."""
+
+import io
+import itertools
+import json
+import logging
+import math
+from contextlib import redirect_stdout
+
+import mmengine
+import numpy as np
+import pytest
+import torch
+from mmengine.dist import collect_results
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ghmdet.evaluation import CocoMetric, DumpDetResults
+from ghmdet.registry import METRICS
+
+BACKENDS = ('faster_coco_eval', 'pycocotools')
+NAMES = ('cat', 'dog', 'owl')
+MEAN_NAMES = ['mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l']
+
+
+def write(folder, content, name='truth.json'):
+    file = folder / name
+    file.write_text(json.dumps(content))
+    return str(file)
+
+
+def coco_content(annotations, image_ids=(1, 2), categories=((1, 'cat'), (2, 'dog'))):
+    return {
+        'images': [{'id': id_, 'width': 640, 'height': 480} for id_ in image_ids],
+        'categories': [{'id': id_, 'name': name} for id_, name in categories],
+        'annotations': annotations,
+    }
+
+
+def box(image_id, category_id, bbox, id_=0, **more):
+    return {'id': id_, 'image_id': image_id, 'category_id': category_id, 'bbox': bbox, **more}
+
+
+def sample(img_id, bboxes=(), scores=(), labels=()):
+    return {
+        'img_id': img_id,
+        'pred_instances': {
+            'bboxes': torch.tensor(bboxes, dtype=torch.float32).reshape(-1, 4),
+            'scores': torch.tensor(scores, dtype=torch.float32),
+            'labels': torch.tensor(labels, dtype=torch.int64),
+        },
+    }
+
+
+def evaluate(ann_file, samples, classes=('cat', 'dog'), **kwargs):
+    metric = CocoMetric(ann_file, **kwargs)
+    metric.dataset_meta = {'classes': classes}
+    metric.process({}, samples)
+    return metric.evaluate(size=len(samples))
+
+
+def truth_as_samples(content, classes):
+    """Ground truth as detections, through names, never through positions."""
+    names = {category['id']: category['name'] for category in content['categories']}
+    samples = []
+    for image in content['images']:
+        own = [a for a in content['annotations'] if a['image_id'] == image['id']]
+        corners = [[x, y, x + w, y + h] for x, y, w, h in (a['bbox'] for a in own)]
+        labels = [classes.index(names[a['category_id']]) for a in own]
+        samples.append(sample(image['id'], corners, [0.9] * len(own), labels))
+    return samples
+
+
+@pytest.fixture
+def logged(monkeypatch):
+    """The lines that CocoMetric logs, as (level, text)."""
+    lines = []
+    monkeypatch.setattr(
+        'ghmdet.evaluation.coco_metric.print_log',
+        lambda text, logger, level=logging.INFO: lines.append((level, text)),
+    )
+    return lines
+
+
+@pytest.fixture
+def two_boxes(tmp_path):
+    """A medium cat in image 1 and a large dog in image 2."""
+    content = coco_content([box(1, 1, [0, 0, 40, 40]), box(2, 2, [0, 0, 200, 100], id_=1)])
+    return write(tmp_path, content)
+
+
+def random_set(seed, num_images=25):
+    """Seeded truth with crowds and empty images, detections as jittered truth and noise."""
+    rng = np.random.default_rng(seed)
+    annotations, samples = [], []
+    for image_id in range(10, 10 + num_images):
+        count = int(rng.integers(0, 9))
+        xy, wh = rng.uniform(0, 300, (count, 2)), rng.uniform(5, 180, (count, 2))
+        labels = rng.integers(0, 2, count)  # no owl in the truth
+        for corner, size, label in zip(xy, wh, labels, strict=True):
+            crowd = int(rng.random() < 0.15)
+            bbox = [*corner.tolist(), *size.tolist()]
+            annotations.append(
+                box(image_id, 7 - 2 * int(label), bbox, len(annotations) + 1, iscrowd=crowd)
+                | {'area': float(size.prod() * 0.9)}
+            )
+        noise = int(rng.integers(0, 6))
+        near = np.concatenate([xy, xy + wh], axis=1) + rng.normal(0, 4, (count, 4))
+        far = np.sort(rng.uniform(0, 400, (noise, 2, 2)), axis=1).reshape(-1, 4)
+        found = np.concatenate([near, far])
+        found_labels = np.concatenate([labels, rng.integers(0, 3, noise)])
+        # Two decimals make equal scores, whose order the evaluation must keep.
+        scores = rng.random(len(found)).round(2)
+        if image_id % 6 == 0:
+            found, scores, found_labels = found[:0], scores[:0], found_labels[:0]
+        samples.append(sample(image_id, found, scores, found_labels))
+    content = coco_content(
+        annotations, range(10, 10 + num_images), ((3, 'owl'), (7, 'cat'), (5, 'dog'))
+    )
+    return content, samples
+
+
+def oracle(content, samples, category_ids, max_dets=(1, 10, 100), use_cats=1):
+    """The twelve numbers of pycocotools' own loading and summary."""
+    results = []
+    for item in samples:
+        instances = item['pred_instances']
+        for corners, score, label in zip(
+            instances['bboxes'].double().tolist(),
+            instances['scores'].tolist(),
+            instances['labels'].tolist(),
+            strict=True,
+        ):
+            x1, y1, x2, y2 = corners
+            results.append(
+                {
+                    'image_id': item['img_id'],
+                    'category_id': category_ids[label],
+                    'bbox': [x1, y1, x2 - x1, y2 - y1],
+                    'score': score,
+                }
+            )
+    with redirect_stdout(io.StringIO()):
+        truth = COCO()
+        truth.dataset = json.loads(json.dumps(content | {'info': {}}))
+        truth.createIndex()
+        evaluation = COCOeval(truth, truth.loadRes(results), 'bbox')
+        evaluation.params.maxDets = list(max_dets)
+        evaluation.params.useCats = use_cats
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return evaluation.stats
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('seed', [0, 1, 2])
+def test_numbers_are_those_of_pycocotools(tmp_path, backend, seed):
+    content, samples = random_set(seed)
+    file = write(tmp_path, content)
+    items = [*MEAN_NAMES, 'AR@1', 'AR@10', 'AR@100', 'AR_s@100', 'AR_m@100', 'AR_l@100']
+    metrics = evaluate(
+        file, samples, NAMES, backend=backend, proposal_nums=(1, 10, 100), metric_items=items
+    )
+    expected = oracle(content, samples, [7, 5, 3])
+    assert 0.05 < metrics['coco/bbox_mAP'] < 0.95
+    assert list(metrics) == [f'coco/bbox_{name}' for name in items]
+    np.testing.assert_allclose(list(metrics.values()), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_default_limits_and_proposals_are_those_of_pycocotools(tmp_path, backend):
+    content, samples = random_set(3)
+    file = write(tmp_path, content)
+    metrics = evaluate(file, samples, NAMES, backend=backend, metric=['bbox', 'proposal'])
+    boxes = oracle(content, samples, [7, 5, 3], (100, 300, 1000))
+    recall = oracle(content, samples, [7, 5, 3], (100, 300, 1000), use_cats=0)
+    assert list(metrics) == [
+        *(f'coco/bbox_{name}' for name in MEAN_NAMES),
+        *('coco/AR@100', 'coco/AR@300', 'coco/AR@1000'),
+        *('coco/AR_s@1000', 'coco/AR_m@1000', 'coco/AR_l@1000'),
+    ]
+    expected = [*boxes[:6], *recall[6:]]
+    np.testing.assert_allclose(list(metrics.values()), expected, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_average_precision_by_hand(tmp_path, backend):
+    """One of two cats found, after a false alarm: precision 1/2 up to recall 1/2, so 51 of 101."""
+    content = coco_content([box(1, 1, [0, 0, 40, 40]), box(2, 1, [0, 0, 40, 40], id_=1)])
+    samples = [sample(1, [[300, 300, 340, 340], [0, 0, 40, 40]], [0.9, 0.8], [0, 0]), sample(2)]
+    metrics = evaluate(write(tmp_path, content), samples, backend=backend, classwise=True)
+    assert metrics['coco/bbox_mAP'] == pytest.approx(0.5 * 51 / 101, abs=1e-12)
+    assert metrics['coco/cat_precision'] == metrics['coco/bbox_mAP']
+    assert metrics['coco/bbox_mAP_s'] == metrics['coco/bbox_mAP_l'] == -1
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('ids', [(5, 0, 90), (0, 1, 2), (2, 1, 0), (18, 17, 1)])
+@pytest.mark.parametrize('order', list(itertools.permutations(range(3))))
+def test_truth_as_detections_scores_one(tmp_path, backend, ids, order):
+    """For any category ids and order, 0-based ones included, annotation id 0, no area, no crowd."""
+    categories = [(ids[i], NAMES[i]) for i in order]
+    annotations = [
+        box(image_id, ids[i], [10 + 100 * i, 20, 30 * (i + 1), 40], id_=3 * image_id + i)
+        for image_id in range(2)
+        for i in range(3)
+    ]
+    content = coco_content(annotations, (0, 1), categories)
+    samples = truth_as_samples(content, NAMES)
+    metrics = evaluate(write(tmp_path, content), samples, NAMES, backend=backend, classwise=True)
+    assert metrics['coco/bbox_mAP'] == 1
+    assert [metrics[f'coco/{name}_precision'] for name in NAMES] == [1, 1, 1]
+
+
+def test_classes_are_found_by_name_whatever_the_order(tmp_path):
+    """Cats found, dogs not: the label of a cat is its place in `classes`, not in the file."""
+    content = coco_content(
+        [box(1, 9, [0, 0, 40, 40]), box(1, 4, [100, 100, 40, 40])], (1,), ((4, 'dog'), (9, 'cat'))
+    )
+    file = write(tmp_path, content)
+    for classes, label in ((('cat', 'dog'), 0), (('dog', 'cat'), 1)):
+        found = [sample(1, [[0, 0, 40, 40]], [0.9], [label])]
+        metrics = evaluate(file, found, classes, classwise=True)
+        assert metrics['coco/cat_precision'] == 1
+        assert metrics['coco/dog_precision'] == 0
+        assert metrics['coco/bbox_mAP'] == 0.5
+
+
+def test_a_subset_of_the_categories(two_boxes):
+    metrics = evaluate(two_boxes, [sample(1), sample(2, [[0, 0, 200, 100]], [0.9], [0])], ['dog'])
+    assert metrics['coco/bbox_mAP'] == 1
+
+
+def test_image_ids_of_any_type(tmp_path):
+    annotations = [
+        box('b', 1, [0, 0, 40, 40]),
+        box(7, 1, [0, 0, 40, 40]),
+        box('?', 1, [0, 0, 9, 9]),
+    ]
+    content = coco_content(annotations, ('b', 7, 'a'))
+    prefix = tmp_path / 'new' / 'results'
+    samples = truth_as_samples(content, NAMES)
+    metrics = evaluate(write(tmp_path, content), samples, outfile_prefix=str(prefix))
+    assert metrics['coco/bbox_mAP'] == 1
+    written = json.loads((tmp_path / 'new' / 'results.bbox.json').read_text())
+    assert [item['image_id'] for item in written] == ['b', 7]
+
+
+def test_duplicate_annotation_ids_all_count(tmp_path):
+    content = coco_content([box(1, 1, [0, 0, 40, 40], 5), box(1, 1, [90, 0, 40, 40], 5)], (1,))
+    metrics = evaluate(write(tmp_path, content), [sample(1, [[0, 0, 40, 40]], [0.9], [0])])
+    assert metrics['coco/bbox_mAP'] == pytest.approx(51 / 101, abs=1e-12)
+
+
+def test_crowd_detections_are_neither_right_nor_wrong(tmp_path):
+    content = coco_content(
+        [box(1, 1, [0, 0, 40, 40]), box(1, 1, [100, 100, 200, 200], 1, iscrowd=1)], (1,)
+    )
+    found = [[110, 110, 150, 150], [200, 200, 240, 240], [0, 0, 40, 40]]
+    metrics = evaluate(write(tmp_path, content), [sample(1, found, [0.9, 0.8, 0.7], [0, 0, 0])])
+    assert metrics['coco/bbox_mAP'] == 1
+
+
+def test_values_are_not_rounded(tmp_path):
+    content, samples = random_set(4)
+    metrics = evaluate(write(tmp_path, content), samples, NAMES)
+    value = metrics['coco/bbox_mAP']
+    assert value != round(value, 6)
+
+
+def test_an_image_seen_twice_counts_once(two_boxes, monkeypatch):
+    """Two ranks with a sampler that pads: the second rank repeats image 1, wrongly even."""
+    first = [sample(1, [[0, 0, 40, 40]], [0.9], [0])]
+    second = [sample(2, [[0, 0, 200, 100]], [0.9], [1]), sample(1, [[300, 0, 310, 9]], [1.0], [0])]
+    ranks = []
+    for samples in (first, second):
+        metric = CocoMetric(two_boxes)
+        metric.dataset_meta = {'classes': ('cat', 'dog')}
+        metric.process({}, samples)
+        ranks.append(metric.results)
+    gathered = ranks[0] + ranks[1]
+    assert metric.compute_metrics(gathered)['bbox_mAP'] == 1
+
+    # Through `evaluate`, as mmengine does on the first rank: gathered, cut to the data set's size.
+    calls = []
+
+    def gather(results, size, *args, **kwargs):
+        calls.append(size)
+        assert collect_results(results, size, 'cpu') == results[:size]
+        return gathered
+
+    monkeypatch.setattr('mmengine.evaluator.metric.collect_results', gather)
+    assert metric.evaluate(size=2)['coco/bbox_mAP'] == 1
+    assert calls == [2]
+
+
+def test_images_never_predicted_count_as_missed(two_boxes, logged):
+    metrics = evaluate(two_boxes, [sample(1, [[0, 0, 40, 40]], [0.9], [0])])
+    assert metrics['coco/bbox_mAP'] == 0.5
+    warnings = [text for level, text in logged if level == logging.WARNING]
+    assert len(warnings) == 1
+    assert '1 images were not predicted' in warnings[0]
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_no_detection_at_all_gives_zeros_and_one_hint(two_boxes, logged, backend):
+    settings = {'backend': backend, 'classwise': True, 'metric': ['bbox', 'proposal']}
+    found = sample(2, [[0, 0, 200, 100]], [0.9], [1])
+    some = evaluate(two_boxes, [sample(1), found], **settings)
+    logged.clear()
+    none = evaluate(two_boxes, [sample(1), sample(2)], **settings)
+    assert none == dict.fromkeys(some, 0.0)
+    assert len(none) == 6 + 2 + 6
+    hints = [text for level, text in logged if level == logging.WARNING]
+    assert len(hints) == 1
+    assert 'nothing was detected' in hints[0]
+
+
+def test_class_without_truth_is_not_in_the_mean(tmp_path, logged):
+    content = coco_content([box(1, 1, [0, 0, 40, 40])], (1,))
+    found = sample(1, [[0, 0, 40, 40], [0, 0, 9, 9]], [0.9, 0.8], [0, 1])
+    metrics = evaluate(write(tmp_path, content), [found], classwise=True)
+    assert metrics['coco/bbox_mAP'] == 1
+    assert math.isnan(metrics['coco/dog_precision'])
+    table = next(text for _, text in logged if 'category' in text).splitlines()
+    assert table[1].split() == ['category', *MEAN_NAMES]
+    assert table[2].split() == ['cat', '1.000', '1.000', '1.000', 'n/a', '1.000', 'n/a']
+    assert table[3].split() == ['dog', *['n/a'] * 6]
+
+
+def test_time_is_logged_per_phase(two_boxes, logged):
+    evaluate(two_boxes, [sample(1), sample(2, [[0, 0, 200, 100]], [0.9], [1])])
+    assert len(logged) == 1
+    assert logged[0][1].startswith('CocoMetric: 2 images, loading 0.')
+    assert ', bbox 0.' in logged[0][1]
+
+
+@pytest.mark.parametrize(
+    ('proposal_nums', 'expected'), [((1, 10, 100), 1.0), ((1, 2), 1.0), ((1,), 51 / 101)]
+)
+def test_map_counts_100_detections_or_the_most(tmp_path, proposal_nums, expected):
+    content = coco_content([box(1, 1, [0, 0, 40, 40]), box(1, 1, [90, 0, 40, 40])], (1,))
+    samples = truth_as_samples(content, NAMES)
+    metrics = evaluate(write(tmp_path, content), samples, proposal_nums=proposal_nums)
+    assert metrics['coco/bbox_mAP'] == pytest.approx(expected, abs=1e-12)
+
+
+def test_map_keeps_100_among_larger_limits(tmp_path):
+    """101 better scored false alarms: the hit is beyond 100, within 300 and 1000."""
+    content = coco_content([box(1, 1, [0, 0, 40, 40])], (1,))
+    corners = [[300, 300, 340, 340]] * 101 + [[0, 0, 40, 40]]
+    samples = [sample(1, corners, np.linspace(1, 0.5, 102), [0] * 102)]
+    metrics = evaluate(write(tmp_path, content), samples, metric=['bbox', 'proposal'])
+    assert metrics['coco/bbox_mAP'] == 0
+    assert metrics['coco/bbox_mAP_50'] == pytest.approx(1 / 102)
+    assert (metrics['coco/AR@100'], metrics['coco/AR@300']) == (0, 1)
+
+
+@pytest.mark.parametrize(
+    ('iou_thrs', 'names'),
+    [
+        (0.5, ['mAP', 'mAP_50', 'mAP_s', 'mAP_m', 'mAP_l']),
+        ([0.3, 0.75], ['mAP', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l']),
+        (None, MEAN_NAMES),
+    ],
+)
+def test_iou_thresholds_decide_the_keys(two_boxes, iou_thrs, names):
+    samples = [sample(1, [[0, 0, 40, 40]], [0.9], [0]), sample(2)]
+    metrics = evaluate(two_boxes, samples, iou_thrs=iou_thrs)
+    assert list(metrics) == [f'coco/bbox_{name}' for name in names]
+
+
+def test_iou_threshold_decides_the_value(two_boxes):
+    """Boxes 40 and 24 high share 24/40 = 0.6."""
+    samples = [sample(1, [[0, 0, 40, 24]], [0.9], [0]), sample(2)]
+    assert evaluate(two_boxes, samples, ['cat'], iou_thrs=0.59)['coco/bbox_mAP'] == 1
+    assert evaluate(two_boxes, samples, ['cat'], iou_thrs=0.61)['coco/bbox_mAP'] == 0
+    # Of .5, .55, .6, ..., .95 three are reached (0.6 within COCOeval's rounding).
+    assert evaluate(two_boxes, samples, ['cat'])['coco/bbox_mAP'] in (0.2, pytest.approx(0.3))
+
+
+def test_results_file(two_boxes, tmp_path):
+    prefix = tmp_path / 'a' / 'b' / 'run'
+    samples = [sample(1, [[1, 2, 4, 8]], [0.5], [1]), sample(2)]
+    evaluate(two_boxes, samples, outfile_prefix=str(prefix))
+    assert [file.name for file in prefix.parent.iterdir()] == ['run.bbox.json']
+    assert json.loads(prefix.with_name('run.bbox.json').read_text()) == [
+        {'image_id': 1, 'category_id': 2, 'bbox': [1.0, 2.0, 3.0, 6.0], 'score': 0.5}
+    ]
+
+
+def test_format_only_needs_no_annotations(tmp_path, logged):
+    content = coco_content([])
+    del content['annotations']
+    prefix = str(tmp_path / 'test')
+    file = write(tmp_path, content)
+    samples = [sample(2, [[0, 0, 1, 1]], [0.5], [0])]
+    assert evaluate(file, samples, format_only=True, outfile_prefix=prefix) == {}
+    assert json.loads((tmp_path / 'test.bbox.json').read_text())[0]['image_id'] == 2
+    expected = f'CocoMetric: 1 detections written to {prefix}.bbox.json'
+    assert logged == [(logging.INFO, expected)]
+
+
+def test_no_file_unless_asked(two_boxes, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    evaluate(two_boxes, [sample(1), sample(2, [[0, 0, 200, 100]], [0.9], [1])])
+    assert [file.name for file in tmp_path.iterdir()] == ['truth.json']
+
+
+def test_processed_results_are_small_arrays(two_boxes):
+    metric = METRICS.build({'type': 'CocoMetric', 'ann_file': two_boxes, 'prefix': 'mine'})
+    metric.dataset_meta = {'classes': ('cat', 'dog')}
+    half = sample(1, [[0, 0, 40, 40]], [0.5], [0])
+    half['pred_instances']['bboxes'] = half['pred_instances']['bboxes'].bfloat16()
+    metric.process({}, [half, sample(2)])
+    stored = metric.results[0]
+    assert {key: value.dtype.name for key, value in stored.items() if key != 'img_id'} == {
+        'bboxes': 'float32',
+        'scores': 'float32',
+        'labels': 'int32',
+    }
+    assert metric.evaluate(size=2)['mine/bbox_mAP'] == 0.5
+
+
+@pytest.mark.parametrize(
+    ('settings', 'text'),
+    [
+        ({'metric': 'segm'}, r"metric must be 'bbox', 'proposal'.*got 'segm'"),
+        ({'metric': []}, r'metric must be .*got \[\]'),
+        ({'backend': 'cuda'}, r"backend must be of \['faster_coco_eval', 'pycocotools'\].*'cuda'"),
+        ({'format_only': True}, 'format_only=True needs outfile_prefix'),
+        ({'proposal_nums': (0, 100)}, r'proposal_nums must be positive integers, got \(0, 100\)'),
+        ({'iou_thrs': [0.5, 50]}, r'iou_thrs must be within \(0, 1\], got \[0.5, 50\]'),
+        ({'metric_items': ['AP']}, r"metric_items has 'AP'; valid names are \['mAP', 'mAP_50'"),
+        ({'metric_items': ['AR@100'], 'proposal_nums': (10,)}, "'AR@10', 'AR_s@10'"),
+        ({'metric_items': ['mAP_50'], 'iou_thrs': 0.75}, "'mAP_50'; it needs 0.50 among"),
+    ],
+)
+def test_bad_settings_are_refused_at_construction(two_boxes, settings, text):
+    with pytest.raises(ValueError, match=text):
+        CocoMetric(two_boxes, **settings)
+
+
+def test_annotation_file_is_needed_and_must_exist(tmp_path):
+    with pytest.raises(ValueError, match=r'ann_file is needed; set val_evaluator\.ann_file'):
+        CocoMetric()
+    with pytest.raises(FileNotFoundError, match=r"ann_file '.*none\.json' does not exist"):
+        CocoMetric(str(tmp_path / 'none.json'))
+
+
+@pytest.mark.parametrize(
+    ('content', 'text'),
+    [
+        ('{"images": [', r'truth\.json.* is not JSON: Expecting value'),
+        ('[]', "must be a JSON object with a list 'images'"),
+        ('{"images": [], "categories": []}', "with a list 'annotations'"),
+        ('{"images": [{}], "categories": []}', r"images\[0\] of .*truth\.json.* lacks \['id'\]"),
+        (coco_content([{'image_id': 1}]), r"annotations\[0\] .* lacks \['bbox', 'category_id'\]"),
+        (coco_content([box(1, 1, [1, 2])]), r'annotations\[0\] .*\[x, y, w, h\], got \[1, 2\]'),
+    ],
+)
+def test_broken_annotation_files_are_named(tmp_path, content, text):
+    file = tmp_path / 'truth.json'
+    file.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(ValueError, match=text):
+        CocoMetric(str(file))
+
+
+@pytest.mark.parametrize(
+    ('meta', 'text'),
+    [
+        ({'classes': ('cta', 'dog')}, "class 'cta' is not among the categories; nearest: cat;"),
+        ({'classes': ('zebra',)}, 'nearest: cat, dog;'),
+        ({'classes': 'cat'}, "needs `classes`, names; got 'cat'"),
+        ({}, 'needs `classes`, names; got None'),
+    ],
+)
+def test_classes_must_be_in_the_file(two_boxes, meta, text):
+    with pytest.raises(ValueError, match=text):
+        CocoMetric(two_boxes).dataset_meta = meta
+
+
+def test_category_names_must_be_unique(tmp_path):
+    file = write(tmp_path, coco_content([], categories=((1, 'cat'), (2, 'cat'))))
+    with pytest.raises(ValueError, match=r"'cat' is the name of the categories \[1, 2\]"):
+        CocoMetric(file).dataset_meta = {'classes': ('cat',)}
+
+
+@pytest.mark.parametrize(
+    ('wrong', 'text'),
+    [
+        (sample(3), r"image 3 is not in ann_file '.*truth\.json'"),
+        (sample('1'), r"image '1' is not in ann_file"),
+        (sample(1, [[0, 0, 1, 1]], [0.9], [2]), 'image 1 has label 2, but .* has 2 names'),
+        (sample(1, [[0, 0, 1, 1]], [0.9], [-1]), 'image 1 has label -1'),
+    ],
+)
+def test_detections_must_belong_to_the_file(two_boxes, wrong, text):
+    metric = CocoMetric(two_boxes)
+    metric.dataset_meta = {'classes': ('cat', 'dog')}
+    with pytest.raises(ValueError, match=text):
+        metric.process({}, [wrong])
+
+
+def test_dump_leaves_annotations_out_and_the_samples_alone(tmp_path):
+    file = tmp_path / 'out.pkl'
+    metric = METRICS.build({'type': 'DumpDetResults', 'out_file_path': str(file)})
+    assert type(metric) is DumpDetResults
+    item = sample(4, [[0, 0, 1, 1]], [0.5], [0]) | {'gt_instances': {}, 'ignored_instances': {}}
+    metric.process({}, [item])
+    assert metric.evaluate(size=1) == {}
+    (dumped,) = mmengine.load(file)
+    assert sorted(dumped) == ['img_id', 'pred_instances']
+    assert dumped['pred_instances']['scores'].tolist() == [0.5]
+    assert 'gt_instances' in item

@@ -1,0 +1,145 @@
+"""Each cure acts where its fault is, and only there."""
+
+from __future__ import annotations
+
+import io
+import logging
+import pkgutil
+import sys
+import warnings
+
+import mmengine.model.utils
+import mmengine.optim.optimizer.default_constructor
+import mmengine.runner.runner
+import pytest
+from mmengine.config import Config
+from mmengine.config import config as config_module
+from mmengine.fileio import FileClient, file_client
+from mmengine.fileio.file_client import HardDiskBackend
+from mmengine.logging import MMLogger
+from mmengine.utils import dl_utils
+from mmengine.utils.dl_utils import misc
+
+from ghmdet import compat
+
+
+def faulty_available():
+    return pkgutil.find_loader('mmcv._ext') is not None
+
+
+faulty_available.__name__ = 'mmcv_full_available'
+HOLDERS = (dl_utils, misc, mmengine.model.utils, mmengine.optim.optimizer.default_constructor)
+
+
+@pytest.fixture
+def faulty(monkeypatch):
+    """mmengine's function as released, on a Python without (or with a deprecated) find_loader."""
+    for module in HOLDERS:
+        monkeypatch.setattr(module, 'mmcv_full_available', faulty_available)
+    return monkeypatch
+
+
+def test_find_loader_removed(faulty):
+    faulty.delattr(pkgutil, 'find_loader', raising=False)
+    compat.cure_find_loader()
+    for module in HOLDERS:
+        assert module.mmcv_full_available is compat._has_compiled_mmcv
+    assert dl_utils.mmcv_full_available() is False  # mmcv-lite
+
+
+def test_find_loader_deprecated(faulty):
+    def deprecated(name):
+        warnings.warn('slated for removal', DeprecationWarning)
+
+    faulty.setattr(pkgutil, 'find_loader', deprecated, raising=False)
+    compat.cure_find_loader()
+    assert mmengine.model.utils.mmcv_full_available is compat._has_compiled_mmcv
+
+
+def test_find_loader_healthy_is_left(faulty):
+    faulty.setattr(pkgutil, 'find_loader', lambda name: None, raising=False)
+    compat.cure_find_loader()
+    assert dl_utils.mmcv_full_available is faulty_available
+
+
+def test_environment_without_distutils(monkeypatch):
+    original = dl_utils.collect_env
+    for module in (dl_utils, mmengine.runner.runner):
+        monkeypatch.setattr(module, 'collect_env', original)
+    monkeypatch.setattr(compat, 'find_spec', lambda name: None)
+    compat.cure_distutils()
+    report = mmengine.runner.runner.collect_env()
+    assert dl_utils.collect_env is mmengine.runner.runner.collect_env
+    assert report['sys.platform'] == sys.platform
+    assert report['MMEngine'] == mmengine.__version__
+    assert {'Python', 'PyTorch', 'GPUs', 'CUDA available'} <= set(report)
+
+
+def test_environment_with_distutils_is_left(monkeypatch):
+    original = mmengine.runner.runner.collect_env
+    monkeypatch.setattr(compat, 'find_spec', lambda name: object())
+    compat.cure_distutils()
+    assert mmengine.runner.runner.collect_env is original
+
+
+def test_file_client_messages_are_demoted_and_others_kept(monkeypatch):
+    logger, stream = MMLogger.get_instance('demote', log_level='DEBUG'), io.StringIO()
+    monkeypatch.setattr(logger.handlers[0], 'stream', stream)
+    FileClient.infer_client({'backend': 'disk'})
+    HardDiskBackend()
+    file_client.print_log('another matter', logger='current', level=logging.WARNING)
+    lines = stream.getvalue().splitlines()
+    for text, level in (
+        ('"FileClient" will be deprecated', 'DEBUG'),
+        ('"HardDiskBackend" is the alias', 'DEBUG'),
+        ('another matter', 'WARNING'),
+    ):
+        assert {f' {level} ' in line for line in lines if text in line} == {True}
+
+
+def test_demoting_twice_wraps_once_and_needs_print_log(monkeypatch):
+    wrapped = file_client.print_log
+    compat.cure_file_client_warnings()
+    assert file_client.print_log is wrapped
+    monkeypatch.delattr(file_client, 'print_log')
+    compat.cure_file_client_warnings()
+    assert not hasattr(file_client, 'print_log')
+
+
+CONFIG = {'model': {'type': 'RetinaNet', 'depths': [3, 4]}, 'lr': 0.01}
+
+
+def test_config_text_when_yapf_raises(monkeypatch, tmp_path):
+    def changed(text, style_config):
+        raise TypeError('unexpected keyword')
+
+    monkeypatch.setattr(config_module, 'FormatCode', changed)
+    Config(CONFIG).dump(tmp_path / 'a.py')
+    assert Config.fromfile(tmp_path / 'a.py').to_dict() == CONFIG
+
+
+def test_config_text_is_formatted_when_yapf_works():
+    assert Config(CONFIG, format_python_code=False).pretty_text.startswith('lr=0.01')
+    assert Config(CONFIG).pretty_text.startswith('lr = 0.01')
+
+
+def test_formatter_probe_leaves_no_trace(monkeypatch):
+    formatter, text = config_module.FormatCode, Config.pretty_text
+    compat.cure_config_formatter()
+    assert (config_module.FormatCode, Config.pretty_text) == (formatter, text)
+    monkeypatch.delattr(config_module, 'FormatCode')
+    assert compat._survives_formatter()
+    assert not hasattr(config_module, 'FormatCode')
+
+
+def test_formatter_fault_is_found(monkeypatch):
+    def released(self):
+        try:
+            return config_module.FormatCode('text')
+        except TypeError:
+            raise SyntaxError('Failed to format the config file') from None
+
+    monkeypatch.setattr(Config, 'pretty_text', property(released))
+    assert not compat._survives_formatter()
+    compat.cure_config_formatter()
+    assert Config.pretty_text.fget is not released

@@ -1,0 +1,314 @@
+"""From a config to processes and a Runner."""
+
+from __future__ import annotations
+
+import io
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.logging import MMLogger
+from mmengine.model import BaseModel
+from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+from torch import distributed
+
+from ghmdet.engine import apply_amp, apply_auto_scale_lr, build_runner, launch, set_up_launcher
+from ghmdet.engine.hooks import DoorCheckHook
+
+
+class Plain(BaseModel):
+    def forward(self, inputs, mode='loss'):
+        return {}
+
+
+@RUNNERS.register_module(force=True)
+class LoudRunner(Runner):
+    pass
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """A machine without accelerator whose environment names no launcher."""
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    for name in list(os.environ):
+        if name.startswith(('SLURM', 'OMPI', 'MASTER')) or name.endswith(('RANK', 'WORLD_SIZE')):
+            monkeypatch.delenv(name)
+    for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT'):
+        monkeypatch.setenv(name, '')  # so that what the code sets is undone after the test
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def joined(monkeypatch):
+    """Collects the calls that would join processes."""
+    calls = []
+    monkeypatch.setattr(distributed, 'init_process_group', lambda **kw: calls.append(kw))
+    return calls
+
+
+@pytest.fixture
+def on_gpu(monkeypatch):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
+
+
+# --- the launcher -----------------------------------------------------------------------------
+
+
+def test_no_launcher_or_a_gpu_leaves_all_to_mmengine(monkeypatch, joined):
+    for device, launcher in (('cpu', 'none'), ('cuda', 'pytorch')):
+        monkeypatch.setattr(launch, 'get_device', lambda device=device: device)
+        cfg = Config({'launcher': launcher})
+        set_up_launcher(cfg)
+        assert 'model_wrapper_cfg' not in cfg
+    assert joined == []
+
+
+def test_unknown_launcher():
+    with pytest.raises(ValueError, match="one of none, pytorch, slurm, mpi, but is 'ssh'"):
+        set_up_launcher(Config({'launcher': 'ssh'}))
+
+
+def test_torchrun_variables_are_needed(on_cpu, joined):
+    with pytest.raises(ValueError, match=r'expects RANK, LOCAL_RANK, WORLD_SIZE.*torchrun'):
+        set_up_launcher(Config({'launcher': 'pytorch'}))
+    assert joined == []
+
+
+def give(monkeypatch, **variables):
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+
+
+def test_pytorch(on_cpu, joined, monkeypatch):
+    give(monkeypatch, RANK='1', LOCAL_RANK='1', WORLD_SIZE='2', MASTER_ADDR='node', MASTER_PORT='7')
+    cfg = Config({'launcher': 'pytorch', 'env_cfg': {'dist_cfg': {'timeout': 90}}})
+    set_up_launcher(cfg)
+    assert [(c['backend'], c['timeout'].total_seconds()) for c in joined] == [('gloo', 90)]
+    assert (os.environ['MASTER_ADDR'], os.environ['MASTER_PORT']) == ('node', '7')
+    assert cfg.model_wrapper_cfg == {
+        'type': 'MMDistributedDataParallel',
+        'broadcast_buffers': False,
+        'find_unused_parameters': False,
+        'device_ids': None,
+    }
+
+
+def test_wrapper_keeps_what_the_config_says(on_cpu, joined, monkeypatch):
+    give(monkeypatch, RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='node')
+    wrapper = {'broadcast_buffers': True, 'device_ids': [0]}
+    cfg = Config(
+        {'launcher': 'pytorch', 'find_unused_parameters': True, 'model_wrapper_cfg': wrapper}
+    )
+    set_up_launcher(cfg)
+    assert cfg.model_wrapper_cfg.broadcast_buffers is True
+    assert cfg.model_wrapper_cfg.find_unused_parameters is True
+    assert cfg.model_wrapper_cfg.device_ids is None
+    assert joined[0]['timeout'] is None
+
+
+def test_processes_already_joined_are_not_joined_again(on_cpu, joined, monkeypatch):
+    monkeypatch.setattr(launch, 'is_distributed', lambda: True)
+    cfg = Config({'launcher': 'pytorch'})
+    set_up_launcher(cfg)
+    assert joined == []
+    assert cfg.model_wrapper_cfg.device_ids is None
+
+
+SLURM = {'SLURM_PROCID': '3', 'SLURM_LOCALID': '1', 'SLURM_NTASKS': '4'}
+MPI = {
+    'OMPI_COMM_WORLD_RANK': '3',
+    'OMPI_COMM_WORLD_LOCAL_RANK': '1',
+    'OMPI_COMM_WORLD_SIZE': '4',
+}
+
+
+@pytest.mark.parametrize(
+    ('launcher', 'variables'),
+    [
+        ('slurm', {**SLURM, 'SLURM_NNODES': '1'}),
+        ('mpi', {**MPI, 'OMPI_COMM_WORLD_LOCAL_SIZE': '4'}),
+    ],
+)
+def test_slurm_and_mpi_on_one_machine(on_cpu, joined, monkeypatch, launcher, variables):
+    give(monkeypatch, **variables)
+    set_up_launcher(Config({'launcher': launcher}))
+    names = ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_ADDR', 'MASTER_PORT')
+    assert [os.environ[name] for name in names] == ['3', '1', '4', '127.0.0.1', '29500']
+    assert len(joined) == 1
+
+
+def test_slurm_on_many_machines_asks_scontrol(on_cpu, joined, monkeypatch, tmp_path):
+    (tmp_path / 'scontrol').write_text('#!/bin/sh\nprintf "n07\\nn08\\n"\n')
+    (tmp_path / 'scontrol').chmod(0o755)
+    monkeypatch.setenv('PATH', str(tmp_path), prepend=os.pathsep)
+    give(monkeypatch, **SLURM, SLURM_NODELIST='n[07-08]', SLURM_NNODES='2')
+    cfg = Config({'launcher': 'slurm', 'env_cfg': {'dist_cfg': {'port': 1234}}})
+    set_up_launcher(cfg)
+    assert (os.environ['MASTER_ADDR'], os.environ['MASTER_PORT']) == ('n07', '1234')
+
+
+@pytest.mark.parametrize(('launcher', 'variables'), [('slurm', SLURM), ('mpi', MPI)])
+def test_address_of_rank_0_unknown(on_cpu, joined, monkeypatch, launcher, variables):
+    give(monkeypatch, **variables)
+    with pytest.raises(ValueError, match=f"'{launcher}' expects MASTER_ADDR"):
+        set_up_launcher(Config({'launcher': launcher}))
+
+
+SCRIPT = """
+import sys
+
+import torch
+from mmengine.config import Config
+from mmengine.dist import all_gather, get_rank
+from mmengine.model import BaseModel
+from mmengine.registry import DATASETS, MODELS
+from torch.utils.data import Dataset
+from ghmdet.engine import build_runner, set_up_launcher
+
+@DATASETS.register_module()
+class Numbers(Dataset):
+    def __len__(self):
+        return 2
+    def __getitem__(self, index):
+        return torch.tensor([1.0 + 2 * index])  # rank 0 sees 1, rank 1 sees 3
+
+@MODELS.register_module()
+class Slope(BaseModel):
+    def __init__(self):
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1))
+    def forward(self, *inputs, mode='loss'):
+        return {'loss': (self.weight * torch.stack(inputs)).sum()}
+
+cfg = Config({
+    'model': {'type': 'Slope'},
+    'work_dir': sys.argv[1],
+    'launcher': 'pytorch',
+    'log_level': 'ERROR',
+    'train_dataloader': {
+        'dataset': {'type': 'Numbers'}, 'batch_size': 1,
+        'sampler': {'type': 'DefaultSampler', 'shuffle': False},
+    },
+    'train_cfg': {'by_epoch': True, 'max_epochs': 1},
+    'optim_wrapper': {'optimizer': {'type': 'SGD', 'lr': 1.0}},
+})
+set_up_launcher(cfg)
+runner = build_runner(cfg)
+runner.train()
+weights = all_gather(runner.model.module.weight.detach())
+if get_rank() == 0:
+    print('weights', [w.item() for w in weights], type(runner.model).__name__)
+torch.distributed.destroy_process_group()
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_average_their_gradients(tmp_path):
+    script = tmp_path / 'train.py'
+    script.write_text(SCRIPT)
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        port = free.getsockname()[1]
+    env = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
+    env['PYTHONPATH'] = str(Path(__file__).parents[1])
+    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2']
+    command += ['--master_port', str(port), str(script), str(tmp_path / 'work')]
+    done = subprocess.run(
+        command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    # the gradients are 1 and 3: their mean, 2, moves both copies from 0 to -2
+    assert 'weights [-2.0, -2.0] MMDistributedDataParallel' in done.stdout
+
+
+# --- the Runner -------------------------------------------------------------------------------
+
+
+def test_runner_gets_one_door_check(tmp_path):
+    cfg = Config({'model': {'type': Plain}, 'work_dir': str(tmp_path), 'log_level': 'ERROR'})
+    runner = build_runner(cfg)
+    assert type(runner) is Runner
+    assert [type(hook) for hook in runner.hooks].count(DoorCheckHook) == 1
+    assert runner.hooks.index(next(h for h in runner.hooks if type(h) is DoorCheckHook)) <= 1
+
+
+def test_runner_type_and_a_hook_of_the_config(tmp_path):
+    cfg = Config(
+        {
+            'model': {'type': Plain},
+            'work_dir': str(tmp_path),
+            'runner_type': 'LoudRunner',
+            'custom_hooks': [{'type': DoorCheckHook, 'image_limit': 5}],
+            'log_level': 'ERROR',
+        }
+    )
+    runner = build_runner(cfg)
+    assert type(runner) is LoudRunner
+    assert [h.image_limit for h in runner.hooks if type(h) is DoorCheckHook] == [5]
+
+
+# --- options ----------------------------------------------------------------------------------
+
+
+def test_amp_on_the_cpu(on_cpu):
+    with pytest.raises(ValueError, match=r'--amp\) is not available on the CPU yet.*Leave --amp'):
+        apply_amp(Config({'optim_wrapper': {'type': 'OptimWrapper'}}))
+
+
+@pytest.mark.parametrize('wrapper', [{'type': 'OptimWrapper'}, {'type': OptimWrapper}, {}])
+def test_amp(on_gpu, wrapper):
+    cfg = Config({'optim_wrapper': {**wrapper, 'clip_grad': {'max_norm': 35}}})
+    apply_amp(cfg)
+    assert cfg.optim_wrapper == {
+        'type': 'AmpOptimWrapper',
+        'loss_scale': 'dynamic',
+        'clip_grad': {'max_norm': 35},
+    }
+
+
+@pytest.mark.parametrize('kind', ['AmpOptimWrapper', AmpOptimWrapper])
+def test_amp_twice_is_said(on_gpu, monkeypatch, kind):
+    logger, stream = MMLogger.get_instance(f'amp {kind}'), io.StringIO()
+    monkeypatch.setattr(logger.handlers[0], 'stream', stream)
+    cfg = Config({'optim_wrapper': {'type': kind, 'loss_scale': 512.0}})
+    apply_amp(cfg)
+    assert 'optim_wrapper.type is AmpOptimWrapper already' in stream.getvalue()
+    assert cfg.optim_wrapper.loss_scale == 512.0
+
+
+def test_amp_with_another_wrapper(on_gpu):
+    with pytest.raises(ValueError, match=r'needs optim_wrapper\.type to be .* but it is ApexOptim'):
+        apply_amp(Config({'optim_wrapper': {'type': 'ApexOptimWrapper'}}))
+
+
+def test_auto_scale_lr():
+    cfg = Config({'auto_scale_lr': {'enable': False, 'base_batch_size': 16}})
+    apply_auto_scale_lr(cfg)
+    assert cfg.auto_scale_lr == {'enable': True, 'base_batch_size': 16}
+
+
+@pytest.mark.parametrize(
+    ('given', 'missing'),
+    [
+        ({}, 'auto_scale_lr.enable and auto_scale_lr.base_batch_size'),
+        ({'auto_scale_lr': {'enable': False}}, 'needs auto_scale_lr.base_batch_size in'),
+        ({'auto_scale_lr': {'base_batch_size': 16}}, 'needs auto_scale_lr.enable in'),
+        ({'auto_scale_lr': None}, 'auto_scale_lr.enable and'),
+    ],
+)
+def test_auto_scale_lr_needs_both_keys(given, missing):
+    with pytest.raises(ValueError, match=missing):
+        apply_auto_scale_lr(Config(given))
+
+
+def test_apple_gpus_do_not_count(monkeypatch):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'mps')
+    assert not launch._has_accelerator()
+    monkeypatch.setattr(launch, 'get_device', lambda: 'npu')
+    assert launch._has_accelerator()

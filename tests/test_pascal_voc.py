@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from ghmdet.datasets import CocoDataset
+
+TOOL = Path(__file__).parents[1] / 'tools' / 'dataset_converters' / 'pascal_voc.py'
+BCCD = Path(__file__).parents[2] / 'shared' / 'data' / 'bccd'
+
+spec = importlib.util.spec_from_file_location('pascal_voc_tool', TOOL)
+voc = importlib.util.module_from_spec(spec)
+# A dataclass looks its module up.
+sys.modules[spec.name] = voc
+spec.loader.exec_module(voc)
+
+Box = tuple[str, str, str, str]
+
+
+def make_object(name: str, box: Box, extra: str = '') -> str:
+    corners = zip(('xmin', 'ymin', 'xmax', 'ymax'), box, strict=True)
+    inner = ''.join(f'<{key}>{value}</{key}>' for key, value in corners)
+    return f'<object><name>{name}</name>{extra}<bndbox>{inner}</bndbox></object>'
+
+
+def make_xml(*objects: str, size: str = '<width>50</width><height>40</height>') -> str:
+    return f'<annotation><size>{size}</size>{"".join(objects)}</annotation>'
+
+
+@pytest.fixture
+def root(tmp_path) -> Path:
+    """Two images to train on, the second without objects, and one to validate on."""
+    for folder in ('Annotations', 'ImageSets/Main', 'JPEGImages'):
+        (tmp_path / folder).mkdir(parents=True)
+    add(tmp_path, 'b', make_xml(make_object('dog', ('1', '2', '11', '22'))), suffix='.JPG')
+    add(tmp_path, 'a.1', make_xml())
+    add(tmp_path, 'c', make_xml(make_object('cat', ('5', '6', '7.5', '9'))), split='val')
+    return tmp_path
+
+
+def add(root: Path, image_id: str, xml: str, split: str = 'train', suffix: str = '.png') -> None:
+    (root / 'Annotations' / f'{image_id}.xml').write_text(xml)
+    Image.new('RGB', (32, 24)).save(root / 'JPEGImages' / f'{image_id}{suffix}')
+    with (root / 'ImageSets' / 'Main' / f'{split}.txt').open('a') as file:
+        file.write(f'{image_id}\n')
+
+
+def make_ann(category_id: int, bbox: list[float], area: float) -> dict:
+    ids = {'id': 1, 'image_id': 1, 'category_id': category_id}
+    return ids | {'bbox': bbox, 'area': area, 'iscrowd': 0}
+
+
+def convert(root: Path, *args: str) -> dict[str, dict]:
+    voc.main([str(root), '--out', str(root / 'out'), *args])
+    return {file.stem: json.loads(file.read_text()) for file in (root / 'out').iterdir()}
+
+
+def test_boxes_ids_and_classes(root, capsys):
+    converted = convert(root)
+    categories = [{'id': 1, 'name': 'cat'}, {'id': 2, 'name': 'dog'}]
+    assert converted == {
+        'train': {
+            'images': [
+                {'id': 1, 'file_name': 'b.JPG', 'width': 50, 'height': 40},
+                {'id': 2, 'file_name': 'a.1.png', 'width': 50, 'height': 40},
+            ],
+            'annotations': [
+                {
+                    'id': 1,
+                    'image_id': 1,
+                    'category_id': 2,
+                    'bbox': [0, 1, 10, 20],
+                    'area': 200,
+                    'iscrowd': 0,
+                }
+            ],
+            'categories': categories,
+        },
+        'val': {
+            'images': [{'id': 1, 'file_name': 'c.png', 'width': 50, 'height': 40}],
+            'annotations': [
+                {
+                    'id': 1,
+                    'image_id': 1,
+                    'category_id': 1,
+                    'bbox': [4, 5, 2.5, 3],
+                    'area': 7.5,
+                    'iscrowd': 0,
+                }
+            ],
+            'categories': categories,
+        },
+    }
+    out, err = capsys.readouterr()
+    assert out.splitlines() == [
+        'train: 2 images, boxes: cat 0, dog 1; 0 of other classes left out; problems: 0',
+        'val: 1 images, boxes: cat 1, dog 0; 0 of other classes left out; problems: 0',
+    ]
+    assert err == ''
+
+
+def test_given_classes_keep_their_order_and_leave_others_out(root, capsys):
+    converted = convert(root, '--sets', 'train', '--classes', 'zebra', 'cat')
+    assert set(converted) == {'train'}
+    assert converted['train']['categories'] == [
+        {'id': 1, 'name': 'zebra'},
+        {'id': 2, 'name': 'cat'},
+    ]
+    assert converted['train']['annotations'] == []
+    assert 'zebra 0, cat 0; 1 of other classes left out' in capsys.readouterr().out
+
+
+def test_what_is_wrong_with_a_box_is_told(root, capsys):
+    boxes = [('9', '1', '9', '5'), ('1', '5', '3', '4'), ('1', '1', 'nan', '4')]
+    boxes += [('1', '', '3', '4'), ('1', 'x', '3', '4'), ('3', '3', '8', '8')]
+    nameless = make_object('', ('1', '2', '3', '4'))
+    add(root, 'd', make_xml(*(make_object('dog', box) for box in boxes), nameless))
+    anns = convert(root)['train']['annotations']
+    assert [ann['bbox'] for ann in anns] == [[0, 1, 10, 20], [2, 2, 5, 5]]
+    assert [ann['id'] for ann in anns] == [1, 2]
+    out, err = capsys.readouterr()
+    lines = [
+        line.removeprefix(f'train: {root / "Annotations" / "d.xml"}: ') for line in err.splitlines()
+    ]
+    assert lines == [
+        "object 0: box is degenerate: {'xmin': '9', 'ymin': '1', 'xmax': '9', 'ymax': '5'}",
+        "object 1: box is degenerate: {'xmin': '1', 'ymin': '5', 'xmax': '3', 'ymax': '4'}",
+        "object 2: box is not finite: {'xmin': '1', 'ymin': '1', 'xmax': 'nan', 'ymax': '4'}",
+        "object 3: box is not four numbers: {'xmin': '1', 'ymin': '', 'xmax': '3', 'ymax': '4'}",
+        "object 4: box is not four numbers: {'xmin': '1', 'ymin': 'x', 'xmax': '3', 'ymax': '4'}",
+        'object 6: has no name',
+    ]
+    assert 'problems: 6' in out.splitlines()[0]
+
+
+def test_a_missing_box_is_told(root, capsys):
+    add(root, 'd', make_xml('<object><name>dog</name></object>'))
+    convert(root)
+    assert "object 0: box is not four numbers: {'xmin': None" in capsys.readouterr().err
+
+
+def test_files_that_are_missing_or_refused(root, capsys):
+    (root / 'ImageSets' / 'Main' / 'test.txt').write_text('gone\nc\n\nbare\nbomb\nbad\nc\n')
+    for image_id in ('bare', 'bomb', 'bad'):
+        Image.new('RGB', (32, 24)).save(root / 'JPEGImages' / f'{image_id}.png')
+    bomb = '<!DOCTYPE a [<!ENTITY x "boom">]><annotation><size>&x;</size></annotation>'
+    (root / 'Annotations' / 'bomb.xml').write_bytes(bomb.encode('utf-16'))
+    (root / 'Annotations' / 'bad.xml').write_text('<annotation>')
+    converted = convert(root, '--sets', 'test')
+    assert [image['file_name'] for image in converted['test']['images']] == ['c.png']
+    out, err = capsys.readouterr()
+    gone, bare, bomb, bad = err.splitlines()
+    assert gone == f'test: gone: no image of this name in {root / "JPEGImages"}'
+    assert 'bare.xml' in bare
+    assert 'No such file' in bare
+    assert bomb.endswith('bomb.xml: has a DOCTYPE, which is refused')
+    assert 'bad.xml: no element found: line 1, column 12' in bad
+    assert 'test: 1 images, boxes: cat 1' in out
+    assert 'problems: 4' in out
+
+
+@pytest.mark.parametrize(
+    'size',
+    ['', '<width>0</width><height>0</height>', '<width>x</width><height>9</height>'],
+)
+def test_the_size_is_read_from_the_image_where_the_xml_has_none(root, size):
+    add(root, 'd', make_xml(size=size))
+    image = convert(root)['train']['images'][2]
+    assert (image['width'], image['height']) == (32, 24)
+
+
+def test_the_size_is_that_of_the_image_as_shown(root):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    add(root, 'd', make_xml(size=''), suffix='.jpeg')
+    Image.new('RGB', (32, 24)).save(root / 'JPEGImages' / 'd.jpeg', exif=exif)
+    image = convert(root)['train']['images'][2]
+    assert (image['width'], image['height']) == (24, 32)
+
+
+def test_difficult_objects_are_kept_unless_told_otherwise(root):
+    hard = make_object('dog', ('1', '1', '3', '3'), extra='<difficult>1</difficult>')
+    add(root, 'd', make_xml(hard, make_object('dog', ('1', '1', '4', '4'))))
+    anns = convert(root)['train']['annotations']
+    assert [(ann['area'], ann['iscrowd']) for ann in anns] == [(200, 0), (4, 0), (9, 0)]
+    anns = convert(root, '--skip-difficult')['train']['annotations']
+    assert [ann['area'] for ann in anns] == [200, 9]
+
+
+@pytest.mark.parametrize(
+    ('args', 'words'),
+    [
+        (['nowhere'], 'no folder nowhere/Annotations: is VOC_ROOT right?'),
+        (['{root}', '--sets', 'train', 'tset'], "tset.txt']; in "),
+    ],
+)
+def test_wrong_arguments_end_with_one_line(root, capsys, args, words):
+    with pytest.raises(SystemExit) as info:
+        voc.main([arg.format(root=root) for arg in args] + ['--out', str(root / 'out')])
+    assert info.value.code == 2
+    err = capsys.readouterr().err
+    assert err.startswith('pascal_voc.py: ')
+    assert words in err
+    assert err.count('\n') == 1
+    assert not (root / 'out').exists()
+
+
+def test_no_usual_list_at_all(root, capsys):
+    for name in ('train', 'val'):
+        list_file = root / 'ImageSets' / 'Main' / f'{name}.txt'
+        list_file.rename(list_file.with_stem(f'dog_{name}'))
+    with pytest.raises(SystemExit):
+        convert(root)
+    assert "no such lists: ('train', 'val', 'test')" in (err := capsys.readouterr().err)
+    assert 'are: dog_train, dog_val' in err
+
+
+@pytest.mark.skipif(not BCCD.is_dir(), reason='no ../shared/data')
+def test_bccd(tmp_path, capsys):
+    voc.main([str(BCCD), '--out', str(tmp_path)])
+    err = capsys.readouterr().err
+    assert [line.split(': box')[0].rsplit('/', 1)[1] for line in err.splitlines()] == [
+        'BloodImage_00343.xml: object 3',
+        'BloodImage_00338.xml: object 12',
+    ]
+    lengths = {}
+    for name in ('train', 'val', 'test'):
+        dataset = CocoDataset(
+            str(tmp_path / f'{name}.json'),
+            data_prefix={'img': str(BCCD / 'JPEGImages')},
+            metainfo={'classes': ('WBC', 'RBC', 'Platelets')},
+        )
+        assert dataset.cat_ids == [3, 2, 1]
+        lengths[name] = len(dataset)
+    assert lengths == {'train': 205, 'val': 87, 'test': 72}
+    dataset.check_image_files(limit=10)

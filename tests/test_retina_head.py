@@ -1,0 +1,158 @@
+import copy
+import math
+
+import pytest
+import torch
+
+from ghmdet.models import RetinaHead
+from ghmdet.structures import DetDataSample, InstanceData
+
+ASSIGNER = dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4)
+CFG = dict(
+    num_classes=2,
+    in_channels=4,
+    stacked_convs=1,
+    feat_channels=4,
+    # One 16 x 16 anchor a cell on one level; cells are 16 pixels wide.
+    anchor_generator=dict(
+        type='AnchorGenerator', strides=[16], ratios=[1.0], scales=[1.0], center_offset=0.5
+    ),
+    loss_cls=dict(type='GHMC'),
+    loss_bbox=dict(type='GHMR'),
+    train_cfg=dict(assigner=ASSIGNER, sampler=dict(type='PseudoSampler')),
+    test_cfg=dict(
+        nms_pre=10,
+        min_bbox_size=0,
+        score_thr=0.3,
+        nms=dict(type='nms', iou_threshold=0.5),
+        max_per_img=5,
+    ),
+)
+
+
+def sample(bboxes=(), labels=(), ignored=(), **metainfo):
+    metainfo = {'img_shape': (32, 48), 'pad_shape': (32, 48), 'scale_factor': (2.0, 2.0)} | metainfo
+    result = DetDataSample(metainfo=metainfo)
+    result.gt_instances = InstanceData(
+        bboxes=torch.tensor(bboxes).float().reshape(-1, 4), labels=torch.tensor(labels).long()
+    )
+    result.ignored_instances = InstanceData(bboxes=torch.tensor(ignored).float().reshape(-1, 4))
+    return result
+
+
+def targets(cfg, *samples):
+    maps = [torch.zeros(len(samples), 2, 2, 3)]
+    return RetinaHead(**cfg).get_targets(maps, list(samples))
+
+
+def test_targets_worked_by_hand():
+    # Six cells of 16 pixels. The gt is the second cell, moved right by 4 and 16 * e**.1 wide.
+    width = 16 * math.exp(0.1)
+    box = [28 - width / 2, 0, 28 + width / 2, 16]
+    found = targets(CFG, sample([box], [1], pad_shape=(16, 48)), sample())
+    # Image 0: the second row of cells is padding; image 1: all background.
+    assert found.labels[0].tolist() == [2, 1, 2, 2, 2, 2] + [2] * 6
+    assert found.label_weights[0].tolist() == [1, 1, 1, 0, 0, 0] + [1] * 6
+    assert found.bbox_targets[0][1].tolist() == pytest.approx([0.25, 0, 0.1, 0], abs=1e-6)
+    assert found.bbox_weights[0].sum(1).tolist() == [0, 4] + [0] * 10
+    # One positive, and an image without any counts as one.
+    assert found.avg_factor.item() == 2
+
+
+def test_pos_weight_and_ignored_regions():
+    train_cfg = dict(assigner={**ASSIGNER, 'ignore_iof_thr': 0.5}, pos_weight=3.0)
+    found = targets({**CFG, 'train_cfg': train_cfg}, sample([[0, 0, 16, 16]], [0], [[16, 0, 48, 16]]))
+    assert found.label_weights[0].tolist() == [3, 0, 0, 1, 1, 1]
+    assert found.labels[0].tolist() == [0, 2, 2, 2, 2, 2]
+
+
+def test_losses_get_the_flattened_maps():
+    head = RetinaHead(**{**CFG, 'loss_cls': dict(type='FocalLoss'), 'loss_bbox': dict(type='L1Loss')})
+    head.init_weights()
+    with torch.no_grad():
+        head.retina_reg.weight.zero_()
+        head.retina_reg.bias.copy_(torch.tensor([0.25, 0.0, 0.5, -0.5]))
+    losses = head.loss([torch.zeros(1, 4, 2, 3)], [sample([[16, 0, 32, 16]], [1])])
+    # One positive whose deltas are 0: |.25| + |0| + |.5| + |-.5|
+    assert losses['loss_bbox'][0].item() == pytest.approx(1.25)
+    # All scores are .01: eleven negatives and one positive.
+    negative = 0.75 * 0.01**2 * -math.log(0.99)
+    positive = 0.25 * 0.99**2 * -math.log(0.01)
+    assert losses['loss_cls'][0].item() == pytest.approx(11 * negative + positive, rel=1e-4)
+
+
+def test_images_without_objects_give_a_gradient_to_every_parameter():
+    head = RetinaHead(**CFG)
+    losses = head.loss([torch.randn(2, 4, 2, 3)], [sample(), sample()])
+    assert losses['loss_bbox'][0].item() == 0
+    assert losses['loss_cls'][0].item() > 0
+    (losses['loss_cls'][0] + losses['loss_bbox'][0]).backward()
+    assert all(p.grad is not None and p.grad.isfinite().all() for p in head.parameters())
+
+
+def test_detections_worked_by_hand():
+    head = RetinaHead(**{**CFG, 'stacked_convs': 0})
+    with torch.no_grad():
+        for conv in (head.retina_cls, head.retina_reg):
+            conv.weight.zero_()
+            conv.bias.zero_()
+        # Channel k of the input is the logit of class k; the deltas move right by half a width.
+        head.retina_cls.weight[0, 0, 1, 1] = head.retina_cls.weight[1, 1, 1, 1] = 1
+        head.retina_reg.bias[0] = 0.5
+    feat = torch.full((1, 4, 2, 3), -5.0)
+    feat[0, 1, 0, 2] = 1.0  # class 1, the cell at x 32, y 0
+    feat[0, 0, 1, 0] = 2.0  # class 0, the cell at x 0, y 16
+    found = head.predict([feat], [sample()])[0]
+    # The first one is cut at the image's right edge.
+    assert found.bboxes.tolist() == [[8, 16, 24, 32], [40, 0, 48, 16]]
+    assert found.labels.tolist() == [0, 1]
+    assert found.scores.tolist() == pytest.approx([1 / (1 + math.exp(-x)) for x in (2.0, 1.0)])
+    rescaled = head.predict([feat], [sample()], rescale=True)[0]
+    assert rescaled.bboxes.tolist() == [[4, 8, 12, 16], [20, 0, 24, 8]]
+    assert len(head.predict([torch.full_like(feat, -5.0)], [sample()])[0]) == 0
+
+
+def test_starts_with_scores_of_one_percent():
+    torch.manual_seed(0)
+    head = RetinaHead(num_classes=80, in_channels=64, feat_channels=64)
+    head.init_weights()
+    bias = head.retina_cls.bias
+    assert torch.sigmoid(bias).tolist() == pytest.approx([0.01] * 720)
+    assert head.cls_convs[2].conv.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    assert head.retina_reg.weight.std().item() == pytest.approx(0.01, rel=0.02)
+    assert head.retina_reg.bias.abs().max() == 0
+
+
+def test_anchor_default_is_retinanets():
+    head = RetinaHead(num_classes=1, in_channels=4)
+    assert head.prior_generator.num_base_priors == [9] * 5
+    base = head.prior_generator.base_anchors[0]
+    assert base[3].tolist() == pytest.approx([-16, -16, 16, 16])
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(num_classes=0), 'num_classes must be an integer of at least 1, got 0'),
+        (dict(train_cfg=dict(sampler=dict(type='RandomSampler'))), 'train_cfg.sampler: only Pseudo'),
+        (dict(train_cfg=dict(allowed_border=0)), 'train_cfg.allowed_border: only -1'),
+    ],
+)
+def test_settings_out_of_range(change, message):
+    with pytest.raises(ValueError, match=message):
+        RetinaHead(**{**copy.deepcopy(CFG), **change})
+
+
+def test_training_needs_an_assigner():
+    head = RetinaHead(**{**CFG, 'train_cfg': None})
+    with pytest.raises(ValueError, match='model.train_cfg.assigner is needed for training'):
+        head.loss([torch.zeros(1, 4, 2, 3)], [sample()])
+
+
+def test_levels_of_unequal_anchor_count():
+    class Uneven:
+        num_base_priors = [9, 3]
+
+    from_outside = dict(type=lambda: Uneven())
+    with pytest.raises(ValueError, match=r'as many anchors per cell, got \[9, 3\]'):
+        RetinaHead(**{**CFG, 'anchor_generator': from_outside})

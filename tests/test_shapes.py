@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from ghmdet.datasets import SHAPES_CLASSES, CocoDataset, draw_shapes
+from ghmdet.datasets import shapes as shapes_module
+from ghmdet.datasets.shapes import _annotate_item, _draw_image, _draw_mask, _Item
+
+TOOL = Path(__file__).parents[1] / 'tools' / 'dataset_converters' / 'shapes.py'
+
+
+@pytest.fixture(scope='module')
+def drawn(tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp('shapes')
+    draw_shapes(out, {'train': 50, 'val': 10})
+    return out
+
+
+def read_tree(folder: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(folder).as_posix(): path.read_bytes()
+        for path in folder.rglob('*')
+        if path.is_file()
+    }
+
+
+def test_the_seed_is_all_that_matters(tmp_path):
+    np.random.seed(5)
+    random.seed(5)
+    before = np.random.get_state()[1].tolist(), random.getstate()
+    for folder in ('a', 'b'):
+        draw_shapes(tmp_path / folder, {'train': 3, 'val': 2}, seed=1)
+    draw_shapes(tmp_path / 'c', {'train': 3, 'val': 2}, seed=2)
+    a, b, c = (read_tree(tmp_path / folder) for folder in 'abc')
+    assert a == b
+    assert a.keys() == c.keys()
+    assert not any(a[name] == c[name] for name in a)
+    assert (np.random.get_state()[1].tolist(), random.getstate()) == before
+
+
+def test_an_image_does_not_depend_on_the_others(tmp_path):
+    draw_shapes(tmp_path / 'a', {'train': 2})
+    draw_shapes(tmp_path / 'b', {'val': 1, 'train': 3})
+    a, b = read_tree(tmp_path / 'a'), read_tree(tmp_path / 'b')
+    assert a['train/00002.jpg'] == b['train/00002.jpg']
+    assert b['val/00001.jpg'] != b['train/00001.jpg']
+
+
+def test_all_that_a_detector_meets_is_there(drawn):
+    coco = json.loads((drawn / 'annotations' / 'train.json').read_text())
+    assert [image['id'] for image in coco['images']] == list(range(1, 51))
+    assert [ann['id'] for ann in coco['annotations']] == list(
+        range(1, len(coco['annotations']) + 1)
+    )
+    assert [category['name'] for category in coco['categories']] == list(SHAPES_CLASSES)
+    assert {(image['width'], image['height']) for image in coco['images']} == {
+        (256, 192),
+        (192, 256),
+    }
+    objects = [ann for ann in coco['annotations'] if not ann['iscrowd']]
+    sizes = Counter(np.searchsorted([32**2, 96**2], ann['area']) for ann in objects)
+    assert min(sizes[0], sizes[1], sizes[2]) >= 4
+    assert min(Counter(ann['category_id'] for ann in objects).values()) >= 20
+    # Every 25th image from the first has a crowd, every 20th from the tenth is empty.
+    crowds = [ann['image_id'] for ann in coco['annotations'] if ann['iscrowd']]
+    assert crowds == [1, 26]
+    assert set(range(1, 51)) - {ann['image_id'] for ann in coco['annotations']} == {10, 30, 50}
+    assert max(Counter(ann['image_id'] for ann in objects).values()) == 5
+
+
+def test_boxes_lie_in_the_image_and_hold_their_area(drawn):
+    for split in ('train', 'val'):
+        coco = json.loads((drawn / 'annotations' / f'{split}.json').read_text())
+        sizes_wh = {image['id']: (image['width'], image['height']) for image in coco['images']}
+        for image in coco['images']:
+            picture = cv2.imread(str(drawn / split / image['file_name']))
+            assert picture.shape == (image['height'], image['width'], 3)
+        for ann in coco['annotations']:
+            (x, y, w, h), (width, height) = ann['bbox'], sizes_wh[ann['image_id']]
+            assert 0 <= x < x + w <= width
+            assert 0 <= y < y + h <= height
+            assert 0.2 * w * h < ann['area'] <= w * h
+
+
+@pytest.mark.parametrize(
+    ('label', 'share'), [(0, np.pi / 4), (1, 0.5), (2, 3 * np.sqrt(3) / 16)], ids=SHAPES_CLASSES
+)
+def test_shapes_have_the_area_of_their_polygon(label, share):
+    """As a share of the square around a circle of radius 50; cv2 fills the outline too."""
+    mask = _draw_mask(label, np.array([60.0, 60.0]), 50, 0.3, (120, 120))
+    assert mask.sum() == pytest.approx(share * 100**2, rel=0.06)
+
+
+def test_a_square_stands_on_its_side_and_a_triangle_points_up():
+    square = _draw_mask(1, np.array([20.0, 20.0]), 10 * np.sqrt(2), 0, (41, 41))
+    expected = np.zeros((41, 41), bool)
+    expected[10:31, 10:31] = True
+    np.testing.assert_array_equal(square, expected)
+    triangle = _draw_mask(2, np.array([20.0, 20.0]), 10, 0, (41, 41))
+    assert triangle.any(axis=1).nonzero()[0].tolist() == list(range(10, 26))
+    assert (triangle[10].sum(), triangle[25].sum()) == (1, 19)
+
+
+def test_annotation_is_of_the_visible_pixels():
+    visible = np.zeros((10, 12), bool)
+    visible[2:5, 3:9] = True
+    visible[2, 3] = False
+    ann = _annotate_item(_Item(2, visible, 30, is_crowd=True), 7)
+    assert ann == {'image_id': 7, 'category_id': 3, 'bbox': [3, 2, 6, 3], 'area': 17, 'iscrowd': 1}
+
+
+def test_nothing_is_hidden_by_more_than_two_fifths():
+    shares = []
+    for seed in range(40):
+        _, items = _draw_image(np.random.RandomState(seed), index=0)
+        assert np.sum([item.visible for item in items], axis=0).max() == 1
+        shares += [item.visible.sum() / item.num_pixels for item in items]
+    assert 0.6 <= min(shares) < 0.7
+    assert np.mean(np.array(shares) < 1) > 0.05
+
+
+def test_colours_stand_out_from_the_background(drawn):
+    """The median object differs from its surroundings by over 100 of 441 grey levels."""
+    coco = json.loads((drawn / 'annotations' / 'val.json').read_text())
+    contrasts = []
+    for ann in coco['annotations']:
+        picture = cv2.imread(str(drawn / 'val' / f'{ann["image_id"]:05d}.jpg')).astype(float)
+        x, y, w, h = ann['bbox']
+        inside = picture[y + h // 2 - 2 : y + h // 2 + 3, x + w // 2 - 2 : x + w // 2 + 3]
+        outside = np.concatenate([picture[y, x : x + w], picture[max(0, y - 3), x : x + w]])
+        contrasts.append(np.linalg.norm(inside.mean((0, 1)) - np.median(outside, axis=0)))
+    assert np.median(contrasts) > 100
+
+
+def test_it_loads(drawn):
+    dataset = CocoDataset(
+        'annotations/val.json',
+        data_root=str(drawn),
+        data_prefix={'img': 'val/'},
+        metainfo={'classes': SHAPES_CLASSES},
+        filter_cfg={'filter_empty_gt': True},
+    )
+    # Ten images, of which the tenth has no object.
+    assert len(dataset) == 9
+    dataset.check_image_files()
+
+
+def test_a_killed_run_leaves_no_annotation_file(tmp_path, monkeypatch):
+    draw_shapes(tmp_path, {'train': 2, 'val': 1})
+
+    def stop(split: str, done: int, total: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        draw_shapes(tmp_path, {'train': 2, 'val': 1}, on_image=stop)
+    assert [file.name for file in (tmp_path / 'annotations').iterdir()] == ['val.json']
+
+    monkeypatch.setattr(shapes_module.os, 'replace', stop_replacing)
+    with pytest.raises(KeyboardInterrupt):
+        draw_shapes(tmp_path, {'train': 2})
+    assert not (tmp_path / 'annotations' / 'train.json').exists()
+
+
+def stop_replacing(*_) -> None:
+    raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize(
+    ('num_images', 'seed'),
+    [({'train': 0}, 0), ({'train': 2, 'val': -1}, 0), ({}, 0), ({'a': 1}, -1)],
+)
+def test_wrong_numbers(tmp_path, num_images, seed):
+    with pytest.raises(ValueError, match=rf'at least 1 image .* got seed {seed} and \{{'):
+        draw_shapes(tmp_path / 'out', num_images, seed)
+    assert not (tmp_path / 'out').exists()
+
+
+@pytest.mark.slow
+def test_the_tool(tmp_path):
+    def run(*args: str) -> subprocess.CompletedProcess:
+        command = [sys.executable, str(TOOL), '--out', str(tmp_path / 'out'), *args]
+        return subprocess.run(command, capture_output=True, text=True)
+
+    done = run('--train', '2', '--val', '1', '--seed', '3')
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.replace('\r', '\n').split()[:6] == [
+        'train',
+        '1/2',
+        'train',
+        '2/2',
+        'val',
+        '1/1',
+    ]
+    draw_shapes(tmp_path / 'same', {'train': 2, 'val': 1}, seed=3)
+    assert read_tree(tmp_path / 'out') == read_tree(tmp_path / 'same')
+
+    failed = run('--train', '0')
+    assert failed.returncode == 2
+    assert failed.stderr.startswith('shapes.py: expected')
+    assert failed.stderr.count('\n') == 1

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import inspect
+
+import cv2
+import mmcv.transforms
+import mmengine.registry
+import numpy as np
+import pytest
+import torch
+from mmengine.dataset import Compose
+
+from ghmdet.datasets import LoadAnnotations, PackDetInputs
+from ghmdet.registry import TRANSFORMS
+
+INSTANCES = [
+    {'bbox': [1.0, 2.0, 3.0, 4.0], 'bbox_label': 5, 'ignore_flag': 0},
+    {'bbox': [0.5, 0.0, 9.0, 6.0], 'bbox_label': 2, 'ignore_flag': 1},
+    {'bbox': [2.0, 2.0, 4.0, 3.0], 'bbox_label': 0, 'ignore_flag': 0},
+]
+
+
+def test_load_annotations_gives_boxes_labels_and_flags():
+    results = LoadAnnotations()({'instances': INSTANCES})
+    assert results['gt_bboxes'].tolist() == [[1, 2, 3, 4], [0.5, 0, 9, 6], [2, 2, 4, 3]]
+    assert results['gt_bboxes_labels'].tolist() == [5, 2, 0]
+    assert results['gt_ignore_flags'].tolist() == [False, True, False]
+    dtypes = [results[key].dtype for key in ('gt_bboxes', 'gt_bboxes_labels', 'gt_ignore_flags')]
+    assert dtypes == [np.float32, np.int64, bool]
+
+
+@pytest.mark.parametrize('results', [{'instances': []}, {}])
+def test_load_annotations_without_objects(results):
+    loaded = LoadAnnotations()(results)
+    assert loaded['gt_bboxes'].shape == (0, 4)
+    assert loaded['gt_bboxes_labels'].shape == loaded['gt_ignore_flags'].shape == (0,)
+
+
+def test_load_annotations_in_parts():
+    only_labels = LoadAnnotations(with_bbox=False)({'instances': INSTANCES})
+    assert set(only_labels) == {'instances', 'gt_bboxes_labels'}
+    only_boxes = LoadAnnotations(with_label=False, box_type=None)({'instances': INSTANCES})
+    assert set(only_boxes) == {'instances', 'gt_bboxes', 'gt_ignore_flags'}
+
+
+@pytest.mark.parametrize(
+    ('kwargs', 'words'),
+    [
+        ({'with_mask': True}, 'with_mask must be False, got True'),
+        ({'with_seg': True}, 'with_seg must be False, got True'),
+        ({'box_type': 'rbox'}, "box_type must be 'hbox' or None, got 'rbox'"),
+    ],
+)
+def test_load_annotations_refuses_what_is_not_a_box(kwargs, words):
+    with pytest.raises(ValueError, match=words):
+        LoadAnnotations(**kwargs)
+
+
+def test_pack_parts_objects_from_crowds():
+    results = LoadAnnotations()({'instances': INSTANCES})
+    # As mmcv's Resize leaves them.
+    results['gt_bboxes'] = results['gt_bboxes'].astype(np.float64)
+    sample = PackDetInputs()(results)['data_samples']
+    assert sample.gt_instances.bboxes.tolist() == [[1, 2, 3, 4], [2, 2, 4, 3]]
+    assert sample.gt_instances.labels.tolist() == [5, 0]
+    assert sample.ignored_instances.bboxes.tolist() == [[0.5, 0, 9, 6]]
+    assert sample.ignored_instances.labels.tolist() == [2]
+    for instances in (sample.gt_instances, sample.ignored_instances):
+        assert (instances.bboxes.dtype, instances.labels.dtype) == (torch.float32, torch.int64)
+
+
+def test_pack_without_flags_takes_all_as_objects():
+    results = LoadAnnotations()({'instances': INSTANCES})
+    del results['gt_ignore_flags']
+    sample = PackDetInputs()(results)['data_samples']
+    assert (len(sample.gt_instances), len(sample.ignored_instances)) == (3, 0)
+    assert sample.ignored_instances.bboxes.shape == (0, 4)
+
+
+def test_pack_without_objects_or_annotations():
+    sample = PackDetInputs()(LoadAnnotations()({'instances': []}))['data_samples']
+    assert sample.gt_instances.bboxes.shape == (0, 4)
+    assert sample.ignored_instances.labels.shape == (0,)
+    sample = PackDetInputs()({'img_id': 3})['data_samples']
+    assert sample.gt_instances.keys() == sample.ignored_instances.keys() == []
+
+
+def test_pack_turns_the_image_and_keeps_its_bytes():
+    img = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
+    for view in (img, img[:, ::-1]):
+        inputs = PackDetInputs()({'img': view})['inputs']
+        assert inputs.is_contiguous()
+        assert inputs.dtype == torch.uint8
+        np.testing.assert_array_equal(inputs.numpy(), np.moveaxis(view, 2, 0))
+
+
+def test_pack_gives_grey_images_a_channel():
+    inputs = PackDetInputs()({'img': np.array([[1, 2, 3]], np.uint8)})['inputs']
+    assert inputs.tolist() == [[[1, 2, 3]]]
+
+
+def test_pack_takes_the_meta_keys_there_are():
+    results = {'img_id': 1, 'flip': True, 'height': 7, 'scale_factor': (0.5, 0.25)}
+    assert PackDetInputs()(results)['data_samples'].metainfo == {
+        'img_id': 1,
+        'flip': True,
+        'scale_factor': (0.5, 0.25),
+    }
+    assert PackDetInputs(('height',))(results)['data_samples'].metainfo == {'height': 7}
+
+
+def test_pack_refuses_lists_that_parted():
+    results = LoadAnnotations()({'instances': INSTANCES, 'img_path': 'a/b.jpg'})
+    results['gt_bboxes'] = results['gt_bboxes'][:2]
+    words = r"'bboxes': 2, 'labels': 3, 'ignore flags': 3.*dropped some.*a/b.jpg"
+    with pytest.raises(ValueError, match=words):
+        PackDetInputs()(results)
+
+
+def test_ours_win_in_our_registry_and_mmcv_keeps_its_own():
+    assert TRANSFORMS.get('LoadAnnotations') is LoadAnnotations
+    assert mmengine.registry.TRANSFORMS.get('LoadAnnotations') is mmcv.transforms.LoadAnnotations
+    assert repr(TRANSFORMS.build({'type': 'LoadAnnotations', 'with_bbox': True})) == (
+        'LoadAnnotations(with_bbox=True, with_label=True)'
+    )
+    assert repr(PackDetInputs(('img_id',))) == "PackDetInputs(meta_keys=('img_id',))"
+
+
+def test_a_pipeline_of_mmdetection(tmp_path):
+    """60x40 to 120x80 within (1333, 80), then mirrored: x becomes 120 - 2 x, y becomes 2 y."""
+    img = np.zeros((40, 60, 3), np.uint8)
+    img[:, :30] = 200
+    cv2.imwrite(str(tmp_path / 'a.png'), img)
+    steps = [
+        {'type': 'LoadImageFromFile', 'backend_args': None},
+        {'type': 'LoadAnnotations', 'with_bbox': True},
+        {'type': 'Resize', 'scale': (1333, 80), 'keep_ratio': True},
+        {'type': 'RandomFlip', 'prob': 1.0},
+        {'type': 'PackDetInputs'},
+    ]
+    pipeline = Compose([TRANSFORMS.build(step) for step in steps])
+    instances = [
+        {'bbox': [1, 2, 11, 12], 'bbox_label': 0, 'ignore_flag': 0},
+        {'bbox': [50, 30, 70, 50], 'bbox_label': 1, 'ignore_flag': 1},
+    ]
+    packed = pipeline({'img_path': str(tmp_path / 'a.png'), 'img_id': 4, 'instances': instances})
+    sample = packed['data_samples']
+    assert packed['inputs'].shape == (3, 80, 120)
+    assert packed['inputs'][0, 0, [0, 119]].tolist() == [0, 200]
+    assert sample.gt_instances.bboxes.tolist() == [[98, 4, 118, 24]]
+    # Resize clips to the image, which this crowd region overhangs.
+    assert sample.ignored_instances.bboxes.tolist() == [[0, 60, 20, 80]]
+    assert sample.metainfo == {
+        'img_id': 4,
+        'img_path': str(tmp_path / 'a.png'),
+        'ori_shape': (40, 60),
+        'img_shape': (80, 120),
+        'scale_factor': (2.0, 2.0),
+        'flip': True,
+        'flip_direction': 'horizontal',
+    }
+
+
+@pytest.mark.parametrize(
+    'step',
+    [
+        {'type': 'Resize', 'scale': (30, 20)},
+        {'type': 'RandomResize', 'scale': (30, 20), 'ratio_range': (0.5, 2.0)},
+        {'type': 'RandomChoiceResize', 'scales': [(30, 20)]},
+        {'type': 'RandomFlip', 'prob': 1.0, 'direction': 'diagonal'},
+        {'type': 'Pad', 'size_divisor': 32},
+        {'type': 'CenterCrop', 'crop_size': 4},
+        {'type': 'RandomGrayscale', 'prob': 1.0},
+    ],
+    ids=lambda step: step['type'],
+)
+def test_no_transform_of_mmcv_drops_a_box(step):
+    """They know nothing of the ignore flags, which must stay aligned with the boxes."""
+    results = LoadAnnotations()({'instances': INSTANCES})
+    results |= {'img': np.zeros((10, 12, 3), np.uint8), 'img_shape': (10, 12)}
+    sample = PackDetInputs()(TRANSFORMS.build(step)(results))['data_samples']
+    assert sample.gt_instances.labels.tolist() == [5, 0]
+    assert sample.gt_instances.bboxes.shape == (2, 4)
+
+
+def test_defaults_are_those_of_mmdetection():
+    assert inspect.signature(PackDetInputs).parameters['meta_keys'].default == (
+        'img_id',
+        'img_path',
+        'ori_shape',
+        'img_shape',
+        'scale_factor',
+        'flip',
+        'flip_direction',
+    )
