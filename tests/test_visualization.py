@@ -70,7 +70,8 @@ def test_line_width_in_pixels():
     image = np.zeros((120, 200, 3), np.uint8)
     sample = DetDataSample(gt_instances=instances([BOX], [0]))
     drawn = visualizer(line_width=3).add_datasample('x', image, sample)
-    assert [row for row in range(80, 120) if drawn[row, 55].any()] == [89, 90, 91]
+    rows = [row for row in range(70, 120) if drawn[row, 55].any()]
+    assert rows in ([89, 90, 91], [88, 89, 90, 91, 92])  # OpenCV 4, OpenCV 5
 
 
 def test_ground_truth_left_detections_right():
@@ -104,9 +105,10 @@ def test_one_panel_may_be_left_out(draw, color):
         None,
         DetDataSample(),
         DetDataSample(gt_instances=instances()),
+        DetDataSample(gt_instances=InstanceData(), ignored_instances=InstanceData()),
         DetDataSample(pred_instances=instances([BOX], [0], [0.3])),
     ],
-    ids=['no sample', 'empty sample', 'no truth', 'score at the threshold'],
+    ids=['no sample', 'empty sample', 'no truth', 'truth not loaded', 'score at the threshold'],
 )
 def test_nothing_to_draw_gives_the_image(sample):
     image = background()

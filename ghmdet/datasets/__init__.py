@@ -1,1 +1,17 @@
-"""x."""
+"""The data room: from an annotation file to the `inputs` and `data_samples` of one batch."""
+
+from ghmdet.datasets.batch_sampler import AspectRatioBatchSampler
+from ghmdet.datasets.coco import CocoDataset
+from ghmdet.datasets.coco_file import read_coco
+from ghmdet.datasets.shapes import SHAPES_CLASSES, draw_shapes
+from ghmdet.datasets.transforms import LoadAnnotations, PackDetInputs
+
+__all__ = [
+    'SHAPES_CLASSES',
+    'AspectRatioBatchSampler',
+    'CocoDataset',
+    'LoadAnnotations',
+    'PackDetInputs',
+    'draw_shapes',
+    'read_coco',
+]

@@ -1,1 +1,6 @@
-"""x."""
+"""Metrics that mmengine's Evaluator builds from the METRICS registry."""
+
+from .coco_metric import CocoMetric
+from .dump_det_results import DumpDetResults
+
+__all__ = ['CocoMetric', 'DumpDetResults']

@@ -1,0 +1,143 @@
+"""Cures for faults of mmengine that would stop or clutter a run.
+
+One function per fault, named after it and citing a public report of it. Each first probes for the
+fault and leaves a healthy (newer, older or forked) mmengine as it is; what decides is behaviour,
+never a version number. `ghmdet.engine` calls `apply` when it is imported.
+"""
+
+from __future__ import annotations
+
+import logging
+import platform
+import sys
+import warnings
+from collections.abc import Callable
+from importlib.util import find_spec
+from typing import Any
+
+import mmengine
+import torch
+from mmengine.config import Config
+from mmengine.config import config as config_module
+from mmengine.fileio import file_client
+from mmengine.utils import dl_utils
+
+_OLD_FILE_CLIENT = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
+
+
+def apply() -> None:
+    """Run every cure; calling it again changes nothing."""
+    cure_find_loader()
+    cure_distutils()
+    cure_file_client_warnings()
+    cure_config_formatter()
+
+
+def cure_find_loader() -> None:
+    """Look for compiled mmcv ops without `pkgutil.find_loader`.
+
+    It is deprecated since Python 3.12 and gone from 3.14, where every run on one device stops at
+    building the model (https://github.com/python/cpython/issues/120581).
+    """
+    available = dl_utils.mmcv_full_available
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter('error', DeprecationWarning)
+            available()
+    except (AttributeError, DeprecationWarning):
+        _rebind(available, _has_compiled_mmcv)
+
+
+def cure_distutils() -> None:
+    """Report the environment without `distutils`.
+
+    Python 3.12 dropped it, so a start without setuptools' stand-in stops at the report that heads
+    every log (https://peps.python.org/pep-0632).
+    """
+    if find_spec('distutils') is None:
+        _rebind(dl_utils.collect_env, _report_environment)
+
+
+def cure_file_client_warnings() -> None:
+    """Demote to DEBUG two warnings that each run prints about mmengine's own choice of class.
+
+    They concern mmengine's hooks, and a user can do nothing about them (they head the log in
+    https://github.com/open-mmlab/mmpose/issues/2669, for one).
+    """
+    original = getattr(file_client, 'print_log', None)
+    if original is None or getattr(original, 'demotes_file_client', False):
+        return
+
+    def print_log(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:
+        known = str(msg).startswith(_OLD_FILE_CLIENT)
+        original(msg, logger=logger, level=logging.DEBUG if known else level)
+
+    print_log.demotes_file_client = True  # type: ignore[attr-defined]
+    file_client.print_log = print_log
+
+
+def cure_config_formatter() -> None:
+    """Write a config as unformatted text where yapf cannot format it.
+
+    yapf changes its interface and fails on valid code; the run then stops before it has begun
+    (https://github.com/open-mmlab/mmdetection/issues/10962).
+    """
+    if _survives_formatter():
+        return
+    formatted = Config.pretty_text.fget
+
+    def pretty_text(self: Config) -> str:
+        """Config as Python text, formatted by yapf if yapf can."""
+        try:
+            return formatted(self)
+        except SyntaxError:  # whatever the formatter raised
+            object.__setattr__(self, '_format_python_code', False)
+            return formatted(self)
+
+    Config.pretty_text = property(pretty_text)
+
+
+def _survives_formatter() -> bool:
+    """Whether a config still has a text when the formatter raises."""
+    formatter = getattr(config_module, 'FormatCode', None)
+
+    def broken(*_: Any, **__: Any) -> None:
+        raise TypeError('probe of ghmdet.compat')
+
+    config_module.FormatCode = broken
+    try:
+        return bool(Config({'probe': 1}).pretty_text)
+    except SyntaxError:
+        return False
+    finally:
+        if formatter is None:
+            del config_module.FormatCode
+        else:
+            config_module.FormatCode = formatter
+
+
+def _rebind(old: Callable, new: Callable) -> None:
+    """Replace a function in every loaded module of mmengine that holds it by its name."""
+    name = old.__name__
+    for module_name, module in list(sys.modules.items()):
+        if module_name.split('.')[0] == 'mmengine' and vars(module).get(name) is old:
+            setattr(module, name, new)
+
+
+def _has_compiled_mmcv() -> bool:
+    """Whether full mmcv, not mmcv-lite, is installed."""
+    return find_spec('mmcv') is not None and find_spec('mmcv._ext') is not None
+
+
+def _report_environment() -> dict[str, Any]:
+    """Versions and devices for the head of a log."""
+    devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+    return {
+        'sys.platform': sys.platform,
+        'Python': platform.python_version(),
+        'CUDA available': torch.cuda.is_available(),
+        'GPUs': ', '.join(devices) or 'none',
+        'PyTorch': torch.__version__,
+        'PyTorch compiling details': torch.__config__.show(),
+        'MMEngine': mmengine.__version__,
+    }

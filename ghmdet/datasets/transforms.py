@@ -1,0 +1,174 @@
+"""First and last step on the annotations of an image; mmcv's transforms do what lies between.
+
+mmcv's Resize, RandomFlip, RandomChoiceResize, RandomResize and Pad act on a plain `gt_bboxes` array
+and never drop a box, so labels and ignore flags stay aligned with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from mmcv.transforms import BaseTransform
+from torch import Tensor
+
+from ghmdet.registry import TRANSFORMS
+from ghmdet.structures import DetDataSample, InstanceData
+
+
+@TRANSFORMS.register_module()
+class LoadAnnotations(BaseTransform):
+    """Turn the `instances` of an image into arrays.
+
+    Adds `gt_bboxes` float32 (n, 4) x1, y1, x2, y2 in pixels, `gt_bboxes_labels` int64 (n,) and
+    `gt_ignore_flags` bool (n,), True for crowd regions; mmcv's class of this name lacks the flags.
+
+    Args:
+        with_bbox: whether to add boxes and flags.
+        with_label: whether to add labels.
+        with_mask: only False; ghmdet has no masks.
+        with_seg: only False.
+        box_type: 'hbox' or None; boxes are plain arrays either way.
+
+    Raises:
+        ValueError: masks, segmentation or another box type are asked for.
+
+    Example:
+        >>> instance = dict(bbox=[1, 2, 3, 4], bbox_label=5, ignore_flag=1)
+        >>> results = LoadAnnotations()(dict(instances=[instance]))
+        >>> results['gt_bboxes'].tolist(), results['gt_ignore_flags'].tolist()
+        ([[1.0, 2.0, 3.0, 4.0]], [True])
+    """
+
+    def __init__(
+        self,
+        with_bbox: bool = True,
+        with_label: bool = True,
+        with_mask: bool = False,
+        with_seg: bool = False,
+        box_type: str | None = 'hbox',
+    ) -> None:
+        for key, value in (('with_mask', with_mask), ('with_seg', with_seg)):
+            if value:
+                raise ValueError(
+                    f'LoadAnnotations: {key} must be False, got {value!r}; ghmdet detects boxes '
+                    'only, remove the key from the pipeline in the config'
+                )
+        if box_type not in ('hbox', None):
+            raise ValueError(f"LoadAnnotations: box_type must be 'hbox' or None, got {box_type!r}")
+        self.with_bbox = with_bbox
+        self.with_label = with_label
+
+    def transform(self, results: dict) -> dict:
+        """Add the arrays to `results`.
+
+        Args:
+            results: has `instances`, a list of dicts with `bbox`, `bbox_label`, `ignore_flag`.
+        """
+        instances = results.get('instances', [])
+        if self.with_bbox:
+            bboxes = [instance['bbox'] for instance in instances]
+            flags = [instance['ignore_flag'] for instance in instances]
+            results['gt_bboxes'] = np.array(bboxes, dtype=np.float32).reshape(-1, 4)
+            results['gt_ignore_flags'] = np.array(flags, dtype=bool)
+        if self.with_label:
+            labels = [instance['bbox_label'] for instance in instances]
+            results['gt_bboxes_labels'] = np.array(labels, dtype=np.int64)
+        return results
+
+    def __repr__(self) -> str:
+        return f'LoadAnnotations(with_bbox={self.with_bbox}, with_label={self.with_label})'
+
+
+@TRANSFORMS.register_module()
+class PackDetInputs(BaseTransform):
+    """Turn the results of the pipeline into `inputs` and `data_samples`.
+
+    `inputs` is the image as a contiguous tensor (3, h, w), uint8 unless an earlier step changed the
+    type; a grey image (h, w) becomes (1, h, w). `data_samples` is a `DetDataSample` whose
+    `gt_instances` and `ignored_instances` have `bboxes` float32 (n, 4) in pixels of `inputs` and
+    `labels` int64 (n,), parted by `gt_ignore_flags`. Without annotations both are empty.
+
+    Args:
+        meta_keys: which keys of the results become metainfo; those absent are passed over.
+
+    Example:
+        >>> results = dict(img=np.zeros((4, 6, 3), np.uint8), img_id=7)
+        >>> packed = PackDetInputs()(results)
+        >>> packed['inputs'].shape, packed['data_samples'].img_id
+        (torch.Size([3, 4, 6]), 7)
+    """
+
+    def __init__(
+        self,
+        meta_keys: Sequence[str] = (
+            'img_id',
+            'img_path',
+            'ori_shape',
+            'img_shape',
+            'scale_factor',
+            'flip',
+            'flip_direction',
+        ),
+    ) -> None:
+        self.meta_keys = meta_keys
+
+    def transform(self, results: dict) -> dict:
+        """Pack one image.
+
+        Args:
+            results: may have `img` (h, w, 3) or (h, w), `gt_bboxes` (n, 4), `gt_bboxes_labels`
+                (n,), `gt_ignore_flags` (n,) and the `meta_keys`.
+
+        Raises:
+            ValueError: boxes, labels and flags differ in number.
+        """
+        packed: dict = {}
+        if 'img' in results:
+            packed['inputs'] = _pack_image(results['img'])
+        sample = DetDataSample(
+            metainfo={key: results[key] for key in self.meta_keys if key in results}
+        )
+        sample.gt_instances, sample.ignored_instances = _pack_instances(results)
+        packed['data_samples'] = sample
+        return packed
+
+    def __repr__(self) -> str:
+        return f'PackDetInputs(meta_keys={self.meta_keys})'
+
+
+def _pack_image(img: np.ndarray) -> Tensor:
+    if img.ndim == 2:
+        img = img[..., None]
+    return torch.from_numpy(np.ascontiguousarray(img.transpose(2, 0, 1)))
+
+
+def _pack_instances(results: dict) -> tuple[InstanceData, InstanceData]:
+    """Part what is to be learnt from what is to be ignored."""
+    gt, ignored = InstanceData(), InstanceData()
+    fields = {
+        'bboxes': ('gt_bboxes', np.float32),
+        'labels': ('gt_bboxes_labels', np.int64),
+    }
+    found = {
+        # mmcv's Resize makes boxes float64.
+        name: np.asarray(results[key], dtype=dtype)
+        for name, (key, dtype) in fields.items()
+        if key in results
+    }
+    if not found:
+        return gt, ignored
+    num_gts = len(next(iter(found.values())))
+    flags = np.asarray(results.get('gt_ignore_flags', np.zeros(num_gts)), dtype=bool)
+    lengths = {name: len(value) for name, value in found.items()} | {'ignore flags': len(flags)}
+    if len(set(lengths.values())) > 1:
+        raise ValueError(
+            f'PackDetInputs: boxes, labels and flags must be as many, got {lengths}; a transform '
+            'in the pipeline dropped some without the others (image '
+            f'{results.get("img_path", results.get("img_id"))})'
+        )
+    for name, value in found.items():
+        setattr(gt, name, torch.from_numpy(value[~flags]))
+        setattr(ignored, name, torch.from_numpy(value[flags]))
+    return gt, ignored

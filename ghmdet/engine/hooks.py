@@ -1,0 +1,134 @@
+"""Hooks for mmengine's Runner."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from mmengine.hooks import Hook
+from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import Runner
+
+from ghmdet.registry import HOOKS
+
+_SPLITS = ('train', 'val', 'test')
+
+
+@HOOKS.register_module()
+class DoorCheckHook(Hook):
+    """Stop a run before its first step where model, datasets and metrics do not fit together.
+
+    Looks at the loops that mmengine has built (train and val for training, one for the others):
+    whether each dataset has as many classes as the head, whether all have the same classes in the
+    same order, and, for datasets with a method `check_image_files(limit)`, whether the images are
+    there. A metric that reads another annotation file than the dataset is only warned about.
+    Says nothing when all is well.
+
+    Args:
+        image_limit: how many image files to look for in each dataset.
+    """
+
+    priority = 'VERY_HIGH'
+
+    def __init__(self, image_limit: int = 2000) -> None:
+        self.image_limit = image_limit
+
+    def before_run(self, runner: Runner) -> None:
+        """Check what is built; mmengine calls this before it initialises or loads weights.
+
+        Raises:
+            ValueError: class lists and `model.bbox_head.num_classes` disagree.
+        """
+        loops = _built_loops(runner)
+        classes = {split: _classes_of(split, loop) for split, loop in loops.items()}
+        known = {split: names for split, names in classes.items() if names is not None}
+        _check_head(runner.model, known)
+        _check_agreement(known)
+        for split, loop in loops.items():
+            self._check_files(runner, split, loop)
+
+    def _check_files(self, runner: Runner, split: str, loop: Any) -> None:
+        datasets = list(_plain_datasets(loop.dataloader.dataset))
+        for dataset in datasets:
+            if hasattr(dataset, 'check_image_files'):
+                dataset.check_image_files(limit=self.image_limit)
+        read = {os.path.realpath(d.ann_file) for d in datasets if getattr(d, 'ann_file', None)}
+        for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
+            ann_file = getattr(metric, 'ann_file', None)
+            if ann_file and read and os.path.realpath(ann_file) not in read:
+                runner.logger.warning(
+                    f'{split}_evaluator ({type(metric).__name__}) has ann_file={ann_file}, but '
+                    f'{split}_dataloader reads {", ".join(sorted(read))}: the metric will compare '
+                    f'detections with another annotation file. Remove {split}_evaluator.ann_file '
+                    'or give both the same file.'
+                )
+
+
+def _built_loops(runner: Runner) -> dict[str, Any]:
+    """The loops that are more than their config yet."""
+    loops = {split: getattr(runner, f'_{split}_loop', None) for split in _SPLITS}
+    return {split: loop for split, loop in loops.items() if hasattr(loop, 'dataloader')}
+
+
+def _plain_datasets(dataset: Any) -> Iterator[Any]:
+    """The datasets inside of repeating, balancing and concatenating ones."""
+    inside = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
+    for part in inside:
+        if part is None:
+            yield dataset
+        else:
+            yield from _plain_datasets(part)
+
+
+def _classes_of(split: str, loop: Any) -> tuple[str, ...] | None:
+    """Class names, read from the innermost dataset: a wrapper holds a copy from before its init."""
+    dataset = next(_plain_datasets(loop.dataloader.dataset))
+    if hasattr(dataset, 'full_init'):
+        dataset.full_init()
+    classes = getattr(dataset, 'metainfo', {}).get('classes')
+    if isinstance(classes, str):
+        raise ValueError(
+            f'{split}_dataloader.dataset.metainfo.classes must be a tuple of names, but is the '
+            f'string {classes!r}; for one class write classes=({classes!r},)'
+        )
+    return None if classes is None else tuple(classes)
+
+
+def _check_head(model: Any, classes: dict[str, tuple[str, ...]]) -> None:
+    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
+        model = model.module
+    wanted = getattr(getattr(model, 'bbox_head', None), 'num_classes', None)
+    if wanted is None:
+        return
+    for split, names in classes.items():
+        if len(names) != wanted:
+            raise ValueError(
+                f'{split}_dataloader has a dataset of {len(names)} classes ({_shorten(names)}), '
+                f'but model.bbox_head.num_classes is {wanted}. Set '
+                f'model.bbox_head.num_classes={len(names)}, or name the classes to use in '
+                f'{split}_dataloader.dataset.metainfo=dict(classes=(...)).'
+            )
+
+
+def _check_agreement(classes: dict[str, tuple[str, ...]]) -> None:
+    for split, names in classes.items():
+        first, expected = next(iter(classes.items()))
+        if names == expected:
+            continue
+        place = next(i for i in range(len(names) + 1) if names[i : i + 1] != expected[i : i + 1])
+        raise ValueError(
+            f'{first}_dataloader and {split}_dataloader differ in their classes: number {place} is '
+            f'{_at(expected, place)} in {first} ({_shorten(expected)}), {_at(names, place)} in '
+            f'{split} ({_shorten(names)}). A class is known by its place in the list, so give '
+            'every dataset the same metainfo=dict(classes=(...)).'
+        )
+
+
+def _at(names: Sequence[str], place: int) -> str:
+    return repr(names[place]) if place < len(names) else 'missing'
+
+
+def _shorten(names: Sequence[str], limit: int = 5) -> str:
+    rest = len(names) - limit
+    return ', '.join(names[:limit]) + (f' and {rest} more' if rest > 0 else '')

@@ -1,0 +1,300 @@
+"""COCO average precision and recall of boxes."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import os
+import time
+from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import faster_coco_eval
+import numpy as np
+import torch
+from mmengine.evaluator import BaseMetric
+from mmengine.logging import print_log
+from pycocotools.coco import COCO
+from pycocotools.cocoeval import COCOeval
+
+from ghmdet.registry import METRICS
+
+from .coco_annotations import CocoAnnotations
+from .coco_summary import (
+    check_iou_thrs,
+    check_metric_items,
+    check_proposal_nums,
+    class_values,
+    format_table,
+    mean_value,
+    summary_items,
+)
+
+_BACKENDS = {
+    'faster_coco_eval': (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
+    'pycocotools': (COCO, COCOeval),
+}
+
+
+@METRICS.register_module()
+class CocoMetric(BaseMetric):
+    """Mean average precision as COCO defines it, for boxes in pixels of the original image.
+
+    All images of `ann_file` are evaluated: one that was never predicted counts as all missed.
+    Values are fractions in [0, 1] at full precision. -1 means that there is no ground truth to
+    measure (no large object for `mAP_l`, say); a class without is nan, 'n/a' in the table, and left
+    out of the means. If nothing at all was detected, every value is 0.
+
+    Args:
+        ann_file: the COCO JSON; its image ids may be of any JSON type, its category ids in any
+            order. Classes are found by name.
+        metric: 'bbox' (keys `bbox_mAP`, ...) or 'proposal' (class-agnostic recall, keys `AR@100`,
+            ...), or a list of both.
+        classwise: also return `<class>_precision` for each class, and log a table.
+        proposal_nums: detections per image and class to count. `mAP` counts 100 where 100 is among
+            them, else the most; the other mAP items and `<class>_precision` count the most.
+        iou_thrs: IoU thresholds in (0, 1]; None is 0.5, 0.55, ..., 0.95. `mAP_50` and `mAP_75` are
+            left out where their threshold is not among them.
+        metric_items: names to return, of `mAP mAP_50 mAP_75 mAP_s mAP_m mAP_l AR@n AR_s@n AR_m@n
+            AR_l@n` (n of `proposal_nums`; by area: the largest). None: all mAP for 'bbox', all AR
+            for 'proposal'.
+        format_only: write the results and return no metric; `ann_file` may lack annotations.
+        outfile_prefix: write COCO results (boxes x, y, w, h) to `<outfile_prefix>.bbox.json`.
+        backend_args: how to read `ann_file`, see `mmengine.fileio.get`.
+        collect_device: 'cpu' or 'gpu', where results of several processes are gathered.
+        prefix: put before each key; None is `coco`.
+        backend: 'faster_coco_eval', or 'pycocotools' for the same numbers ten times slower.
+
+    Raises:
+        FileNotFoundError: `ann_file` does not exist.
+        ValueError: an argument or the content of `ann_file` is not as described above.
+
+    Example:
+        >>> import tempfile
+        >>> content = dict(
+        ...     images=[dict(id='a')],
+        ...     categories=[dict(id=9, name='cat')],
+        ...     annotations=[dict(id=0, image_id='a', category_id=9, bbox=[10, 10, 20, 30])],
+        ... )
+        >>> with tempfile.NamedTemporaryFile('w', suffix='.json') as file:
+        ...     json.dump(content, file)
+        ...     file.flush()
+        ...     metric = CocoMetric(file.name, metric_items=['mAP', 'mAP_l'])
+        >>> metric.dataset_meta = dict(classes=('cat',))
+        >>> found = dict(bboxes=[[10, 10, 30, 40]], scores=[0.9], labels=[0])
+        >>> metric.process({}, [dict(img_id='a', pred_instances=found)])
+        >>> metric.evaluate(size=1)  # doctest: +SKIP
+        {'coco/bbox_mAP': 1.0, 'coco/bbox_mAP_l': -1.0}
+    """
+
+    default_prefix = 'coco'
+
+    def __init__(
+        self,
+        ann_file: str | None = None,
+        metric: str | Sequence[str] = 'bbox',
+        classwise: bool = False,
+        proposal_nums: Sequence[int] = (100, 300, 1000),
+        iou_thrs: float | Sequence[float] | None = None,
+        metric_items: Sequence[str] | None = None,
+        format_only: bool = False,
+        outfile_prefix: str | None = None,
+        backend_args: dict | None = None,
+        collect_device: str = 'cpu',
+        prefix: str | None = None,
+        backend: str = 'faster_coco_eval',
+    ) -> None:
+        super().__init__(collect_device=collect_device, prefix=prefix)
+        self.metrics = [metric] if isinstance(metric, str) else list(metric)
+        if not self.metrics or not {'bbox', 'proposal'}.issuperset(self.metrics):
+            raise ValueError(
+                f"CocoMetric: metric must be 'bbox', 'proposal' or a list of them, got {metric!r}; "
+                'ghmdet detects boxes, there are no masks or keypoints to evaluate'
+            )
+        if backend not in _BACKENDS:
+            raise ValueError(f'CocoMetric: backend must be of {list(_BACKENDS)}, got {backend!r}')
+        if format_only and outfile_prefix is None:
+            raise ValueError(
+                "CocoMetric: format_only=True needs outfile_prefix, e.g. 'work_dirs/test/results'"
+            )
+        self.classwise = classwise
+        self.metric_items = metric_items
+        self.format_only = format_only
+        self.outfile_prefix = outfile_prefix
+        self.backend = backend
+        self.max_dets = check_proposal_nums(proposal_nums)
+        self.iou_thrs = check_iou_thrs(iou_thrs)
+        self._items = summary_items(self.iou_thrs, self.max_dets)
+        check_metric_items(metric_items or (), self._items)
+        self._truth = CocoAnnotations(ann_file, backend_args, annotated=not format_only)
+        self._category_ids: list[Hashable] = []
+
+    @BaseMetric.dataset_meta.setter
+    def dataset_meta(self, dataset_meta: dict) -> None:
+        """Set the dataset's metainfo, of which `classes` is used: names in order of the labels.
+
+        Raises:
+            ValueError: there are no classes, or one is not a category of `ann_file`.
+        """
+        classes = dataset_meta.get('classes')
+        if not classes or isinstance(classes, str):
+            raise ValueError(
+                f'CocoMetric: metainfo of the dataset needs `classes`, names; got {classes!r}'
+            )
+        self._dataset_meta = dataset_meta
+        self._category_ids = [self._truth.find_category(name) for name in classes]
+
+    def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
+        """Keep the detections of one batch as small arrays on the CPU.
+
+        Args:
+            data_batch: not used.
+            data_samples: dicts with `img_id` and `pred_instances`: `bboxes` (n, 4) x1, y1, x2, y2
+                in pixels of the original image, `scores` (n,), `labels` (n,).
+
+        Raises:
+            ValueError: an image is not in `ann_file`, or a label has no class.
+        """
+        for sample in data_samples:
+            instances = sample['pred_instances']
+            result = {
+                'img_id': sample['img_id'],
+                'bboxes': torch.as_tensor(instances['bboxes']).float().cpu().numpy(),
+                'scores': torch.as_tensor(instances['scores']).float().cpu().numpy(),
+                'labels': torch.as_tensor(instances['labels']).int().cpu().numpy(),
+            }
+            self._check_result(result)
+            self.results.append(result)
+
+    def compute_metrics(self, results: list[dict]) -> dict[str, float]:
+        """Evaluate what `process` kept; an image that occurs twice is counted once.
+
+        Returns:
+            Values without the prefix; empty with `format_only`.
+        """
+        start = time.perf_counter()
+        unique: dict[Hashable, dict] = {}
+        for result in results:
+            # A distributed sampler repeats images so that all processes have equally many.
+            unique.setdefault(result['img_id'], result)
+        images = list(unique.values())
+        if self.outfile_prefix is not None:
+            self._write_results(images)
+        if self.format_only:
+            return {}
+        missing = self._truth.image_index.keys() - unique.keys()
+        if missing:
+            _warn(f'{len(missing)} images were not predicted; all their objects count as missed')
+        truth = self._load(self._truth.ground_truth(self._category_ids))
+        detections = self._load(self._detections(images))
+        timing = [f'loading {time.perf_counter() - start:.2f} s']
+
+        metrics = {}
+        for metric in self.metrics:
+            start = time.perf_counter()
+            metrics.update(self._summarize(metric, self._evaluate(metric, truth, detections)))
+            timing.append(f'{metric} {time.perf_counter() - start:.2f} s')
+        print_log(f'CocoMetric: {len(images)} images, {", ".join(timing)}', logger='current')
+        if not any(len(image['scores']) for image in images):
+            _warn(
+                'nothing was detected in any image, so all metrics are 0; usual in the first '
+                'epochs, later see whether the loss is finite and test_cfg.score_thr low enough'
+            )
+            return dict.fromkeys(metrics, 0.0)
+        return metrics
+
+    def _check_result(self, result: dict) -> None:
+        """Raise where the detections of an image cannot belong to the annotation file."""
+        if result['img_id'] not in self._truth.image_index:
+            raise ValueError(
+                f'CocoMetric: image {result["img_id"]!r} is not in ann_file '
+                f'{self._truth.ann_file!r}; dataloader and evaluator must name the same file'
+            )
+        labels, count = result['labels'], len(self._category_ids)
+        wrong = labels[(labels < 0) | (labels >= count)]
+        if wrong.size:
+            raise ValueError(
+                f'CocoMetric: image {result["img_id"]!r} has label {wrong[0]}, but `classes` of '
+                f"dataset_meta has {count} names; set the head's num_classes to their number"
+            )
+
+    def _write_results(self, images: list[dict]) -> None:
+        """Write COCO results with the annotation file's ids; a file half written is never seen."""
+        path = Path(f'{self.outfile_prefix}.bbox.json')
+        partial = path.with_name(f'{path.name}.tmp')
+        path.parent.mkdir(parents=True, exist_ok=True)
+        ids = self._category_ids
+        results = [
+            {'image_id': image_id, 'category_id': ids[label], 'bbox': box, 'score': score}
+            for image_id, label, box, score in _rows(images)
+        ]
+        partial.write_text(json.dumps(results), encoding='utf-8')
+        os.replace(partial, path)
+        print_log(f'CocoMetric: {len(results)} detections written to {path}', logger='current')
+
+    def _detections(self, images: list[dict]) -> list[dict]:
+        """Return the detections as COCOeval reads them."""
+        return [
+            {
+                'id': i,
+                'image_id': self._truth.image_index[image_id],
+                'category_id': label,
+                'bbox': box,
+                'area': box[2] * box[3],
+                'iscrowd': 0,
+                'score': score,
+            }
+            for i, (image_id, label, box, score) in enumerate(_rows(images), 1)
+        ]
+
+    def _load(self, annotations: list[dict]) -> Any:
+        """Return the backend's COCO object for annotations numbered as in `ground_truth`."""
+        coco = _BACKENDS[self.backend][0]()
+        coco.dataset = {
+            'images': [{'id': index} for index in self._truth.image_index.values()],
+            'categories': [{'id': label} for label in range(len(self._category_ids))],
+            'annotations': annotations,
+        }
+        with contextlib.redirect_stdout(io.StringIO()):
+            coco.createIndex()
+        return coco
+
+    def _evaluate(self, metric: str, truth: Any, detections: Any) -> dict[str, np.ndarray]:
+        """Return COCOeval's arrays, see `coco_summary`."""
+        with contextlib.redirect_stdout(io.StringIO()):
+            evaluation = _BACKENDS[self.backend][1](truth, detections, 'bbox')
+            evaluation.params.maxDets = list(self.max_dets)
+            evaluation.params.iouThrs = self.iou_thrs
+            evaluation.params.useCats = int(metric == 'bbox')
+            evaluation.evaluate()
+            evaluation.accumulate()
+        return evaluation.eval
+
+    def _summarize(self, metric: str, arrays: dict[str, np.ndarray]) -> dict[str, float]:
+        """Return the metrics of one evaluation; with `classwise`, log the table of classes."""
+        kind, prefix = ('mAP', 'bbox_') if metric == 'bbox' else ('AR', '')
+        names = self.metric_items or [name for name in self._items if name.startswith(kind)]
+        metrics = {f'{prefix}{name}': mean_value(arrays, self._items[name]) for name in names}
+        if metric == 'bbox' and self.classwise:
+            values = class_values(arrays['precision'], self._dataset_meta['classes'], self._items)
+            header = ['category', *(name for name in self._items if name.startswith('mAP'))]
+            print_log(f'CocoMetric:\n{format_table(header, values)}', logger='current')
+            metrics |= {f'{name}_precision': numbers[0] for name, numbers in values.items()}
+        return metrics
+
+
+def _rows(images: list[dict]) -> Iterator[tuple[Hashable, int, list[float], float]]:
+    """Yield image id, label, box as x, y, w, h, and score of each detection."""
+    for image in images:
+        boxes = image['bboxes'].astype(np.float64)
+        boxes[:, 2:] -= boxes[:, :2]
+        scores, labels = image['scores'].tolist(), image['labels'].tolist()
+        for label, box, score in zip(labels, boxes.tolist(), scores, strict=True):
+            yield image['img_id'], label, box, score
+
+
+def _warn(message: str) -> None:
+    print_log(f'CocoMetric: {message}', logger='current', level=logging.WARNING)

@@ -1,0 +1,42 @@
+"""Detections as a pickle, for evaluation after the run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from mmengine.evaluator import DumpResults
+
+from ghmdet.registry import METRICS
+
+
+@METRICS.register_module()
+class DumpDetResults(DumpResults):
+    """Write what was detected, one dict per image, to a `.pkl` file (`tools/test.py --out`).
+
+    Annotations are left out: they are in the annotation file already and may be many times larger.
+
+    Example:
+        >>> metric = DumpDetResults(out_file_path='detections.pkl')
+        >>> metric.process({}, [dict(img_id=7, gt_instances={}, pred_instances={})])
+        >>> metric.results
+        [{'img_id': 7, 'pred_instances': {}}]
+    """
+
+    default_prefix = 'dump'  # never seen, as there are no metrics; mmengine warns without one
+
+    def process(self, data_batch: Any, predictions: Sequence[dict]) -> None:
+        """Keep the detections and metainfo of one batch, on the CPU.
+
+        Args:
+            data_batch: not used.
+            predictions: `DetDataSample.to_dict()` of each image; left unchanged.
+        """
+        annotations = ('gt_instances', 'ignored_instances')
+        super().process(
+            data_batch,
+            [
+                {key: value for key, value in sample.items() if key not in annotations}
+                for sample in predictions
+            ],
+        )

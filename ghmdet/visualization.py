@@ -1,0 +1,300 @@
+"""Boxes drawn into images with cv2; a window is opened only by `show=True`."""
+
+from __future__ import annotations
+
+import colorsys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import mmcv
+import numpy as np
+import torch
+from mmengine.fileio import get
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+from mmengine.visualization import Visualizer
+
+from ghmdet.registry import HOOKS, VISUALIZERS
+from ghmdet.structures import DetDataSample, InstanceData
+
+_IGNORED_COLOR = (128, 128, 128)
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_MARGIN = 2  # pixels around a text
+
+
+@VISUALIZERS.register_module()
+class DetLocalVisualizer(Visualizer):
+    """Draw ground truth and detections; colours are (r, g, b) in [0, 255].
+
+    Names are `classes` of the attribute `dataset_meta`, which the Runner's loops set. mmengine's
+    class is the base for its storage backends; its matplotlib drawing takes 100 times as long.
+
+    Args:
+        name, image, vis_backends, save_dir: as for mmengine's Visualizer.
+        bbox_color: one colour or a list with one per class; None: `palette` of `dataset_meta`, or
+            else colours spread over the hues.
+        text_color: of class name and score, one colour or a list with one per class.
+        mask_color: accepted for MMDetection's configs; there are no masks to draw.
+        line_width: of the boxes, in pixels; OpenCV 5 draws wider lines than OpenCV 4.
+        alpha: opacity of the boxes, in [0, 1].
+
+    Raises:
+        ValueError: a colour or `alpha` is not as described.
+
+    Example:
+        >>> visualizer = DetLocalVisualizer(bbox_color=(255, 0, 0), line_width=1, alpha=1.0)
+        >>> gt = InstanceData(bboxes=torch.tensor([[20, 30, 60, 60]]), labels=torch.tensor([0]))
+        >>> sample = DetDataSample(gt_instances=gt)
+        >>> drawn = visualizer.add_datasample('one', np.zeros((64, 64, 3), np.uint8), sample)
+        >>> drawn[60, 60].tolist(), drawn[61, 61].tolist()
+        ([255, 0, 0], [0, 0, 0])
+    """
+
+    # mmengine's property is None on all ranks but the first, yet every rank writes its images.
+    dataset_meta: dict | None = None
+
+    def __init__(
+        self,
+        name: str = 'visualizer',
+        image: np.ndarray | None = None,
+        vis_backends: Sequence[dict] | None = None,
+        save_dir: str | None = None,
+        bbox_color: Sequence | None = None,
+        text_color: Sequence = (200, 200, 200),
+        mask_color: Sequence | None = None,
+        line_width: float = 3,
+        alpha: float = 0.8,
+    ) -> None:
+        super().__init__(name, image, vis_backends, save_dir)
+        if not 0 <= alpha <= 1:
+            raise ValueError(f'DetLocalVisualizer: alpha must be within [0, 1], got {alpha!r}')
+        self.bbox_color = None if bbox_color is None else _color_table(bbox_color, 'bbox_color')
+        self.text_color = _color_table(text_color, 'text_color')
+        self.line_width = max(1, round(line_width))
+        self.alpha = alpha
+
+    def add_datasample(
+        self,
+        name: str,
+        image: np.ndarray,
+        data_sample: DetDataSample | None = None,
+        draw_gt: bool = True,
+        draw_pred: bool = True,
+        show: bool = False,
+        wait_time: float = 0,
+        out_file: str | Path | None = None,
+        pred_score_thr: float = 0.3,
+        step: int = 0,
+    ) -> np.ndarray:
+        """Draw one image, and write, store or show it.
+
+        Args:
+            name: of the image in the backends, title of the window.
+            image: (h, w, 3) RGB uint8; not changed.
+            data_sample: its `gt_instances` and `ignored_instances` (grey) are drawn left, its
+                `pred_instances` right; all boxes in pixels of `image`. What it lacks is not drawn.
+            draw_gt: whether to draw the ground truth.
+            draw_pred: whether to draw the detections.
+            show: open a window instead of storing in the backends.
+            wait_time: seconds to keep the window open, 0 is until the space key is pressed.
+            out_file: write the drawing here instead of storing it in the backends.
+            pred_score_thr: draw detections that score above it.
+            step: number of the image in the backends.
+
+        Returns:
+            The drawing, RGB uint8: (h, 2w, 3) with both panels, else (h, w, 3).
+        """
+        sample, panels = data_sample or DetDataSample(), []
+        if draw_gt and 'bboxes' in sample.get('gt_instances', ()):
+            panel = image
+            if 'bboxes' in sample.get('ignored_instances', ()):
+                ignored = _pixel_boxes(sample.ignored_instances.bboxes, image)
+                panel = self._draw_boxes(image, ignored, [_IGNORED_COLOR] * len(ignored))
+            panels.append(self._draw(panel, sample.gt_instances))
+        if draw_pred and 'pred_instances' in sample:
+            panels.append(self._draw(image, sample.pred_instances, pred_score_thr))
+        drawn = np.concatenate(panels, axis=1) if panels else image.copy()
+
+        if show:
+            self.show(drawn, win_name=name, wait_time=wait_time)
+        if out_file is not None:
+            mmcv.imwrite(cv2.cvtColor(drawn, cv2.COLOR_RGB2BGR), str(out_file))
+        elif not show:
+            self.add_image(name, drawn, step)
+        return drawn
+
+    def _draw(
+        self, image: np.ndarray, instances: InstanceData, score_thr: float | None = None
+    ) -> np.ndarray:
+        """Return a copy of the image with boxes and captions, those of high score on top."""
+        if score_thr is not None:
+            instances = instances[instances.scores > score_thr]
+            instances = instances[instances.scores.argsort(stable=True)]
+        boxes, labels = _pixel_boxes(instances.bboxes, image), instances.labels.tolist()
+        names, colors = (self.dataset_meta or {}).get('classes', ()), self._class_colors()
+        captions = [names[label] if label < len(names) else f'class {label}' for label in labels]
+        if score_thr is not None:
+            pairs = zip(captions, instances.scores.tolist(), strict=True)
+            captions = [f'{caption} {score:.2f}' for caption, score in pairs]
+        drawn = self._draw_boxes(image, boxes, [colors[label % len(colors)] for label in labels])
+        for box, label, caption in zip(boxes, labels, captions, strict=True):
+            color = self.text_color[label % len(self.text_color)]
+            self._draw_caption(drawn, caption, box[:2], color)
+        return drawn
+
+    def _draw_boxes(
+        self, image: np.ndarray, boxes: list[list[int]], colors: list[tuple[int, ...]]
+    ) -> np.ndarray:
+        """Return a copy of the image with the outlines blended in."""
+        drawn = np.array(image, order='C')
+        for box, color in zip(boxes, colors, strict=True):
+            cv2.rectangle(drawn, box[:2], box[2:], color, self.line_width)
+        return cv2.addWeighted(drawn, self.alpha, image, 1 - self.alpha, 0)
+
+    def _draw_caption(
+        self, drawn: np.ndarray, caption: str, corner: Sequence[int], color: Sequence[int]
+    ) -> None:
+        """Write into the image on black: above the box, or within it where there is no room."""
+        scale = max(0.4, (drawn.shape[0] * drawn.shape[1]) ** 0.5 / 1600)
+        (width, height), below = cv2.getTextSize(caption, _FONT, scale, 1)
+        height += below + 2 * _MARGIN
+        left = max(0, min(corner[0], drawn.shape[1] - width))
+        above = corner[1] - self.line_width // 2 - height
+        top = above if above >= 0 else corner[1] + self.line_width
+        cv2.rectangle(drawn, (left, top), (left + width, top + height), (0, 0, 0), cv2.FILLED)
+        baseline = top + height - below - _MARGIN
+        cv2.putText(drawn, caption, (left, baseline), _FONT, scale, color, 1, cv2.LINE_AA)
+
+    def _class_colors(self) -> list[tuple[int, ...]]:
+        """Return a colour per class, to be repeated where there are more classes."""
+        if self.bbox_color is not None:
+            return self.bbox_color
+        meta = self.dataset_meta or {}
+        if meta.get('palette'):
+            return _color_table(meta['palette'], 'palette of dataset_meta')
+        # Steps of the golden ratio keep the hues of any number of classes apart.
+        hues = np.arange(len(meta.get('classes', ())) or 80) * 0.618034 % 1
+        colors = [colorsys.hsv_to_rgb(hue, 0.8, 1.0) for hue in hues.tolist()]
+        return [tuple(color) for color in np.rint(np.multiply(colors, 255)).astype(int).tolist()]
+
+
+@HOOKS.register_module()
+class DetVisualizationHook(Hook):
+    """Draw images while validating and testing, in the frame of the image file.
+
+    Detections are in that frame, and so is the ground truth if `LoadAnnotations` comes after
+    `Resize`, as in the shipped test pipelines; loaded before, it would be drawn in wrong places.
+
+    Args:
+        draw: False makes the hook do nothing; True needs a `DetLocalVisualizer` in the config.
+        interval: when validating, draw the first image of the first and then every `interval`-th
+            batch. When testing, all images are drawn.
+        score_thr: draw detections that score above it.
+        show: open a window for each image instead of storing it.
+        wait_time: seconds to keep a window open, 0 is until the space key is pressed.
+        test_out_dir: write test images to `<work_dir>/<timestamp>/<test_out_dir>/<file name>`, with
+            the folder's name before it where the file name is taken; None: to the backends.
+        backend_args: how to read images, see `mmengine.fileio.get`.
+
+    Raises:
+        ValueError: `interval` < 1, a visualizer that draws no boxes, a sample without `img_path`.
+    """
+
+    def __init__(
+        self,
+        draw: bool = False,
+        interval: int = 50,
+        score_thr: float = 0.3,
+        show: bool = False,
+        wait_time: float = 0.0,
+        test_out_dir: str | None = None,
+        backend_args: dict | None = None,
+    ) -> None:
+        if interval < 1:
+            raise ValueError(f'DetVisualizationHook: interval must be at least 1, got {interval}')
+        self.draw, self.interval, self.score_thr = draw, interval, score_thr
+        self.show, self.wait_time = show, wait_time
+        self.test_out_dir, self.backend_args = test_out_dir, backend_args
+        self._test_index = 0
+        self._drawn: dict[Path, str] = {}
+
+    def before_run(self, runner: Runner) -> None:
+        """Check that what shall be drawn can be drawn."""
+        if self.draw and not isinstance(runner.visualizer, DetLocalVisualizer):
+            raise ValueError(
+                "DetVisualizationHook: draw=True needs visualizer=dict(type='DetLocalVisualizer', "
+                f'...) in the config, got {type(runner.visualizer).__name__}'
+            )
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence[DetDataSample] | None = None,
+    ) -> None:
+        """Draw the first image of the batch, if it is its turn."""
+        if self.draw and outputs and batch_idx % self.interval == 0:
+            self._draw_sample(runner, outputs[0], 'val_img', runner.iter + batch_idx, None)
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence[DetDataSample] | None = None,
+    ) -> None:
+        """Draw each image of the batch."""
+        for sample in outputs if self.draw and outputs else ():
+            self._test_index += 1
+            self._draw_sample(runner, sample, 'test_img', self._test_index, self.test_out_dir)
+
+    def _draw_sample(
+        self, runner: Runner, sample: DetDataSample, name: str, step: int, out_dir: str | None
+    ) -> None:
+        if 'img_path' not in sample:
+            raise ValueError(
+                "DetVisualizationHook: a sample lacks 'img_path'; add it to PackDetInputs.meta_keys"
+            )
+        path, out_file = sample.img_path, None
+        if out_dir is not None:
+            out_file = self._find_out_file(Path(runner.work_dir, runner.timestamp, out_dir), path)
+        image = mmcv.imfrombytes(get(path, backend_args=self.backend_args), channel_order='rgb')
+        runner.visualizer.add_datasample(
+            Path(path).name if self.show else name,
+            image,
+            data_sample=sample,
+            show=self.show,
+            wait_time=self.wait_time,
+            out_file=out_file,
+            pred_score_thr=self.score_thr,
+            step=step,
+        )
+
+    def _find_out_file(self, folder: Path, img_path: str) -> Path:
+        """Return a file for the image that this process wrote no other image to."""
+        path = Path(img_path)
+        parts = path.relative_to(path.anchor).parts
+        files = [folder / '_'.join(parts[-n:]) for n in range(1, len(parts) + 1)]
+        # The first name that is free, or that the same image had before.
+        free = (f for f in files if self._drawn.setdefault(f, img_path) == img_path)
+        return next(free, files[-1])
+
+
+def _color_table(colors: Sequence, key: str) -> list[tuple[int, ...]]:
+    """Return a list of (r, g, b) for one such colour or a list of them."""
+    table = np.atleast_2d(np.array(colors))
+    if table.dtype.kind not in 'iu' or table.ndim != 2 or table.shape[1] != 3:
+        raise ValueError(
+            f'DetLocalVisualizer: {key} must be (r, g, b) or a list of them, got {colors!r}'
+        )
+    return [tuple(color) for color in table.tolist()]
+
+
+def _pixel_boxes(bboxes: torch.Tensor, image: np.ndarray) -> list[list[int]]:
+    """Return the boxes (n, 4) rounded to pixels and clipped to the image."""
+    height, width = image.shape[:2]
+    boxes = np.nan_to_num(bboxes.float().cpu().numpy())
+    return np.clip(boxes.round(), 0, [width - 1, height - 1] * 2).astype(int).tolist()

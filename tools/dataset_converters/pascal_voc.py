@@ -1,0 +1,208 @@
+"""Turn a Pascal VOC tree into COCO annotation files, DIR/<set>.json.
+
+python tools/dataset_converters/pascal_voc.py VOC_ROOT --out DIR [--sets train val] [--classes a b]
+
+VOC_ROOT holds Annotations/*.xml, ImageSets/Main/<set>.txt and JPEGImages; use the latter as
+data_prefix.img. VOC counts pixels from 1, so 1 is subtracted from all four coordinates; width is
+xmax - xmin, as MMDetection converts it. Images without objects are kept. What is wrong with a file
+or a box is reported on stderr, left out and counted; the rest goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import sys
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NoReturn
+from xml.etree import ElementTree
+
+from ghmdet.datasets.image_file import read_image_sizes
+
+IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
+USUAL_SETS = ('train', 'val', 'test')
+
+
+@dataclass
+class VocObject:
+    """One object of an image."""
+
+    name: str
+    bbox: list[float]
+    """x, y, width, height in pixels, counted from 0."""
+    difficult: bool
+
+
+@dataclass
+class VocSet:
+    """The images of one ImageSets list, (file name, (width, height), objects) each."""
+
+    name: str
+    images: list[tuple[str, tuple[int, int], list[VocObject]]] = field(default_factory=list)
+    num_problems: int = 0
+
+    def report(self, problem: str) -> None:
+        """Count a problem and tell it."""
+        self.num_problems += 1
+        print(f'{self.name}: {problem}', file=sys.stderr)
+
+
+class RefuseDoctype(ElementTree.TreeBuilder):
+    """Stops at a DOCTYPE, without which there are no entities to expand."""
+
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        """Refuse; the parser calls this before it reads any entity."""
+        raise ValueError('has a DOCTYPE, which is refused')
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description='Turn a Pascal VOC tree into COCO files.')
+    parser.add_argument('voc_root', type=Path, help='folder of Annotations, ImageSets, JPEGImages')
+    parser.add_argument('--out', type=Path, required=True, help='folder for <set>.json')
+    parser.add_argument('--sets', nargs='+', help='lists to convert (train, val, test if there)')
+    parser.add_argument('--classes', nargs='+', help='classes in id order (all, alphabetically)')
+    parser.add_argument('--skip-difficult', action='store_true', help='leave out hard objects')
+    args = parser.parse_args(argv)
+    for folder in ('Annotations', 'ImageSets/Main', 'JPEGImages'):
+        if not (args.voc_root / folder).is_dir():
+            fail(f'no folder {args.voc_root / folder}: is VOC_ROOT right?')
+    lists = args.voc_root / 'ImageSets' / 'Main'
+    names = args.sets or [name for name in USUAL_SETS if (lists / f'{name}.txt').is_file()]
+    absent = [str(lists / f'{name}.txt') for name in names if not (lists / f'{name}.txt').is_file()]
+    if absent or not names:
+        there = ', '.join(sorted(file.stem for file in lists.glob('*.txt')))
+        fail(f'no such lists: {absent or USUAL_SETS}; in {lists} are: {there or "none"}')
+
+    image_files = find_images(args.voc_root / 'JPEGImages')
+    voc_sets = [read_set(args.voc_root, name, image_files, args.skip_difficult) for name in names]
+    found = {obj.name for voc_set in voc_sets for *_, objs in voc_set.images for obj in objs}
+    # One list for all sets: ids must mean the same in each.
+    classes = list(dict.fromkeys(args.classes or sorted(found)))
+    args.out.mkdir(parents=True, exist_ok=True)
+    for voc_set in voc_sets:
+        write_json(args.out / f'{voc_set.name}.json', make_coco(voc_set, classes))
+        print(describe_set(voc_set, classes))
+
+
+def fail(message: str) -> NoReturn:
+    print(f'pascal_voc.py: {message}', file=sys.stderr)
+    raise SystemExit(2)
+
+
+def find_images(folder: Path) -> dict[str, str]:
+    """Map each image's id (path without extension) to its file name below the folder."""
+    paths = (path.relative_to(folder) for path in sorted(folder.rglob('*')))
+    return {
+        path.with_suffix('').as_posix(): path.as_posix()
+        for path in paths
+        if path.suffix.lower() in IMAGE_SUFFIXES
+    }
+
+
+def read_set(root: Path, name: str, image_files: dict[str, str], skip_difficult: bool) -> VocSet:
+    """Read the annotation of every image that the list names."""
+    voc_set = VocSet(name)
+    lines = (root / 'ImageSets' / 'Main' / f'{name}.txt').read_text().splitlines()
+    for image_id in dict.fromkeys(line.strip() for line in lines if line.strip()):
+        xml_file = root / 'Annotations' / f'{image_id}.xml'
+        if image_id not in image_files:
+            voc_set.report(f'{image_id}: no image of this name in {root / "JPEGImages"}')
+            continue
+        try:
+            tree = read_xml(xml_file)
+            size_wh = (
+                read_size(tree) or read_image_sizes(root / 'JPEGImages' / image_files[image_id])[1]
+            )
+        except (OSError, ValueError, ElementTree.ParseError) as error:
+            voc_set.report(f'{xml_file}: {error}')
+            continue
+        objects = []
+        for index, node in enumerate(tree.findall('object')):
+            try:
+                obj = read_object(node)
+            except ValueError as error:
+                voc_set.report(f'{xml_file}: object {index}: {error}')
+                continue
+            if not (skip_difficult and obj.difficult):
+                objects.append(obj)
+        voc_set.images.append((image_files[image_id], size_wh, objects))
+    return voc_set
+
+
+def read_xml(xml_file: Path) -> ElementTree.Element:
+    parser = ElementTree.XMLParser(target=RefuseDoctype())
+    return ElementTree.parse(xml_file, parser).getroot()
+
+
+def read_size(tree: ElementTree.Element) -> tuple[int, int] | None:
+    """Read (width, height); None if missing, 0 or no number."""
+    texts = [tree.findtext(f'size/{key}', '').strip() for key in ('width', 'height')]
+    if not all(text.isdecimal() and int(text) > 0 for text in texts):
+        return None
+    return int(texts[0]), int(texts[1])
+
+
+def read_object(node: ElementTree.Element) -> VocObject:
+    """Read one object; ValueError says what is wrong with it."""
+    name = node.findtext('name', '').strip()
+    if not name:
+        raise ValueError('has no name')
+    texts = {key: node.findtext(f'bndbox/{key}') for key in ('xmin', 'ymin', 'xmax', 'ymax')}
+    try:
+        xmin, ymin, xmax, ymax = (float(text or 'nothing') for text in texts.values())
+    except ValueError:
+        raise ValueError(f'box is not four numbers: {texts}') from None
+    if not all(map(math.isfinite, (xmin, ymin, xmax, ymax))):
+        raise ValueError(f'box is not finite: {texts}')
+    if xmax <= xmin or ymax <= ymin:
+        raise ValueError(f'box is degenerate: {texts}')
+    difficult = node.findtext('difficult', '0').strip() == '1'
+    return VocObject(name, [xmin - 1, ymin - 1, xmax - xmin, ymax - ymin], difficult)
+
+
+def make_coco(voc_set: VocSet, classes: Sequence[str]) -> dict:
+    """Number images, objects of the classes, and classes from 1."""
+    category_ids = {name: number for number, name in enumerate(classes, start=1)}
+    images: list[dict] = []
+    annotations: list[dict] = []
+    for image_id, (file_name, (width, height), objects) in enumerate(voc_set.images, start=1):
+        images.append({'id': image_id, 'file_name': file_name, 'width': width, 'height': height})
+        for obj in objects:
+            if obj.name in category_ids:
+                annotations.append(
+                    {
+                        'id': len(annotations) + 1,
+                        'image_id': image_id,
+                        'category_id': category_ids[obj.name],
+                        'bbox': obj.bbox,
+                        'area': obj.bbox[2] * obj.bbox[3],
+                        'iscrowd': 0,
+                    }
+                )
+    categories = [{'id': number, 'name': name} for name, number in category_ids.items()]
+    return {'images': images, 'annotations': annotations, 'categories': categories}
+
+
+def describe_set(voc_set: VocSet, classes: Sequence[str]) -> str:
+    counts = Counter(obj.name for *_, objects in voc_set.images for obj in objects)
+    others = sum(count for name, count in counts.items() if name not in classes)
+    histogram = ', '.join(f'{name} {counts[name]}' for name in classes)
+    return (
+        f'{voc_set.name}: {len(voc_set.images)} images, boxes: {histogram or "none"}; '
+        f'{others} of other classes left out; problems: {voc_set.num_problems}'
+    )
+
+
+def write_json(path: Path, content: dict) -> None:
+    draft = path.with_suffix('.tmp')
+    draft.write_text(json.dumps(content))
+    os.replace(draft, path)
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,38 @@
+"""Draw the embedded demo data set.
+
+python tools/dataset_converters/shapes.py --out data/shapes --train 300 --val 60 --seed 0
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+from ghmdet.datasets import draw_shapes
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description='Draw COCO-format images of coloured shapes.')
+    parser.add_argument('--out', default='data/shapes', help='folder to write to (%(default)s)')
+    parser.add_argument('--train', type=int, default=300, help='images to train on (%(default)s)')
+    parser.add_argument('--val', type=int, default=60, help='images to validate on (%(default)s)')
+    parser.add_argument('--seed', type=int, default=0, help='same seed, same bytes (%(default)s)')
+    args = parser.parse_args(argv)
+    try:
+        files = draw_shapes(
+            args.out, {'train': args.train, 'val': args.val}, args.seed, on_image=show_progress
+        )
+    except (ValueError, OSError) as error:
+        print(f'shapes.py: {error}', file=sys.stderr)
+        raise SystemExit(2) from None
+    for split, file in files.items():
+        print(f'{split}: {file}')
+
+
+def show_progress(split: str, done: int, total: int) -> None:
+    print(f'\r{split} {done}/{total}', end='\n' if done == total else '', flush=True)
+
+
+if __name__ == '__main__':
+    main()
