@@ -3,7 +3,5 @@
 _base_ = 'retinanet_ghm_r50_fpn_1x_coco.py'
 
 model = dict(
-    backbone=dict(
-        depth=101, init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet101')
-    )
+    backbone=dict(depth=101, init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet101'))
 )

@@ -17,9 +17,7 @@ _SCOPE = 'ghmdet'
 MODELS = Registry(
     'model', parent=root.MODELS, scope=_SCOPE, locations=['mmcv.cnn', 'ghmdet.models']
 )
-TASK_UTILS = Registry(
-    'task util', parent=root.TASK_UTILS, scope=_SCOPE, locations=['ghmdet.boxes']
-)
+TASK_UTILS = Registry('task util', parent=root.TASK_UTILS, scope=_SCOPE, locations=['ghmdet.boxes'])
 DATASETS = Registry(
     'dataset', parent=root.DATASETS, scope=_SCOPE, locations=['mmengine.dataset', 'ghmdet.datasets']
 )

@@ -24,8 +24,8 @@ __all__ = ['DetDataSample', 'InstanceData']
 class DetDataSample(BaseDataElement):
     """Annotations and detections of one image, with its metainfo.
 
-    Boxes are (n, 4) x1, y1, x2, y2 in pixels: `gt_instances` and `ignored_instances` in the frame of
-    the network's input, `pred_instances` in the original frame unless `predict(rescale=False)`.
+    Boxes are (n, 4) x1, y1, x2, y2 in pixels: `gt_instances` and `ignored_instances` in the frame
+    of the network's input, `pred_instances` in the original frame unless `predict(rescale=False)`.
 
     Example:
         >>> import torch

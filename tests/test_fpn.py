@@ -17,9 +17,7 @@ def inputs(seed=0):
 
 def literal(fpn, maps, start=0):
     """The paper's top-down path, written out for three levels."""
-    laterals = [
-        conv.conv(maps[start + i]) for i, conv in enumerate(fpn.lateral_convs)
-    ]
+    laterals = [conv.conv(maps[start + i]) for i, conv in enumerate(fpn.lateral_convs)]
     for i in reversed(range(len(laterals) - 1)):
         laterals[i] = laterals[i] + F.interpolate(laterals[i + 1], laterals[i].shape[2:])
     return laterals, [fpn.fpn_convs[i].conv(x) for i, x in enumerate(laterals)]
@@ -39,9 +37,7 @@ def test_pyramid_with_max_pooled_levels():
 @pytest.mark.parametrize('mode', [True, 'on_input', 'on_lateral', 'on_output'])
 @pytest.mark.parametrize('relu', [False, True])
 def test_extra_convs_start_from_their_source(mode, relu):
-    fpn = FPN(
-        IN, 4, num_outs=4, start_level=1, add_extra_convs=mode, relu_before_extra_convs=relu
-    )
+    fpn = FPN(IN, 4, num_outs=4, start_level=1, add_extra_convs=mode, relu_before_extra_convs=relu)
     maps = inputs()
     laterals, expected = literal(fpn, maps, start=1)
     sources = {True: maps[-1], 'on_input': maps[-1], 'on_lateral': laterals[-1]}

@@ -41,7 +41,7 @@ def test_ghmc_is_golden(case):
     for step in range(steps):
         shape = (num, num_classes)
         pred = tensor(golden.normal(f'{case}.pred{step}', shape, golden.SEED) * 2 - 2)
-        label = (golden.uniform(f'{case}.lab{step}', (num,), golden.SEED) * 3 * num_classes)
+        label = golden.uniform(f'{case}.lab{step}', (num,), golden.SEED) * 3 * num_classes
         label = tensor(label.astype(np.int64)).clamp(max=num_classes)
         weight = tensor(golden.uniform(f'{case}.w{step}', (num,), golden.SEED) > 0.1).float()
         if case == 'ghmc_allignored':
@@ -116,9 +116,7 @@ def test_ghmc_equals_the_literal_formulas_over_many_steps(bins, momentum):
         torch.testing.assert_close(loss.item(), expected.item(), rtol=1e-5, atol=1e-7)
         torch.testing.assert_close(pred.grad.double(), gradient, rtol=2e-5, atol=1e-8)
         if momentum:
-            torch.testing.assert_close(
-                loss_fn.acc_sum.tolist(), literal.acc_sum, rtol=1e-6, atol=0
-            )
+            torch.testing.assert_close(loss_fn.acc_sum.tolist(), literal.acc_sum, rtol=1e-6, atol=0)
 
 
 @pytest.mark.parametrize(('bins', 'momentum'), [(1, 0), (10, 0.7)])

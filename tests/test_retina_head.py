@@ -61,13 +61,17 @@ def test_targets_worked_by_hand():
 
 def test_pos_weight_and_ignored_regions():
     train_cfg = dict(assigner={**ASSIGNER, 'ignore_iof_thr': 0.5}, pos_weight=3.0)
-    found = targets({**CFG, 'train_cfg': train_cfg}, sample([[0, 0, 16, 16]], [0], [[16, 0, 48, 16]]))
+    found = targets(
+        {**CFG, 'train_cfg': train_cfg}, sample([[0, 0, 16, 16]], [0], [[16, 0, 48, 16]])
+    )
     assert found.label_weights[0].tolist() == [3, 0, 0, 1, 1, 1]
     assert found.labels[0].tolist() == [0, 2, 2, 2, 2, 2]
 
 
 def test_losses_get_the_flattened_maps():
-    head = RetinaHead(**{**CFG, 'loss_cls': dict(type='FocalLoss'), 'loss_bbox': dict(type='L1Loss')})
+    head = RetinaHead(
+        **{**CFG, 'loss_cls': dict(type='FocalLoss'), 'loss_bbox': dict(type='L1Loss')}
+    )
     head.init_weights()
     with torch.no_grad():
         head.retina_reg.weight.zero_()
@@ -134,7 +138,10 @@ def test_anchor_default_is_retinanets():
     ('change', 'message'),
     [
         (dict(num_classes=0), 'num_classes must be an integer of at least 1, got 0'),
-        (dict(train_cfg=dict(sampler=dict(type='RandomSampler'))), 'train_cfg.sampler: only Pseudo'),
+        (
+            dict(train_cfg=dict(sampler=dict(type='RandomSampler'))),
+            'train_cfg.sampler: only Pseudo',
+        ),
         (dict(train_cfg=dict(allowed_border=0)), 'train_cfg.allowed_border: only -1'),
     ],
 )

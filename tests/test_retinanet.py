@@ -52,6 +52,8 @@ def test_modes_agree(model):
 def test_unknown_mode(model):
     with pytest.raises(ValueError, match="mode must be 'loss', 'predict' or 'tensor', got 'train'"):
         model(torch.zeros(1, 3, 64, 64), mode='train')
+    with pytest.raises(ValueError, match="data_samples, one an image, are needed by mode 'loss'"):
+        model(torch.zeros(1, 3, 64, 64), mode='loss')
 
 
 def test_a_few_steps_learn_one_image(model):

@@ -63,7 +63,8 @@ def turn_on_tta(cfg: Config) -> None:
     if 'tta_model' not in cfg:
         warnings.warn('no `tta_model` in the config: merging by NMS at 0.5, 100 boxes an image')
         cfg.tta_model = dict(
-            type='DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+            type='DetTTAModel',
+            tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
         )
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:

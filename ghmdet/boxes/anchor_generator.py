@@ -67,7 +67,9 @@ class AnchorGenerator:
                 f'{len(self.base_sizes)} base_sizes; give one a level'
             )
         if scales is None and octave_base_scale is not None and scales_per_octave is not None:
-            scales = [octave_base_scale * 2 ** (i / scales_per_octave) for i in range(scales_per_octave)]
+            scales = [
+                octave_base_scale * 2 ** (i / scales_per_octave) for i in range(scales_per_octave)
+            ]
         self.scales = torch.tensor(scales, dtype=torch.float32)
         self.ratios = torch.tensor(ratios, dtype=torch.float32)
         self.scale_major = scale_major
@@ -97,7 +99,12 @@ class AnchorGenerator:
         center = self.center_offset * base_size
         half_widths, half_heights = 0.5 * widths, 0.5 * heights
         return torch.stack(
-            [center - half_widths, center - half_heights, center + half_widths, center + half_heights],
+            [
+                center - half_widths,
+                center - half_heights,
+                center + half_widths,
+                center + half_heights,
+            ],
             dim=-1,
         )
 
@@ -115,8 +122,8 @@ class AnchorGenerator:
             device: of the result.
 
         Returns:
-            L tensors (h * w * A, 4), x1 y1 x2 y2 in pixels of the padded network input, running over
-            rows, then columns, then the anchors of a cell; they may reach beyond the image.
+            L tensors (h * w * A, 4), x1 y1 x2 y2 in pixels of the padded network input, over rows,
+            then columns, then the anchors of a cell; they may reach beyond the image.
         """
         self._check_levels(featmap_sizes)
         grids = []

@@ -73,7 +73,9 @@ class DeltaXYWHBBoxCoder:
             max_shape: (h, w, ...) to clip to when `clip_border`; None leaves boxes as they are.
             wh_ratio_clip: sizes change at most by this factor or its inverse.
         """
-        deltas = pred_bboxes * pred_bboxes.new_tensor(self.stds) + pred_bboxes.new_tensor(self.means)
+        deltas = pred_bboxes * pred_bboxes.new_tensor(self.stds) + pred_bboxes.new_tensor(
+            self.means
+        )
         centers, sizes = _centers_and_sizes(bboxes)
         max_log = abs(math.log(wh_ratio_clip))
         new_centers = centers + sizes * deltas[:, :2]

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor
 from torchvision.ops import nms
 
 
-def select_candidates(scores: Tensor, score_thr: float, nms_pre: int) -> tuple[Tensor, Tensor, Tensor]:
+def select_candidates(
+    scores: Tensor, score_thr: float, nms_pre: int
+) -> tuple[Tensor, Tensor, Tensor]:
     """Pick the best (prior, class) pairs of one level.
 
     Args:
@@ -49,7 +50,7 @@ def finish_detections(
         labels: int64 (n,).
         test_cfg: reads `min_bbox_size` (sides must be larger, default -1 keeps all), `nms`
             (iou_threshold, class_agnostic) and `max_per_img`.
-        scale_factor: (w, h) by which the image was resized; boxes are divided by it. None keeps them.
+        scale_factor: (w, h) by which the image was resized, taken back from the boxes; None is 1.
 
     Returns:
         bboxes, scores, labels of at most `max_per_img` detections, best first.

@@ -57,7 +57,9 @@ class _GradientDensity(nn.Module):
             total: scalar, the number N of the paper.
         """
         # Bin 0 and bin `bins + 1` of the table are no bins: invalid entries, and NaN.
-        table_inds = torch.bucketize(gradient_length, self.edges, out_int32=True, right=True) * valid
+        table_inds = (
+            torch.bucketize(gradient_length, self.edges, out_int32=True, right=True) * valid
+        )
         counts = torch.bincount(table_inds.flatten(), minlength=self.bins + 2)
         counts = counts[1 : self.bins + 1].to(self.edges.dtype)
         filled = counts > 0
@@ -120,7 +122,7 @@ class GHMC(_GradientDensity):
         Args:
             pred: logits (n, C).
             target: labels int64 (n,) in [0, C], C being background, or targets (n, C) in [0, 1].
-            label_weight: (n,) or (n, C); an entry takes part where it is positive, whatever its size.
+            label_weight: (n,) or (n, C); an entry takes part where it is positive.
             avg_factor: ignored, the loss divides by its own count of valid entries.
             reduction_override: in place of `reduction`.
         """

@@ -28,7 +28,9 @@ class SmoothL1Loss(nn.Module):
         tensor([[0.1250, 2.5000]])
     """
 
-    def __init__(self, beta: float = 1.0, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
+    def __init__(
+        self, beta: float = 1.0, reduction: str = 'mean', loss_weight: float = 1.0
+    ) -> None:
         super().__init__()
         if beta <= 0:
             raise ValueError(f'SmoothL1Loss.beta must be positive, got {beta}; for 0 use L1Loss')

@@ -26,8 +26,8 @@ class FPN(BaseModule):
         start_level: first input used.
         end_level: last input used; -1 is the last there is.
         add_extra_convs: where levels beyond the inputs come from. False: max pooling of the last
-            output. 'on_input' (or True), 'on_lateral', 'on_output': a strided convolution of the last
-            input, lateral or output, and further ones of the level before.
+            output. 'on_input' (or True), 'on_lateral', 'on_output': a strided convolution of the
+            last input, lateral or output, and further ones of the level before.
         relu_before_extra_convs: ReLU before each extra convolution but the first.
         no_norm_on_lateral: leave the norm out of the lateral convolutions.
         conv_cfg: of the convolutions, None is `Conv2d`.
@@ -92,7 +92,9 @@ class FPN(BaseModule):
         self.relu_before_extra_convs = relu_before_extra_convs
         self.upsample_cfg = upsample_cfg or dict(mode='nearest')
 
-        def conv(channels: int, kernel_size: int, norm: dict[str, Any] | None, stride: int = 1) -> ConvModule:
+        def conv(
+            channels: int, kernel_size: int, norm: dict[str, Any] | None, stride: int = 1
+        ) -> ConvModule:
             return ConvModule(
                 channels,
                 out_channels,
@@ -140,7 +142,9 @@ class FPN(BaseModule):
         self._add_extra_levels(outs, inputs[self.end_level], laterals[-1])
         return tuple(outs)
 
-    def _add_extra_levels(self, outs: list[Tensor], last_input: Tensor, last_lateral: Tensor) -> None:
+    def _add_extra_levels(
+        self, outs: list[Tensor], last_input: Tensor, last_lateral: Tensor
+    ) -> None:
         num_used = len(outs)
         sources = dict(on_input=last_input, on_lateral=last_lateral, on_output=outs[-1])
         for i in range(num_used, self.num_outs):

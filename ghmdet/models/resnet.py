@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule, Sequential
 from torch import Tensor, nn
@@ -93,8 +92,8 @@ class ResNet(BaseModule):
         depth: 18, 34, 50, 101 or 152.
         num_stages: how many of the four stages there are.
         out_indices: stages whose output is returned, from 0.
-        style: which convolution of a bottleneck block has the stride: 'pytorch' the 3x3, 'caffe' the
-            first 1x1.
+        style: which convolution of a bottleneck block has the stride: 'pytorch' the 3x3, 'caffe'
+            the first 1x1.
         frozen_stages: the stem and this many stages are not trained and their norms are in eval
             mode; -1 trains everything.
         norm_cfg: `type` BN, SyncBN or GN; `requires_grad`.
@@ -239,7 +238,9 @@ class ResNeXt(ResNet):
 
     def __init__(self, groups: int = 1, base_width: int = 4, **kwargs: Any) -> None:
         if kwargs.get('depth') in (18, 34):
-            raise ValueError(f'ResNeXt has bottleneck blocks: depth 50, 101 or 152, got {kwargs["depth"]}')
+            raise ValueError(
+                f'ResNeXt has bottleneck blocks: depth 50, 101 or 152, got {kwargs["depth"]}'
+            )
         # Before ResNet's constructor, which builds the blocks.
         self.groups = groups
         self.base_width = base_width

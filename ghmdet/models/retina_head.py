@@ -183,8 +183,6 @@ class RetinaHead(BaseModule):
             cls_scores: the head's L class maps, read for their size and device only.
             data_samples: see `loss`.
         """
-        if self.assigner is None:
-            raise ValueError('model.train_cfg.assigner is needed for training, got none')
         featmap_hws = [tuple(score.shape[-2:]) for score in cls_scores]
         device = cls_scores[0].device
         level_priors = self.prior_generator.grid_priors(featmap_hws, device=device)
@@ -206,6 +204,8 @@ class RetinaHead(BaseModule):
         self, priors: Tensor, on_image: Tensor, sample: DetDataSample
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Labels (P,), their weights (P,), deltas (P, 4) and their weights (P, 4) of one image."""
+        if self.assigner is None:
+            raise ValueError('model.train_cfg.assigner is needed for training, got none')
         gts = sample.gt_instances
         ignored = sample.ignored_instances.bboxes if 'ignored_instances' in sample else None
         gt_inds = torch.full((len(priors),), -1, dtype=torch.int64, device=priors.device)
@@ -235,7 +235,9 @@ class RetinaHead(BaseModule):
             rescale: boxes in pixels of the original image rather than of the network's input.
         """
         cls_scores, bbox_preds = self(feats)
-        level_scores = [_by_prior(score, self.num_classes).float().sigmoid() for score in cls_scores]
+        level_scores = [
+            _by_prior(score, self.num_classes).float().sigmoid() for score in cls_scores
+        ]
         level_deltas = [_by_prior(pred, 4).float() for pred in bbox_preds]
         level_priors = self.prior_generator.grid_priors(
             [tuple(score.shape[-2:]) for score in cls_scores], device=cls_scores[0].device
@@ -265,7 +267,9 @@ class RetinaHead(BaseModule):
                 scores, self.test_cfg.get('score_thr', 0), self.test_cfg.get('nms_pre', -1)
             )
             candidates.append((best, labels, deltas[prior_inds], priors[prior_inds]))
-        scores, labels, deltas, priors = (torch.cat(parts) for parts in zip(*candidates, strict=True))
+        scores, labels, deltas, priors = (
+            torch.cat(parts) for parts in zip(*candidates, strict=True)
+        )
         bboxes = self.bbox_coder.decode(priors, deltas, max_shape=sample.img_shape)
         bboxes, scores, labels = finish_detections(
             bboxes, scores, labels, self.test_cfg, sample.scale_factor if rescale else None

@@ -73,15 +73,19 @@ class RetinaNet(BaseModel):
                 'tensor' the head's raw maps.
 
         Raises:
-            ValueError: another mode.
+            ValueError: another mode, or no data_samples where they are needed.
         """
-        if mode == 'loss':
-            return self.loss(inputs, data_samples)
-        if mode == 'predict':
-            return self.predict(inputs, data_samples)
         if mode == 'tensor':
             return self.bbox_head(self.extract_feat(inputs))
-        raise ValueError(f"mode must be 'loss', 'predict' or 'tensor', got {mode!r}")
+        if mode not in ('loss', 'predict'):
+            raise ValueError(f"mode must be 'loss', 'predict' or 'tensor', got {mode!r}")
+        if data_samples is None:
+            raise ValueError(f'data_samples, one an image, are needed by mode {mode!r}, got None')
+        return (
+            self.loss(inputs, data_samples)
+            if mode == 'loss'
+            else self.predict(inputs, data_samples)
+        )
 
     def loss(self, inputs: Tensor, data_samples: list[DetDataSample]) -> dict[str, list[Tensor]]:
         """Return `loss_cls` and `loss_bbox`, each a list of L scalars."""

@@ -33,8 +33,8 @@ class DetTTAModel(BaseTTAModel):
         """Return one sample an image.
 
         Args:
-            data_samples_list: for every image the samples of its views; their boxes are in pixels of
-                the original image, mirrored as the view was.
+            data_samples_list: for every image the samples of its views; their boxes are in pixels
+                of the original image, mirrored as the view was.
         """
         return [self._merge_views(views) for views in data_samples_list]
 

@@ -1,0 +1,35 @@
+# `make demo` and `make test` each set up all they need on a machine with Python 3.11 and make.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+DEMO := work_dirs/demo
+
+.PHONY: demo test lint clean
+
+$(VENV)/.installed: setup.py pyproject.toml requirements.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet -e .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet -e '.[dev]'
+	touch $@
+
+demo: $(VENV)/.installed  ## draw the shapes, train on them, test, leave pictures
+	$(BIN)/python tools/dataset_converters/shapes.py --out data/shapes
+	$(BIN)/python tools/train.py configs/retinanet_ghm_r18_fpn_shapes.py --work-dir $(DEMO)
+	$(BIN)/python tools/test.py configs/retinanet_ghm_r18_fpn_shapes.py $$(cat $(DEMO)/last_checkpoint) \
+		--work-dir $(DEMO)/test --show-dir pictures
+	@echo "Detections beside ground truth: $(DEMO)/test/*/pictures"
+
+lint: $(VENV)/.installed-dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: lint  ## lint, types, all tests, coverage
+	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90 --durations=10
+
+clean:
+	rm -rf $(VENV) work_dirs data build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,80 @@
+"""Every shipped config parses, builds, and says what the published recipes say."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.config import Config
+
+from ghmdet import CONFIG_ROOT, config_path
+from ghmdet.registry import METRICS, MODELS, TRANSFORMS
+
+NAMES = sorted(file.stem for file in CONFIG_ROOT.glob('*.py'))
+
+
+@pytest.mark.parametrize('name', NAMES)
+def test_model_and_pipelines_build(name):
+    cfg = Config.fromfile(config_path(name))
+    with torch.device('meta'):
+        model = MODELS.build(cfg.model)
+    assert model.bbox_head.num_classes == (80 if name.endswith('coco') else len(cfg.classes))
+    for loader in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+        for step in cfg[loader].dataset.pipeline:
+            built = TRANSFORMS.build(step)
+            assert type(built).__name__ == step.type
+    assert cfg.default_scope == 'ghmdet'
+    assert cfg.val_evaluator.type in METRICS
+    assert cfg.val_evaluator.ann_file.endswith(cfg.val_dataloader.dataset.ann_file)
+
+
+@pytest.mark.parametrize(
+    ('name', 'depth', 'groups'),
+    [
+        ('retinanet_ghm_r50_fpn_1x_coco', 50, None),
+        ('retinanet_ghm_r101_fpn_1x_coco', 101, None),
+        ('retinanet_ghm_x101_32x4d_fpn_1x_coco', 101, 32),
+        ('retinanet_ghm_x101_64x4d_fpn_1x_coco', 101, 64),
+    ],
+)
+def test_published_recipes(name, depth, groups):
+    cfg = Config.fromfile(config_path(name))
+    assert cfg.model.backbone.depth == depth
+    assert cfg.model.backbone.get('groups') == groups
+    assert cfg.model.bbox_head.loss_cls == dict(
+        type='GHMC', bins=30, momentum=0.75, use_sigmoid=True, loss_weight=1.0
+    )
+    assert cfg.model.bbox_head.loss_bbox == dict(
+        type='GHMR', mu=0.02, bins=10, momentum=0.7, loss_weight=10.0
+    )
+    assert cfg.optim_wrapper.optimizer == dict(
+        type='SGD', lr=0.01, momentum=0.9, weight_decay=0.0001
+    )
+    assert cfg.optim_wrapper.clip_grad == dict(max_norm=35, norm_type=2)
+    assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=16)
+    assert cfg.train_cfg.max_epochs == 12
+    assert [s.get('milestones') for s in cfg.param_scheduler] == [None, [8, 11]]
+
+
+def test_readme_lists_every_config():
+    text = (CONFIG_ROOT / 'README.md').read_text()
+    assert [name for name in NAMES if f'{name}.py' not in text] == []
+
+
+def test_config_path_finds_names_and_lists_them():
+    path = config_path('retinanet_r50_fpn_1x_coco')
+    assert config_path('retinanet_r50_fpn_1x_coco.py') == path
+    assert Path(path).is_file()
+    with pytest.raises(FileNotFoundError, match="no config 'retinanet_r51'.*retinanet_r50_fpn_1x"):
+        config_path('retinanet_r51')
+
+
+def test_an_outside_config_inherits_ours(tmp_path):
+    child = tmp_path / 'child.py'
+    child.write_text(
+        "_base_ = __import__('ghmdet').config_path('retinanet_ghm_r50_fpn_1x_coco')\n"
+        'model = dict(bbox_head=dict(num_classes=3, loss_cls=dict(bins=5)))\n'
+    )
+    cfg = Config.fromfile(child)
+    assert cfg.model.bbox_head.num_classes == 3
+    assert cfg.model.bbox_head.loss_cls.bins == 5
+    assert cfg.model.bbox_head.loss_cls.momentum == 0.75

@@ -1,0 +1,92 @@
+"""Names that configs use, and how they are found."""
+
+import subprocess
+import sys
+
+import pytest
+from mmengine import registry as root
+from mmengine.registry import Registry
+
+from ghmdet import registry
+
+OURS = dict(
+    MODELS='RetinaNet DetDataPreprocessor ResNet ResNeXt FPN RetinaHead GHMC GHMR FocalLoss L1Loss '
+    'SmoothL1Loss DetTTAModel',
+    TASK_UTILS='AnchorGenerator MaxIoUAssigner DeltaXYWHBBoxCoder',
+    DATASETS='CocoDataset',
+    DATA_SAMPLERS='AspectRatioBatchSampler',
+    TRANSFORMS='LoadAnnotations PackDetInputs',
+    METRICS='CocoMetric DumpDetResults',
+    VISUALIZERS='DetLocalVisualizer',
+    HOOKS='DetVisualizationHook',
+)
+FROM_ROOT = dict(
+    TRANSFORMS='LoadImageFromFile Resize RandomFlip RandomChoiceResize Pad TestTimeAug',
+    DATASETS='RepeatDataset ConcatDataset ClassBalancedDataset',
+    DATA_SAMPLERS='DefaultSampler InfiniteSampler',
+    HOOKS='CheckpointHook EMAHook LoggerHook',
+    LOOPS='EpochBasedTrainLoop IterBasedTrainLoop ValLoop TestLoop',
+    OPTIM_WRAPPERS='OptimWrapper AmpOptimWrapper',
+    OPTIMIZERS='SGD AdamW',
+    PARAM_SCHEDULERS='LinearLR MultiStepLR CosineAnnealingLR',
+    VISBACKENDS='LocalVisBackend TensorboardVisBackend',
+    MODEL_WRAPPERS='MMDistributedDataParallel',
+    MODELS='BN GN Conv2d',
+)
+
+
+@pytest.mark.parametrize('kind', OURS)
+def test_ours_are_found_first(kind):
+    for name in OURS[kind].split():
+        found = getattr(registry, kind).get(name)
+        assert found.__name__ == name
+        assert found.__module__.startswith('ghmdet.')
+
+
+@pytest.mark.parametrize('kind', FROM_ROOT)
+def test_mmengine_and_mmcv_parts_resolve(kind):
+    for name in FROM_ROOT[kind].split():
+        assert not getattr(registry, kind).get(name).__module__.startswith('ghmdet.'), name
+
+
+def test_every_root_registry_has_a_child():
+    kinds = [kind for kind, value in vars(root).items() if isinstance(value, Registry)]
+    assert len(kinds) > 20
+    for kind in kinds:
+        child = getattr(registry, kind)
+        assert child.scope == 'ghmdet'
+        assert child.parent is getattr(root, kind)
+
+
+def test_a_bare_script_builds_a_model():
+    script = (
+        'from ghmdet.registry import MODELS\n'
+        'from mmengine.config import Config\n'
+        'from ghmdet import config_path\n'
+        "cfg = Config.fromfile(config_path('retinanet_ghm_r18_fpn_shapes'))\n"
+        'print(MODELS.build(cfg.model).bbox_head.loss_cls.bins)\n'
+    )
+    done = subprocess.run(
+        [sys.executable, '-W', 'error::UserWarning', '-c', script], capture_output=True, text=True
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, '30'), done.stderr
+
+
+def test_lives_beside_another_package():
+    other = Registry('model', parent=root.MODELS, scope='otherdet')
+
+    @other.register_module(name='ResNet')
+    class OtherResNet:
+        pass
+
+    assert other.get('ResNet') is OtherResNet
+    assert registry.MODELS.get('ResNet').__module__ == 'ghmdet.models.resnet'
+    assert registry.MODELS.get('otherdet.ResNet') is OtherResNet
+    assert other.get('ghmdet.ResNet').__module__ == 'ghmdet.models.resnet'
+
+
+def test_misspelt_names_are_told():
+    with pytest.raises(KeyError, match='GHMCC is not in the ghmdet::model registry'):
+        registry.MODELS.build(dict(type='GHMCC'))
+    with pytest.raises(TypeError, match=r"GHMC.*unexpected keyword argument 'binz'"):
+        registry.MODELS.build(dict(type='GHMC', binz=3))
