@@ -6,28 +6,31 @@ _base_ = 'retinanet_ghm_r50_fpn_1x_coco.py'
 
 classes = ('circle', 'square', 'triangle')
 data_root = 'data/shapes/'
+scale = (160, 160)
 width = 64
 
 model = dict(
     backbone=dict(depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None),
     neck=dict(in_channels=[64, 128, 256, 512], out_channels=width),
     bbox_head=dict(
-        num_classes=len(classes), in_channels=width, feat_channels=width, stacked_convs=2
+        num_classes=len(classes),
+        in_channels=width,
+        feat_channels=width,
+        stacked_convs=2,
+        anchor_generator=dict(octave_base_scale=2),
     ),
 )
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='RandomFlip', prob=[0.3, 0.3], direction=['horizontal', 'vertical']),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'flip', 'flip_direction'),
-    ),
+    dict(type='Resize', scale=scale, keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
 ]
 test_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(type='Resize', scale_factor=1.0),
+    dict(type='Resize', scale=scale, keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True),
     dict(
         type='PackDetInputs',
@@ -58,8 +61,8 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/val.json', classwise=True)
 test_evaluator = val_evaluator
 
-max_epochs = 10
-train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs // 2)
+max_epochs = 30
+train_cfg = dict(max_epochs=max_epochs, val_interval=10)
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.01))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),

@@ -57,7 +57,8 @@ def make_ann(category_id: int, bbox: list[float], area: float) -> dict:
 
 def convert(root: Path, *args: str) -> dict[str, dict]:
     voc.main([str(root), '--out', str(root / 'out'), *args])
-    return {file.stem: json.loads(file.read_text()) for file in (root / 'out').iterdir()}
+    files = (root / 'out' / 'annotations').iterdir()
+    return {file.stem: json.loads(file.read_text()) for file in files}
 
 
 def test_boxes_ids_and_classes(root, capsys):
@@ -210,6 +211,28 @@ def test_wrong_arguments_end_with_one_line(root, capsys, args, words):
     assert not (root / 'out').exists()
 
 
+def test_images_are_linked_and_linked_anew(root, tmp_path, capsys):
+    link = root / 'out' / 'JPEGImages'
+    for _ in range(2):
+        convert(root)
+        assert link.resolve() == (root / 'JPEGImages').resolve()
+        assert link.is_symlink()
+    link.unlink()
+    link.mkdir()
+    convert(root)
+    assert not link.is_symlink()
+
+
+def test_where_no_link_can_be_made_the_key_is_told(root, capsys, monkeypatch):
+    def refuse(self, *args, **kwargs):
+        raise OSError('no links here')
+
+    monkeypatch.setattr(Path, 'symlink_to', refuse)
+    convert(root)
+    folder = str((root / 'JPEGImages').resolve())
+    assert f'(no links here): set data_prefix.img={folder!r}' in capsys.readouterr().err
+
+
 def test_no_usual_list_at_all(root, capsys):
     for name in ('train', 'val'):
         list_file = root / 'ImageSets' / 'Main' / f'{name}.txt'
@@ -231,7 +254,7 @@ def test_bccd(tmp_path, capsys):
     lengths = {}
     for name in ('train', 'val', 'test'):
         dataset = CocoDataset(
-            str(tmp_path / f'{name}.json'),
+            str(tmp_path / 'annotations' / f'{name}.json'),
             data_prefix={'img': str(BCCD / 'JPEGImages')},
             metainfo={'classes': ('WBC', 'RBC', 'Platelets')},
         )

@@ -4,6 +4,7 @@ from ghmdet import compat
 from ghmdet.engine.arguments import add_common_arguments, load_config
 from ghmdet.engine.checkpoint import CheckpointError, load_checkpoint_file, register_loaders
 from ghmdet.engine.hooks import DoorCheckHook
+from ghmdet.engine.inference import inference_detector, init_detector
 from ghmdet.engine.launch import apply_amp, apply_auto_scale_lr, build_runner, set_up_launcher
 
 __all__ = [
@@ -13,6 +14,8 @@ __all__ = [
     'apply_amp',
     'apply_auto_scale_lr',
     'build_runner',
+    'inference_detector',
+    'init_detector',
     'load_checkpoint_file',
     'load_config',
     'register_loaders',

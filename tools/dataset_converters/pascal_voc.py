@@ -1,9 +1,9 @@
-"""Turn a Pascal VOC tree into COCO annotation files, DIR/<set>.json.
+"""Turn a Pascal VOC tree into a COCO data set: DIR/annotations/<set>.json, DIR/JPEGImages.
 
 python tools/dataset_converters/pascal_voc.py VOC_ROOT --out DIR [--sets train val] [--classes a b]
 
-VOC_ROOT holds Annotations/*.xml, ImageSets/Main/<set>.txt and JPEGImages; use the latter as
-data_prefix.img. VOC counts pixels from 1, so 1 is subtracted from all four coordinates; width is
+VOC_ROOT holds Annotations/*.xml, ImageSets/Main/<set>.txt and JPEGImages; DIR gets a link to the
+latter, nothing is copied, so data_root=DIR and data_prefix.img='JPEGImages/'. VOC counts pixels from 1, so 1 is subtracted from all four coordinates; width is
 xmax - xmin, as MMDetection converts it. Images without objects are kept. What is wrong with a file
 or a box is reported on stderr, left out and counted; the rest goes on.
 """
@@ -63,7 +63,9 @@ class RefuseDoctype(ElementTree.TreeBuilder):
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description='Turn a Pascal VOC tree into COCO files.')
     parser.add_argument('voc_root', type=Path, help='folder of Annotations, ImageSets, JPEGImages')
-    parser.add_argument('--out', type=Path, required=True, help='folder for <set>.json')
+    parser.add_argument(
+        '--out', type=Path, required=True, help='folder to make, the data_root of a config'
+    )
     parser.add_argument('--sets', nargs='+', help='lists to convert (train, val, test if there)')
     parser.add_argument('--classes', nargs='+', help='classes in id order (all, alphabetically)')
     parser.add_argument('--skip-difficult', action='store_true', help='leave out hard objects')
@@ -83,10 +85,27 @@ def main(argv: Sequence[str] | None = None) -> None:
     found = {obj.name for voc_set in voc_sets for *_, objs in voc_set.images for obj in objs}
     # One list for all sets: ids must mean the same in each.
     classes = list(dict.fromkeys(args.classes or sorted(found)))
-    args.out.mkdir(parents=True, exist_ok=True)
+    annotations = args.out / 'annotations'
+    annotations.mkdir(parents=True, exist_ok=True)
     for voc_set in voc_sets:
-        write_json(args.out / f'{voc_set.name}.json', make_coco(voc_set, classes))
+        write_json(annotations / f'{voc_set.name}.json', make_coco(voc_set, classes))
         print(describe_set(voc_set, classes))
+    link_images(args.voc_root / 'JPEGImages', args.out / 'JPEGImages')
+
+
+def link_images(images: Path, link: Path) -> None:
+    """Let DIR hold the images without a copy; where no link can be made, say what to do."""
+    if link.is_symlink():
+        link.unlink()
+    if link.exists():
+        return
+    try:
+        link.symlink_to(images.resolve(), target_is_directory=True)
+    except OSError as error:
+        print(
+            f'no link at {link} ({error}): set data_prefix.img={str(images.resolve())!r} in the config',
+            file=sys.stderr,
+        )
 
 
 def fail(message: str) -> NoReturn:
