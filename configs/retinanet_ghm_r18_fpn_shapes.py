@@ -8,15 +8,17 @@ classes = ('circle', 'square', 'triangle')
 data_root = 'data/shapes/'
 scale = (160, 160)
 width = 64
+norm_cfg = dict(type='GN', num_groups=16)
 
 model = dict(
     backbone=dict(depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None),
-    neck=dict(in_channels=[64, 128, 256, 512], out_channels=width),
+    neck=dict(in_channels=[64, 128, 256, 512], out_channels=width, norm_cfg=norm_cfg),
     bbox_head=dict(
         num_classes=len(classes),
         in_channels=width,
         feat_channels=width,
         stacked_convs=2,
+        norm_cfg=norm_cfg,
         anchor_generator=dict(octave_base_scale=2),
     ),
 )
@@ -62,7 +64,7 @@ val_evaluator = dict(ann_file=data_root + 'annotations/val.json', classwise=True
 test_evaluator = val_evaluator
 
 max_epochs = 30
-train_cfg = dict(max_epochs=max_epochs, val_interval=10)
+train_cfg = dict(max_epochs=max_epochs, val_interval=5)
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.01))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),

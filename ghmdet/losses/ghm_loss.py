@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from ghmdet.registry import MODELS
 
-from .reduction import expand_one_hot, resolve_reduction, weight_reduce
+_REDUCTIONS = ('none', 'mean', 'sum')
 
 
 class _GradientDensity(nn.Module):
@@ -41,12 +41,21 @@ class _GradientDensity(nn.Module):
         self.bins = bins
         self.momentum = momentum
         self.loss_weight = loss_weight
-        self.reduction = resolve_reduction(reduction, None, name)
+        self.reduction = reduction
+        self._choose_reduction(None)
         edges = torch.arange(bins + 1).float() / bins
         edges[-1] = last_edge
         self.register_buffer('edges', edges)
         if momentum > 0:
             self.register_buffer('acc_sum', torch.zeros(bins))
+
+    def _choose_reduction(self, override: str | None) -> str:
+        reduction = override or self.reduction
+        if reduction not in _REDUCTIONS:
+            raise ValueError(
+                f'{type(self).__name__}.reduction must be one of {_REDUCTIONS}, got {reduction!r}'
+            )
+        return reduction
 
     def _harmonize(self, gradient_length: Tensor, valid: Tensor, total: Tensor) -> Tensor:
         """Return weights total / density / n (eq. 8), 0 where not valid; move the running counts.
@@ -70,6 +79,13 @@ class _GradientDensity(nn.Module):
             density = self.acc_sum
         weights = torch.where(filled, total / density / filled.sum().clamp(min=1), 0.0)
         return F.pad(weights, (1, 1))[table_inds]
+
+    def _reduce(self, loss: Tensor, total: Tensor, reduction: str) -> Tensor:
+        if reduction != 'none':
+            loss = loss.sum()
+        if reduction == 'mean':
+            loss = loss / total
+        return self.loss_weight * loss
 
 
 @MODELS.register_module()
@@ -126,9 +142,10 @@ class GHMC(_GradientDensity):
             avg_factor: ignored, the loss divides by its own count of valid entries.
             reduction_override: in place of `reduction`.
         """
-        reduction = resolve_reduction(self.reduction, reduction_override, 'GHMC')
+        reduction = self._choose_reduction(reduction_override)
         if target.dim() != pred.dim():
-            target = expand_one_hot(target, pred.size(-1))
+            classes = torch.arange(pred.size(-1), device=pred.device)
+            target = target[:, None] == classes
             label_weight = label_weight.unsqueeze(-1).expand_as(pred)
         with torch.autocast(pred.device.type, enabled=False):
             pred, target = pred.float(), target.float()
@@ -137,7 +154,7 @@ class GHMC(_GradientDensity):
             gradient_length = (pred.detach().sigmoid() - target).abs()
             weights = self._harmonize(gradient_length, valid, total)
             loss = F.binary_cross_entropy_with_logits(pred, target, reduction='none')
-            return self.loss_weight * _weigh(loss, weights, reduction, total)
+            return self._reduce(loss * weights, total, reduction)
 
 
 @MODELS.register_module()
@@ -194,15 +211,11 @@ class GHMR(_GradientDensity):
             avg_factor: ignored, the loss divides by the sum of label_weight.
             reduction_override: in place of `reduction`.
         """
-        reduction = resolve_reduction(self.reduction, reduction_override, 'GHMR')
+        reduction = self._choose_reduction(reduction_override)
         with torch.autocast(pred.device.type, enabled=False):
             diff = pred.float() - target.float()
             length = torch.sqrt(diff * diff + self.mu * self.mu)
             total = label_weight.float().sum().clamp(min=1)
             gradient_length = (diff / length).detach().abs()
             weights = self._harmonize(gradient_length, label_weight > 0, total)
-            return self.loss_weight * _weigh(length - self.mu, weights, reduction, total)
-
-
-def _weigh(loss: Tensor, weights: Tensor, reduction: str, total: Tensor) -> Tensor:
-    return weight_reduce(loss, weights, reduction, total if reduction != 'sum' else None)
+            return self._reduce((length - self.mu) * weights, total, reduction)

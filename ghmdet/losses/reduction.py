@@ -1,4 +1,4 @@
-"""The interface that all losses share: how entries are weighted and reduced."""
+"""How focal, L1 and smooth L1 loss weight and reduce their entries; GHM has its own way."""
 
 from __future__ import annotations
 
