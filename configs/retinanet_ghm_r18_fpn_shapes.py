@@ -12,14 +12,17 @@ norm_cfg = dict(type='GN', num_groups=16)
 
 model = dict(
     backbone=dict(depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None),
-    neck=dict(in_channels=[64, 128, 256, 512], out_channels=width, norm_cfg=norm_cfg),
+    # Three levels suffice for small images; GHM gives each level the same say.
+    neck=dict(
+        in_channels=[64, 128, 256, 512], out_channels=width, num_outs=3, norm_cfg=norm_cfg
+    ),
     bbox_head=dict(
         num_classes=len(classes),
         in_channels=width,
         feat_channels=width,
         stacked_convs=2,
         norm_cfg=norm_cfg,
-        anchor_generator=dict(octave_base_scale=2),
+        anchor_generator=dict(octave_base_scale=3, strides=[8, 16, 32]),
     ),
 )
 

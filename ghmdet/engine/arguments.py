@@ -46,6 +46,7 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.work_dir = (
         args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(path).stem)
     )
+    cfg.setdefault('default_scope', 'ghmdet')
     cfg.launcher = args.launcher
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     set_up_launcher(cfg)

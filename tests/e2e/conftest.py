@@ -11,8 +11,8 @@ _base_ = {base!r}
 data_root = {root!r}
 model = dict(
     backbone=dict(num_stages=4),
-    neck=dict(out_channels=16),
-    bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1),
+    neck=dict(out_channels=16, norm_cfg=None),
+    bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1, norm_cfg=None),
 )
 pipeline = [
     dict(type='LoadImageFromFile'),
@@ -34,7 +34,7 @@ test_evaluator = val_evaluator
 model['test_cfg'] = dict(score_thr=0.001)
 train_cfg = dict(max_epochs=2, val_interval=1)
 param_scheduler = [
-    dict(_delete_=True, type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=4),
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=4),
 ]
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(max_keep_ckpts=3))
 tta_pipeline = [
