@@ -13,9 +13,7 @@ norm_cfg = dict(type='GN', num_groups=16)
 model = dict(
     backbone=dict(depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None),
     # Three levels suffice for small images; GHM gives each level the same say.
-    neck=dict(
-        in_channels=[64, 128, 256, 512], out_channels=width, num_outs=3, norm_cfg=norm_cfg
-    ),
+    neck=dict(in_channels=[64, 128, 256, 512], out_channels=width, num_outs=3, norm_cfg=norm_cfg),
     bbox_head=dict(
         num_classes=len(classes),
         in_channels=width,

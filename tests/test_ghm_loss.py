@@ -205,7 +205,7 @@ def test_sum_is_mean_times_total():
 @pytest.mark.parametrize(
     ('loss_class', 'kwargs', 'message'),
     [
-        (GHMC, dict(bins=0), 'GHMC.bins must be an integer of at least 1, got 0'),
+        (GHMC, dict(bins=0), 'GHMC.bins must be an integer in 1 to 254, got 0'),
         (GHMR, dict(bins=2.5), 'GHMR.bins'),
         (GHMC, dict(momentum=1), r'GHMC.momentum must lie in \[0, 1\), got 1'),
         (GHMR, dict(momentum=-0.1), 'GHMR.momentum'),

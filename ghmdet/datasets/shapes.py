@@ -20,7 +20,7 @@ SHAPES_CLASSES = ('circle', 'square', 'triangle')
 
 _CORNERS = (48, 4, 3)
 _SIZES_WH = ((256, 192), (192, 256))
-_DIAMETERS = (24, 128)
+_DIAMETERS = (24, 144)
 _CROWD_EVERY = 25
 _EMPTY_EVERY = 20
 # An object of which others would hide more than this is not drawn over.

@@ -12,6 +12,8 @@ by the number n of non-empty bins, not of all bins; an empty bin keeps its runni
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -19,10 +21,36 @@ from torch import Tensor, nn
 from ghmdet.registry import MODELS
 
 _REDUCTIONS = ('none', 'mean', 'sum')
+# Bins are told apart by a byte, of which two values are no bins.
+_MAX_BINS = 254
+# Entries worked on at a time: few enough to stay in the cache of a CPU.
+_CHUNK = 2**19
 
 
-class _GradientDensity(nn.Module):
-    """Weights entries by the inverse of their gradient density; what GHMC and GHMR share."""
+class _KnownGradient(torch.autograd.Function):
+    """Hands on a value whose gradient with respect to `pred` was computed along with it."""
+
+    @staticmethod
+    def forward(ctx: Any, pred: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        """Return `value`; `gradient` has the shape of `pred`."""
+        ctx.save_for_backward(gradient)
+        ctx.pred_dtype = pred.dtype
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+        """Scale the gradient, which is elementwise: `value` is a sum or has an entry for each."""
+        (gradient,) = ctx.saved_tensors
+        return (gradient * grad_output).to(ctx.pred_dtype), None, None
+
+
+class _GradientDensityLoss(nn.Module):
+    """What GHMC and GHMR share: entries weighted by the inverse of their gradient density.
+
+    The slope of an entry's loss is both what is counted (its length g) and, times the weight, the
+    gradient; so each is computed once, and in chunks, which bounds the memory to little more than
+    the gradient itself.
+    """
 
     edges: Tensor
     acc_sum: Tensor
@@ -32,8 +60,8 @@ class _GradientDensity(nn.Module):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        if not isinstance(bins, int) or bins < 1:
-            raise ValueError(f'{name}.bins must be an integer of at least 1, got {bins!r}')
+        if not isinstance(bins, int) or not 1 <= bins <= _MAX_BINS:
+            raise ValueError(f'{name}.bins must be an integer in 1 to {_MAX_BINS}, got {bins!r}')
         if not 0 <= momentum < 1:
             raise ValueError(f'{name}.momentum must lie in [0, 1), got {momentum!r}')
         if not 0 <= loss_weight < float('inf'):
@@ -49,6 +77,14 @@ class _GradientDensity(nn.Module):
         if momentum > 0:
             self.register_buffer('acc_sum', torch.zeros(bins))
 
+    def _slope(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Derivative of each entry's loss."""
+        raise NotImplementedError
+
+    def _loss(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Each entry's loss before it is weighted."""
+        raise NotImplementedError
+
     def _choose_reduction(self, override: str | None) -> str:
         reduction = override or self.reduction
         if reduction not in _REDUCTIONS:
@@ -57,39 +93,65 @@ class _GradientDensity(nn.Module):
             )
         return reduction
 
-    def _harmonize(self, gradient_length: Tensor, valid: Tensor, total: Tensor) -> Tensor:
-        """Return weights total / density / n (eq. 8), 0 where not valid; move the running counts.
+    def _harmonized(
+        self, pred: Tensor, target: Tensor, valid: Tensor, total: Tensor, reduction: str
+    ) -> Tensor:
+        """Return the loss, its gradient attached, and move the running counts.
 
         Args:
-            gradient_length: any shape; entry of bin i where edges[i] <= g < edges[i + 1].
-            valid: bool, of that shape.
+            pred: (n, C).
+            target: what `_slope` and `_loss` understand, (n, ...).
+            valid: bool (n, C) or (n, 1).
             total: scalar, the number N of the paper.
+            reduction: 'none', 'mean' or 'sum'.
         """
-        # Bin 0 and bin `bins + 1` of the table are no bins: invalid entries, and NaN.
-        table_inds = (
-            torch.bucketize(gradient_length, self.edges, out_int32=True, right=True) * valid
-        )
-        counts = torch.bincount(table_inds.flatten(), minlength=self.bins + 2)
-        counts = counts[1 : self.bins + 1].to(self.edges.dtype)
+        with torch.no_grad(), torch.autocast(pred.device.type, enabled=False):
+            slopes = torch.empty_like(pred, dtype=torch.float32)
+            bin_inds = torch.empty_like(pred, dtype=torch.uint8)
+            rows = max(1, _CHUNK // max(1, pred.size(-1)))
+            parts = [slice(i, i + rows) for i in range(0, len(pred), rows)]
+            counts = torch.zeros(self.bins + 2, dtype=torch.int64, device=pred.device)
+            for part in parts:
+                slope = self._slope(pred[part].float(), target[part])
+                found = torch.bucketize(slope.abs(), self.edges, out_int32=True, right=True)
+                slopes[part] = slope
+                # Bin 0 and the one after the last are no bins: invalid entries, and NaN.
+                bin_inds[part] = found * valid[part]
+                counts += torch.bincount(bin_inds[part].flatten(), minlength=self.bins + 2)
+            weights = self.loss_weight * self._weigh_bins(counts[1:-1], total)
+            if reduction == 'mean':
+                weights = weights / total
+            losses = []
+            for part in parts:
+                weight = weights[bin_inds[part].int()]
+                loss = self._loss(pred[part].float(), target[part]) * weight
+                slopes[part] *= weight
+                losses.append(loss if reduction == 'none' else loss.sum())
+            if reduction == 'none':
+                value = torch.cat(losses) if losses else torch.zeros_like(slopes)
+            else:
+                value = torch.stack(losses).sum() if losses else slopes.sum()
+        return _KnownGradient.apply(pred, value, slopes)
+
+    def _weigh_bins(self, counts: Tensor, total: Tensor) -> Tensor:
+        """Return the weight total / density / n (eq. 8) of each bin, an outer bin of 0 at each end.
+
+        Args:
+            counts: int64 (bins,), the entries of each; moves the running counts.
+            total: see `_harmonized`.
+        """
+        density = counts.to(self.edges.dtype)
         filled = counts > 0
-        density = counts
         if self.momentum > 0:
-            moved = self.momentum * self.acc_sum + (1 - self.momentum) * counts
+            moved = self.momentum * self.acc_sum + (1 - self.momentum) * density
             self.acc_sum.copy_(torch.where(filled, moved, self.acc_sum))
             density = self.acc_sum
         weights = torch.where(filled, total / density / filled.sum().clamp(min=1), 0.0)
-        return F.pad(weights, (1, 1))[table_inds]
-
-    def _reduce(self, loss: Tensor, total: Tensor, reduction: str) -> Tensor:
-        if reduction != 'none':
-            loss = loss.sum()
-        if reduction == 'mean':
-            loss = loss / total
-        return self.loss_weight * loss
+        return F.pad(weights, (1, 1))
 
 
 @MODELS.register_module()
-class GHMC(_GradientDensity):
+class GHMC(_GradientDensityLoss):
     """GHM classification loss (section "GHM-C Loss", eq. 9), on sigmoid cross entropy.
 
     The gradient length of an entry is g = |sigmoid(pred) - target|.
@@ -143,22 +205,33 @@ class GHMC(_GradientDensity):
             reduction_override: in place of `reduction`.
         """
         reduction = self._choose_reduction(reduction_override)
+        valid = label_weight > 0
         if target.dim() != pred.dim():
-            classes = torch.arange(pred.size(-1), device=pred.device)
-            target = target[:, None] == classes
-            label_weight = label_weight.unsqueeze(-1).expand_as(pred)
-        with torch.autocast(pred.device.type, enabled=False):
-            pred, target = pred.float(), target.float()
-            valid = label_weight > 0
-            total = valid.sum().clamp(min=1).float()
-            gradient_length = (pred.detach().sigmoid() - target).abs()
-            weights = self._harmonize(gradient_length, valid, total)
-            loss = F.binary_cross_entropy_with_logits(pred, target, reduction='none')
-            return self._reduce(loss * weights, total, reduction)
+            total = valid.sum() * pred.size(-1)
+            valid = valid[:, None]
+        else:
+            total = valid.sum()
+        return self._harmonized(pred, target, valid, total.clamp(min=1).float(), reduction)
+
+    def _slope(self, pred: Tensor, target: Tensor) -> Tensor:
+        slope = pred.sigmoid()
+        if target.dim() == pred.dim():
+            return slope - target.float()
+        column, positive = _find_positive(target, pred.size(-1))
+        return slope.scatter_add_(1, column, -positive.float())
+
+    def _loss(self, pred: Tensor, target: Tensor) -> Tensor:
+        if target.dim() == pred.dim():
+            return F.binary_cross_entropy_with_logits(pred, target.float(), reduction='none')
+        # As binary_cross_entropy_with_logits rounds: (1 - target) * pred - logsigmoid(pred).
+        column, positive = _find_positive(target, pred.size(-1))
+        logsigmoid = F.logsigmoid(pred)
+        at_column = pred.gather(1, column) * ~positive - logsigmoid.gather(1, column)
+        return (pred - logsigmoid).scatter_(1, column, at_column)
 
 
 @MODELS.register_module()
-class GHMR(_GradientDensity):
+class GHMR(_GradientDensityLoss):
     """GHM regression loss (section "GHM-R Loss", eqs. 10 to 13), on the authentic smooth L1 loss.
 
     ASL1(d) = sqrt(d^2 + mu^2) - mu with d = pred - target, whose gradient length is
@@ -212,10 +285,22 @@ class GHMR(_GradientDensity):
             reduction_override: in place of `reduction`.
         """
         reduction = self._choose_reduction(reduction_override)
-        with torch.autocast(pred.device.type, enabled=False):
-            diff = pred.float() - target.float()
-            length = torch.sqrt(diff * diff + self.mu * self.mu)
-            total = label_weight.float().sum().clamp(min=1)
-            gradient_length = (diff / length).detach().abs()
-            weights = self._harmonize(gradient_length, label_weight > 0, total)
-            return self._reduce((length - self.mu) * weights, total, reduction)
+        total = label_weight.float().sum().clamp(min=1)
+        return self._harmonized(pred, target, label_weight > 0, total, reduction)
+
+    def _slope(self, pred: Tensor, target: Tensor) -> Tensor:
+        diff = pred - target.float()
+        return diff / torch.sqrt(diff * diff + self.mu * self.mu)
+
+    def _loss(self, pred: Tensor, target: Tensor) -> Tensor:
+        diff = pred - target.float()
+        return torch.sqrt(diff * diff + self.mu * self.mu) - self.mu
+
+
+def _find_positive(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
+    """Return the column (n, 1) of each row's class and whether it has one: bool (n, 1).
+
+    A label outside [0, num_classes) is background and gets some column.
+    """
+    column = labels.clamp(0, num_classes - 1)[:, None]
+    return column, column == labels[:, None]

@@ -59,7 +59,6 @@ model = dict(
         sampler=dict(type='PseudoSampler'),
         allowed_border=-1,
         pos_weight=-1,
-        debug=False,
     ),
     test_cfg=dict(
         nms_pre=1000,
