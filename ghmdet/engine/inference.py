@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
+from mmengine.model import BaseModel
 from mmengine.runner import load_checkpoint
-from torch import nn
 
 from ghmdet.registry import MODELS, TRANSFORMS
 from ghmdet.structures import DetDataSample
@@ -21,7 +21,7 @@ Image = str | os.PathLike[str] | np.ndarray
 
 def init_detector(
     config: str | os.PathLike[str] | Config, checkpoint: str | None = None, device: str = 'cpu'
-) -> nn.Module:
+) -> BaseModel:
     """Build a detector, load its weights and set it to eval mode.
 
     Args:
@@ -45,7 +45,7 @@ def init_detector(
 
 @torch.no_grad()
 def inference_detector(
-    model: nn.Module, imgs: Image | Sequence[Image]
+    model: BaseModel, imgs: Image | Sequence[Image]
 ) -> DetDataSample | list[DetDataSample]:
     """Detect the objects in images, one after the other.
 
@@ -57,9 +57,13 @@ def inference_detector(
         One sample an image (a list for a list); its `pred_instances` hold `bboxes` (n, 4) x1 y1 x2
         y2 in pixels of the original image, `scores` (n,) best first, and `labels` (n,).
     """
-    if isinstance(imgs, list | tuple):
-        return [inference_detector(model, img) for img in imgs]
-    data = _pipeline(model.cfg, skip_loading=isinstance(imgs, np.ndarray))(_start(imgs))
+    if isinstance(imgs, str | os.PathLike | np.ndarray):
+        return _detect(model, imgs)
+    return [_detect(model, img) for img in imgs]
+
+
+def _detect(model: BaseModel, img: Image) -> DetDataSample:
+    data = _pipeline(model.cfg, skip_loading=isinstance(img, np.ndarray))(_start(img))
     return model.test_step(dict(inputs=[data['inputs']], data_samples=[data['data_samples']]))[0]
 
 

@@ -38,7 +38,7 @@ class _KnownGradient(torch.autograd.Function):
         return value.view_as(value)
 
     @staticmethod
-    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         """Scale the gradient, which is elementwise: `value` is a sum or has an entry for each."""
         (gradient,) = ctx.saved_tensors
         return (gradient * grad_output).to(ctx.pred_dtype), None, None

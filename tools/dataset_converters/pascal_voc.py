@@ -3,9 +3,10 @@
 python tools/dataset_converters/pascal_voc.py VOC_ROOT --out DIR [--sets train val] [--classes a b]
 
 VOC_ROOT holds Annotations/*.xml, ImageSets/Main/<set>.txt and JPEGImages; DIR gets a link to the
-latter, nothing is copied, so data_root=DIR and data_prefix.img='JPEGImages/'. VOC counts pixels from 1, so 1 is subtracted from all four coordinates; width is
-xmax - xmin, as MMDetection converts it. Images without objects are kept. What is wrong with a file
-or a box is reported on stderr, left out and counted; the rest goes on.
+latter, nothing is copied, so data_root=DIR and data_prefix.img='JPEGImages/'. VOC counts pixels
+from 1, so 1 is subtracted from all four coordinates; width is xmax - xmin, as MMDetection converts
+it. Images without objects are kept. What is wrong with a file or a box is reported on stderr, left
+out and counted; the rest goes on.
 """
 
 from __future__ import annotations
@@ -103,7 +104,8 @@ def link_images(images: Path, link: Path) -> None:
         link.symlink_to(images.resolve(), target_is_directory=True)
     except OSError as error:
         print(
-            f'no link at {link} ({error}): set data_prefix.img={str(images.resolve())!r} in the config',
+            f'no link at {link} ({error}): set data_prefix.img={str(images.resolve())!r} in the '
+            'config',
             file=sys.stderr,
         )
 
