@@ -1,7 +1,7 @@
 # RetinaNet R-18-FPN, slim, with GHM-C and GHM-R on the embedded set of coloured shapes: the demo.
 #   python tools/dataset_converters/shapes.py --out data/shapes
 #   python tools/train.py configs/retinanet_ghm_r18_fpn_shapes.py
-# From scratch, one process, 8 images a step.
+# From scratch, one process, 4 images a step.
 _base_ = 'retinanet_ghm_r50_fpn_1x_coco.py'
 
 classes = ('circle', 'square', 'triangle')
@@ -42,7 +42,7 @@ test_pipeline = [
 ]
 dataset = dict(data_root=data_root, metainfo=dict(classes=classes))
 train_dataloader = dict(
-    batch_size=8,
+    batch_size=4,
     dataset=dict(
         ann_file='annotations/train.json',
         data_prefix=dict(img='train/'),
@@ -64,14 +64,14 @@ test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/val.json', classwise=True)
 test_evaluator = val_evaluator
 
-max_epochs = 30
+max_epochs = 20
 train_cfg = dict(max_epochs=max_epochs, val_interval=5)
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.01))
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', T_max=max_epochs, eta_min=1e-5, convert_to_iter_based=True),
 ]
-auto_scale_lr = dict(base_batch_size=8)
+auto_scale_lr = dict(base_batch_size=4)
 default_hooks = dict(
     logger=dict(interval=10),
     checkpoint=dict(max_keep_ckpts=2, save_best='coco/bbox_mAP'),
