@@ -45,6 +45,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/val.json', classwise=True)
 test_evaluator = val_evaluator
+tta_pipeline = None  # the image and its mirror image
 
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),

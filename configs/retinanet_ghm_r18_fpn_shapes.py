@@ -63,8 +63,9 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(ann_file=data_root + 'annotations/val.json', classwise=True)
 test_evaluator = val_evaluator
+tta_pipeline = None  # the image and its mirror image
 
-max_epochs = 20
+max_epochs = 15
 train_cfg = dict(max_epochs=max_epochs, val_interval=5)
 optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.01))
 param_scheduler = [

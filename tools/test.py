@@ -60,7 +60,7 @@ def turn_on_drawing(cfg: Config, args: argparse.Namespace) -> None:
 
 def turn_on_tta(cfg: Config) -> None:
     """Wrap the model and the test pipeline for several views of each image."""
-    if 'tta_model' not in cfg:
+    if cfg.get('tta_model') is None:
         warnings.warn('no `tta_model` in the config: merging by NMS at 0.5, 100 boxes an image')
         cfg.tta_model = dict(
             type='DetTTAModel',
@@ -69,7 +69,7 @@ def turn_on_tta(cfg: Config) -> None:
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
-    if 'tta_pipeline' not in cfg:
+    if cfg.get('tta_pipeline') is None:
         warnings.warn('no `tta_pipeline` in the config: merging the image and its mirror image')
         flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
         pack = [dict(type='PackDetInputs', meta_keys=_TTA_META_KEYS)]
