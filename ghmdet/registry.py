@@ -9,10 +9,43 @@ script needs neither a registration call nor a default scope:
     'GHMC'
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 from mmengine import registry as root
-from mmengine.registry import Registry
+from mmengine.registry import DefaultScope
+from mmengine.registry import Registry as _MMEngineRegistry
 
 _SCOPE = 'ghmdet'
+
+
+class Registry(_MMEngineRegistry):
+    """mmengine's, in which a name without a scope means ghmdet's part before any other's.
+
+    mmengine would ask the default scope first, which is what the last Runner of the process set,
+    for whatever package it ran. Here the default scope is asked for what ghmdet and the root lack,
+    so that a project of another scope can put its parts into our detector.
+    """
+
+    @contextmanager
+    def switch_scope_and_registry(self, scope: str | None) -> Iterator[_MMEngineRegistry]:
+        """Yield the registry of `scope`, this one for None."""
+        if scope is None:
+            yield self
+        else:
+            with super().switch_scope_and_registry(scope) as registry:
+                yield registry
+
+    def get(self, key: str) -> Any:
+        """Return the class or function registered as `key`, None if there is none."""
+        found = super().get(key)
+        default = DefaultScope.get_current_instance()
+        if found is None and default is not None and default.scope_name != self.scope:
+            with super().switch_scope_and_registry(default.scope_name) as registry:
+                found = registry.get(key) if registry is not self else None
+        return found
+
 
 MODELS = Registry(
     'model', parent=root.MODELS, scope=_SCOPE, locations=['mmcv.cnn', 'ghmdet.models']

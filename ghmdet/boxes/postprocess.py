@@ -23,6 +23,7 @@ def select_candidates(
         scores (k,), best first; labels (k,); indices of the priors (k,).
 
     Example:
+        >>> import torch
         >>> select_candidates(torch.tensor([[0.1, 0.9], [0.6, 0.2]]), score_thr=0.15, nms_pre=2)
         (tensor([0.9000, 0.6000]), tensor([1, 0]), tensor([0, 1]))
     """

@@ -107,6 +107,7 @@ class ResNet(BaseModule):
         ValueError: an argument out of its range, named.
 
     Example:
+        >>> import torch
         >>> stages = ResNet(18)(torch.zeros(1, 3, 64, 96))
         >>> [tuple(stage.shape) for stage in stages]
         [(1, 64, 16, 24), (1, 128, 8, 12), (1, 256, 4, 6), (1, 512, 2, 3)]

@@ -1,11 +1,12 @@
 """Names that configs use, and how they are found."""
 
+import itertools
 import subprocess
 import sys
 
 import pytest
 from mmengine import registry as root
-from mmengine.registry import Registry
+from mmengine.registry import DefaultScope, Registry
 
 from ghmdet import registry
 
@@ -83,6 +84,41 @@ def test_lives_beside_another_package():
     assert registry.MODELS.get('ResNet').__module__ == 'ghmdet.models.resnet'
     assert registry.MODELS.get('otherdet.ResNet') is OtherResNet
     assert other.get('ghmdet.ResNet').__module__ == 'ghmdet.models.resnet'
+
+
+@pytest.fixture
+def default_scope():
+    names = (f'test scope {i}' for i in itertools.count())
+
+    def switch(scope):
+        DefaultScope.get_instance(next(names), scope_name=scope)
+
+    before = dict(DefaultScope._instance_dict)
+    yield switch
+    DefaultScope._instance_dict.clear()
+    DefaultScope._instance_dict.update(before)
+
+
+def test_the_default_scope_of_others_neither_hides_nor_hijacks(default_scope):
+    third = Registry('model', parent=root.MODELS, scope='thirddet')
+
+    @third.register_module(name='FPN')
+    class ThirdFPN:
+        pass
+
+    @third.register_module()
+    class ThirdBackbone:
+        pass
+
+    for scope in ('mmengine', 'thirddet'):
+        default_scope(scope)
+        built = registry.MODELS.build(dict(type='FPN', in_channels=[4], out_channels=2, num_outs=1))
+        assert type(built).__module__ == 'ghmdet.models.fpn'
+    # What we lack is found in the default scope.
+    assert type(registry.MODELS.build(dict(type='ThirdBackbone'))) is ThirdBackbone
+    assert type(registry.MODELS.build(dict(type='thirddet.FPN'))) is ThirdFPN
+    default_scope('mmengine')
+    assert registry.MODELS.get('ThirdBackbone') is None
 
 
 def test_misspelt_names_are_told():
