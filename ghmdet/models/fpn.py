@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch.nn.functional as F
@@ -71,20 +72,8 @@ class FPN(BaseModule):
                 f'neck.add_extra_convs must be True, False or one of {_EXTRA_SOURCES}, '
                 f'got {add_extra_convs!r}'
             )
-        last = len(in_channels) - 1
-        if end_level == -1:
-            end_level = last
-        if not 0 <= start_level <= end_level <= last:
-            raise ValueError(
-                f'neck: expected 0 <= start_level <= end_level <= {last} for '
-                f'{len(in_channels)} inputs, got {start_level} and {end_level}'
-            )
-        num_used = end_level - start_level + 1
-        if num_outs < num_used or (end_level < last and num_outs != num_used):
-            raise ValueError(
-                f'neck.num_outs: levels {start_level} to {end_level} give {num_used} outputs'
-                f'{" or more" if end_level == last else ""}, got {num_outs}'
-            )
+        end_level = len(in_channels) - 1 if end_level == -1 else end_level
+        _check_levels(len(in_channels), start_level, end_level, num_outs)
         self.num_outs = num_outs
         self.start_level = start_level
         self.end_level = end_level
@@ -92,30 +81,24 @@ class FPN(BaseModule):
         self.relu_before_extra_convs = relu_before_extra_convs
         self.upsample_cfg = upsample_cfg or dict(mode='nearest')
 
-        def conv(
-            channels: int, kernel_size: int, norm: dict[str, Any] | None, stride: int = 1
-        ) -> ConvModule:
-            return ConvModule(
-                channels,
-                out_channels,
-                kernel_size,
-                stride=stride,
-                padding=kernel_size // 2,
-                conv_cfg=conv_cfg,
-                norm_cfg=norm,
-                act_cfg=act_cfg,
-                inplace=False,
-            )
-
+        conv = partial(
+            ConvModule,
+            out_channels=out_channels,
+            conv_cfg=conv_cfg,
+            norm_cfg=norm_cfg,
+            act_cfg=act_cfg,
+            inplace=False,
+        )
+        lateral = partial(conv, kernel_size=1, norm_cfg=None if no_norm_on_lateral else norm_cfg)
+        output = partial(conv, kernel_size=3, padding=1)
         used = in_channels[start_level : end_level + 1]
-        lateral_norm = None if no_norm_on_lateral else norm_cfg
-        self.lateral_convs = nn.ModuleList(conv(channels, 1, lateral_norm) for channels in used)
-        self.fpn_convs = nn.ModuleList(conv(out_channels, 3, norm_cfg) for _ in used)
+        self.lateral_convs = nn.ModuleList(lateral(channels) for channels in used)
+        self.fpn_convs = nn.ModuleList(output(out_channels) for _ in used)
         if self.add_extra_convs:
-            for extra in range(num_outs - num_used):
+            for extra in range(num_outs - len(used)):
                 on_input = extra == 0 and self.add_extra_convs == 'on_input'
                 channels = in_channels[end_level] if on_input else out_channels
-                self.fpn_convs.append(conv(channels, 3, norm_cfg, stride=2))
+                self.fpn_convs.append(output(channels, stride=2))
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """Return L maps (N, out_channels, h, w), finest first.
@@ -155,3 +138,18 @@ class FPN(BaseModule):
             if self.relu_before_extra_convs and i > num_used:
                 source = F.relu(source)
             outs.append(self.fpn_convs[i](source))
+
+
+def _check_levels(num_inputs: int, start_level: int, end_level: int, num_outs: int) -> None:
+    last = num_inputs - 1
+    if not 0 <= start_level <= end_level <= last:
+        raise ValueError(
+            f'neck: expected 0 <= start_level <= end_level <= {last} for {num_inputs} inputs, '
+            f'got {start_level} and {end_level}'
+        )
+    num_used = end_level - start_level + 1
+    if num_outs < num_used or (end_level < last and num_outs != num_used):
+        raise ValueError(
+            f'neck.num_outs: levels {start_level} to {end_level} give {num_used} outputs'
+            f'{" or more" if end_level == last else ""}, got {num_outs}'
+        )
