@@ -17,6 +17,14 @@ class DetDataPreprocessor(ImgDataPreprocessor):
     Images of unequal size are normalised, padded at the right and the bottom with `pad_value` to a
     common size that `pad_size_divisor` divides, and stacked. Constructor: see
     `mmengine.model.ImgDataPreprocessor`.
+
+    Example:
+        >>> import torch
+        >>> from ghmdet.structures import DetDataSample
+        >>> data = dict(inputs=[torch.zeros(3, 50, 90)], data_samples=[DetDataSample()])
+        >>> data = DetDataPreprocessor(pad_size_divisor=32)(data)
+        >>> tuple(data['inputs'].shape), data['data_samples'][0].pad_shape
+        ((1, 3, 64, 96), (64, 96))
     """
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:

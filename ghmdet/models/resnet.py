@@ -235,6 +235,10 @@ class ResNeXt(ResNet):
         groups: groups of a block's 3x3 convolution.
         base_width: channels of a group in the first stage.
         **kwargs: see `ResNet`; depth 50, 101 or 152.
+
+    Example:
+        >>> ResNeXt(depth=50, groups=32, base_width=4).layer1[0].conv2
+        Conv2d(128, 128, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), groups=32, bias=False)
     """
 
     def __init__(self, groups: int = 1, base_width: int = 4, **kwargs: Any) -> None:

@@ -56,6 +56,12 @@ class RetinaHead(BaseModule):
 
     Raises:
         ValueError: a setting out of its range, named.
+
+    Example:
+        >>> head = RetinaHead(num_classes=2, in_channels=8)
+        >>> cls_scores, bbox_preds = head([torch.zeros(1, 8, 4, 6)])  # 9 anchors a cell
+        >>> tuple(cls_scores[0].shape), tuple(bbox_preds[0].shape)
+        ((1, 18, 4, 6), (1, 36, 4, 6))
     """
 
     def __init__(
