@@ -235,7 +235,7 @@ def test_only_four_methods_pass_the_getattr():
 @pytest.mark.filterwarnings('ignore:Detected pickle protocol')
 def test_pickle_newer_than_the_safe_reader_is_refused_with_the_way_out(tmp_path):
     file = write(tmp_path / 'new.pth', {'state_dict': {'a': 1}}, protocol=4)
-    with pytest.raises(CheckpointError, match=r'refused.*(operand 149|UnpicklingError).*TRUST'):
+    with pytest.raises(CheckpointError, match=r'refused.*Unsupported operand 149.*TRUST'):
         load_checkpoint_file(file)
 
 

@@ -164,7 +164,9 @@ def _read(file: Path, map_location: Any, weights_only: bool) -> Any:
 
 def _reason(error: BaseException) -> str:
     """The line of a torch error that says what happened; the rest is advice."""
-    lines = [line.strip() for line in str(error).splitlines()]
+    # torch 2.6 puts it behind advice, on the same line
+    text = str(error).rpartition('WeightsUnpickler error: ')[2]
+    lines = [line.strip() for line in text.splitlines()]
     told = [line for line in lines if line and not line.startswith(_ADVICE)]
     return (told or [''])[0] or type(error).__name__
 

@@ -10,8 +10,34 @@ from ghmdet.registry import MODELS
 from .reduction import resolve_reduction, weight_reduce
 
 
+class _BoxLoss(nn.Module):
+    """What both share: an entry's loss depends on `pred` and `target` alone."""
+
+    def __init__(self, reduction: str, loss_weight: float) -> None:
+        super().__init__()
+        self.reduction = resolve_reduction(reduction, None, type(self).__name__)
+        self.loss_weight = loss_weight
+
+    def _entries(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Loss of each entry, before weights."""
+        raise NotImplementedError
+
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        weight: Tensor | None = None,
+        avg_factor: float | None = None,
+        reduction_override: str | None = None,
+    ) -> Tensor:
+        """Return the loss of `pred` against `target`, both (n, 4); `weight` likewise or None."""
+        reduction = resolve_reduction(self.reduction, reduction_override, type(self).__name__)
+        loss = self._entries(pred.float(), target.float())
+        return self.loss_weight * weight_reduce(loss, weight, reduction, avg_factor)
+
+
 @MODELS.register_module()
-class SmoothL1Loss(nn.Module):
+class SmoothL1Loss(_BoxLoss):
     """Smooth L1 loss (Fast R-CNN, arXiv:1504.08083, eq. 3): square below `beta`, linear above.
 
     Args:
@@ -31,29 +57,17 @@ class SmoothL1Loss(nn.Module):
     def __init__(
         self, beta: float = 1.0, reduction: str = 'mean', loss_weight: float = 1.0
     ) -> None:
-        super().__init__()
+        super().__init__(reduction, loss_weight)
         if beta <= 0:
             raise ValueError(f'SmoothL1Loss.beta must be positive, got {beta}; for 0 use L1Loss')
         self.beta = beta
-        self.reduction = resolve_reduction(reduction, None, 'SmoothL1Loss')
-        self.loss_weight = loss_weight
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """Return the loss of `pred` against `target`, both (n, 4); `weight` likewise or None."""
-        reduction = resolve_reduction(self.reduction, reduction_override, 'SmoothL1Loss')
-        loss = F.smooth_l1_loss(pred.float(), target.float(), reduction='none', beta=self.beta)
-        return self.loss_weight * weight_reduce(loss, weight, reduction, avg_factor)
+    def _entries(self, pred: Tensor, target: Tensor) -> Tensor:
+        return F.smooth_l1_loss(pred, target, reduction='none', beta=self.beta)
 
 
 @MODELS.register_module()
-class L1Loss(nn.Module):
+class L1Loss(_BoxLoss):
     """Absolute difference.
 
     Args:
@@ -67,19 +81,7 @@ class L1Loss(nn.Module):
     """
 
     def __init__(self, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
-        super().__init__()
-        self.reduction = resolve_reduction(reduction, None, 'L1Loss')
-        self.loss_weight = loss_weight
+        super().__init__(reduction, loss_weight)
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        weight: Tensor | None = None,
-        avg_factor: float | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """Return the loss of `pred` against `target`, both (n, 4); `weight` likewise or None."""
-        reduction = resolve_reduction(self.reduction, reduction_override, 'L1Loss')
-        loss = (pred.float() - target.float()).abs()
-        return self.loss_weight * weight_reduce(loss, weight, reduction, avg_factor)
+    def _entries(self, pred: Tensor, target: Tensor) -> Tensor:
+        return (pred - target).abs()
