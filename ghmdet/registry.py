@@ -76,7 +76,7 @@ HOOKS = Registry(
     'hook',
     parent=root.HOOKS,
     scope=_SCOPE,
-    locations=['mmengine.hooks', 'ghmdet.engine', 'ghmdet.visualization'],
+    locations=['mmengine.hooks', 'ghmdet.engine.runtime', 'ghmdet.visualization'],
 )
 VISUALIZERS = Registry(
     'visualizer', parent=root.VISUALIZERS, scope=_SCOPE, locations=['ghmdet.visualization']
@@ -100,7 +100,10 @@ OPTIMIZERS = Registry(
     'optimizer', parent=root.OPTIMIZERS, scope=_SCOPE, locations=['mmengine.optim']
 )
 OPTIM_WRAPPERS = Registry(
-    'optim_wrapper', parent=root.OPTIM_WRAPPERS, scope=_SCOPE, locations=['mmengine.optim']
+    'optim_wrapper',
+    parent=root.OPTIM_WRAPPERS,
+    scope=_SCOPE,
+    locations=['mmengine.optim', 'ghmdet.engine.runtime'],
 )
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',

@@ -187,6 +187,46 @@ def test_default_limits_and_proposals_are_those_of_pycocotools(tmp_path, backend
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize(
+    ('max_dets', 'alarms', 'rises'),
+    [
+        ((1, 10, 100), 0, [True, False]),
+        ((1, 10, 100), 50, [True, True]),
+        ((1, 10, 100), 200, [True, False]),
+        ((100, 300, 1000), 0, [False, False]),
+        ((100, 300, 1000), 200, [True, False]),
+        ((100, 300, 1000), 400, [False, True]),
+    ],
+)
+def test_limits_that_some_images_exceed(tmp_path, backend, max_dets, alarms, rises):
+    """One image has better scored false alarms before its cats, the others have up to 11 boxes."""
+    content, samples = random_set(6)
+    # Proposals of equal score are taken class by class: let ids and labels agree on the order.
+    for annotation in content['annotations']:
+        annotation['category_id'] = 8 - annotation['category_id']
+    for category in content['categories']:
+        category['id'] = 8 - category['id']
+    found = {name: values.tolist() for name, values in samples[1]['pred_instances'].items()}
+    samples[1] = sample(
+        samples[1]['img_id'],
+        found['bboxes'] + [[500, 400, 520, 420]] * alarms,
+        found['scores'] + [1] * alarms,
+        found['labels'] + [0] * alarms,
+    )
+    items = [*MEAN_NAMES, *(f'AR@{n}' for n in max_dets)]
+    items += [f'AR_{size}@{max_dets[2]}' for size in 'sml']
+    settings = {'backend': backend, 'metric': ['bbox', 'proposal'], 'metric_items': items}
+    file = write(tmp_path, content)
+    metrics = evaluate(file, samples, NAMES, proposal_nums=max_dets, **settings)
+    boxes = oracle(content, samples, [1, 3, 5], max_dets)
+    assert [bool(step > 0) for step in np.diff(boxes[6:9])] == rises
+    recall = oracle(content, samples, [1, 3, 5], max_dets, use_cats=0)[6:]
+    numbers = list(metrics.values())
+    np.testing.assert_allclose(numbers[:12], boxes, rtol=0, atol=1e-9)
+    np.testing.assert_allclose(numbers[18:], recall, rtol=0, atol=1e-9)
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
 def test_average_precision_by_hand(tmp_path, backend):
     """One of two cats found, after a false alarm: precision 1/2 up to recall 1/2, so 51 of 101."""
     content = coco_content([box(1, 1, [0, 0, 40, 40]), box(2, 1, [0, 0, 40, 40], id_=1)])

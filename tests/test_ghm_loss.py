@@ -1,8 +1,11 @@
+import copy
+import shutil
+
 import numpy as np
 import pytest
 import torch
 
-from ghmdet.losses import GHMC, GHMR
+from ghmdet.losses import GHMC, GHMR, ghm_loss
 
 from . import golden
 
@@ -202,10 +205,140 @@ def test_sum_is_mean_times_total():
     assert total.item() == pytest.approx(4 * mean.item(), rel=1e-5)
 
 
+def draw_in_bins(num, num_classes, bins, generator):
+    """Logits (n, C) and labels (n,) whose g lies well within its bin, and these bins (n, C)."""
+    inds = torch.randint(0, bins, (num, num_classes), generator=generator)
+    g = (inds + 0.2 + 0.6 * torch.rand(num, num_classes, generator=generator).double()) / bins
+    labels = torch.randint(0, 2 * num_classes, (num,), generator=generator)
+    one_hot = labels[:, None] == torch.arange(num_classes)
+    pred = torch.logit(torch.where(one_hot, 1 - g, g))
+    return pred.float(), labels.clamp(max=num_classes), one_hot.double()
+
+
+@pytest.mark.parametrize(
+    ('num', 'num_classes', 'bins'),
+    [
+        *((n, c, b) for n, c in [(1, 1), (1, 80), (3, 1), (1639, 80)] for b in (10, 11, 30)),
+        (1_000_003, 1, 30),
+        (12_500, 80, 11),
+        (125_000, 80, 30),
+    ],
+)
+def test_ghmc_is_exact_at_all_sizes(num, num_classes, bins):
+    pred, labels, one_hot = draw_in_bins(
+        num, num_classes, bins, torch.Generator().manual_seed(num + bins)
+    )
+    label_weight = (torch.arange(num) % 7 != 3).float()
+    loss_fn = GHMC(bins, momentum=0.75)
+    loss = loss_fn(pred.requires_grad_(), labels, label_weight)
+    (gradient,) = torch.autograd.grad(loss, pred)
+    literal = Literal(bins, 0.75, 1 + 1e-6)
+    expected, expected_gradient = literal.ghmc(
+        pred.detach().double(), one_hot, label_weight[:, None].expand(num, num_classes)
+    )
+    assert loss.item() == pytest.approx(expected.item(), rel=2e-6)
+    assert loss_fn.acc_sum.tolist() == pytest.approx(literal.acc_sum, rel=1e-6)
+    torch.testing.assert_close(gradient.double(), expected_gradient, rtol=2e-5, atol=0)
+
+
+@pytest.mark.parametrize('bins', [1, 2, 7, 10, 11, 30, 49, 254])
+def test_every_edge_belongs_to_the_bin_above_it(bins):
+    loss_fn = GHMC(bins)
+    inner = loss_fn.edges[1:-1]
+    below = torch.nextafter(inner, torch.zeros(()))
+    for length, inds in ((inner, range(1, bins)), (below, range(bins - 1))):
+        found = loss_fn._find_bins(length[None], torch.zeros(1, 1, dtype=torch.bool))
+        assert found.tolist() == [list(inds)]
+    ends = loss_fn._find_bins(torch.tensor([[0.0, -1.0, 1.0]]), torch.tensor([[False]]))
+    assert ends.tolist() == [[0, bins - 1, bins - 1]]
+
+
+def test_which_numbers_of_bins_a_product_tells():
+    right = [bins for bins in range(1, 40) if GHMC(bins)._finds_bin_by_product]
+    everywhere = torch.arange(2**20) / 2**20  # exact in float32
+    for bins in right:
+        edges = torch.arange(bins) / bins
+        expected = torch.bucketize(everywhere, edges, right=True) - 1
+        assert (everywhere * bins).long().equal(expected)
+    assert {10, 30} <= set(right)
+    assert 11 not in right
+
+
+def calls_to_compare():
+    generator = torch.Generator().manual_seed(5)
+    pred = torch.randn(200, 6, generator=generator) * 2
+    labels = torch.randint(0, 9, (200,), generator=generator)
+    row_weight = (torch.rand(200, generator=generator) > 0.2).float()
+    target = (torch.rand(200, 6, generator=generator) > 0.8).float()
+    weight = (torch.rand(200, 6, generator=generator) > 0.2).float()
+    return {
+        'labels': (GHMC(30, 0.75), (pred, labels, row_weight)),
+        'targets': (GHMC(11), (pred, target, weight)),
+        'none': (GHMC(10, 0.5, reduction='none'), (pred, labels, row_weight)),
+        'boxes': (GHMR(momentum=0.7), (pred, target, weight)),
+        'nothing': (GHMC(10, 0.75), (pred[:0], labels[:0], row_weight[:0])),
+    }
+
+
+def check_fused(loss_fn, pred, target, weight, monkeypatch):
+    fused = copy.deepcopy(loss_fn)
+    for _ in range(3):
+        gradients, values = [], []
+        for module, can_fuse in ((loss_fn, False), (fused, True)):
+            monkeypatch.setattr(ghm_loss, '_can_fuse', lambda device, answer=can_fuse: answer)
+            logits = pred.clone().requires_grad_()
+            values.append(module(logits, target, weight))
+            gradients.append(torch.autograd.grad(values[-1].sum(), logits)[0])
+        torch.testing.assert_close(values[1], values[0], rtol=1e-6, atol=1e-9)
+        torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-6, atol=1e-10)
+        if loss_fn.momentum > 0:
+            assert fused.acc_sum.equal(loss_fn.acc_sum)
+
+
+@pytest.mark.parametrize('case', calls_to_compare())
+def test_fused_passes_equal_the_plain_ones(case, monkeypatch):
+    monkeypatch.setattr(ghm_loss, '_compiled', lambda function: function)
+    loss_fn, arguments = calls_to_compare()[case]
+    check_fused(loss_fn, *arguments, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which('g++') is None, reason='torch.compile needs a C++ compiler')
+def test_compiled_passes_equal_the_plain_ones(monkeypatch):
+    loss_fn, arguments = calls_to_compare()['labels']
+    check_fused(loss_fn, *arguments, monkeypatch)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('case', calls_to_compare())
+def test_cuda_equals_the_cpu_without_waiting_for_the_device(case):
+    loss_fn, arguments = calls_to_compare()[case]
+    on_cuda = copy.deepcopy(loss_fn).cuda()
+    pred, target, weight = arguments
+    expected = torch.autograd.grad(loss_fn(pred.requires_grad_(), target, weight).sum(), pred)[0]
+    pred, target, weight = (value.detach().cuda() for value in arguments)
+    on_cuda(pred, target, weight)  # compiles
+    on_cuda.load_state_dict(type(loss_fn)(loss_fn.bins, loss_fn.momentum).state_dict())
+    torch.cuda.set_sync_debug_mode('error')
+    try:
+        loss = on_cuda(pred.requires_grad_(), target, weight)
+        gradient = torch.autograd.grad(loss.sum(), pred)[0]
+    finally:
+        torch.cuda.set_sync_debug_mode('default')
+    torch.testing.assert_close(gradient.cpu(), expected, rtol=1e-4, atol=1e-8)
+
+
+def test_backward_twice_gives_the_same_gradient():
+    pred = torch.tensor([[0.5, -2.0]], requires_grad=True)
+    loss = GHMC()(pred, torch.tensor([0]), torch.ones(1))
+    first = torch.autograd.grad(3 * loss, pred, retain_graph=True)[0]
+    assert torch.autograd.grad(3 * loss, pred)[0].equal(first)
+
+
 @pytest.mark.parametrize(
     ('loss_class', 'kwargs', 'message'),
     [
-        (GHMC, dict(bins=0), 'GHMC.bins must be an integer in 1 to 254, got 0'),
+        (GHMC, dict(bins=0), 'GHMC.bins must be an integer in 1 to 255, got 0'),
         (GHMR, dict(bins=2.5), 'GHMR.bins'),
         (GHMC, dict(momentum=1), r'GHMC.momentum must lie in \[0, 1\), got 1'),
         (GHMR, dict(momentum=-0.1), 'GHMR.momentum'),

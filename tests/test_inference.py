@@ -29,6 +29,7 @@ def test_paths_and_arrays_give_what_the_test_pipeline_gives(setting):
     root, cfg, checkpoint = setting
     model = init_detector(cfg, str(checkpoint))
     assert not model.training
+    assert not any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
     dataset = CocoDataset(
         str(root / 'annotations/val.json'),
         data_prefix=dict(img=str(root / 'val')),
@@ -53,3 +54,11 @@ def test_class_names_come_from_the_checkpoint_or_the_config(setting):
     assert init_detector(cfg, str(checkpoint)).dataset_meta['classes'] == ('a', 'b', 'c')
     from_name = init_detector(config_path('retinanet_ghm_r18_fpn_shapes'))
     assert from_name.dataset_meta['classes'] == ('circle', 'square', 'triangle')
+
+
+def test_unfolded_for_training_and_saving(setting):
+    _, cfg, checkpoint = setting
+    model = init_detector(cfg, str(checkpoint), fold=False)
+    saved = torch.load(checkpoint)['state_dict']
+    assert list(model.state_dict()) == list(saved)
+    assert torch.equal(model.backbone.conv1.weight, saved['backbone.conv1.weight'])

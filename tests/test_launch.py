@@ -10,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
@@ -18,8 +19,15 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import distributed
 
-from ghmdet.engine import apply_amp, apply_auto_scale_lr, build_runner, launch, set_up_launcher
-from ghmdet.engine.hooks import DoorCheckHook
+from ghmdet.engine import (
+    apply_amp,
+    apply_amp_to_test,
+    apply_auto_scale_lr,
+    build_runner,
+    launch,
+    set_up_launcher,
+)
+from ghmdet.engine.hooks import DoorCheckHook, PeakMemoryHook
 
 
 class Plain(BaseModel):
@@ -169,7 +177,7 @@ from mmengine.dist import all_gather, get_rank
 from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, MODELS
 from torch.utils.data import Dataset
-from ghmdet.engine import build_runner, set_up_launcher
+from ghmdet.engine import build_runner
 
 @DATASETS.register_module()
 class Numbers(Dataset):
@@ -198,7 +206,6 @@ cfg = Config({
     'train_cfg': {'by_epoch': True, 'max_epochs': 1},
     'optim_wrapper': {'optimizer': {'type': 'SGD', 'lr': 1.0}},
 })
-set_up_launcher(cfg)
 runner = build_runner(cfg)
 runner.train()
 weights = all_gather(runner.model.module.weight.detach())
@@ -230,11 +237,12 @@ def test_two_processes_average_their_gradients(tmp_path):
 # --- the Runner -------------------------------------------------------------------------------
 
 
-def test_runner_gets_one_door_check(tmp_path):
+def test_runner_gets_one_door_check_and_one_memory_report(tmp_path):
     cfg = Config({'model': {'type': Plain}, 'work_dir': str(tmp_path), 'log_level': 'ERROR'})
     runner = build_runner(cfg)
     assert type(runner) is Runner
-    assert [type(hook) for hook in runner.hooks].count(DoorCheckHook) == 1
+    kinds = [type(hook) for hook in runner.hooks]
+    assert (kinds.count(DoorCheckHook), kinds.count(PeakMemoryHook)) == (1, 1)
     assert runner.hooks.index(next(h for h in runner.hooks if type(h) is DoorCheckHook)) <= 1
 
 
@@ -256,33 +264,61 @@ def test_runner_type_and_a_hook_of_the_config(tmp_path):
 # --- options ----------------------------------------------------------------------------------
 
 
-def test_amp_on_the_cpu(on_cpu):
-    with pytest.raises(ValueError, match=r'--amp\) is not available on the CPU yet.*Leave --amp'):
-        apply_amp(Config({'optim_wrapper': {'type': 'OptimWrapper'}}))
-
-
 @pytest.mark.parametrize('wrapper', [{'type': 'OptimWrapper'}, {'type': OptimWrapper}, {}])
-def test_amp(on_gpu, wrapper):
-    cfg = Config({'optim_wrapper': {**wrapper, 'clip_grad': {'max_norm': 35}}})
+def test_amp(on_cpu, wrapper):
+    cfg = Config({'optim_wrapper': {**wrapper, 'clip_grad': {'max_norm': 35}}, 'val_cfg': {}})
     apply_amp(cfg)
     assert cfg.optim_wrapper == {
         'type': 'AmpOptimWrapper',
         'loss_scale': 'dynamic',
         'clip_grad': {'max_norm': 35},
     }
+    assert cfg.val_cfg == {'fp16': True}
+
+
+@pytest.mark.parametrize(
+    'val_cfg', [None, {'type': 'ValLoop', 'fp16': False}, {'type': 'MyLoop'}, {'type': Plain}]
+)
+def test_amp_leaves_validation_as_the_config_wants_it(on_cpu, val_cfg):
+    cfg = Config({'optim_wrapper': {}, 'val_cfg': val_cfg})
+    apply_amp(cfg)
+    assert cfg.val_cfg == val_cfg
+
+
+def test_amp_for_a_test(on_cpu):
+    cfg = Config({'test_cfg': {'type': 'TestLoop', 'fp16': False}})
+    apply_amp_to_test(cfg)
+    assert cfg.test_cfg == {'type': 'TestLoop', 'fp16': True}
+
+
+@pytest.mark.parametrize(('has_it', 'dtype'), [(True, torch.bfloat16), (False, torch.float16)])
+def test_loops_autocast_to_what_the_card_has(on_gpu, monkeypatch, has_it, dtype):
+    before = torch.get_autocast_dtype('cuda')
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: has_it)
+    try:
+        apply_amp_to_test(Config({'test_cfg': {}}))
+        assert torch.get_autocast_dtype('cuda') == dtype  # which mmengine's loops ask for
+    finally:
+        torch.set_autocast_dtype('cuda', before)
+
+
+def test_amp_on_mps(monkeypatch):
+    monkeypatch.setattr(launch, 'get_device', lambda: 'mps')
+    with pytest.raises(ValueError, match=r'\(--amp, AmpOptimWrapper\) is not available on mps'):
+        apply_amp(Config({'optim_wrapper': {}}))
 
 
 @pytest.mark.parametrize('kind', ['AmpOptimWrapper', AmpOptimWrapper])
-def test_amp_twice_is_said(on_gpu, monkeypatch, kind):
+def test_amp_twice_is_said(on_cpu, monkeypatch, kind):
     logger, stream = MMLogger.get_instance(f'amp {kind}'), io.StringIO()
     monkeypatch.setattr(logger.handlers[0], 'stream', stream)
     cfg = Config({'optim_wrapper': {'type': kind, 'loss_scale': 512.0}})
     apply_amp(cfg)
-    assert 'optim_wrapper.type is AmpOptimWrapper already' in stream.getvalue()
+    assert '--amp leaves optim_wrapper as it is' in stream.getvalue()
     assert cfg.optim_wrapper.loss_scale == 512.0
 
 
-def test_amp_with_another_wrapper(on_gpu):
+def test_amp_with_another_wrapper(on_cpu):
     with pytest.raises(ValueError, match=r'needs optim_wrapper\.type to be .* but it is ApexOptim'):
         apply_amp(Config({'optim_wrapper': {'type': 'ApexOptimWrapper'}}))
 
@@ -312,3 +348,22 @@ def test_apple_gpus_do_not_count(monkeypatch):
     assert not launch._has_accelerator()
     monkeypatch.setattr(launch, 'get_device', lambda: 'npu')
     assert launch._has_accelerator()
+
+
+@pytest.mark.parametrize(
+    ('machine', 'amx', 'avx', 'warned'),
+    [
+        ('x86_64', False, False, True),
+        ('x86_64', False, True, False),
+        ('AMD64', True, False, False),
+        ('aarch64', False, False, False),
+    ],
+)
+def test_amp_on_a_cpu_that_is_slow_in_bfloat16(on_cpu, monkeypatch, machine, amx, avx, warned):
+    monkeypatch.setattr(launch.platform, 'machine', lambda: machine)
+    monkeypatch.setattr(torch.cpu, '_is_amx_tile_supported', lambda: amx, raising=False)
+    monkeypatch.setattr(torch.cpu, '_is_avx512_bf16_supported', lambda: avx, raising=False)
+    logger, stream = MMLogger.get_instance(f'{machine}{amx}{avx}'), io.StringIO()
+    monkeypatch.setattr(logger.handlers[0], 'stream', stream)
+    apply_amp_to_test(Config({'test_cfg': {}}))
+    assert ('--amp works, but is slower than float32' in stream.getvalue()) == warned

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from ghmdet.boxes import MaxIoUAssigner
+from ghmdet.boxes import MaxIoUAssigner, max_iou_assigner
 from ghmdet.boxes.max_iou_assigner import bbox_overlaps
 
 from . import golden
@@ -106,3 +106,18 @@ def test_overlaps_worked_by_hand():
     assert bbox_overlaps(a, b)[0].tolist() == pytest.approx([25 / 175, 0, 0])
     assert bbox_overlaps(a, b)[1].tolist() == [0, 0, 0]
     assert bbox_overlaps(a, b, mode='iof')[0].tolist() == pytest.approx([0.25, 0, 0])
+
+
+@pytest.mark.parametrize('setting', [*SETTINGS, 'first'])
+def test_parts_change_nothing(setting, monkeypatch):
+    settings = {**RETINA, 'gt_max_assign_all': False} if setting == 'first' else SETTINGS[setting]
+    assigner = MaxIoUAssigner(**settings)
+    generator = torch.Generator().manual_seed(0)
+    corner, size = torch.randint(0, 40, (2, 3000, 2), generator=generator).float()
+    priors = torch.cat([corner, corner + size], dim=1)  # whole numbers: many ties
+    gts, ignored = priors[:50], priors[50:53]
+    whole = assigner.assign(priors, gts, ignored)
+    monkeypatch.setattr(max_iou_assigner, '_MAX_PAIRS', 53 * 70)  # 43 parts
+    parts = assigner.assign(priors, gts, ignored)
+    assert parts.gt_inds.equal(whole.gt_inds)
+    assert parts.max_overlaps.equal(whole.max_overlaps)

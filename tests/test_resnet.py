@@ -172,3 +172,37 @@ def test_resnext_needs_bottlenecks():
     with pytest.raises(ValueError, match='depth 50, 101 or 152, got 18'):
         ResNeXt(depth=18)
     assert ResNeXt(depth=50, groups=1).layer1[0].conv2.groups == 1
+
+
+@pytest.mark.parametrize('backbone', [dict(depth=18), dict(depth=50, frozen_stages=1)])
+def test_batch_norms_in_eval_mode_become_part_of_the_convolutions(backbone):
+    torch.manual_seed(0)
+    model = ResNet(**backbone, zero_init_residual=False).double().train()
+    for module in model.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.running_mean.normal_()
+            module.running_var.uniform_(0.5, 2)
+            nn.init.normal_(module.weight, 1, 0.2)
+            nn.init.normal_(module.bias)
+    images = torch.randn(2, 3, 64, 96, dtype=torch.float64)
+    found = {}
+    for memory_format in (torch.contiguous_format, torch.channels_last):
+        model.zero_grad()
+        stages = model(images.contiguous(memory_format=memory_format))
+        sum((stage * stage).mean() for stage in stages).backward()
+        gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
+        found[memory_format] = stages, gradients
+    (plain, plain_gradients), (folded, folded_gradients) = found.values()
+    assert not any(torch.equal(*pair) for pair in zip(plain, folded))  # another way of rounding
+    torch.testing.assert_close(folded, plain, rtol=1e-9, atol=1e-9)
+    assert folded_gradients.keys() == plain_gradients.keys()
+    torch.testing.assert_close(folded_gradients, plain_gradients, rtol=1e-8, atol=1e-10)
+    assert all(p.grad is None for p in model.conv1.parameters()) == (backbone['depth'] == 50)
+
+
+def test_hooks_on_a_norm_are_called_all_the_same():
+    model = ResNet(18).train()
+    seen = []
+    model.layer2[0].bn1.register_forward_hook(lambda module, inputs, output: seen.append(output))
+    model(torch.randn(1, 3, 32, 32).contiguous(memory_format=torch.channels_last))
+    assert [tuple(output.shape) for output in seen] == [(1, 128, 4, 4)]

@@ -8,7 +8,8 @@ import mmengine.registry
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import Compose
+from mmengine.dataset import Compose, pseudo_collate
+from torch.utils.data import DataLoader
 
 from ghmdet.datasets import LoadAnnotations, PackDetInputs
 from ghmdet.registry import TRANSFORMS
@@ -85,13 +86,30 @@ def test_pack_without_objects_or_annotations():
     assert sample.gt_instances.keys() == sample.ignored_instances.keys() == []
 
 
-def test_pack_turns_the_image_and_keeps_its_bytes():
-    img = np.arange(24, dtype=np.uint8).reshape(2, 4, 3)
-    for view in (img, img[:, ::-1]):
-        inputs = PackDetInputs()({'img': view})['inputs']
-        assert inputs.is_contiguous()
-        assert inputs.dtype == torch.uint8
-        np.testing.assert_array_equal(inputs.numpy(), np.moveaxis(view, 2, 0))
+@pytest.mark.parametrize(
+    'part',
+    [np.s_[:], np.s_[:, ::-1], np.s_[::-1], np.s_[::-1, ::-1], np.s_[1:3, 1:3]],
+    ids=['whole', 'horizontal', 'vertical', 'diagonal', 'crop'],
+)
+@pytest.mark.parametrize('shape', [(4, 5, 3), (4, 5, 1), (4, 5)])
+def test_pack_hands_over_the_pixels_and_no_more(shape, part):
+    """Channels last in memory, as cv2 makes images; of a crop only its own bytes go to workers."""
+    img = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)[part]
+    inputs = PackDetInputs()({'img': img})['inputs']
+    expected = img if img.ndim == 3 else img[..., None]
+    np.testing.assert_array_equal(inputs.permute(1, 2, 0).numpy(), expected)
+    assert inputs.permute(1, 2, 0).is_contiguous()
+    assert inputs.dtype == torch.uint8
+    assert inputs.untyped_storage().nbytes() == img.size
+
+
+def test_channels_stay_last_in_memory_on_the_way_from_a_worker():
+    images = [{'img': np.arange(24 * (i + 1), dtype=np.uint8).reshape(2, -1, 3)} for i in range(2)]
+    packed = [PackDetInputs()(image) for image in images]
+    batches = DataLoader(packed, batch_size=2, num_workers=1, collate_fn=pseudo_collate)
+    for image, inputs in zip(images, next(iter(batches))['inputs'], strict=True):
+        assert inputs.stride() == (1, 3 * inputs.shape[2], 3)
+        np.testing.assert_array_equal(np.moveaxis(inputs.numpy(), 0, 2), image['img'])
 
 
 def test_pack_gives_grey_images_a_channel():

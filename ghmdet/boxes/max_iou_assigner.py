@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ghmdet.registry import TASK_UTILS
+
+# Pairs of gt and prior compared at a time; bounds the memory that a crowded image takes.
+_MAX_PAIRS = 2**20
 
 
 class AssignResult(NamedTuple):
@@ -80,33 +84,70 @@ class MaxIoUAssigner:
         if len(gt_bboxes) == 0 or len(priors) == 0:
             background = torch.zeros(len(priors), dtype=torch.int64, device=priors.device)
             return AssignResult(background, priors.new_zeros(len(priors)))
-        overlaps = bbox_overlaps(gt_bboxes, priors)
-        if self.ignore_iof_thr > 0 and gt_bboxes_ignore is not None and len(gt_bboxes_ignore) > 0:
-            shares = bbox_overlaps(priors, gt_bboxes_ignore, mode='iof')
-            overlaps[:, shares.amax(dim=1) > self.ignore_iof_thr] = -1
+        ignored = gt_bboxes.new_zeros(0, 4) if gt_bboxes_ignore is None else gt_bboxes_ignore
+        parts = priors.split(max(1, _MAX_PAIRS // (len(gt_bboxes) + len(ignored))))
+        by_prior, by_gt = [], []
+        for part in parts:
+            overlaps = self._compare(gt_bboxes, part, ignored)
+            by_prior.append(overlaps.max(dim=0))
+            by_gt.append(overlaps.max(dim=1))
 
-        max_overlaps, argmax_overlaps = overlaps.max(dim=0)
+        max_overlaps, argmax_overlaps = map(torch.cat, zip(*by_prior, strict=True))
         gt_inds = torch.full_like(argmax_overlaps, -1)
         low, high = self.neg_iou_range
         gt_inds[(max_overlaps >= low) & (max_overlaps < high)] = 0
         positive = max_overlaps >= self.pos_iou_thr
         gt_inds[positive] = argmax_overlaps[positive] + 1
         if self.match_low_quality:
-            self._match_low_quality(overlaps, gt_inds)
+            best, argbest = map(torch.stack, zip(*by_gt, strict=True))
+            low_quality = torch.cat(
+                self._find_best_priors(parts, gt_bboxes, ignored, best, argbest)
+            )
+            gt_inds = torch.where(low_quality > 0, low_quality, gt_inds)
         return AssignResult(gt_inds, max_overlaps)
 
-    def _match_low_quality(self, overlaps: Tensor, gt_inds: Tensor) -> None:
-        """Give every gt its best priors, in place; `amax` lets the later gt win a tie."""
-        best, argbest = overlaps.max(dim=1)
-        if self.gt_max_assign_all:
-            taken = overlaps == best[:, None]
-        else:
-            taken = torch.zeros_like(overlaps, dtype=torch.bool)
-            taken[torch.arange(len(best), device=best.device), argbest] = True
-        taken &= (best >= self.min_pos_iou)[:, None]
-        gts, priors = taken.nonzero(as_tuple=True)
-        low_quality = torch.zeros_like(gt_inds).scatter_reduce(0, priors, gts + 1, 'amax')
-        gt_inds[:] = torch.where(low_quality > 0, low_quality, gt_inds)
+    def _compare(self, gt_bboxes: Tensor, priors: Tensor, ignored: Tensor) -> Tensor:
+        """Return the IoU (G, P), -1 for priors inside an ignored region."""
+        overlaps = bbox_overlaps(gt_bboxes, priors)
+        if self.ignore_iof_thr > 0 and len(ignored) > 0:
+            shares = bbox_overlaps(priors, ignored, mode='iof')
+            overlaps[:, shares.amax(dim=1) > self.ignore_iof_thr] = -1
+        return overlaps
+
+    def _find_best_priors(
+        self,
+        parts: Sequence[Tensor],
+        gt_bboxes: Tensor,
+        ignored: Tensor,
+        best: Tensor,
+        argbest: Tensor,
+    ) -> list[Tensor]:
+        """Return for each part the gt (i + 1) whose best a prior is, the last one of several, or 0.
+
+        Args:
+            parts: the priors, in K parts.
+            gt_bboxes: (G, 4).
+            ignored: (I, 4).
+            best: (K, G), best IoU of each gt in each part.
+            argbest: (K, G), its first place in the part.
+        """
+        overall, first_part = best.max(dim=0)
+        low_quality = []
+        for k, part in enumerate(parts):
+            takes = (best[k] == overall) & (overall >= self.min_pos_iou)
+            if not self.gt_max_assign_all:
+                takes &= first_part == k
+            gts = takes.nonzero().squeeze(1)
+            if self.gt_max_assign_all:
+                # Computed anew, but only for the few gts whose best lies in this part.
+                overlaps = self._compare(gt_bboxes[gts], part, ignored)
+                rows, inds = (overlaps == overall[gts, None]).nonzero(as_tuple=True)
+                gts = gts[rows]
+            else:
+                inds = argbest[k, gts]
+            none = torch.zeros(len(part), dtype=torch.int64, device=part.device)
+            low_quality.append(none.scatter_reduce(0, inds, gts + 1, 'amax'))
+        return low_quality
 
 
 def bbox_overlaps(bboxes1: Tensor, bboxes2: Tensor, mode: str = 'iou') -> Tensor:

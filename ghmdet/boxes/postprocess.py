@@ -20,20 +20,26 @@ def select_candidates(
         nms_pre: at most this many are kept; not positive keeps all.
 
     Returns:
-        scores (k,), best first; labels (k,); indices of the priors (k,).
+        scores (k,), best first, equal ones in the order of priors and classes; labels (k,);
+        indices of the priors (k,).
 
     Example:
         >>> import torch
         >>> select_candidates(torch.tensor([[0.1, 0.9], [0.6, 0.2]]), score_thr=0.15, nms_pre=2)
         (tensor([0.9000, 0.6000]), tensor([1, 0]), tensor([0, 1]))
     """
-    above = scores > score_thr
-    pairs = above.nonzero()
-    best, order = scores[above].sort(descending=True)
+    flat = scores.flatten()
+    inds = (flat > score_thr).nonzero().squeeze(1)
+    best = flat[inds]
+    if 0 < nms_pre < len(best):
+        # Sorting is for those that can stay: the nms_pre best and what equals the last of them.
+        stays = best >= best.topk(nms_pre).values[-1]
+        inds, best = inds[stays], best[stays]
+    best, order = best.sort(descending=True, stable=True)
     if nms_pre > 0:
         best, order = best[:nms_pre], order[:nms_pre]
-    prior_inds, labels = pairs[order].unbind(dim=1)
-    return best, labels, prior_inds
+    inds = inds[order]
+    return best, inds % scores.size(1), inds // scores.size(1)
 
 
 def finish_detections(

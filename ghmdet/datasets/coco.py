@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from mmengine.dataset import BaseDataset
+from mmengine.dataset import BaseDataset, force_full_init
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import print_log
 
-from ghmdet.datasets.coco_file import match_classes, read_coco
+from ghmdet.datasets.coco_file import match_classes, read_coco, read_coco_json
+from ghmdet.datasets.coco_images import CocoImages, build_images
+from ghmdet.datasets.coco_records import convert_records
 from ghmdet.datasets.image_file import find_image_fault
 from ghmdet.registry import DATASETS, TRANSFORMS
 
@@ -31,6 +33,9 @@ COCO_CLASSES = tuple(_COCO_NAMES.split(','))
 # Steps of three primes modulo 200 keep neighbouring classes apart and every colour bright.
 COCO_PALETTE = [(55 + i * 67 % 200, 55 + i * 113 % 200, 55 + i * 29 % 200) for i in range(80)]
 
+# What a subclass may override to change the list of dicts.
+_HOOKS = ('load_data_list', 'parse_data_info', 'filter_data')
+
 
 @DATASETS.register_module()
 class CocoDataset(BaseDataset):
@@ -44,6 +49,11 @@ class CocoDataset(BaseDataset):
     `cat_ids` lists the file's category ids in the order of the classes and `cat2label` is its
     inverse. MMDetection keeps the order of the file, so there labels and names part where the
     two orders differ; and it drops a class name that the file lacks without a word.
+
+    The images are kept as tensors, which loader workers share, and a dict is made when it is asked
+    for. A subclass that overrides `load_data_list`, `parse_data_info` or `filter_data` works on a
+    list of dicts instead, which mmengine packs: slower and larger, most so with `parse_data_info`,
+    for which everything in the file is read.
 
     Slots: each step of `pipeline` is built from TRANSFORMS.
 
@@ -87,6 +97,8 @@ class CocoDataset(BaseDataset):
         if unknown:
             raise ValueError(f'filter_cfg knows filter_empty_gt and min_size, got also {unknown}')
         self.backend_args = backend_args
+        self._dropped: Counter[str] = Counter()
+        self._ids_with_gt: set | None = None
         # BaseDataset would ask the root registry, which has another LoadAnnotations.
         steps = [TRANSFORMS.build(step) if isinstance(step, dict) else step for step in pipeline]
         super().__init__(
@@ -108,32 +120,45 @@ class CocoDataset(BaseDataset):
         info['classes'] = tuple(classes)
         return info
 
-    def load_data_list(self) -> list[dict]:
+    @property
+    def serialize_data(self) -> bool:
+        """Whether mmengine packs `data_list`; tensors need no packing."""
+        return self._wants_packing and not isinstance(self.data_list, CocoImages)
+
+    @serialize_data.setter
+    def serialize_data(self, value: bool) -> None:
+        self._wants_packing = value
+
+    def load_data_list(self) -> Sequence[dict]:
         """Read and check the annotation file.
 
         Returns:
             One dict per image in the order of the file, before `filter_data`.
         """
-        coco = read_coco(self.ann_file, self.backend_args, need_annotations=not self.test_mode)
-        folder = self.data_prefix['img']
-        if folder and self._is_local(folder) and not osp.isdir(folder):
-            raise FileNotFoundError(
-                f'no image folder at {folder!r}: check data_root and data_prefix.img of the '
-                f'dataset that reads {self.ann_file}'
-            )
-        self.cat_ids = match_classes(self._metainfo['classes'], coco['categories'], self.ann_file)
+        overridden = [name for name in _HOOKS if self._overrides(name)]
+        need_annotations = not self.test_mode
+        # parse_data_info of a subclass may want any field of the file.
+        if 'parse_data_info' in overridden:
+            data = read_coco_json(self.ann_file, self.backend_args, need_annotations)
+            records = convert_records(data, self.ann_file)
+        else:
+            records = read_coco(self.ann_file, self.backend_args, need_annotations=need_annotations)
+        self._check_folder()
+        self.cat_ids = match_classes(self._metainfo['classes'], records.categories, self.ann_file)
         self.cat2label = {cat_id: label for label, cat_id in enumerate(self.cat_ids)}
-        self._dropped: Counter[str] = Counter()
-        # As in MMDetection a box that is left out below still makes its image one with objects.
-        self._ids_with_gt: set = set()
+        images, dropped = build_images(records, self.cat2label, self.data_prefix['img'])
+        self._dropped = dropped
+        if not overridden:
+            return images
+        self._ids_with_gt = images.list_ids_with_objects()
+        if 'parse_data_info' not in overridden:
+            return list(images)
         anns_of = defaultdict(list)
-        for ann in coco['annotations']:
+        for ann in data['annotations']:
             anns_of[ann['image_id']].append(ann)
-            if ann['category_id'] in self.cat2label:
-                self._ids_with_gt.add(ann['image_id'])
         return [
             self.parse_data_info({'raw_img_info': image, 'raw_ann_info': anns_of[image['id']]})
-            for image in coco['images']
+            for image in data['images']
         ]
 
     def parse_data_info(self, raw_data_info: dict) -> dict:
@@ -142,61 +167,56 @@ class CocoDataset(BaseDataset):
         Args:
             raw_data_info: `raw_img_info`, an entry of `images`; `raw_ann_info`, its annotations.
         """
-        image = raw_data_info['raw_img_info']
-        instances = []
-        for ann in raw_data_info['raw_ann_info']:
-            reason = self._find_drop_reason(ann, image['width'], image['height'])
-            if reason:
-                self._dropped[reason] += 1
-                continue
-            x, y, w, h = map(float, ann['bbox'])
-            instances.append(
-                {
-                    'bbox': [x, y, x + w, y + h],
-                    'bbox_label': self.cat2label[ann['category_id']],
-                    'ignore_flag': int(bool(ann.get('iscrowd', 0))),
-                }
-            )
-        return {
-            'img_id': image['id'],
-            'img_path': osp.join(self.data_prefix['img'], image['file_name']),
-            'height': image['height'],
-            'width': image['width'],
-            'instances': instances,
+        data = {
+            'images': [raw_data_info['raw_img_info']],
+            'annotations': raw_data_info['raw_ann_info'],
+            'categories': [],
         }
+        records = convert_records(data, self.ann_file)
+        return build_images(records, self.cat2label, self.data_prefix['img'])[0][0]
 
-    def filter_data(self) -> list[dict]:
+    def filter_data(self) -> Sequence[dict]:
         """Leave out images by `filter_cfg`, never with `test_mode`.
 
         Raises:
             ValueError: no image is left.
         """
+        images = self.data_list
         filters = {} if self.test_mode else dict(self.filter_cfg or {})
         min_size = filters.get('min_size', 0)
-        empty, small, kept = 0, 0, []
-        for info in self.data_list:
-            if filters.get('filter_empty_gt') and info['img_id'] not in self._ids_with_gt:
-                empty += 1
-            elif min(info['width'], info['height']) < min_size:
-                small += 1
-            else:
-                kept.append(info)
+        if isinstance(images, CocoImages):
+            has_objects, shortest = images.has_objects.numpy(), images.list_shortest_sides()
+        else:
+            known = self._ids_with_gt
+            has_objects = np.array(
+                [bool(i['instances']) if known is None else i['img_id'] in known for i in images]
+            )
+            shortest = np.array([min(info['width'], info['height']) for info in images])
+        empty = ~has_objects & bool(filters.get('filter_empty_gt'))
+        small = ~empty & (shortest < min_size)
+        places = np.flatnonzero(~empty & ~small)
         counts = (
-            f'{self.ann_file}: kept {len(kept)} of {len(self.data_list)} images (dropped {empty} '
-            f'without objects of the classes, {small} with a side below {min_size} pixels)'
+            f'{self.ann_file}: kept {len(places)} of {len(images)} images (dropped {empty.sum()} '
+            f'without objects of the classes, {small.sum()} with a side below {min_size} pixels)'
         )
-        if not kept:
+        if not len(places):
             raise ValueError(f'no usable image. {counts}; filter_cfg is {filters or None}')
+        if isinstance(images, CocoImages):
+            selected = images.select(places)
+            boxes, crowds = selected.ignore_flags.long().bincount(minlength=2).tolist()
+            self._log_counts(counts, boxes, crowds)
+            return selected
+        kept = [images[place] for place in places.tolist()]
         flags = Counter(obj['ignore_flag'] for info in kept for obj in info['instances'])
-        boxes = ', '.join(f'{count} {reason}' for reason, count in sorted(self._dropped.items()))
-        no_gt = not self.test_mode and not flags[0]
-        print_log(
-            f'{counts}, {flags[0]} boxes, {flags[1]} crowd regions (dropped boxes: '
-            f'{boxes or "none"}){"; there is nothing to learn from" if no_gt else ""}',
-            logger='current',
-            level=logging.WARNING if no_gt else logging.INFO,
-        )
+        self._log_counts(counts, flags[0], flags[1])
         return kept
+
+    @force_full_init
+    def get_data_info(self, idx: int) -> dict:
+        """Make the dict of one image, with `sample_idx`, its place in the data set."""
+        if not isinstance(self.data_list, CocoImages):
+            return super().get_data_info(idx)
+        return self.data_list[idx] | {'sample_idx': idx if idx >= 0 else len(self) + idx}
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """List the labels of one image, as mmengine's `ClassBalancedDataset` asks for them."""
@@ -226,18 +246,31 @@ class CocoDataset(BaseDataset):
                 'or fetch the files again'
             )
 
-    def _find_drop_reason(self, ann: dict, image_w: float, image_h: float) -> str | None:
-        x, y, w, h = ann['bbox']
-        area = ann.get('area')
-        if ann.get('ignore', False):
-            return 'marked ignore'
-        if min(x + w, image_w) <= max(x, 0) or min(y + h, image_h) <= max(y, 0):
-            return 'outside the image'
-        if w < 1 or h < 1 or (w * h if area is None else area) <= 0:
-            return 'without area or thinner than a pixel'
-        if ann['category_id'] not in self.cat2label:
-            return 'of other classes'
-        return None
+    def _log_counts(self, counts: str, boxes: int, crowds: int) -> None:
+        dropped = ', '.join(f'{count} {reason}' for reason, count in sorted(self._dropped.items()))
+        no_gt = not self.test_mode and not boxes
+        print_log(
+            f'{counts}, {boxes} boxes, {crowds} crowd regions (dropped boxes: '
+            f'{dropped or "none"}){"; there is nothing to learn from" if no_gt else ""}',
+            logger='current',
+            level=logging.WARNING if no_gt else logging.INFO,
+        )
+
+    def _check_folder(self) -> None:
+        folder = self.data_prefix['img']
+        if folder and self._is_local(folder) and not osp.isdir(folder):
+            raise FileNotFoundError(
+                f'no image folder at {folder!r}: check data_root and data_prefix.img of the '
+                f'dataset that reads {self.ann_file}'
+            )
+
+    def _get_unserialized_subset(self, indices: Sequence[int] | int) -> Sequence[dict]:
+        if isinstance(self.data_list, CocoImages) and isinstance(indices, Sequence):
+            return self.data_list.select(indices)
+        return super()._get_unserialized_subset(indices)
+
+    def _overrides(self, name: str) -> bool:
+        return getattr(type(self), name) is not getattr(CocoDataset, name)
 
     def _is_local(self, path: str) -> bool:
         return isinstance(get_file_backend(path, backend_args=self.backend_args), LocalBackend)

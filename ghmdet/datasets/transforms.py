@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import cv2
 import numpy as np
 import torch
 from mmcv.transforms import BaseTransform
@@ -85,8 +86,9 @@ class LoadAnnotations(BaseTransform):
 class PackDetInputs(BaseTransform):
     """Turn the results of the pipeline into `inputs` and `data_samples`.
 
-    `inputs` is the image as a contiguous tensor (3, h, w), uint8 unless an earlier step changed the
-    type; a grey image (h, w) becomes (1, h, w). `data_samples` is a `DetDataSample` whose
+    `inputs` is the image as a tensor (3, h, w), uint8 unless an earlier step changed the type; a
+    grey image (h, w) becomes (1, h, w). Its memory is the image's own, channels last: not `inputs`
+    but `inputs.permute(1, 2, 0)` is contiguous. `data_samples` is a `DetDataSample` whose
     `gt_instances` and `ignored_instances` have `bboxes` float32 (n, 4) in pixels of `inputs` and
     `labels` int64 (n,), parted by `gt_ignore_flags`. Without annotations both are empty.
 
@@ -139,9 +141,12 @@ class PackDetInputs(BaseTransform):
 
 
 def _pack_image(img: np.ndarray) -> Tensor:
+    if img.strides[1] < 0:  # mirrored by RandomFlip as a view, which cv2 copies far faster
+        img = cv2.flip(np.ascontiguousarray(img[:, ::-1]), 1)
     if img.ndim == 2:
         img = img[..., None]
-    return torch.from_numpy(np.ascontiguousarray(img.transpose(2, 0, 1)))
+    # A copy of nothing but the image if it is a part of a larger one, as after a crop.
+    return torch.from_numpy(np.ascontiguousarray(img)).permute(2, 0, 1)
 
 
 def _pack_instances(results: dict) -> tuple[InstanceData, InstanceData]:

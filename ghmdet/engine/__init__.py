@@ -1,19 +1,49 @@
-"""What plugs into mmengine's Runner; importing it installs the loaders and the cures of compat."""
+"""What plugs into mmengine's Runner.
 
-from ghmdet import compat
-from ghmdet.engine.arguments import add_common_arguments, load_config
-from ghmdet.engine.checkpoint import CheckpointError, load_checkpoint_file, register_loaders
-from ghmdet.engine.hooks import DoorCheckHook
-from ghmdet.engine.inference import inference_detector, init_detector
-from ghmdet.engine.launch import apply_amp, apply_auto_scale_lr, build_runner, set_up_launcher
+Nothing here is imported before it is asked for, so that a tool has read its command line before
+torch is loaded. The first name asked for installs the checkpoint loaders and the cures of compat.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ghmdet.engine.runtime import (
+        AmpOptimWrapper,
+        CheckpointError,
+        DoorCheckHook,
+        FastNetworkHook,
+        PeakMemoryHook,
+        add_common_arguments,
+        apply_amp,
+        apply_amp_to_test,
+        apply_auto_scale_lr,
+        build_runner,
+        compile_network,
+        fold_batch_norms,
+        inference_detector,
+        init_detector,
+        load_checkpoint_file,
+        load_config,
+        register_loaders,
+        set_up_launcher,
+    )
 
 __all__ = [
+    'AmpOptimWrapper',
     'CheckpointError',
     'DoorCheckHook',
+    'FastNetworkHook',
+    'PeakMemoryHook',
     'add_common_arguments',
     'apply_amp',
+    'apply_amp_to_test',
     'apply_auto_scale_lr',
     'build_runner',
+    'compile_network',
+    'fold_batch_norms',
     'inference_detector',
     'init_detector',
     'load_checkpoint_file',
@@ -22,5 +52,14 @@ __all__ = [
     'set_up_launcher',
 ]
 
-compat.apply()
-register_loaders()
+
+def __getattr__(name: str) -> Any:
+    """Load what needs torch when one of its names is first asked for."""
+    if name not in __all__:
+        raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
+    return getattr(import_module('ghmdet.engine.runtime'), name)
+
+
+def __dir__() -> list[str]:
+    """The names that can be asked for."""
+    return sorted([*globals(), *__all__])

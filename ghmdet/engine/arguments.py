@@ -1,4 +1,7 @@
-"""What `tools/train.py` and `tools/test.py` have in common on the command line."""
+"""What `tools/train.py` and `tools/test.py` have in common on the command line.
+
+Needs no torch: what is wrong with the arguments is said at once.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,6 @@ from pathlib import Path
 from mmengine.config import Config, DictAction
 
 from ghmdet import config_path
-from ghmdet.engine.launch import set_up_launcher
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,5 +51,4 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.setdefault('default_scope', 'ghmdet')
     cfg.launcher = args.launcher
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
-    set_up_launcher(cfg)
     return cfg

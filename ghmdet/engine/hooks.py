@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import torch
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 
+from ghmdet.engine.amp import low_precision
+from ghmdet.engine.network import (
+    cast_convolutions,
+    compile_network,
+    fold_batch_norms,
+    freeze_weights,
+    unwrap,
+)
 from ghmdet.registry import HOOKS
+
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
 
 _SPLITS = ('train', 'val', 'test')
 
@@ -65,6 +79,73 @@ class DoorCheckHook(Hook):
                 )
 
 
+@HOOKS.register_module()
+class PeakMemoryHook(Hook):
+    """Log `peak_memory` in MB (2**20 bytes), the most memory in use so far, with each log line.
+
+    With CUDA it is what torch has allocated on the device since the start of the run, otherwise the
+    resident memory of this process, data loader workers not counted.
+    """
+
+    def __init__(self) -> None:
+        self.peak_mb = 0
+
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        """Hand the peak to the log of the training."""
+        if self._update() > 0:
+            runner.message_hub.update_scalar('train/peak_memory', self.peak_mb)
+
+    def after_test_epoch(self, runner: Runner, *_: Any, **__: Any) -> None:
+        """Hand the peak to the report of the test."""
+        if self._update() > 0:
+            runner.message_hub.update_info('test/peak_memory', self.peak_mb)
+
+    def _update(self) -> int:
+        # mmengine's log processor resets torch's own peak at each line.
+        self.peak_mb = max(self.peak_mb, _memory_mb())
+        return self.peak_mb
+
+
+@HOOKS.register_module()
+class FastNetworkHook(Hook):
+    """Prepare the network once, when its weights are loaded and a test begins.
+
+    Batch norms are folded into the convolutions, so the model is not to be trained or saved after.
+
+    Args:
+        cast: hold the weights of convolutions in low precision; needs `test_cfg.fp16`.
+        compile: compile backbone, neck and head.
+    """
+
+    def __init__(self, cast: bool = False, compile: bool = False) -> None:
+        self.cast = cast
+        self.compile = compile
+
+    def before_test(self, runner: Runner) -> None:
+        """Fold, cast and compile."""
+        model = unwrap(runner.model).eval()
+        fold_batch_norms(model)
+        if self.cast:
+            cast_convolutions(model, low_precision(next(model.parameters()).device.type))
+        if self.compile:
+            freeze_weights(True)
+            compile_network(model)
+
+    def after_test(self, runner: Runner) -> None:
+        """Leave the next compilation of the process as torch does it."""
+        if self.compile:
+            freeze_weights(False)
+
+
+def _memory_mb() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() >> 20
+    if resource is None:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> (20 if sys.platform == 'darwin' else 10)  # bytes on macOS, else KB
+
+
 def _built_loops(runner: Runner) -> dict[str, Any]:
     """The loops that are more than their config yet."""
     loops = {split: getattr(runner, f'_{split}_loop', None) for split in _SPLITS}
@@ -96,9 +177,7 @@ def _classes_of(split: str, loop: Any) -> tuple[str, ...] | None:
 
 
 def _check_head(model: Any, classes: dict[str, tuple[str, ...]]) -> None:
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    wanted = getattr(getattr(model, 'bbox_head', None), 'num_classes', None)
+    wanted = getattr(getattr(unwrap(model), 'bbox_head', None), 'num_classes', None)
     if wanted is None:
         return
     for split, names in classes.items():

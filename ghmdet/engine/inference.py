@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.runner import load_checkpoint
 
+from ghmdet.engine.network import fold_batch_norms
 from ghmdet.registry import MODELS, TRANSFORMS
 from ghmdet.structures import DetDataSample
 
@@ -20,7 +21,10 @@ Image = str | os.PathLike[str] | np.ndarray
 
 
 def init_detector(
-    config: str | os.PathLike[str] | Config, checkpoint: str | None = None, device: str = 'cpu'
+    config: str | os.PathLike[str] | Config,
+    checkpoint: str | None = None,
+    device: str = 'cpu',
+    fold: bool = True,
 ) -> BaseModel:
     """Build a detector, load its weights and set it to eval mode.
 
@@ -28,6 +32,8 @@ def init_detector(
         config: config file, or a config read already.
         checkpoint: file or URL of the weights; None leaves the model as built.
         device: where it runs, e.g. 'cuda:0'.
+        fold: multiply the loaded batch norms into the convolutions, which is faster; set False for
+            a model that is to be trained or saved.
 
     Returns:
         The model, with `cfg` and with `dataset_meta`, the class names of its labels, taken from the
@@ -40,7 +46,10 @@ def init_detector(
     if checkpoint is not None:
         meta = load_checkpoint(model, checkpoint, map_location='cpu').get('meta', {})
         model.dataset_meta = meta.get('dataset_meta') or model.dataset_meta
-    return model.to(device).eval()
+    model.to(device).eval()
+    if fold and checkpoint is not None:
+        fold_batch_norms(model)
+    return model
 
 
 @torch.no_grad()

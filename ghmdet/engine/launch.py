@@ -6,13 +6,17 @@ the log and the dumped config show.
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import platform
 import shutil
 import subprocess
+import sys
 from datetime import timedelta
 from typing import Any
 
+import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_distributed
@@ -20,7 +24,8 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import distributed
 
-from ghmdet.engine.hooks import DoorCheckHook
+from ghmdet.engine.amp import low_precision
+from ghmdet.engine.hooks import DoorCheckHook, PeakMemoryHook
 from ghmdet.registry import RUNNERS
 
 _RANK_VARIABLES = {  # where each launcher writes what torch calls RANK, LOCAL_RANK, WORLD_SIZE
@@ -30,22 +35,41 @@ _RANK_VARIABLES = {  # where each launcher writes what torch calls RANK, LOCAL_R
 }
 _STARTED_BY = {'pytorch': 'torchrun --nproc_per_node N', 'slurm': 'srun', 'mpi': 'mpirun'}
 _DEFAULT_PORT = 29500
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the Runner (of class `runner_type` if set) and put the check at its door."""
+    """Join the processes and build the Runner (of class `runner_type` if set).
+
+    It gets a check at its door and a memory report, unless the config names these hooks itself.
+    """
+    set_up_launcher(cfg)
+    keep_freed_memory()
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    if not any(isinstance(hook, DoorCheckHook) for hook in runner.hooks):
-        runner.register_hook(DoorCheckHook())
+    for kind in (DoorCheckHook, PeakMemoryHook):
+        if not any(isinstance(hook, kind) for hook in runner.hooks):
+            runner.register_hook(kind())
     return runner
+
+
+def keep_freed_memory() -> None:
+    """On a CPU, keep the memory that a step frees for the next one.
+
+    Otherwise glibc returns it, and each step gets its gigabytes anew, page by page from the kernel:
+    a seventh of the time of a training step of R-50, for a tenth less memory.
+    """
+    mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
+    if mallopt is not None and not _has_accelerator():
+        mallopt(_M_MMAP_MAX, 0)
+        mallopt(_M_TRIM_THRESHOLD, -1)
 
 
 def set_up_launcher(cfg: Config) -> None:
     """Join the processes of `cfg.launcher` through gloo on a machine without accelerator.
 
-    To be called before the Runner is built: mmengine then finds the processes joined and skips its
-    own launcher, which needs CUDA, and takes from `cfg.model_wrapper_cfg` a wrapper without device
-    ids. With an accelerator, or with launcher 'none', nothing is done.
+    `build_runner` calls it first: mmengine then finds the processes joined and skips its own
+    launcher, which needs CUDA, and takes from `cfg.model_wrapper_cfg` a wrapper without device ids.
+    With an accelerator, or with launcher 'none', nothing is done.
 
     Raises:
         ValueError: unknown launcher, or the variables it should have set are not in the
@@ -77,21 +101,21 @@ def set_up_launcher(cfg: Config) -> None:
 
 
 def apply_amp(cfg: Config) -> None:
-    """Turn on mixed precision: `optim_wrapper` becomes AmpOptimWrapper with dynamic loss scale.
+    """Train in mixed precision: `optim_wrapper` becomes AmpOptimWrapper.
+
+    Validation follows, unless `val_cfg` says `fp16=False` or names a loop of another class.
 
     Raises:
-        ValueError: there is no accelerator, or `optim_wrapper.type` is neither of the two.
+        ValueError: the device has no mixed precision, or `optim_wrapper.type` is another wrapper.
     """
-    if not _has_accelerator():
-        raise ValueError(
-            'mixed precision (--amp) is not available on the CPU yet: no CUDA, NPU, MLU or MUSA '
-            'device was found. Leave --amp out.'
-        )
-    wrapper = cfg.optim_wrapper.get('type', 'OptimWrapper')
-    name = getattr(wrapper, '__name__', wrapper)
+    _choose_autocast_dtype()
+    loop = cfg.get('val_cfg')
+    if loop is not None and _type_name(loop, 'ValLoop') == 'ValLoop':
+        loop.setdefault('fp16', True)
+    name = _type_name(cfg.optim_wrapper, 'OptimWrapper')
     if name == 'AmpOptimWrapper':
         print_log(
-            '--amp changes nothing: optim_wrapper.type is AmpOptimWrapper already',
+            '--amp leaves optim_wrapper as it is: its type is AmpOptimWrapper already',
             logger='current',
             level=logging.WARNING,
         )
@@ -103,6 +127,16 @@ def apply_amp(cfg: Config) -> None:
             '--amp needs optim_wrapper.type to be OptimWrapper or AmpOptimWrapper, but it is '
             f'{name}; leave --amp out, or choose the wrapper in the config'
         )
+
+
+def apply_amp_to_test(cfg: Config) -> None:
+    """Test in mixed precision.
+
+    Raises:
+        ValueError: the device has no mixed precision.
+    """
+    _choose_autocast_dtype()
+    cfg.test_cfg.fp16 = True
 
 
 def apply_auto_scale_lr(cfg: Config) -> None:
@@ -122,8 +156,35 @@ def apply_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
+def _type_name(cfg: Config, default: str) -> str:
+    """Name of the class that `type` gives as a string or as the class itself."""
+    kind = cfg.get('type', default)
+    return getattr(kind, '__name__', kind)
+
+
+def _choose_autocast_dtype() -> None:
+    """Let mmengine's loops, which take torch's default, use the precision that training uses."""
+    device = get_device()
+    torch.set_autocast_dtype(device, low_precision(device))
+    if device == 'cpu' and not _has_bfloat16_instructions():
+        print_log(
+            'this CPU has no instructions for bfloat16 (AMX or AVX512-BF16): --amp works, but is '
+            'slower than float32',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def _has_bfloat16_instructions() -> bool:
+    """Whether bfloat16 is worth it; on processors other than x86 that is taken for granted."""
+    if platform.machine() not in ('x86_64', 'AMD64'):
+        return True
+    probes = ('_is_amx_tile_supported', '_is_avx512_bf16_supported')
+    return any(getattr(torch.cpu, probe, lambda: True)() for probe in probes)
+
+
 def _has_accelerator() -> bool:
-    """Whether mmengine's launcher and mixed precision can work; Apple's mps serves neither."""
+    """Whether mmengine's launcher can work, which Apple's mps does not serve."""
     return get_device() not in ('cpu', 'mps')
 
 

@@ -6,7 +6,10 @@ import difflib
 import json
 from collections.abc import Hashable, Sequence
 
-from mmengine.fileio import get
+import numpy as np
+from mmengine import fileio
+
+from ghmdet.datasets.coco_records import CocoRecords, convert_records, read_records
 
 _REQUIRED = {
     'images': {'id'},
@@ -45,16 +48,12 @@ class CocoAnnotations:
         self, ann_file: str | None, backend_args: dict | None = None, annotated: bool = True
     ) -> None:
         self.ann_file = ann_file
-        content = _read_json(ann_file, backend_args)
-        images = self._read_list(content, 'images')
-        categories = self._read_list(content, 'categories')
-        annotations = self._read_list(content, 'annotations') if annotated else []
+        records = _read(ann_file, backend_args, annotated)
         # In the order COCOeval would sort them, which decides between equal scores.
-        ids = sorted({image['id'] for image in images}, key=lambda id_: (str(type(id_)), id_))
+        ids = sorted({image.id for image in records.images}, key=lambda id_: (str(type(id_)), id_))
         self.image_index: dict[Hashable, int] = {id_: index for index, id_ in enumerate(ids)}
-        self._categories = [(category['name'], category['id']) for category in categories]
-        # Without masks: those are most of the file, and would stay in memory for all of training.
-        self._boxes = [self._read_box(i, box) for i, box in enumerate(annotations)]
+        self._categories = [(category.name, category.id) for category in records.categories]
+        self._annotations = records.annotations
 
     def find_category(self, name: str) -> Hashable:
         """Return the category id of a class.
@@ -85,54 +84,42 @@ class CocoAnnotations:
             Dicts with `id` from 1, `image_id` by `image_index`, `category_id` = label, `bbox` x, y,
             w, h in pixels, `area`, `iscrowd`; those of images not in the file are left out.
         """
-        labels = {id_: label for label, id_ in enumerate(category_ids)}
+        annotations = self._annotations
+        images = annotations.find_images(self.image_index)
+        labels = annotations.find_categories({id_: i for i, id_ in enumerate(category_ids)})
+        areas = np.where(
+            np.isnan(annotations.area), annotations.bbox[:, 2:].prod(axis=1), annotations.area
+        )
+        kept = np.flatnonzero((images >= 0) & (labels >= 0))
+        columns = (kept + 1, images[kept], labels[kept], annotations.bbox[kept], areas[kept])
+        crowds = annotations.is_crowd[kept].astype(int)
         return [
-            {**box, 'id': i, 'category_id': labels[box['category_id']]}
-            for i, box in enumerate(self._boxes, 1)
-            if box['category_id'] in labels and box['image_id'] is not None
+            {
+                'id': id_,
+                'image_id': image,
+                'category_id': label,
+                'bbox': bbox,
+                'area': area,
+                'iscrowd': crowd,
+            }
+            for id_, image, label, bbox, area, crowd in zip(
+                *(column.tolist() for column in columns), crowds.tolist(), strict=True
+            )
         ]
 
-    def _read_box(self, i: int, annotation: dict) -> dict:
-        """Return the `i`-th annotation with image index; area and iscrowd filled in if missing."""
-        bbox = annotation['bbox']
-        if not isinstance(bbox, list) or len(bbox) != 4:
-            raise ValueError(
-                f'CocoMetric: annotations[{i}] of {self.ann_file!r} must have a bbox '
-                f'[x, y, w, h], got {bbox!r}'
-            )
-        return {
-            'image_id': self.image_index.get(annotation['image_id']),
-            'category_id': annotation['category_id'],
-            'bbox': bbox,
-            'area': annotation.get('area', bbox[2] * bbox[3]),
-            'iscrowd': int(annotation.get('iscrowd', 0)),
-        }
 
-    def _read_list(self, content: object, key: str) -> list[dict]:
-        """Return the list `key` of the file, whose items have the keys they need."""
-        items = content.get(key) if isinstance(content, dict) else None
-        if not isinstance(items, list):
-            raise ValueError(
-                f'CocoMetric: ann_file {self.ann_file!r} must be a JSON object with a list {key!r}'
-            )
-        for i, item in enumerate(items):
-            if not _REQUIRED[key] <= item.keys():
-                raise ValueError(
-                    f'CocoMetric: {key}[{i}] of {self.ann_file!r} lacks '
-                    f'{sorted(_REQUIRED[key] - item.keys())}'
-                )
-        return items
-
-
-def _read_json(ann_file: str | None, backend_args: dict | None) -> object:
-    """Return the content of the annotation file."""
+def _read(ann_file: str | None, backend_args: dict | None, annotated: bool) -> CocoRecords:
+    """Read the file; one that is broken or unusual is looked at item by item."""
     if ann_file is None:
         raise ValueError(
             'CocoMetric: ann_file is needed; set val_evaluator.ann_file (test_evaluator.ann_file) '
             "to the dataset's annotation file"
         )
     try:
-        return json.loads(get(ann_file, backend_args=backend_args))
+        records = read_records(ann_file, backend_args)
+        if records is not None and (records.annotated or not annotated):
+            return records
+        content = json.loads(fileio.get(ann_file, backend_args=backend_args))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f'CocoMetric: ann_file {ann_file!r} does not exist; correct val_evaluator.ann_file '
@@ -140,3 +127,31 @@ def _read_json(ann_file: str | None, backend_args: dict | None) -> object:
         ) from error
     except ValueError as error:
         raise ValueError(f'CocoMetric: ann_file {ann_file!r} is not JSON: {error}') from error
+    sections = {
+        key: _read_list(ann_file, content, key) if annotated or key != 'annotations' else []
+        for key in _REQUIRED
+    }
+    for i, annotation in enumerate(sections['annotations']):
+        bbox = annotation['bbox']
+        if not isinstance(bbox, list) or len(bbox) != 4:
+            raise ValueError(
+                f'CocoMetric: annotations[{i}] of {ann_file!r} must have a bbox '
+                f'[x, y, w, h], got {bbox!r}'
+            )
+    # Names and sizes of the images are the data set's affair.
+    sections['images'] = [{'id': image['id']} for image in sections['images']]
+    return convert_records(sections, f'CocoMetric: ann_file {ann_file!r}')
+
+
+def _read_list(ann_file: str, content: object, key: str) -> list[dict]:
+    """Return the list `key` of the file, whose items have the keys they need."""
+    items = content.get(key) if isinstance(content, dict) else None
+    if not isinstance(items, list):
+        raise ValueError(
+            f'CocoMetric: ann_file {ann_file!r} must be a JSON object with a list {key!r}'
+        )
+    for i, item in enumerate(items):
+        absent = _REQUIRED[key] - (item.keys() if isinstance(item, dict) else set())
+        if absent:
+            raise ValueError(f'CocoMetric: {key}[{i}] of {ann_file!r} lacks {sorted(absent)}')
+    return items

@@ -12,8 +12,12 @@ by the number n of non-empty bins, not of all bins; an empty bin keeps its runni
 
 from __future__ import annotations
 
+import functools
+import warnings
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,10 +25,11 @@ from torch import Tensor, nn
 from ghmdet.registry import MODELS
 
 _REDUCTIONS = ('none', 'mean', 'sum')
-# Bins are told apart by a byte, of which two values are no bins.
-_MAX_BINS = 254
-# Entries worked on at a time: few enough to stay in the cache of a CPU.
-_CHUNK = 2**19
+# Bins are told apart by a byte, of which one value is no bin.
+_MAX_BINS = 255
+# Entries worked on at a time: on a CPU few enough for its cache and enough for its threads.
+_CHUNK = {'cpu': 2**17}
+_CHUNK_ELSEWHERE = 2**26
 
 
 class _KnownGradient(torch.autograd.Function):
@@ -48,8 +53,11 @@ class _GradientDensityLoss(nn.Module):
     """What GHMC and GHMR share: entries weighted by the inverse of their gradient density.
 
     The slope of an entry's loss is both what is counted (its length g) and, times the weight, the
-    gradient; so each is computed once, and in chunks, which bounds the memory to little more than
-    the gradient itself.
+    gradient; so each is computed once. It takes two passes over the entries, one that counts and
+    one that weighs. In plain torch both go through chunks that stay in a CPU's cache, and slopes
+    and bins are kept in between. On CUDA each pass is one kernel made by `torch.compile`, and the
+    second computes slopes and bins anew, which is cheaper than to read them. Neither waits for the
+    device.
     """
 
     edges: Tensor
@@ -72,6 +80,7 @@ class _GradientDensityLoss(nn.Module):
         self.reduction = reduction
         self._choose_reduction(None)
         edges = torch.arange(bins + 1).float() / bins
+        self._finds_bin_by_product = _product_tells_bin(bins)
         edges[-1] = last_edge
         self.register_buffer('edges', edges)
         if momentum > 0:
@@ -105,40 +114,64 @@ class _GradientDensityLoss(nn.Module):
             total: scalar, the number N of the paper.
             reduction: 'none', 'mean' or 'sum'.
         """
+        passes = self._fused_passes if _can_fuse(pred.device) else self._plain_passes
         with torch.no_grad(), torch.autocast(pred.device.type, enabled=False):
-            slopes = torch.empty_like(pred, dtype=torch.float32)
-            bin_inds = torch.empty_like(pred, dtype=torch.uint8)
-            rows = max(1, _CHUNK // max(1, pred.size(-1)))
-            parts = [slice(i, i + rows) for i in range(0, len(pred), rows)]
-            counts = torch.zeros(self.bins + 2, dtype=torch.int64, device=pred.device)
-            for part in parts:
-                slope = self._slope(pred[part].float(), target[part])
-                found = torch.bucketize(slope.abs(), self.edges, out_int32=True, right=True)
-                slopes[part] = slope
-                # Bin 0 and the one after the last are no bins: invalid entries, and NaN.
-                bin_inds[part] = found * valid[part]
-                counts += torch.bincount(bin_inds[part].flatten(), minlength=self.bins + 2)
-            weights = self.loss_weight * self._weigh_bins(counts[1:-1], total)
-            if reduction == 'mean':
-                weights = weights / total
-            losses = []
-            for part in parts:
-                weight = weights[bin_inds[part].int()]
-                loss = self._loss(pred[part].float(), target[part]) * weight
-                slopes[part] *= weight
-                losses.append(loss if reduction == 'none' else loss.sum())
-            if reduction == 'none':
-                value = torch.cat(losses) if losses else torch.zeros_like(slopes)
-            else:
-                value = torch.stack(losses).sum() if losses else slopes.sum()
-        return _KnownGradient.apply(pred, value, slopes)
+            value, gradient = passes(pred, target, ~valid, total, reduction)
+        return _KnownGradient.apply(pred, value, gradient)
 
-    def _weigh_bins(self, counts: Tensor, total: Tensor) -> Tensor:
-        """Return the weight total / density / n (eq. 8) of each bin, an outer bin of 0 at each end.
+    def _plain_passes(
+        self, pred: Tensor, target: Tensor, invalid: Tensor, total: Tensor, reduction: str
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss and its gradient (n, C); chunks bound what is held besides."""
+        slopes = torch.empty_like(pred, dtype=torch.float32)
+        bin_inds = torch.empty_like(pred, dtype=torch.uint8)
+        rows = max(1, _CHUNK.get(pred.device.type, _CHUNK_ELSEWHERE) // max(1, pred.size(-1)))
+        parts = [slice(i, i + rows) for i in range(0, len(pred), rows)]
+        counts = torch.zeros(self.bins + 1, dtype=torch.int64, device=pred.device)
+        for part in parts:
+            slopes[part] = self._slope(pred[part].float(), target[part])
+            bin_inds[part] = self._find_bins(slopes[part], invalid[part])
+            counts += _count(bin_inds[part], self.bins + 1)
+        weights = self._weigh_bins(counts[:-1], total, reduction)
+        losses = []
+        for part in parts:
+            # int32 indices are the quickest to look up.
+            weight = weights.index_select(0, bin_inds[part].flatten().int()).view_as(slopes[part])
+            loss = self._loss(pred[part].float(), target[part]) * weight
+            slopes[part] *= weight
+            losses.append(loss if reduction == 'none' else loss.sum())
+        if reduction == 'none':
+            return torch.cat(losses) if losses else torch.zeros_like(slopes), slopes
+        return torch.stack(losses).sum() if losses else slopes.sum(), slopes
+
+    def _fused_passes(
+        self, pred: Tensor, target: Tensor, invalid: Tensor, total: Tensor, reduction: str
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `_plain_passes` does, from two compiled kernels."""
+        counts = _compiled(_count_pass)(self, pred, target, invalid)
+        weights = self._weigh_bins(counts, total, reduction)
+        loss, gradient = _compiled(_weigh_pass)(self, pred, target, invalid, weights, reduction)
+        return loss, gradient
+
+    def _find_bins(self, slope: Tensor, invalid: Tensor) -> Tensor:
+        """Return each entry's bin as uint8 in 0 to bins - 1; `bins` where it is invalid."""
+        length = slope.abs()
+        if self._finds_bin_by_product:
+            inds = (length * self.bins).to(torch.uint8).clamp_(max=self.bins - 1)
+        else:
+            inds = torch.bucketize(length, self.edges[1:-1], out_int32=True, right=True)
+            inds = inds.to(torch.uint8)
+        return inds.masked_fill_(invalid, self.bins)
+
+    def _weigh_bins(self, counts: Tensor, total: Tensor, reduction: str) -> Tensor:
+        """Return the factor of each bin's entries, (bins + 1,), the last one 0 for no bin.
+
+        It is total / density / n (eq. 8) with all constant factors of the loss.
 
         Args:
             counts: int64 (bins,), the entries of each; moves the running counts.
             total: see `_harmonized`.
+            reduction: see `_harmonized`.
         """
         density = counts.to(self.edges.dtype)
         filled = counts > 0
@@ -147,7 +180,8 @@ class _GradientDensityLoss(nn.Module):
             self.acc_sum.copy_(torch.where(filled, moved, self.acc_sum))
             density = self.acc_sum
         weights = torch.where(filled, total / density / filled.sum().clamp(min=1), 0.0)
-        return F.pad(weights, (1, 1))
+        weights = self.loss_weight * weights
+        return F.pad(weights / total if reduction == 'mean' else weights, (0, 1))
 
 
 @MODELS.register_module()
@@ -297,6 +331,26 @@ class GHMR(_GradientDensityLoss):
         return torch.sqrt(diff * diff + self.mu * self.mu) - self.mu
 
 
+def _product_tells_bin(bins: int) -> bool:
+    """Whether int(g * bins) is the bin of every float32 g in [0, 1].
+
+    The product rounds monotonically, so it is right everywhere if it is right at each inner edge
+    and at the number below; it is for 10 and for 30 bins, not for 11.
+    """
+    inner = np.arange(1, bins)
+    edges = inner.astype(np.float32) / np.float32(bins)
+    below = np.nextafter(edges, np.float32(0))
+    at_edges, at_below = ((g * np.float32(bins)).astype(int) for g in (edges, below))
+    return bool((at_edges == inner).all() and (at_below == inner - 1).all())
+
+
+def _count(bin_inds: Tensor, num: int) -> Tensor:
+    """Count each of 0 to num - 1, int64 (num,)."""
+    if bin_inds.is_cuda:  # bincount would wait for the device
+        return torch.histc(bin_inds.int(), num, min=0, max=num).long()
+    return torch.bincount(bin_inds.flatten(), minlength=num)
+
+
 def _find_positive(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """Return the column (n, 1) of each row's class and whether it has one: bool (n, 1).
 
@@ -304,3 +358,57 @@ def _find_positive(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """
     column = labels.clamp(0, num_classes - 1)[:, None]
     return column, column == labels[:, None]
+
+
+def _count_pass(
+    loss: _GradientDensityLoss, pred: Tensor, target: Tensor, invalid: Tensor
+) -> Tensor:
+    """Return the entries of each bin, int64 (bins,)."""
+    inds = loss._find_bins(loss._slope(pred.float(), _as_dense(target, pred)), invalid)
+    return torch.stack([(inds == i).sum() for i in range(loss.bins)])
+
+
+def _weigh_pass(
+    loss: _GradientDensityLoss,
+    pred: Tensor,
+    target: Tensor,
+    invalid: Tensor,
+    weights: Tensor,
+    reduction: str,
+) -> tuple[Tensor, Tensor]:
+    """Return the loss and its gradient (n, C), given the factor of each bin."""
+    pred = pred.float()
+    target = _as_dense(target, pred)
+    slope = loss._slope(pred, target)
+    weight = weights[loss._find_bins(slope, invalid).int()]
+    value = loss._loss(pred, target) * weight
+    return value if reduction == 'none' else value.sum(), slope * weight
+
+
+def _as_dense(target: Tensor, pred: Tensor) -> Tensor:
+    """Turn labels (n,) into targets (n, C), which a compiled kernel never writes out."""
+    if target.dim() == pred.dim():
+        return target
+    return target[:, None] == torch.arange(pred.size(-1), device=pred.device)
+
+
+@functools.cache
+def _compiled(function: Callable) -> Callable:
+    """Compile once for all sizes."""
+    return torch.compile(function, dynamic=True)
+
+
+@functools.cache
+def _can_fuse(device: torch.device) -> bool:
+    """Whether `torch.compile` makes kernels for the device, tried out on a small input."""
+    if device.type != 'cuda':
+        return False
+    try:
+        _compiled(_as_dense)(torch.zeros(2, device=device), torch.zeros(2, 3, device=device))
+    except Exception as error:  # whatever is missing: Triton, a compiler, a supported card
+        warnings.warn(
+            f'torch.compile does not work on {device} ({type(error).__name__}: {error}); the GHM '
+            'losses run as plain torch, which is slower and gives the same results'
+        )
+        return False
+    return True

@@ -5,9 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import torch
 from mmengine.model import ImgDataPreprocessor
+from torch import Tensor
 
 from ghmdet.registry import MODELS
+
+# Convolutions on a CPU are quicker channels last from about this many pixels in a batch on.
+_MIN_PIXELS_CHANNELS_LAST = 2**18
 
 
 @MODELS.register_module()
@@ -15,8 +20,10 @@ class DetDataPreprocessor(ImgDataPreprocessor):
     """mmengine's preprocessor, which also tells every sample how it was padded.
 
     Images of unequal size are normalised, padded at the right and the bottom with `pad_value` to a
-    common size that `pad_size_divisor` divides, and stacked. Constructor: see
-    `mmengine.model.ImgDataPreprocessor`.
+    common size that `pad_size_divisor` divides, and stacked. Constructor and values are those of
+    `mmengine.model.ImgDataPreprocessor`; but the batch is written once instead of copied at each
+    step, and channels last in memory where convolutions run faster so: on a GPU, and on a CPU if it
+    has 2**18 pixels or more.
 
     Example:
         >>> import torch
@@ -37,15 +44,56 @@ class DetDataPreprocessor(ImgDataPreprocessor):
 
         Every sample gains `batch_input_shape` (H, W) and `pad_shape`, the (h, w) of its own image
         padded to the divisor: anchors beyond it lie on nothing but padding.
+
+        Raises:
+            ValueError: an image is not (channels, h, w), or its channels are not as many as those
+                of `mean`.
         """
-        image_hws = [tuple(image.shape[-2:]) for image in data['inputs']]
-        data = super().forward(data, training)
-        if data.get('data_samples') is not None:
+        data = self.cast_data(data)
+        images = list(data['inputs'])
+        self._check_images(images)
+        pad_hws = [tuple(map(self._round_up, image.shape[1:])) for image in images]
+        data['inputs'] = self._stack(images, tuple(map(max, zip(*pad_hws, strict=True))))
+        data.setdefault('data_samples', None)
+        if data['data_samples'] is not None:
             batch_hw = tuple(data['inputs'].shape[-2:])
-            for sample, image_hw in zip(data['data_samples'], image_hws, strict=True):
-                pad_hw = tuple(self._round_up(side) for side in image_hw)
+            for sample, pad_hw in zip(data['data_samples'], pad_hws, strict=True):
                 sample.set_metainfo(dict(batch_input_shape=batch_hw, pad_shape=pad_hw))
         return data
+
+    def _check_images(self, images: list[Tensor]) -> None:
+        """Raise where the images cannot be one batch for this mean."""
+        channels = len(self.mean) if self._enable_normalize else 1
+        for image in images:
+            if image.ndim != 3 or channels not in (1, len(image)) or len(image) != len(images[0]):
+                raise ValueError(
+                    'DetDataPreprocessor: inputs must be images (channels, h, w) of equally many '
+                    f'channels, as many as mean has values or mean one; got {tuple(image.shape)} '
+                    f'among {len(images)}, mean has {channels}'
+                )
+
+    def _stack(self, images: list[Tensor], batch_hw: tuple[int, int]) -> Tensor:
+        """Return the batch (N, channels, H, W)."""
+        channels = len(images[0])
+        shape = (len(images), *batch_hw, channels)
+        batch = torch.empty(shape, dtype=torch.float32, device=images[0].device)
+        for image, slot in zip(images, batch, strict=True):
+            height, width = image.shape[1:]
+            slot[height:] = self.pad_value
+            slot[:height, width:] = self.pad_value
+            pixels = slot[:height, :width]
+            planes = image.unbind()[::-1] if self._channel_conversion else image.unbind()
+            pixels.copy_(torch.stack(planes, dim=-1))
+            if self._enable_normalize:
+                # Of whole rows: an inner loop over three channels alone is slow.
+                mean, std = (
+                    value.flatten().expand(channels).repeat(width)
+                    for value in (self.mean, self.std)
+                )
+                pixels.view(height, -1).sub_(mean).div_(std)
+        batch = batch.permute(0, 3, 1, 2)
+        is_small = batch[:, 0].numel() < _MIN_PIXELS_CHANNELS_LAST
+        return batch.contiguous() if is_small and batch.device.type == 'cpu' else batch
 
     def _round_up(self, side: int) -> int:
         return math.ceil(side / self.pad_size_divisor) * self.pad_size_divisor

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, TypeGuard, cast
 
+import torch
+import torch.nn.functional as F
 from mmcv.cnn import build_norm_layer
 from mmengine.model import BaseModule, Sequential
 from torch import Tensor, nn
@@ -39,7 +41,7 @@ class _ResidualBlock(BaseModule):
         in_channels: int,
         convs: Sequence[tuple[int, int, int, int]],
         norm_cfg: dict[str, Any],
-        downsample: nn.Module | None,
+        downsample: nn.Sequential | None,
         with_cp: bool,
         zero_init_residual: bool,
     ) -> None:
@@ -71,10 +73,10 @@ class _ResidualBlock(BaseModule):
     def _add_residual(self, x: Tensor) -> Tensor:
         out = x
         for i, norm_name in enumerate(self.norm_names, start=1):
-            out = getattr(self, norm_name)(getattr(self, f'conv{i}')(out))
+            out = _convolve_and_norm(out, getattr(self, f'conv{i}'), getattr(self, norm_name))
             if i < len(self.norm_names):
                 out = self.relu(out)
-        return out + (x if self.downsample is None else self.downsample(x))
+        return out + (x if self.downsample is None else _convolve_and_norm(x, *self.downsample))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.with_cp and x.requires_grad:
@@ -201,7 +203,8 @@ class ResNet(BaseModule):
         Args:
             x: (N, 3, H, W), normalised.
         """
-        x = self.maxpool(self.relu(getattr(self, self.norm1_name)(self.conv1(x))))
+        x = _convolve_and_norm(x, self.conv1, getattr(self, self.norm1_name))
+        x = self.maxpool(self.relu(x))
         outs = []
         for stage in range(max(self.out_indices) + 1):
             x = getattr(self, f'layer{stage + 1}')(x)
@@ -255,3 +258,34 @@ class ResNeXt(ResNet):
         if self.groups == 1:
             return planes, 1
         return planes * self.base_width // 64 * self.groups, self.groups
+
+
+def _convolve_and_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
+    """Apply a convolution and its norm.
+
+    A batch norm in eval mode is a factor and an offset per channel. They become part of the
+    convolution, whose own output is then neither kept nor passed over again: the same values and
+    gradients but for rounding. Not so for small batches, which come channels first: there it saves
+    nothing.
+    """
+    if not (_is_plain(conv) and _is_affine(norm) and _is_channels_last(x)):
+        return norm(conv(x))
+    mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
+    factor = norm.weight * (var + norm.eps).rsqrt()
+    offset = norm.bias - mean * factor
+    weight = conv.weight * factor[:, None, None, None]
+    return F.conv2d(x, weight, offset, conv.stride, conv.padding, conv.dilation, conv.groups)
+
+
+def _is_plain(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
+    return type(conv) is nn.Conv2d and conv.bias is None and not conv._forward_hooks
+
+
+def _is_affine(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
+    """Whether it is a batch norm that does no more than multiply and add."""
+    is_batch_norm = isinstance(norm, _BatchNorm) and norm.affine and norm.track_running_stats
+    return is_batch_norm and not norm.training and not norm._forward_hooks
+
+
+def _is_channels_last(x: Tensor) -> bool:
+    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)

@@ -18,7 +18,7 @@ ALLOWED = {
     'registry': set(),
     'compat': set(),
     'datasets': {'registry', 'structures'},
-    'evaluation': {'registry'},
+    'evaluation': {'registry', 'datasets.coco_records'},
     'models': {'registry', 'structures', 'boxes.postprocess', 'losses'},
     'visualization': {'registry', 'structures'},
     'engine': {'registry', 'structures', 'compat', ''},

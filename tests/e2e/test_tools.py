@@ -139,6 +139,46 @@ def test_two_processes_evaluate_as_one(trained, tmp_path):
         assert results[key] == pytest.approx(scalars(work_dir, key)[-1], abs=1e-9)
 
 
+@pytest.mark.parametrize('tool', ['train.py', 'test.py'])
+def test_arguments_are_read_before_torch_is_imported(tool):
+    script = (
+        'import runpy, sys\n'
+        'sys.argv[1:] = ["--help"]\n'
+        'try:\n'
+        f'    runpy.run_path({str(ROOT / "tools" / tool)!r}, run_name="__main__")\n'
+        'finally:\n'
+        '    print("heavy:", [m for m in ("torch", "mmcv", "cv2") if m in sys.modules])\n'
+    )
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True, env=ENV)
+    assert done.returncode == 0, done.stderr
+    assert '--compile' in done.stdout
+    assert done.stdout.endswith('heavy: []\n')
+
+
+def test_low_precision_is_on_and_near_and_resumes(trained, shapes, tmp_path):
+    _, float_dir = trained
+    config = write_config(tmp_path / 'tiny.py', shapes)
+    run('train.py', config, '--amp')
+    work_dir = tmp_path / 'work_dirs' / 'tiny'
+    for found, expected in zip(scalars(work_dir, 'loss'), scalars(float_dir, 'loss'), strict=True):
+        assert found == pytest.approx(expected, rel=0.05)
+    assert scalars(work_dir, 'loss') != scalars(float_dir, 'loss')
+    assert all(peak > 50 for peak in scalars(work_dir, 'peak_memory'))
+    saved = weights(work_dir / 'epoch_2.pth')
+    assert {value.dtype for value in saved.values() if value.is_floating_point()} == {torch.float32}
+    # A float32 run goes on from it, and an --amp run from a float32 checkpoint.
+    for source, options in ((work_dir, ()), (float_dir, ('--amp',))):
+        resume = ('--resume', source / 'epoch_1.pth', '--work-dir', tmp_path / f'on{len(options)}')
+        run('train.py', config, *resume, *options)
+        assert len(scalars(tmp_path / f'on{len(options)}', 'loss')) == 3
+    tested = {}
+    for name, options in (('float32', ()), ('bfloat16', ('--amp',))):
+        run('test.py', config, work_dir / 'epoch_2.pth', '--work-dir', tmp_path / name, *options)
+        tested[name] = json.loads(next((tmp_path / name).glob('*/*.json')).read_text())
+    key = 'coco/bbox_mAP_50'
+    assert tested['bfloat16'][key] == pytest.approx(tested['float32'][key], abs=0.05)
+
+
 def double_images(data, split):
     """Every image twice in a row, so that two processes meet the same images."""
     if split == 'val':

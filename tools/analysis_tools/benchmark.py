@@ -1,115 +1,100 @@
 """Measure what users wait for, against a named reference in the same run.
 
-python tools/analysis_tools/benchmark.py loss [--shape 151200 80] [--runs 5] [--json FILE]
+python tools/analysis_tools/benchmark.py TASK [--device cuda] [--amp] [--compile] [--json FILE]
 
-`loss`: GHM-C forward and backward against the literal loop over the bins.
+`loss`: GHM-C and GHM-R, forward and backward, against literal loops over the bins.
+`step`: a training step and its parts, against torchvision's RetinaNet.
+`inference`: detecting, against torchvision's RetinaNet.
+`dataloader`: a training pipeline, against mmcv's transforms in a row.
+`dataset`: reading an annotation file of train2017's size, against pycocotools.
+`evaluation`: COCO's twelve numbers, against pycocotools.
+`startup`: `--help` of the tools, against `import torch`.
+`all`: one after the other.
+
+Nothing is downloaded: weights are random, images and annotations are drawn.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
-import statistics
-import time
-from collections.abc import Callable
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from benchmarks import dataloader, dataset, evaluation, inference, loss, startup, step
+from benchmarks.machine import describe_machine, list_versions, measure_rates
+from benchmarks.measure import quiet_log
 
-from ghmdet.losses import GHMC
-
-
-class LiteralGHMC:
-    """GHM-C as the paper writes it: one-hot targets, a mask and a count for every bin."""
-
-    def __init__(self, bins: int, momentum: float) -> None:
-        self.edges = [i / bins for i in range(bins)] + [1 + 1e-6]
-        self.momentum = momentum
-        self.acc_sum = [0.0] * bins
-
-    def __call__(self, pred: Tensor, labels: Tensor, label_weight: Tensor) -> Tensor:
-        """Return the mean loss; arguments as `GHMC.forward` has them."""
-        target = F.one_hot(labels, pred.size(1) + 1)[:, :-1].float()
-        valid = (label_weight > 0)[:, None].expand_as(pred)
-        gradient_length = (pred.detach().sigmoid() - target).abs()
-        total = max(valid.sum().item(), 1)
-        weights = torch.zeros_like(pred)
-        num_filled = 0
-        for i, previous in enumerate(self.acc_sum):
-            inside = (gradient_length >= self.edges[i]) & (gradient_length < self.edges[i + 1])
-            inside &= valid
-            count = inside.sum().item()
-            if count > 0:
-                self.acc_sum[i] = self.momentum * previous + (1 - self.momentum) * count
-                weights[inside] = total / self.acc_sum[i]
-                num_filled += 1
-        weights /= max(num_filled, 1)
-        loss = F.binary_cross_entropy_with_logits(pred, target, reduction='none')
-        return (loss * weights).sum() / total
+TASKS = {
+    'loss': loss,
+    'step': step,
+    'inference': inference,
+    'dataloader': dataloader,
+    'dataset': dataset,
+    'evaluation': evaluation,
+    'startup': startup,
+}
 
 
-def time_runs(function: Callable[[], object], runs: int) -> list[float]:
-    """Seconds of each run, after one that warms up."""
-    function()
-    seconds = []
-    for _ in range(runs):
-        start = time.perf_counter()
-        function()
-        seconds.append(time.perf_counter() - start)
-    return seconds
-
-
-def benchmark_loss(args: argparse.Namespace) -> dict[str, list[float]]:
-    num, num_classes = args.shape
-    generator = torch.Generator().manual_seed(0)
-    logits = torch.randn(num, num_classes, generator=generator) - 4
-    labels = torch.randint(0, num_classes, (num,), generator=generator)
-    labels[torch.rand(num, generator=generator) > 0.001] = num_classes
-    label_weight = (torch.rand(num, generator=generator) > 0.02).float()
-
-    def step(loss_fn: Callable[[Tensor, Tensor, Tensor], Tensor]) -> Tensor:
-        pred = logits.requires_grad_()
-        return torch.autograd.grad(loss_fn(pred, labels, label_weight), pred)[0]
-
-    ours, literal = GHMC(bins=30, momentum=0.75), LiteralGHMC(bins=30, momentum=0.75)
-    torch.testing.assert_close(step(ours), step(literal), rtol=1e-4, atol=1e-9)
-    return {
-        'GHMC': time_runs(lambda: step(ours), args.runs),
-        'literal loop over the bins': time_runs(lambda: step(literal), args.runs),
-    }
-
-
-TASKS = {'loss': benchmark_loss}
-
-
-def main() -> None:
+def make_parser() -> argparse.ArgumentParser:
+    common = argparse.ArgumentParser(add_help=False)
+    common.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
+    common.add_argument('--amp', action='store_true', help='step, inference: also mixed precision')
+    common.add_argument('--compile', action='store_true', help='step, inference: also compiled')
+    common.add_argument('--runs', type=int, default=5, help='timed runs of each variant')
+    common.add_argument('--json', type=Path, help='also write the figures here')
     parser = argparse.ArgumentParser(description='Measure against a reference.')
-    parser.add_argument('task', choices=TASKS)
-    parser.add_argument('--shape', type=int, nargs=2, default=[151200, 80], metavar=('N', 'C'))
-    parser.add_argument('--runs', type=int, default=5)
-    parser.add_argument('--json', type=Path, help='also write the figures here')
-    args = parser.parse_args()
-    machine = (
-        f'{platform.processor() or platform.machine()}, {torch.get_num_threads()} threads, '
-        f'torch {torch.__version__}, Python {platform.python_version()}'
-    )
-    print(machine)
-    figures = TASKS[args.task](args)
-    reference = statistics.median(list(figures.values())[-1])
-    print(f'{"seconds":30} {"min":>8} {"median":>8} {"max":>8} {"ratio":>8}')
-    for name, seconds in figures.items():
-        median = statistics.median(seconds)
-        print(
-            f'{name:30} {min(seconds):8.4f} {median:8.4f} {max(seconds):8.4f} '
-            f'{reference / median:7.1f}x'
-        )
-    if args.json:
-        content = dict(task=args.task, machine=machine, arguments=vars(args), seconds=figures)
-        args.json.write_text(json.dumps(content, indent=2, default=str))
+    tasks = parser.add_subparsers(dest='task', required=True)
+    for name, task in TASKS.items():
+        task.add_arguments(tasks.add_parser(name, parents=[common], help=task.__doc__))
+    tasks.add_parser('all', parents=[common], help='all tasks, each with its defaults')
+    return parser
+
+
+def parse_args(argv: Sequence[str]) -> list[argparse.Namespace]:
+    """Return the arguments of each task that is to be run."""
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if args.runs < 1:
+        parser.error(f'--runs must be at least 1, got {args.runs}')
+    if args.device.startswith('cuda') and not torch.cuda.is_available():
+        parser.error(f'--device {args.device}: torch {torch.__version__} finds no CUDA device')
+    if args.task != 'all':
+        return [args]
+    rest = list(argv)
+    rest.remove('all')
+    return [parser.parse_args([name, *rest]) for name in TASKS]
+
+
+def print_heading(machine: dict[str, Any], versions: dict[str, str]) -> None:
+    print('; '.join(f'{key} {value}' for key, value in machine.items() if key != 'rates'))
+    print(', '.join(f'{package} {number}' for package, number in versions.items()))
+    rates = machine['rates']
+    flop = ', '.join(f'{r / 1e9:.0f} GFLOP/s {t}' for t, r in rates['flop_per_second'].items())
+    print(f'measured here: copies {rates["bytes_per_second"] / 1e9:.1f} GB/s, computes {flop}')
+
+
+def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """Run the tasks; the exit code is 1 where a check failed."""
+    tasks = parse_args(sys.argv[1:] if argv is None else argv)
+    first = tasks[0]
+    rates = measure_rates(first.device)
+    machine = {**describe_machine(first.device), 'rates': rates._asdict()}
+    print_heading(machine, list_versions())
+    reports = []
+    for args in tasks:
+        with quiet_log():
+            report = TASKS[args.task].run(args, rates)
+        report.print()
+        reports.append({**report.to_dict(), 'arguments': vars(args)})
+        if first.json:  # after each, so that what was measured is kept whatever happens next
+            content = dict(machine=machine, versions=list_versions(), reports=reports)
+            first.json.write_text(json.dumps(content, indent=2, default=str))
+    return reports
 
 
 if __name__ == '__main__':
-    main()
+    sys.exit(not all(all(report['checks'].values()) for report in main()))

@@ -1,0 +1,217 @@
+"""The images of a dataset and their boxes as a few flat tensors, from which dicts are made."""
+
+from __future__ import annotations
+
+import json
+import os.path as osp
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, overload
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ghmdet.datasets.coco_records import AnnotationColumns, CocoRecords, Id
+
+_REASONS = (
+    'marked ignore',
+    'outside the image',
+    'without area or thinner than a pixel',
+    'of other classes',
+)
+
+
+class ValueColumn:
+    """A list of JSON values without a Python object for each.
+
+    Integers are kept as int64 (n,). If there is anything else among the values, all are kept as the
+    bytes of their JSON text, the i-th from `ends[i - 1]` to `ends[i]`.
+
+    Example:
+        >>> column = ValueColumn.pack([7, 'b', 0.5])
+        >>> len(column), column[1], column.select(torch.tensor([2, 0])).tolist()
+        (3, 'b', [0.5, 7])
+    """
+
+    def __init__(self, values: Tensor, ends: Tensor | None = None) -> None:
+        self.values = values
+        self.ends = ends
+
+    @classmethod
+    def pack(cls, values: Iterable[Any]) -> ValueColumn:
+        """Keep `values`, which JSON can express."""
+        values = list(values)
+        if not values or (
+            set(map(type, values)) == {int} and -(2**63) <= min(values) <= max(values) < 2**63
+        ):
+            return cls(torch.tensor(values, dtype=torch.int64))
+        texts = [json.dumps(value).encode() for value in values]
+        ends = torch.tensor([len(text) for text in texts]).cumsum(0)
+        return cls(torch.frombuffer(bytearray().join(texts), dtype=torch.uint8), ends)
+
+    def __len__(self) -> int:
+        return len(self.values if self.ends is None else self.ends)
+
+    def __getitem__(self, index: int) -> Any:
+        if self.ends is None:
+            return self.values.numpy()[index].item()
+        ends = self.ends.numpy()
+        start = ends[index - 1] if index else 0
+        return json.loads(self.values.numpy()[start : ends[index]].tobytes())
+
+    def tolist(self) -> list:
+        """Return all values."""
+        return self.values.tolist() if self.ends is None else [self[i] for i in range(len(self))]
+
+    def select(self, indices: Tensor) -> ValueColumn:
+        """Return the values at `indices` int64 (m,), in that order."""
+        if self.ends is None:
+            return ValueColumn(self.values[indices])
+        ends, rows = _gather_rows(self.ends, indices)
+        return ValueColumn(self.values[rows], ends)
+
+
+@dataclass(eq=False)
+class CocoImages(Sequence):
+    """A sequence of the dicts that `CocoDataset` describes, without `sample_idx`.
+
+    Each is made when it is asked for. torch hands tensors to other processes through shared memory,
+    so data loader workers share these whichever way they are started.
+
+    Args:
+        folder: put before each file name.
+        fields: `img_id`, `file_name`, `height` and `width` of N images.
+        has_objects: bool (N,), whether the file has an annotation of the classes for the image,
+            boxes that were left out included.
+        ends: int64 (N,), the boxes of image i are `ends[i - 1]` to `ends[i]` of these:
+        bboxes: float64 (n, 4) x1, y1, x2, y2 in pixels.
+        labels: int64 (n,).
+        ignore_flags: uint8 (n,), 1 for crowd regions.
+    """
+
+    folder: str
+    fields: dict[str, ValueColumn]
+    has_objects: Tensor
+    ends: Tensor
+    bboxes: Tensor
+    labels: Tensor
+    ignore_flags: Tensor
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+    @overload
+    def __getitem__(self, index: int) -> dict: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> CocoImages: ...
+
+    def __getitem__(self, index: int | slice) -> dict | CocoImages:
+        """Make the dict of one image, or select a range."""
+        places = range(len(self))[index]
+        if isinstance(places, range):
+            return self.select(places)
+        ends = self.ends.numpy()
+        rows = slice(ends[places - 1] if places else 0, ends[places])
+        return {
+            'img_id': self.fields['img_id'][places],
+            'img_path': osp.join(self.folder, self.fields['file_name'][places]),
+            'height': self.fields['height'][places],
+            'width': self.fields['width'][places],
+            'instances': [
+                {'bbox': bbox, 'bbox_label': label, 'ignore_flag': flag}
+                for bbox, label, flag in zip(
+                    self.bboxes.numpy()[rows].tolist(),
+                    self.labels.numpy()[rows].tolist(),
+                    self.ignore_flags.numpy()[rows].tolist(),
+                    strict=True,
+                )
+            ],
+        }
+
+    def list_shortest_sides(self) -> np.ndarray:
+        """Return the shorter side of each image in pixels: (N,)."""
+        return np.minimum(self.fields['width'].tolist(), self.fields['height'].tolist())
+
+    def list_ids_with_objects(self) -> set[Id]:
+        """Return the ids of the images that `has_objects`."""
+        ids = self.fields['img_id'].tolist()
+        return {id_ for id_, found in zip(ids, self.has_objects.tolist(), strict=True) if found}
+
+    def select(self, indices: Sequence[int] | np.ndarray) -> CocoImages:
+        """Return a copy of the images at `indices`, in that order."""
+        # Negative places become positive, and one out of range raises an IndexError.
+        places = torch.arange(len(self))[torch.as_tensor(indices, dtype=torch.int64)]
+        ends, rows = _gather_rows(self.ends, places)
+        return CocoImages(
+            self.folder,
+            {name: column.select(places) for name, column in self.fields.items()},
+            self.has_objects[places],
+            ends,
+            self.bboxes[rows],
+            self.labels[rows],
+            self.ignore_flags[rows],
+        )
+
+
+def build_images(
+    records: CocoRecords, label_of: Mapping[Any, int], folder: str
+) -> tuple[CocoImages, Counter[str]]:
+    """Sort the boxes of a file by image, without those that cannot be learnt.
+
+    Args:
+        records: the file, in which each annotation has its image.
+        label_of: the label of each category id that is wanted.
+        folder: put before each file name.
+
+    Returns:
+        The images in the order of the file, and how many boxes were left out for which reason.
+    """
+    images, annotations = records.images, records.annotations
+    columns: dict[str, list] = {
+        'img_id': [image.id for image in images],
+        'file_name': [image.file_name for image in images],
+        'height': [image.height for image in images],
+        'width': [image.width for image in images],
+    }
+    fields = {name: ValueColumn.pack(values) for name, values in columns.items()}
+    owner = annotations.find_images({id_: i for i, id_ in enumerate(columns['img_id'])})
+    label = annotations.find_categories(label_of)
+    # As in MMDetection a box that is left out below still makes its image one with objects.
+    has_objects = np.zeros(len(images), bool)
+    has_objects[owner[label >= 0]] = True
+    sizes_wh = np.array([columns['width'], columns['height']], np.float64).T
+    reason = _find_drop_reasons(annotations, label, sizes_wh[owner])
+    kept = np.flatnonzero(reason == len(_REASONS))
+    kept = kept[np.argsort(owner[kept], kind='stable')]
+    bboxes = annotations.bbox[kept]
+    bboxes[:, 2:] += bboxes[:, :2]
+    ends = np.bincount(owner[kept], minlength=len(images)).cumsum()
+    arrays = (has_objects, ends, bboxes, label[kept], annotations.is_crowd[kept].astype(np.uint8))
+    counts = np.bincount(reason, minlength=len(_REASONS)).tolist()
+    dropped = Counter({name: n for name, n in zip(_REASONS, counts, strict=False) if n})
+    return CocoImages(folder, fields, *map(torch.from_numpy, arrays)), dropped
+
+
+def _find_drop_reasons(
+    annotations: AnnotationColumns, label: np.ndarray, sizes_wh: np.ndarray
+) -> np.ndarray:
+    """Find for each box the first of the `_REASONS` to leave it out, or their number if none."""
+    x, y, w, h = annotations.bbox.T
+    image_w, image_h = sizes_wh.T
+    area = np.where(np.isnan(annotations.area), w * h, annotations.area)
+    outside = (np.minimum(x + w, image_w) <= np.maximum(x, 0)) | (
+        np.minimum(y + h, image_h) <= np.maximum(y, 0)
+    )
+    found = [annotations.is_ignored, outside, (w < 1) | (h < 1) | (area <= 0), label < 0]
+    return np.select(found, range(len(found)), default=len(found))
+
+
+def _gather_rows(ends: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the ends of the runs at `indices` once moved together, and the rows they came from."""
+    counts = torch.diff(ends, prepend=ends.new_zeros(1))[indices]
+    new_ends = counts.cumsum(0)
+    shifts = (ends[indices] - new_ends).repeat_interleave(counts)
+    return new_ends, torch.arange(len(shifts)) + shifts

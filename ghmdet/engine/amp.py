@@ -1,0 +1,110 @@
+"""Mixed precision on the CPU as well as on CUDA."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from mmengine.optim import AmpOptimWrapper as _AmpOptimWrapper
+from torch import nn
+from torch.amp import GradScaler
+from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
+
+from ghmdet.registry import OPTIM_WRAPPERS
+
+_DTYPES = {'float16': torch.float16, 'bfloat16': torch.bfloat16}
+
+
+def low_precision(device_type: str) -> torch.dtype:
+    """Return bfloat16 on the CPU and on CUDA cards that compute in it, else float16.
+
+    Args:
+        device_type: 'cpu', 'cuda', 'npu', ...
+
+    Raises:
+        ValueError: the device has no mixed precision.
+    """
+    if device_type == 'mps':
+        raise ValueError(
+            'mixed precision (--amp, AmpOptimWrapper) is not available on mps; leave it out, or '
+            'run on the CPU or on CUDA'
+        )
+    if device_type == 'cuda' and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16 if device_type in ('cpu', 'cuda') else torch.float16
+
+
+@OPTIM_WRAPPERS.register_module()
+class AmpOptimWrapper(_AmpOptimWrapper):
+    """mmengine's AmpOptimWrapper, which also trains on the CPU and chooses bfloat16 where it can.
+
+    The weights and the optimizer's state stay float32. Checkpoints of this wrapper and of
+    OptimWrapper resume one another.
+
+    Args:
+        loss_scale: 'dynamic', a fixed number, or the arguments of `torch.amp.GradScaler`. Used with
+            float16 only: bfloat16 has the range of float32, so nothing has to be scaled.
+        dtype: 'float16' or 'bfloat16', also as torch dtype; None: see `low_precision`.
+        use_fsdp: scale as FullyShardedDataParallel needs it.
+        **kwargs: `optimizer`, `clip_grad`, `accumulative_counts`; see `OptimWrapper`.
+
+    Raises:
+        ValueError: unknown dtype or loss_scale, or a device without mixed precision.
+
+    Example:
+        >>> layer = nn.Linear(2, 1)
+        >>> wrapper = AmpOptimWrapper(optimizer=torch.optim.SGD(layer.parameters(), lr=0.1))
+        >>> with wrapper.optim_context(layer):
+        ...     layer(torch.zeros(1, 2)).dtype
+        torch.bfloat16
+    """
+
+    def __init__(
+        self,
+        loss_scale: float | str | dict[str, Any] = 'dynamic',
+        dtype: str | torch.dtype | None = None,
+        use_fsdp: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        # Not mmengine's own constructor, which refuses the CPU.
+        super(_AmpOptimWrapper, self).__init__(**kwargs)
+        self.device_type = self.param_groups[0]['params'][0].device.type
+        self.cast_dtype = low_precision(self.device_type) if dtype is None else _read_dtype(dtype)
+        is_fixed = isinstance(loss_scale, float | int)
+        if not is_fixed and not isinstance(loss_scale, dict) and loss_scale != 'dynamic':
+            raise ValueError(
+                "optim_wrapper.loss_scale must be 'dynamic', a number or a dict, got "
+                f'{loss_scale!r}'
+            )
+        settings = loss_scale if isinstance(loss_scale, dict) else {}
+        if is_fixed:
+            settings = dict(init_scale=float(loss_scale))  # type: ignore[arg-type]
+        self._scale_update_param = settings['init_scale'] if is_fixed else None
+        scaler = ShardedGradScaler if use_fsdp else partial(GradScaler, self.device_type)
+        self.loss_scaler = scaler(**{'enabled': self.cast_dtype == torch.float16, **settings})
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the optimizer's state, with `loss_scaler` where there is one."""
+        state_dict = super().state_dict()
+        if not self.loss_scaler.is_enabled():
+            del state_dict['loss_scaler']
+        return state_dict
+
+    @contextmanager
+    def optim_context(self, model: nn.Module) -> Iterator[None]:
+        """Autocast, and no gradient synchronization while gradients are accumulated."""
+        with (
+            super(_AmpOptimWrapper, self).optim_context(model),
+            torch.autocast(self.device_type, dtype=self.cast_dtype),
+        ):
+            yield
+
+
+def _read_dtype(dtype: str | torch.dtype) -> torch.dtype:
+    name = str(dtype).removeprefix('torch.')
+    if name not in _DTYPES:
+        raise ValueError(f'optim_wrapper.dtype must be one of {list(_DTYPES)}, got {dtype!r}')
+    return _DTYPES[name]

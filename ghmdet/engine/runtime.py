@@ -1,0 +1,40 @@
+"""All of the engine, ready to run: importing it installs the loaders and the cures of compat."""
+
+from ghmdet import compat
+from ghmdet.engine.amp import AmpOptimWrapper
+from ghmdet.engine.arguments import add_common_arguments, load_config
+from ghmdet.engine.checkpoint import CheckpointError, load_checkpoint_file, register_loaders
+from ghmdet.engine.hooks import DoorCheckHook, FastNetworkHook, PeakMemoryHook
+from ghmdet.engine.inference import inference_detector, init_detector
+from ghmdet.engine.launch import (
+    apply_amp,
+    apply_amp_to_test,
+    apply_auto_scale_lr,
+    build_runner,
+    set_up_launcher,
+)
+from ghmdet.engine.network import compile_network, fold_batch_norms
+
+__all__ = [
+    'AmpOptimWrapper',
+    'CheckpointError',
+    'DoorCheckHook',
+    'FastNetworkHook',
+    'PeakMemoryHook',
+    'add_common_arguments',
+    'apply_amp',
+    'apply_amp_to_test',
+    'apply_auto_scale_lr',
+    'build_runner',
+    'compile_network',
+    'fold_batch_norms',
+    'inference_detector',
+    'init_detector',
+    'load_checkpoint_file',
+    'load_config',
+    'register_loaders',
+    'set_up_launcher',
+]
+
+compat.apply()
+register_loaders()

@@ -1,0 +1,221 @@
+"""Every task of tools/analysis_tools/benchmark.py at a tiny size: are its figures consistent?"""
+
+import json
+import statistics
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+FOLDER = Path(__file__).parents[1] / 'tools' / 'analysis_tools'
+sys.path.insert(0, str(FOLDER))
+
+import benchmark  # noqa: E402
+from benchmarks import dataset, evaluation, inference, loss, measure, networks, startup  # noqa: E402
+from benchmarks.machine import Rates  # noqa: E402
+
+RATES = Rates(1e9, {'float32': 2e9, 'bfloat16': 4e9})
+PARTS_OF_STEP = [
+    *('preprocessing', 'backbone and neck', 'head', 'targets and loss', 'backward', 'optimizer'),
+]
+
+
+def run(*argv):
+    (args,) = benchmark.parse_args([str(arg) for arg in argv])
+    with measure.quiet_log():
+        report = benchmark.TASKS[args.task].run(args, RATES)
+    check_report(report)
+    return report, {row.name: row for row in report.rows}
+
+
+def check_report(report):
+    assert all(report.checks.values()), report.checks
+    content = report.to_dict()
+    medians = {row['name']: statistics.median(row['seconds']) for row in content['rows']}
+    for row in content['rows']:
+        assert row['median'] == medians[row['name']]
+        assert row['min'] == min(row['seconds'])
+        assert row['max'] == max(row['seconds'])
+        if row['reference']:
+            assert row['ratio'] == medians[row['reference']] / row['median']
+        if row['floor_seconds']:
+            assert row['gap'] == row['median'] / row['floor_seconds']
+
+
+def test_loss():
+    report, rows = run('loss', '--size', 64, 64, '--runs', 2)
+    assert list(rows) == ['GHMC', 'GHMC literal loop', 'GHMR', 'GHMR literal loop']
+    assert [row.reference for row in report.rows] == [
+        *2 * ['GHMC literal loop'],
+        *2 * ['GHMR literal loop'],
+    ]
+    # 8 x 8 cells of 9 anchors, 80 classes, 4 bytes, passed 3 times; 4 deltas, 7 times; 1 GB/s
+    assert rows['GHMC'].floor_seconds == pytest.approx(576 * 80 * 4 * 3 / 1e9)
+    assert rows['GHMR'].floor_seconds == pytest.approx(576 * 4 * 4 * 7 / 1e9)
+    assert len(rows['GHMC'].seconds) == 2
+
+
+def test_loss_at_all_levels_of_two_images():
+    report, _ = run('loss', '--levels', 'all', '--images', 2, '--size', 64, 96, '--runs', 1)
+    # 8x12, 4x6, 2x3, 1x2 and 1x1 cells
+    assert 'entries: 1728, 432, 108, 36, 18 x 80' in report.remarks[0]
+
+
+def test_a_loss_that_differs_fails(monkeypatch, tmp_path):
+    monkeypatch.setattr(loss, 'GHMC', lambda bins, momentum: loss.LiteralGHMC(29, 0.75, 1 + 1e-6))
+    monkeypatch.setattr(loss.LiteralGHM, 'to', lambda self, device: self, raising=False)
+    monkeypatch.setattr(benchmark, 'measure_rates', lambda device: RATES)
+    reports = benchmark.main(['loss', '--size', '64', '64', '--runs', '1'])
+    assert reports[0]['checks'] == {
+        'GHMC: gradients within 0.0001 of the literal loop': False,
+        'GHMR: gradients within 0.0001 of the literal loop': True,
+    }
+
+
+def test_json_and_table(tmp_path, capsys):
+    file = tmp_path / 'figures.json'
+    benchmark.main(['loss', '--size', '64', '64', '--runs', '3', '--json', str(file)])
+    content = json.loads(file.read_text())
+    assert content.keys() == {'machine', 'versions', 'reports'}
+    assert content['versions']['torch'] == torch.__version__.partition('+')[0]
+    assert content['machine']['rates'].keys() == {'bytes_per_second', 'flop_per_second'}
+    (report,) = content['reports']
+    assert report['arguments']['runs'] == 3
+    row, reference = report['rows'][:2]
+    assert row.keys() == {
+        *('name', 'seconds', 'peak_bytes', 'reference', 'floor_seconds', 'notes'),
+        *('min', 'median', 'max', 'ratio', 'gap'),
+    }
+    assert row['ratio'] == reference['median'] / row['median']
+    printed = capsys.readouterr().out
+    assert f'{row["median"]:.4f}' in printed
+    assert 'ok: GHMC: gradients within 0.0001' in printed
+
+
+def test_step():
+    _, rows = run('step', '--size', 64, 64, '--runs', 2)
+    ours = 'ghmdet float32'
+    parts = [f'{ours}: {part}' for part in PARTS_OF_STEP]
+    assert list(rows) == [ours, *parts, 'torchvision float32']
+    for i, total in enumerate(rows[ours].seconds):
+        assert sum(rows[part].seconds[i] for part in parts) <= total
+    assert rows[ours].notes['img/s'] == 2 / rows[ours].median
+
+
+def test_inference():
+    _, rows = run('inference', '--size', 64, 64, '--runs', 2, '--candidates', 500)
+    parts = ['', ': preprocessing', ': network', ': post-processing']
+    names = ('ghmdet float32', 'torchvision float32')
+    assert list(rows) == [f'{name}{part}' for name in names for part in parts]
+    for name in names:
+        assert rows[name].notes['detections'] == 100
+        for i, total in enumerate(rows[name].seconds):
+            assert sum(rows[f'{name}{part}'].seconds[i] for part in parts[1:]) <= total
+
+
+def test_floor_counts_the_operations():
+    layer, images = nn.Conv2d(3, 8, 3, padding=1), torch.zeros(1, 3, 10, 10)
+    flop = 2 * 3 * 9 * 8 * 100
+    floors = networks.find_floor(lambda: layer(images).sum().backward(), RATES)
+    # Forward, and the gradient of the weight; the images need none.
+    assert floors == {False: 2 * flop / 2e9, True: 2 * flop / 4e9}
+
+
+@torch.no_grad()
+def test_as_many_candidates_as_asked_for():
+    torch.manual_seed(0)
+    layer, images = nn.Conv2d(3, 8, 1), torch.randn(1, 3, 20, 20)
+    inference._spread_scores(layer, lambda: [layer(images)], 123)
+    assert abs((layer(images).sigmoid() > 0.05).sum() - 123) <= 1
+
+
+def test_networks_are_not_fed_images_they_would_pad():
+    with pytest.raises(ValueError, match=r'--size must be multiples of 32.*got \[64, 70\]'):
+        run('step', '--size', 64, 70)
+
+
+def test_variants():
+    (args,) = benchmark.parse_args(['step', '--amp', '--compile'])
+    assert networks.list_variants(args) == {
+        'ghmdet float32': (False, False),
+        'ghmdet amp': (True, False),
+        'ghmdet float32 compiled': (False, True),
+        'ghmdet amp compiled': (True, True),
+    }
+
+
+def test_dataloader():
+    report, rows = run('dataloader', '--images', 3, '--workers', 1, '--runs', 1)
+    assert report.checks == {'both pipelines give images of (3, 800, 1067)': True}
+    assert rows['config, 1 workers'].reference == 'literal mmcv chain, 1 workers'
+    for row in rows.values():
+        assert row.notes['images/s'] == 3 / row.median
+
+
+@pytest.mark.slow
+def test_dataset():
+    report, rows = run('dataset', '--images', 100, '--runs', 1)
+    # Without the hundredth image, which has no box; 860,001 boxes in 118,287 images.
+    assert report.checks == {'both readers find 99 images with 727 boxes': True}
+    assert list(rows) == ['CocoDataset', 'pycocotools', 'the bytes alone']
+
+
+def test_evaluation():
+    report, _ = run('evaluation', '--images', 12, '--detections', 20, '--runs', 1)
+    numbers = [float(n) for n in report.remarks[0].partition(': ')[2].split(', ')]
+    assert len(numbers) == 12
+    assert 0 < numbers[0] < numbers[1] < 1
+
+
+def test_an_evaluation_that_differs_fails(monkeypatch):
+    monkeypatch.setattr(evaluation, 'evaluate_with_ghmdet', lambda *_: 12 * [0.5])
+    (args,) = benchmark.parse_args(['evaluation', '--images', '5', '--runs', '1'])
+    report = evaluation.run(args, RATES)
+    assert report.checks == {'the twelve numbers are equal to 1e-12': False}
+
+
+@pytest.mark.slow
+def test_startup(monkeypatch):
+    commands = {name: startup._COMMANDS[name] for name in ('tools/train.py --help', 'import torch')}
+    monkeypatch.setattr(startup, '_COMMANDS', commands)
+    report, _ = run('startup', '--runs', 1)
+    assert report.checks == {'import ghmdet leaves torch out': True}
+
+
+def test_all_runs_every_task_with_its_defaults():
+    tasks = benchmark.parse_args(['all', '--runs', '2', '--amp'])
+    assert [args.task for args in tasks] == list(benchmark.TASKS)
+    assert {(args.runs, args.amp) for args in tasks} == {(2, True)}
+    images = {args.task: args.images for args in tasks if hasattr(args, 'images')}
+    assert images == dict(loss=1, dataloader=100, dataset=118_287, evaluation=5000)
+
+
+@pytest.mark.parametrize(
+    ('argv', 'told'),
+    [
+        (['loss', '--runs', '0'], '--runs must be at least 1, got 0'),
+        (['all', '--images', '3'], 'unrecognized arguments: --images 3'),
+    ],
+)
+def test_bad_arguments(argv, told, capsys):
+    with pytest.raises(SystemExit):
+        benchmark.parse_args(argv)
+    assert told in capsys.readouterr().err
+
+
+def test_memory_of_a_call():
+    extra = measure.find_extra_memory(lambda: torch.ones(25 * 2**20), 'cpu')
+    # 100 MiB, give or take what the allocator does
+    assert extra is None or 99 * 2**20 < extra < 110 * 2**20
+
+
+def test_annotations_drawn_twice_are_the_same(tmp_path):
+    texts = []
+    for name in ('a', 'b'):
+        dataset.draw_annotations(tmp_path / name, 50, 300, outlines=True)
+        texts.append((tmp_path / name).read_text())
+    assert texts[0] == texts[1]
+    content = json.loads(texts[0])
+    assert [len(content[key]) for key in ('images', 'annotations', 'categories')] == [50, 300, 80]

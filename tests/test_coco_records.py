@@ -1,0 +1,144 @@
+"""The fast reader against `json`, with blocks small enough to cut between all annotations."""
+
+from __future__ import annotations
+
+import json
+import random
+
+import numpy as np
+import pytest
+
+from ghmdet.datasets import coco_records
+from ghmdet.datasets.coco_records import convert_records, read_records
+
+
+@pytest.fixture(params=[1, 300, 2**20])
+def block(request, monkeypatch):
+    monkeypatch.setattr(coco_records, '_BLOCK', request.param)
+
+
+def draw_coco(seed: int) -> dict:
+    """Ids of several types, and strings and objects that look like the place of a cut."""
+    rng = random.Random(seed)
+    image_ids = [7, 'b', 2**70, 3.5, None, -4]
+    annotations = []
+    for number in range(40):
+        ann = {
+            'id': number,
+            'image_id': rng.choice(image_ids),
+            'category_id': rng.choice([4, 9, 'x']),
+            'bbox': [rng.choice([3, 0.1, 1e-3, 12.34]) for _ in range(4)],
+            'segmentation': rng.choice([[[1.5, 2, 3, 4]], {'counts': [1], 'size': [2, 3]}]),
+        }
+        if number >= 30:
+            ann |= {'note': '}, {"annotations": [{}]', 'segmentation': [{}, {}]}
+        for key, values in (('area', [None, 5, 0.25]), ('iscrowd', [0, 1]), ('ignore', [True, 0])):
+            if rng.random() < 0.5:
+                ann[key] = rng.choice(values)
+        annotations.append(ann)
+    images = [
+        {'id': id_, 'file_name': f'{id_}\N{SNOWMAN}', 'height': 4, 'width': 5.5}
+        for id_ in image_ids
+    ]
+    return {
+        'info': {'annotations_of': 'all'},
+        'images': images,
+        'annotations': annotations,
+        'licenses': [{}, {}],
+        'categories': [{'id': 9, 'name': 'dog'}, {'id': 'x', 'name': 'cat'}],
+    }
+
+
+def check_records(records, coco: dict) -> None:
+    """Compare with what `json` reads."""
+    got, anns = records.annotations, coco['annotations']
+    assert [(i.id, i.file_name, i.height, i.width) for i in records.images] == [
+        (i['id'], i['file_name'], i['height'], i['width']) for i in coco['images']
+    ]
+    assert [(c.id, c.name) for c in records.categories] == [(9, 'dog'), ('x', 'cat')]
+    assert [got.image_ids[place] for place in got.image] == [ann['image_id'] for ann in anns]
+    assert [got.category_ids[place] for place in got.category] == [a['category_id'] for a in anns]
+    assert got.bbox.tolist() == [ann['bbox'] for ann in anns]
+    areas = [ann.get('area') for ann in anns]
+    assert [None if np.isnan(area) else area for area in got.area] == areas
+    assert got.is_crowd.tolist() == [bool(ann.get('iscrowd')) for ann in anns]
+    assert got.is_ignored.tolist() == [bool(ann.get('ignore')) for ann in anns]
+
+
+@pytest.mark.parametrize('indent', [None, 1])
+@pytest.mark.parametrize('last', ['info', 'images', 'annotations', 'categories'])
+@pytest.mark.usefixtures('block')
+def test_records_are_what_json_reads(tmp_path, indent, last):
+    coco = draw_coco(seed=len(last))
+    coco[last] = coco.pop(last)
+    (tmp_path / 'ann.json').write_text(json.dumps(coco, indent=indent))
+    records = read_records(str(tmp_path / 'ann.json'))
+    check_records(records, coco)
+    check_records(convert_records(coco, 'ann.json'), coco)
+    order = {id_: place for place, id_ in enumerate([9, 'x'])}
+    expected = [order.get(ann['category_id'], -1) for ann in coco['annotations']]
+    assert records.annotations.find_categories(order).tolist() == expected
+
+
+@pytest.mark.usefixtures('block')
+def test_annotations_of_another_object_are_not_the_file_s(tmp_path):
+    """A cut-out block must not be taken from `info`, whose list looks the same."""
+    coco = draw_coco(1)
+    coco['info'] = {'annotations': draw_coco(0)['annotations'][:20]}
+    (tmp_path / 'ann.json').write_text(json.dumps(coco))
+    check_records(read_records(str(tmp_path / 'ann.json')), coco)
+
+
+@pytest.mark.parametrize(
+    'wrong',
+    [
+        ('"image_id": 7', '"image_id": [7]'),
+        ('"bbox": [', '"bbox": [1, '),
+        ('"bbox": [', '"box": ['),
+        ('}, {"id": 9, ', '} {"id": 9, '),
+        ('"id": 20', '"id": NaN'),
+        ('"counts": [1]', '"counts": [1'),
+        ('"categories"', '"categories'),
+        ('"file_name": "7', '"file_name": "\\ud800'),
+    ],
+)
+@pytest.mark.usefixtures('block')
+def test_broken_files_are_left_to_the_slow_reader(tmp_path, wrong):
+    text = json.dumps(draw_coco(0))
+    assert wrong[0] in text
+    (tmp_path / 'ann.json').write_text(text.replace(*wrong))
+    assert read_records(str(tmp_path / 'ann.json')) is None
+
+
+def test_a_wrong_type_is_named_by_its_path():
+    coco = draw_coco(0)
+    coco['annotations'][3]['bbox'] = [1, 2, 'x', 4]
+    words = (
+        r'^a.json: Expected `float`, got `str` - at `\$\.annotations\[3\]\.bbox\[2\]`; correct it'
+    )
+    with pytest.raises(ValueError, match=words):
+        convert_records(coco, 'a.json')
+
+
+def test_all_but_the_end_is_cut_off(tmp_path, monkeypatch):
+    """Of 30 annotations that can be told apart by their looks, each is decoded by itself."""
+    monkeypatch.setattr(coco_records, '_BLOCK', 1)
+    starts = []
+    monkeypatch.setattr(coco_records, '_forget_pages', lambda text, start: starts.append(start))
+    coco = draw_coco(0)
+    (tmp_path / 'ann.json').write_text(json.dumps(coco))
+    check_records(read_records(str(tmp_path / 'ann.json')), coco)
+    assert len(starts) == 30
+    text = (tmp_path / 'ann.json').read_text()
+    ids = [
+        json.JSONDecoder().raw_decode(text.encode()[start:].decode())[0]['id'] for start in starts
+    ]
+    assert ids == list(range(1, 31))
+
+
+def test_empty_and_remote_files(tmp_path, monkeypatch):
+    (tmp_path / 'ann.json').write_bytes(b'')
+    assert read_records(str(tmp_path / 'ann.json')) is None
+    text = json.dumps(draw_coco(2)).encode()
+    monkeypatch.setattr(coco_records.fileio, 'get', lambda url, backend_args: text)
+    check_records(read_records('https://example.org/ann.json'), draw_coco(2))

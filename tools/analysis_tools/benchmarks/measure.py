@@ -1,0 +1,188 @@
+"""Time and memory of functions that are compared, and the table of what was found."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import re
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from mmengine.logging import MMLogger
+
+_HEADER = f'{"":40} {"min":>9} {"median":>9} {"max":>9} {"peak MiB":>9} {"ratio":>7}'
+
+
+@dataclass
+class Row:
+    """What was measured of one variant; times in seconds, sizes in bytes."""
+
+    name: str
+    seconds: list[float]
+    peak_bytes: int | None = None
+    reference: str | None = None
+    """Name of the row it is compared with; None where there is nothing to compare."""
+    floor_seconds: float | None = None
+    """What the machine needs at least, by its measured bandwidth or rate."""
+    notes: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def median(self) -> float:
+        """Seconds of a run in the middle."""
+        return statistics.median(self.seconds)
+
+
+@dataclass
+class Report:
+    """The outcome of a task."""
+
+    task: str
+    rows: list[Row]
+    checks: dict[str, bool] = field(default_factory=dict)
+    remarks: list[str] = field(default_factory=list)
+
+    def ratio(self, row: Row) -> float | None:
+        """How many times as long as `row` its reference takes."""
+        medians = {other.name: other.median for other in self.rows}
+        return medians[row.reference] / row.median if row.reference else None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return what goes into the JSON file."""
+        rows = []
+        for row in self.rows:
+            summary = dict(min=min(row.seconds), median=row.median, max=max(row.seconds))
+            gap = row.median / row.floor_seconds if row.floor_seconds else None
+            rows.append({**vars(row), **summary, 'ratio': self.ratio(row), 'gap': gap})
+        return dict(task=self.task, rows=rows, checks=self.checks, remarks=self.remarks)
+
+    def print(self) -> None:
+        """Print the table."""
+        print(f'\n{self.task}: seconds\n{_HEADER} {"floor":>9} {"gap":>6}')
+        for row in self.to_dict()['rows']:
+            peak = None if row['peak_bytes'] is None else row['peak_bytes'] / 2**20
+            notes = [f'{value:.4g} {name}' for name, value in row['notes'].items()]
+            times = ' '.join(_number(row[key], 9, 4) for key in ('min', 'median', 'max'))
+            floor = f'{_number(row["floor_seconds"], 9, 4)} {_number(row["gap"], 6, 2)}'
+            ratio = _number(row['ratio'], 7, 2)
+            print(f'{row["name"]:40} {times} {_number(peak, 9, 1)} {ratio} {floor}', *notes)
+        references = dict.fromkeys(row.reference for row in self.rows if row.reference)
+        print(f'ratio: median of {" or ".join(references)} / median of the row')
+        for remark in self.remarks:
+            print(remark)
+        for check, passed in self.checks.items():
+            print(f'{"ok" if passed else "FAILED"}: {check}')
+
+
+def measure(
+    variants: Mapping[str, Callable[[], object]], runs: int, device: str = 'cpu', warm_ups: int = 1
+) -> dict[str, Row]:
+    """Run the variants in turns, so that a disturbance of the machine meets all of them.
+
+    Each is warmed up, run once for its memory, which is what it needs at its peak beyond what was
+    there before, and then `runs` times for its time.
+    """
+    rows = {}
+    for name, function in variants.items():
+        for _ in range(warm_ups):
+            function()
+        rows[name] = Row(name, [], find_extra_memory(function, device))
+    for _ in range(runs):
+        for name, function in variants.items():
+            synchronize(device)
+            start = time.perf_counter()
+            function()
+            synchronize(device)
+            rows[name].seconds.append(time.perf_counter() - start)
+    return rows
+
+
+@contextlib.contextmanager
+def quiet_log() -> Iterator[None]:
+    """Keep mmengine's log to warnings."""
+    logger = MMLogger.get_current_instance()
+    level = logger.level
+    logger.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+def synchronize(device: str) -> None:
+    """Wait until the device has done its work."""
+    if device.startswith('cuda'):
+        torch.cuda.synchronize(device)
+
+
+def find_extra_memory(function: Callable[[], object], device: str) -> int | None:
+    """Bytes that a call needs at its peak beyond those in use before, None where none can tell."""
+    if device.startswith('cuda'):
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        function()
+        return torch.cuda.max_memory_allocated(device) - before
+    start_peak()
+    resident = read_memory('VmRSS')
+    function()
+    peak = read_memory('VmHWM')
+    return None if resident is None or peak is None else max(0, peak - resident)
+
+
+def start_peak() -> None:
+    """Give freed memory back and let this process's peak start at what it holds now (Linux)."""
+    libc = ctypes.CDLL(None)
+    if hasattr(libc, 'malloc_trim'):
+        libc.malloc_trim(0)
+    reset = Path('/proc/self/clear_refs')
+    if reset.exists():
+        reset.write_text('5')
+
+
+def read_memory(key: str) -> int | None:
+    """Bytes of this process as Linux counts them: `VmRSS` now, `VmHWM` at the peak."""
+    status = Path('/proc/self/status')
+    found = re.search(rf'{key}:\s+(\d+) kB', status.read_text()) if status.exists() else None
+    return int(found[1]) * 1024 if found else None
+
+
+class Stopwatch:
+    """Notes when parts of a call end.
+
+    Args:
+        device: its work is waited for at each mark.
+    """
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.parts: dict[str, list[float]] = {}
+        self._last = 0.0
+
+    def start(self) -> None:
+        """Begin the first part."""
+        synchronize(self.device)
+        self._last = time.perf_counter()
+
+    def mark(self, part: str) -> None:
+        """End a part; the next begins."""
+        synchronize(self.device)
+        now = time.perf_counter()
+        self.parts.setdefault(part, []).append(now - self._last)
+        self._last = now
+
+    def watch(self, module: torch.nn.Module, part: str) -> None:
+        """Let a part end whenever `module` has run."""
+        module.register_forward_hook(lambda *_: self.mark(part))
+
+    def rows(self, whole: str, runs: int) -> list[Row]:
+        """Return a row for each part of the call named, of its last runs."""
+        return [Row(f'{whole}: {part}', seconds[-runs:]) for part, seconds in self.parts.items()]
+
+
+def _number(value: float | None, width: int, digits: int) -> str:
+    return f'{"-" if value is None else f"{value:.{digits}f}":>{width}}'
