@@ -26,9 +26,7 @@ model = dict(
         stacked_convs=2,
         norm_cfg=norm_cfg,
         # The cells' own sizes: 20 to 32, 40 to 63, 80 to 127 pixels; nearly square.
-        anchor_generator=dict(
-            octave_base_scale=2.5, strides=[8, 16, 32], ratios=[0.8, 1.0, 1.25]
-        ),
+        anchor_generator=dict(octave_base_scale=2.5, strides=[8, 16, 32], ratios=[0.8, 1.0, 1.25]),
     ),
 )
 

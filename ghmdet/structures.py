@@ -37,41 +37,9 @@ class DetDataSample(BaseDataElement):
         (1, (480, 640))
     """
 
-    @property
-    def gt_instances(self) -> InstanceData:
-        """Objects to learn: `bboxes` float32 (G, 4), `labels` int64 (G,)."""
-        return self._gt_instances
-
-    @gt_instances.setter
-    def gt_instances(self, value: InstanceData) -> None:
-        self.set_field(value, '_gt_instances', dtype=InstanceData)
-
-    @gt_instances.deleter
-    def gt_instances(self) -> None:
-        del self._gt_instances
-
-    @property
-    def ignored_instances(self) -> InstanceData:
-        """Crowd regions, neither object nor background: `bboxes` (I, 4), `labels` (I,)."""
-        return self._ignored_instances
-
-    @ignored_instances.setter
-    def ignored_instances(self, value: InstanceData) -> None:
-        self.set_field(value, '_ignored_instances', dtype=InstanceData)
-
-    @ignored_instances.deleter
-    def ignored_instances(self) -> None:
-        del self._ignored_instances
-
-    @property
-    def pred_instances(self) -> InstanceData:
-        """Detections, best first: `bboxes` (n, 4), `scores` (n,) in [0, 1], `labels` (n,)."""
-        return self._pred_instances
-
-    @pred_instances.setter
-    def pred_instances(self, value: InstanceData) -> None:
-        self.set_field(value, '_pred_instances', dtype=InstanceData)
-
-    @pred_instances.deleter
-    def pred_instances(self) -> None:
-        del self._pred_instances
+    gt_instances: InstanceData
+    """Objects to learn: `bboxes` float32 (G, 4), `labels` int64 (G,)."""
+    ignored_instances: InstanceData
+    """Crowd regions, neither object nor background: `bboxes` (I, 4), `labels` (I,)."""
+    pred_instances: InstanceData
+    """Detections, best first: `bboxes` (n, 4), `scores` (n,) in [0, 1], `labels` (n,)."""

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -367,3 +368,18 @@ def test_amp_on_a_cpu_that_is_slow_in_bfloat16(on_cpu, monkeypatch, machine, amx
     monkeypatch.setattr(logger.handlers[0], 'stream', stream)
     apply_amp_to_test(Config({'test_cfg': {}}))
     assert ('--amp works, but is slower than float32' in stream.getvalue()) == warned
+
+
+@pytest.mark.parametrize(
+    ('platform', 'device', 'expected'),
+    [('linux', 'cpu', [(-4, 0), (-1, -1)]), ('linux', 'cuda', []), ('darwin', 'cpu', [])],
+)
+def test_freed_memory_is_kept_on_the_cpu_only(platform, device, expected, monkeypatch):
+    # malloc.h: M_MMAP_MAX is -4, of which none; M_TRIM_THRESHOLD is -1, and -1 turns it off.
+    calls = []
+    libc = SimpleNamespace(mallopt=lambda *arguments: calls.append(arguments))
+    monkeypatch.setattr(launch.ctypes, 'CDLL', lambda name: libc)
+    monkeypatch.setattr(launch, 'sys', SimpleNamespace(platform=platform))
+    monkeypatch.setattr(launch, 'get_device', lambda: device)
+    launch.keep_freed_memory()
+    assert calls == expected

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from mmengine.dataset import BaseDataset, force_full_init
+from mmengine.dataset import BaseDataset
 from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import print_log
 
@@ -120,15 +120,6 @@ class CocoDataset(BaseDataset):
         info['classes'] = tuple(classes)
         return info
 
-    @property
-    def serialize_data(self) -> bool:
-        """Whether mmengine packs `data_list`; tensors need no packing."""
-        return self._wants_packing and not isinstance(self.data_list, CocoImages)
-
-    @serialize_data.setter
-    def serialize_data(self, value: bool) -> None:
-        self._wants_packing = value
-
     def load_data_list(self) -> Sequence[dict]:
         """Read and check the annotation file.
 
@@ -149,6 +140,7 @@ class CocoDataset(BaseDataset):
         images, dropped = build_images(records, self.cat2label, self.data_prefix['img'])
         self._dropped = dropped
         if not overridden:
+            self.serialize_data = False  # workers share tensors as they are
             return images
         self._ids_with_gt = images.list_ids_with_objects()
         if 'parse_data_info' not in overridden:
@@ -210,13 +202,6 @@ class CocoDataset(BaseDataset):
         flags = Counter(obj['ignore_flag'] for info in kept for obj in info['instances'])
         self._log_counts(counts, flags[0], flags[1])
         return kept
-
-    @force_full_init
-    def get_data_info(self, idx: int) -> dict:
-        """Make the dict of one image, with `sample_idx`, its place in the data set."""
-        if not isinstance(self.data_list, CocoImages):
-            return super().get_data_info(idx)
-        return self.data_list[idx] | {'sample_idx': idx if idx >= 0 else len(self) + idx}
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """List the labels of one image, as mmengine's `ClassBalancedDataset` asks for them."""

@@ -28,7 +28,7 @@ _REDUCTIONS = ('none', 'mean', 'sum')
 # Bins are told apart by a byte, of which one value is no bin.
 _MAX_BINS = 255
 # Entries worked on at a time: on a CPU few enough for its cache and enough for its threads.
-_CHUNK = {'cpu': 2**17}
+_CHUNK = {'cpu': 2**18}
 _CHUNK_ELSEWHERE = 2**26
 
 
@@ -46,7 +46,15 @@ class _KnownGradient(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         """Scale the gradient, which is elementwise: `value` is a sum or has an entry for each."""
         (gradient,) = ctx.saved_tensors
-        return (gradient * grad_output).to(ctx.pred_dtype), None, None
+        # In place, where nobody can come back for it: the gradient is as large as the logits.
+        scale = torch.mul if _graph_is_kept() else Tensor.mul_
+        return scale(gradient, grad_output).to(ctx.pred_dtype), None, None
+
+
+def _graph_is_kept() -> bool:
+    """Whether the backward pass that is running was called with `retain_graph=True`."""
+    tell = getattr(torch._C._autograd, '_get_current_graph_task_keep_graph', None)
+    return tell is None or tell()
 
 
 class _GradientDensityLoss(nn.Module):
@@ -127,17 +135,16 @@ class _GradientDensityLoss(nn.Module):
         bin_inds = torch.empty_like(pred, dtype=torch.uint8)
         rows = max(1, _CHUNK.get(pred.device.type, _CHUNK_ELSEWHERE) // max(1, pred.size(-1)))
         parts = [slice(i, i + rows) for i in range(0, len(pred), rows)]
-        counts = torch.zeros(self.bins + 1, dtype=torch.int64, device=pred.device)
         for part in parts:
-            slopes[part] = self._slope(pred[part].float(), target[part])
-            bin_inds[part] = self._find_bins(slopes[part], invalid[part])
-            counts += _count(bin_inds[part], self.bins + 1)
-        weights = self._weigh_bins(counts[:-1], total, reduction)
+            slope = self._slope(pred[part].float(), target[part])
+            slopes[part] = slope
+            bin_inds[part] = self._find_bins(slope, invalid[part])
+        weights = self._weigh_bins(_count(bin_inds, self.bins), total, reduction)
         losses = []
         for part in parts:
             # int32 indices are the quickest to look up.
             weight = weights.index_select(0, bin_inds[part].flatten().int()).view_as(slopes[part])
-            loss = self._loss(pred[part].float(), target[part]) * weight
+            loss = self._loss(pred[part].float(), target[part]).mul_(weight)
             slopes[part] *= weight
             losses.append(loss if reduction == 'none' else loss.sum())
         if reduction == 'none':
@@ -157,7 +164,7 @@ class _GradientDensityLoss(nn.Module):
         """Return each entry's bin as uint8 in 0 to bins - 1; `bins` where it is invalid."""
         length = slope.abs()
         if self._finds_bin_by_product:
-            inds = (length * self.bins).to(torch.uint8).clamp_(max=self.bins - 1)
+            inds = length.mul_(self.bins).to(torch.uint8).clamp_(max=self.bins - 1)
         else:
             inds = torch.bucketize(length, self.edges[1:-1], out_int32=True, right=True)
             inds = inds.to(torch.uint8)
@@ -344,11 +351,17 @@ def _product_tells_bin(bins: int) -> bool:
     return bool((at_edges == inner).all() and (at_below == inner - 1).all())
 
 
-def _count(bin_inds: Tensor, num: int) -> Tensor:
-    """Count each of 0 to num - 1, int64 (num,)."""
-    if bin_inds.is_cuda:  # bincount would wait for the device
-        return torch.histc(bin_inds.int(), num, min=0, max=num).long()
-    return torch.bincount(bin_inds.flatten(), minlength=num)
+def _count(bin_inds: Tensor, bins: int) -> Tensor:
+    """Count the entries of each bin, int64 (bins,); `bin_inds` is uint8 in 0 to `bins`."""
+    inds = bin_inds.flatten()
+    if inds.is_cuda:  # where bincount would wait for the device
+        return torch.histc(inds.int(), bins + 1, min=0, max=bins + 1)[:-1].long()
+    if len(inds) % 2 or bins > 126:
+        return torch.bincount(inds, minlength=bins + 1)[:-1]
+    # Two neighbours at a time: additions to one number wait for each other.
+    pairs = torch.bincount(inds.view(torch.int16), minlength=256 * (bins + 1))
+    pairs = pairs.view(bins + 1, 256)[:, : bins + 1]
+    return (pairs.sum(0) + pairs.sum(1))[:-1]
 
 
 def _find_positive(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -76,7 +76,7 @@ class _ResidualBlock(BaseModule):
             out = _convolve_and_norm(out, getattr(self, f'conv{i}'), getattr(self, norm_name))
             if i < len(self.norm_names):
                 out = self.relu(out)
-        return out + (x if self.downsample is None else _convolve_and_norm(x, *self.downsample))
+        return out.add_(x if self.downsample is None else _convolve_and_norm(x, *self.downsample))
 
     def forward(self, x: Tensor) -> Tensor:
         if self.with_cp and x.requires_grad:
