@@ -309,6 +309,25 @@ def test_compiled_passes_equal_the_plain_ones(monkeypatch):
     check_fused(loss_fn, *arguments, monkeypatch)
 
 
+@pytest.mark.parametrize('failing', [None, '_count_pass', '_weigh_pass'])
+def test_a_pass_that_cannot_be_compiled_leaves_the_plain_ones(failing, monkeypatch, recwarn):
+    def compiled(function):
+        if function.__name__ == failing:
+            raise RuntimeError('no Triton')
+        return function
+
+    # A device that says it is CUDA and is the CPU.
+    monkeypatch.setattr(ghm_loss, '_compiled', compiled)
+    device = torch.device('cpu')
+    fake = type('Fake', (), {'type': 'cuda'})()
+    monkeypatch.setattr(GHMC, 'to', lambda self, _: self)
+    zeros = torch.zeros
+    monkeypatch.setattr(torch, 'zeros', lambda *a, **k: zeros(*a, **{**k, 'device': device}))
+    assert ghm_loss._can_fuse.__wrapped__(fake) == (failing is None)
+    messages = [str(warning.message) for warning in recwarn]
+    assert [('no Triton' in message) for message in messages] == ([True] if failing else [])
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
 @pytest.mark.parametrize('case', calls_to_compare())
 def test_cuda_equals_the_cpu_without_waiting_for_the_device(case):

@@ -278,7 +278,9 @@ def test_memory_of_the_process_and_of_the_card(monkeypatch):
 def test_without_a_figure_nothing_is_logged(monkeypatch):
     monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
     monkeypatch.setattr(hooks, 'resource', None)
-    PeakMemoryHook().after_train_iter(SimpleNamespace())  # has no message_hub to report to
+    hook = PeakMemoryHook()
+    hook.after_train_iter(SimpleNamespace())  # has no message_hub to report to
+    assert hook.peak_mb == 0
 
 
 # --- the network of a test --------------------------------------------------------------------

@@ -413,11 +413,16 @@ def _compiled(function: Callable) -> Callable:
 
 @functools.cache
 def _can_fuse(device: torch.device) -> bool:
-    """Whether `torch.compile` makes kernels for the device, tried out on a small input."""
+    """Whether `torch.compile` makes kernels for the device; both passes are tried out."""
     if device.type != 'cuda':
         return False
+    loss = GHMC(bins=30).to(device)
+    pred, labels = torch.zeros(2, 3, device=device), torch.zeros(2, dtype=torch.long, device=device)
+    invalid = torch.zeros(2, 1, dtype=torch.bool, device=device)
     try:
-        _compiled(_as_dense)(torch.zeros(2, device=device), torch.zeros(2, 3, device=device))
+        counts = _compiled(_count_pass)(loss, pred, labels, invalid)
+        weights = F.pad(counts.float(), (0, 1))
+        _compiled(_weigh_pass)(loss, pred, labels, invalid, weights, 'mean')
     except Exception as error:  # whatever is missing: Triton, a compiler, a supported card
         warnings.warn(
             f'torch.compile does not work on {device} ({type(error).__name__}: {error}); the GHM '
