@@ -2,7 +2,8 @@
 
 One function per fault, named after it and citing a public report of it. Each first probes for the
 fault and leaves a healthy (newer, older or forked) mmengine as it is; what decides is behaviour,
-never a version number. `ghmdet.engine` calls `apply` when it is imported.
+never a version number. `ghmdet.engine` calls `apply` when it is imported; the cures that need no
+torch are in `package_lookup`.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ import logging
 import platform
 import sys
 import warnings
-from collections.abc import Callable
 from importlib.util import find_spec
 from typing import Any
 
@@ -21,6 +21,8 @@ from mmengine.config import Config
 from mmengine.config import config as config_module
 from mmengine.fileio import file_client
 from mmengine.utils import dl_utils
+
+from ghmdet.package_lookup import rebind
 
 _OLD_FILE_CLIENT = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
 
@@ -45,7 +47,7 @@ def cure_find_loader() -> None:
             warnings.simplefilter('error', DeprecationWarning)
             available()
     except (AttributeError, DeprecationWarning):
-        _rebind(available, _has_compiled_mmcv)
+        rebind(available, _has_compiled_mmcv)
 
 
 def cure_distutils() -> None:
@@ -55,7 +57,7 @@ def cure_distutils() -> None:
     every log (https://peps.python.org/pep-0632).
     """
     if find_spec('distutils') is None:
-        _rebind(dl_utils.collect_env, _report_environment)
+        rebind(dl_utils.collect_env, _report_environment)
 
 
 def cure_file_client_warnings() -> None:
@@ -114,14 +116,6 @@ def _survives_formatter() -> bool:
             del config_module.FormatCode
         else:
             config_module.FormatCode = formatter
-
-
-def _rebind(old: Callable, new: Callable) -> None:
-    """Replace a function in every loaded module of mmengine that holds it by its name."""
-    name = old.__name__
-    for module_name, module in list(sys.modules.items()):
-        if module_name.split('.')[0] == 'mmengine' and vars(module).get(name) is old:
-            setattr(module, name, new)
 
 
 def _has_compiled_mmcv() -> bool:

@@ -7,9 +7,15 @@ script needs neither a registration call nor a default scope:
     >>> from ghmdet.registry import MODELS
     >>> MODELS.get('GHMC').__name__
     'GHMC'
+
+A name that is not there is an error that gives the nearest. To ask whether there is one, use `in`:
+
+    >>> 'GHMCC' in MODELS
+    False
 """
 
-from collections.abc import Iterator
+import difflib
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -17,7 +23,16 @@ from mmengine import registry as root
 from mmengine.registry import DefaultScope
 from mmengine.registry import Registry as _MMEngineRegistry
 
+from ghmdet.mmdet_names import REPLACED_PARTS
+
 _SCOPE = 'ghmdet'
+
+
+class UnknownPartError(KeyError):
+    """A name stands in no registry; its text is shown as it is, which KeyError's is not."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class Registry(_MMEngineRegistry):
@@ -38,13 +53,69 @@ class Registry(_MMEngineRegistry):
                 yield registry
 
     def get(self, key: str) -> Any:
-        """Return the class or function registered as `key`, None if there is none."""
-        found = super().get(key)
-        default = DefaultScope.get_current_instance()
-        if found is None and default is not None and default.scope_name != self.scope:
-            with super().switch_scope_and_registry(default.scope_name) as registry:
-                found = registry.get(key) if registry is not self else None
+        """Return the class or function registered as `key`, which may begin with a scope.
+
+        Raises:
+            UnknownPartError: there is none. mmengine's own would return None, and the caller would
+                report no more than that.
+        """
+        found = self._find(key)
+        if found is None:
+            raise UnknownPartError(self._describe_missing(key))
         return found
+
+    def __contains__(self, key: str) -> bool:
+        return self._find(key) is not None
+
+    def _find(self, key: str) -> Any:
+        found = super().get(key)
+        own_prefix = f'{self.scope}.'
+        if found is None and key.startswith(own_prefix):  # mmengine would not ask the root
+            found = super().get(key.removeprefix(own_prefix))
+        other = self._default_scope()
+        if found is None and other is not None:
+            with super().switch_scope_and_registry(other) as registry:
+                if registry is not self and key in registry:
+                    found = registry.get(key)
+        return found
+
+    def _default_scope(self) -> str | None:
+        """The default scope where it is not this one."""
+        default = DefaultScope.get_current_instance()
+        return None if default is None or default.scope_name == self.scope else default.scope_name
+
+    def _describe_missing(self, key: str) -> str:
+        scope, name = self.split_scope_key(key)
+        name = name.rpartition('.')[2]
+        chain: list[_MMEngineRegistry] = [self]
+        while chain[-1].parent is not None:
+            chain.append(chain[-1].parent)
+        scopes = [registry.scope for registry in chain]
+        if scope is not None and scope not in [*scopes, *chain[-1].children]:
+            searched = f'{scope}, but no module {scope}.registry can be imported'
+        else:
+            other = self._default_scope()
+            searched = ', '.join(dict.fromkeys([*scopes, *filter(None, (scope, other))]))
+        nearest = [near for registry in chain for near in _nearest(name, registry.module_dict)]
+        told = [f'{key} is not in the {self.scope}::{self.name} registry']
+        if name in REPLACED_PARTS:
+            told.append(f"it is MMDetection's; here its work is done by {REPLACED_PARTS[name]}")
+        if nearest:
+            told.append(f'nearest: {", ".join(dict.fromkeys(nearest))}')
+        elif self.module_dict:
+            told.append(f'{self.scope} has {", ".join(sorted(self.module_dict))}')
+        return (
+            f'{"; ".join(told)}. Searched: {searched}. A part of your own needs '
+            "custom_imports=dict(imports=['mypackage.mymodule']), the module that registers it; "
+            "what ghmdet has of MMDetection's parts stands in docs/from_mmdet.md"
+        )
+
+
+def _nearest(name: str, names: Iterable[str]) -> list[str]:
+    """The names most like `name`, upper and lower case being alike."""
+    by_lower = {each.lower(): each for each in names}
+    found = difflib.get_close_matches(name.lower(), by_lower, cutoff=0.65)
+    return [by_lower[near] for near in found]
 
 
 MODELS = Registry(
@@ -94,7 +165,7 @@ WEIGHT_INITIALIZERS = Registry(
     'weight initializer',
     parent=root.WEIGHT_INITIALIZERS,
     scope=_SCOPE,
-    locations=['mmengine.model'],
+    locations=['mmengine.model', 'ghmdet.engine.runtime'],
 )
 OPTIMIZERS = Registry(
     'optimizer', parent=root.OPTIMIZERS, scope=_SCOPE, locations=['mmengine.optim']

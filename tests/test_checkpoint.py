@@ -2,30 +2,29 @@
 
 from __future__ import annotations
 
-import builtins
-import http.server
 import io
-import os
+import json
 import pickle
 import random
-import threading
 import zipfile
 from collections import OrderedDict
-from hashlib import sha256
 
 import numpy as np
 import pytest
 import torch
 from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.model import BaseModel
+from mmengine.optim.scheduler.lr_scheduler import OneCycleLR
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner import Runner
-from mmengine.runner import checkpoint as mmengine_checkpoint
-from mmengine.runner.checkpoint import CheckpointLoader
+from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
 from ghmdet.engine import CheckpointError, load_checkpoint_file
 from ghmdet.engine import checkpoint as module
 from ghmdet.engine.checkpoint import TRUST_VARIABLE
+
+from .hostile import HOSTILE, write
 
 
 @pytest.fixture(autouse=True)
@@ -73,26 +72,6 @@ def trained(tmp_path_factory):
     folder = tmp_path_factory.mktemp('run')
     make_runner(folder).train()
     return folder / 'epoch_1.pth'
-
-
-def write(path, payload, protocol=2):
-    """A zip checkpoint whose pickle is the payload, without torch.save's help."""
-    raw = payload if isinstance(payload, bytes) else pickle.dumps(payload, protocol)
-    with zipfile.ZipFile(path, 'w') as archive:
-        archive.writestr('archive/data.pkl', raw)
-        archive.writestr('archive/version', '3\n')
-        archive.writestr('archive/byteorder', 'little')
-    return path
-
-
-class Call:
-    """Pickles as a call of any function."""
-
-    def __init__(self, function, *args):
-        self.call = (function, args)
-
-    def __reduce__(self):
-        return self.call
 
 
 # --- what is let in ---------------------------------------------------------------------------
@@ -154,6 +133,69 @@ def test_numeric_arrays_and_scalars_of_old_and_new_numpy(tmp_path, code):
     assert np.dtype('f8').byteorder == '='
 
 
+def as_numpy_1_names_it(path, out):
+    """Copy a checkpoint with the module names of numpy 1 in its pickle."""
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(out, 'w') as target:
+        for name in source.namelist():
+            raw = source.read(name)
+            if name.endswith('data.pkl'):
+                assert b'numpy._core' in raw
+                raw = raw.replace(b'numpy._core', b'numpy.core')
+            target.writestr(name, raw)
+    return out
+
+
+def test_mmengine_checkpoint_written_under_numpy_1(trained, tmp_path):
+    old = load_checkpoint_file(as_numpy_1_names_it(trained, tmp_path / 'old.pth'))
+    new = load_checkpoint_file(trained)
+    scalars = [found['message_hub']['log_scalars']['train/loss'] for found in (old, new)]
+    assert scalars[0].data[0].tolist() == scalars[1].data[0].tolist()
+    assert len(scalars[0].data[0]) == 2
+    assert torch.equal(old['state_dict']['layer.weight'], new['state_dict']['layer.weight'])
+
+
+def test_checkpoint_as_mmdetection_2_writes_it(tmp_path):
+    meta = dict(
+        env_info='sys.platform: linux',
+        config='model = dict()',
+        seed=None,
+        CLASSES=('cat', 'dog'),
+        PALETTE=[(220, 20, 60), (119, 11, 32)],
+        epoch=12,
+        iter=7330,
+        mmcv_version='1.3.17',
+        time='Sat Feb  1 03:11:09 2020',
+        hook_msgs=dict(best_score=np.float64(0.375), best_ckpt='best.pth'),
+    )
+    momentum = {0: dict(momentum_buffer=torch.ones(2), step=np.int64(5), size=torch.Size([2]))}
+    groups = [dict(lr=np.float32(0.5), momentum=0.9, params=[0], betas=(0.9, 0.999))]
+    content = dict(
+        meta=meta,
+        state_dict=OrderedDict({'bbox_head.loss_cls.edges': torch.arange(31) / 30}),
+        optimizer=dict(state=momentum, param_groups=groups),
+    )
+    torch.save(content, tmp_path / 'new.pth')
+    for file in (tmp_path / 'new.pth', as_numpy_1_names_it(tmp_path / 'new.pth', tmp_path / 'o')):
+        loaded = load_checkpoint_file(file)
+        assert loaded['meta'] == meta
+        assert loaded['optimizer']['param_groups'] == groups
+        assert loaded['optimizer']['state'][0]['step'] == 5
+        assert loaded['optimizer']['state'][0]['size'] == (2,)
+
+
+@pytest.mark.parametrize('strategy', ['cos', 'linear'])
+def test_one_cycle_schedules_save_a_method_of_theirs(tmp_path, strategy):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.ones(1))], lr=0.1)
+    schedule = OneCycleLR(optimizer, eta_max=0.1, total_steps=10, anneal_strategy=strategy)
+    torch.save(dict(state_dict={}, s=schedule.state_dict()), tmp_path / 'a.pth')
+    loaded = load_checkpoint_file(tmp_path / 'a.pth')['s']
+    assert loaded == schedule.state_dict()
+    # half way of both is the mean, a quarter is not
+    assert loaded['anneal_func'](1.0, 0.0, 0.25) == pytest.approx(
+        {'cos': 0.853553, 'linear': 0.75}[strategy], abs=1e-6
+    )
+
+
 def test_user_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv('HOME', str(tmp_path))
     torch.save({'state_dict': {}}, tmp_path / 'a.pth')
@@ -161,36 +203,6 @@ def test_user_home_is_expanded(tmp_path, monkeypatch):
 
 
 # --- what is refused --------------------------------------------------------------------------
-
-
-def escape(*names):
-    """`HistoryBuffer.__init__.__globals__`, as a chain of getattr."""
-    target = HistoryBuffer
-    for name in names:
-        target = Call(getattr, target, name)
-    return target
-
-
-HOSTILE = {
-    'os.system': (lambda m: Call(os.system, f'touch {m}'), 'posix.system'),
-    'eval': (lambda m: Call(eval, f'open({str(m)!r}, "w")'), 'eval'),
-    'exec': (lambda m: Call(exec, f'open({str(m)!r}, "w")'), 'exec'),
-    'open': (lambda m: Call(open, str(m), 'w'), 'io.open'),
-    'import': (lambda m: Call(builtins.__import__, 'this'), '__import__'),
-    'getattr escape': (lambda m: escape('__init__', '__globals__'), 'HistoryBuffer, '),
-    'getattr of tensor': (lambda m: Call(getattr, torch.Tensor, 'tofile'), 'Tensor, '),
-    'numpy.load': (lambda m: Call(np.load, str(m)), 'numpy.load'),
-    'numpy.memmap': (lambda m: Call(np.memmap, str(m), 'u1', 'w+', 0, (4,)), 'memmap'),
-    'numpy.save': (lambda m: Call(np.save, str(m), 1), 'numpy.save'),
-    'torch.hub.load': (lambda m: Call(torch.hub.load, str(m), 'x'), 'torch.hub.load'),
-    'torch.load': (lambda m: Call(torch.load, str(m)), 'torch.serialization.load'),
-    'own class': (lambda m: Points(), 'Points'),
-    'object dtype': (lambda m: np.dtype('O'), "numpy.dtype('O8')"),
-    'object array': (lambda m: np.array([None]), "numpy.dtype('O8')"),
-    'record dtype': (lambda m: np.dtype([('a', 'O')]), "numpy.dtype('V8')"),
-    'dtype by comma': (lambda m: Call(np.dtype, 'f8,O'), "numpy.dtype('f8,O')"),
-    'dtype class': (lambda m: Call(np.dtypes.ObjectDType), 'ObjectDType'),
-}
 
 
 @pytest.mark.parametrize('legacy', [False, True], ids=['zip', 'pickle'])
@@ -225,11 +237,15 @@ def test_state_only_classes_are_out_of_reach(tmp_path, call):
         load_checkpoint_file(write(tmp_path / 'y.pth', forged))
 
 
-def test_only_four_methods_pass_the_getattr():
+def test_only_six_methods_pass_the_getattr():
     for name in ('min', 'max', 'current', 'mean'):
-        assert module._statistics_method(HistoryBuffer, name) is getattr(HistoryBuffer, name)
+        assert module._known_method(HistoryBuffer, name) is getattr(HistoryBuffer, name)
     with pytest.raises(module._Refused, match=r"getattr\(HistoryBuffer, '_set_default_stat"):
-        module._statistics_method(HistoryBuffer, '_set_default_statistics')
+        module._known_method(HistoryBuffer, '_set_default_statistics')
+    for name in ('_annealing_cos', '_annealing_linear'):
+        assert module._known_method(module._no_scheduler, name)(1.0, 0.0, 0.5) == 0.5
+    with pytest.raises(module._Refused, match='__globals__'):
+        module._known_method(OneCycleParamScheduler, '__globals__')
 
 
 @pytest.mark.filterwarnings('ignore:Detected pickle protocol')
@@ -349,107 +365,98 @@ def test_content_that_is_no_checkpoint(tmp_path, content, told):
         load_checkpoint_file(tmp_path / 'a.pth')
 
 
-# --- mmengine's prefixes ----------------------------------------------------------------------
+# --- safetensors ------------------------------------------------------------------------------
 
 
-@pytest.fixture
-def server(tmp_path, monkeypatch):
-    """A local web server; yields its folder and address. Downloads go to an empty cache."""
-    folder = tmp_path / 'www'
-    folder.mkdir()
-    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
-    monkeypatch.setenv('MMENGINE_HOME', str(tmp_path / 'mmengine'))
-    monkeypatch.setattr(torch.hub, '_hub_dir', None)
-
-    class Handler(http.server.SimpleHTTPRequestHandler):
-        def __init__(self, *args, **kwargs):
-            super().__init__(*args, directory=str(folder), **kwargs)
-
-        def log_message(self, *_):
-            pass
-
-    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as running:
-        thread = threading.Thread(target=running.serve_forever, daemon=True)
-        thread.start()
-        yield folder, f'http://127.0.0.1:{running.server_port}'
-        running.shutdown()
-
-
-def publish(folder, content, right=True):
-    """Save under a name that carries the hash (or another one); return the name."""
-    buffer = io.BytesIO()
-    torch.save(content, buffer)
-    digits = sha256(buffer.getvalue()).hexdigest()[:8] if right else '0123abcd'
-    (folder / f'model-{digits}.pth').write_bytes(buffer.getvalue())
-    return f'model-{digits}.pth'
+def test_safetensors_with_class_names_and_other_texts(tmp_path):
+    file = tmp_path / 'a.safetensors'
+    texts = dict(
+        classes='["cat", "d\u00f6g"]',
+        palette='[[1, 2, 3], [4, 5, 6]]',
+        epoch='12',
+        cfg='model = dict()',
+        format='pt',
+    )
+    weights = dict(w=torch.arange(4.0).reshape(2, 2), n=torch.tensor(3), h=torch.ones(1).half())
+    save_file(weights, file, metadata=texts)
+    loaded = load_checkpoint_file(file)
+    assert {name: value.tolist() for name, value in loaded['state_dict'].items()} == {
+        'w': [[0, 1], [2, 3]],
+        'n': 3,
+        'h': [1],
+    }
+    assert loaded['state_dict']['h'].dtype == torch.float16
+    assert loaded['meta'] == dict(
+        dataset_meta=dict(classes=('cat', 'd\u00f6g'), palette=[[1, 2, 3], [4, 5, 6]]),
+        epoch=12,
+        cfg='model = dict()',
+        format='pt',
+    )
 
 
-def test_http_is_downloaded_once_checked_and_read(server):
-    folder, address = server
-    name = publish(folder, {'state_dict': {'w': torch.ones(2)}})
-    url = f'{address}/{name}'
-    for _ in range(2):
-        loaded = CheckpointLoader.load_checkpoint(url, map_location='cpu', logger='silent')
-        assert loaded['state_dict']['w'].tolist() == [1, 1]
-        (folder / name).unlink(missing_ok=True)
+def test_safetensors_of_other_programs(tmp_path):
+    file = tmp_path / 'a.safetensors'
+    save_file({'w': torch.ones(1)}, file)
+    assert load_checkpoint_file(file)['meta'] == {}
+    save_file({'w': torch.ones(1)}, file, metadata=dict(classes='cat, dog', epoch='last'))
+    assert load_checkpoint_file(file)['meta'] == dict(classes='cat, dog', epoch='last')
+    save_file({'w': torch.ones(1)}, file, metadata=dict(classes='[' * 100_000))
+    assert load_checkpoint_file(file)['meta'] == dict(classes='[' * 100_000)
 
 
-def test_http_with_wrong_hash_or_without_file(server):
-    folder, address = server
-    name = publish(folder, {'state_dict': {}}, right=False)
-    with pytest.raises(CheckpointError, match=r'cannot download .*invalid hash value.*0123abcd'):
-        module.load_from_http(f'{address}/{name}')
-    assert not list(module.Path(torch.hub.get_dir()).rglob('*.pth'))
-    with pytest.raises(CheckpointError, match=r'404.*give its path'):
-        module.load_from_http(f'{address}/absent.pth')
+def test_safetensors_go_to_the_device_asked_for(tmp_path):
+    save_file({'w': torch.ones(1)}, tmp_path / 'a.safetensors')
+    for place in ('meta', torch.device('meta')):
+        loaded = load_checkpoint_file(tmp_path / 'a.safetensors', place)
+        assert loaded['state_dict']['w'].device.type == 'meta'
 
 
-def test_http_hostile_file_is_refused(server, tmp_path):
-    folder, address = server
-    marker = tmp_path / 'marker'
-    write(folder / 'evil.pth', Call(os.system, f'touch {marker}'))
-    with pytest.raises(CheckpointError, match=r'posix\.system'):
-        module.load_from_http(f'{address}/evil.pth')
-    assert not marker.exists()
+def header(length, **entries):
+    text = json.dumps(entries).encode()
+    return (len(text) if length is None else length).to_bytes(8, 'little') + text
 
 
-def test_other_processes_wait_for_the_download(server, monkeypatch):
-    folder, address = server
-    name, waited = publish(folder, {'state_dict': {'w': torch.ones(1)}}), []
-    monkeypatch.setattr(module, 'barrier', lambda: waited.append(True))
-    for rank in (0, 1):
-        monkeypatch.setattr(module, 'get_dist_info', lambda rank=rank: (rank, 2))
-        assert module.load_from_http(f'{address}/{name}')['state_dict']['w'].item() == 1
-    assert waited == [True, True]
+HOSTILE_SAFETENSORS = {
+    'empty': (b'', r'is empty \(0 bytes\)'),
+    'text': (b'hello, world', r'12 bytes.*header'),
+    'pickle': (pickle.dumps({'state_dict': {}}, 2), 'header'),
+    'header of 2**63 bytes': (header(1 << 63), 'header: (HeaderTooLarge|header too large)'),
+    'header longer than the file': (header(1000), 'header'),
+    'header that is no JSON': (
+        (2).to_bytes(8, 'little') + b'xx',
+        'Error while deserializing header',
+    ),
+    'deep header': ((200_000).to_bytes(8, 'little') + b'[' * 200_000, 'header'),
+    'offsets beyond the file': (
+        header(None, w=dict(dtype='F32', shape=[4], data_offsets=[0, 16])),
+        'Error while deserializing header',
+    ),
+    'shape that overflows': (
+        header(None, w=dict(dtype='F32', shape=[1 << 62, 1 << 62], data_offsets=[0, 4])) + b'1234',
+        'overflow|Overflow',
+    ),
+    'unknown type': (
+        header(None, w=dict(dtype='PICKLE', shape=[1], data_offsets=[0, 4])) + b'1234',
+        'Error while deserializing header',
+    ),
+}
 
 
-def test_named_models(server, monkeypatch):
-    folder, address = server
-    tables = mmengine_checkpoint
-    weights = {'backbone.w': torch.ones(2), 'head.w': torch.zeros(1)}
-    table = {'net50': f'{address}/{publish(folder, weights)}', 'local': 'mine.pth'}
-    monkeypatch.setattr(tables, 'get_torchvision_models', lambda: table)
-    monkeypatch.setattr(tables, 'get_external_models', lambda: table)
-    monkeypatch.setattr(tables, 'get_mmcls_models', lambda: table)
-    monkeypatch.setattr(tables, 'get_deprecated_model_names', lambda: {'old50': 'net50'})
-
-    def load(name):
-        return CheckpointLoader.load_checkpoint(name, logger='silent')
-
-    for name in ('torchvision://net50', 'modelzoo://net50', 'openmmlab://old50'):
-        assert list(load(name)) == ['backbone.w', 'head.w']
-    assert load('open-mmlab://net50')['backbone.w'].tolist() == [1, 1]
-    assert list(load('mmcls://net50')['state_dict']) == ['w']
-    home = module.Path(os.environ['MMENGINE_HOME'])
-    home.mkdir(exist_ok=True)
-    torch.save({'state_dict': {'m': torch.ones(1)}}, home / 'mine.pth')
-    assert list(load('open-mmlab://local')['state_dict']) == ['m']
-    with pytest.raises(CheckpointError, match=r"no model 'net5' for torchvision://.*net50"):
-        load('torchvision://net5')
-    with pytest.raises(CheckpointError, match='nearest are: none'):
-        load('mmcls://xyz')
+@pytest.mark.parametrize('case', HOSTILE_SAFETENSORS)
+def test_hostile_safetensors(tmp_path, case):
+    content, told = HOSTILE_SAFETENSORS[case]
+    file = tmp_path / 'a.safetensors'
+    file.write_bytes(content)
+    with pytest.raises(CheckpointError, match=told) as caught:
+        load_checkpoint_file(file)
+    assert str(file) in str(caught.value)
 
 
-def test_torchvision_table_of_mmengine_knows_resnet50():
-    urls = mmengine_checkpoint.get_torchvision_models()
-    assert module._resolve('torchvision://resnet50', urls).endswith('resnet50-0676ba61.pth')
+def test_truncated_safetensors(tmp_path):
+    file = tmp_path / 'a.safetensors'
+    save_file({'w': torch.ones(100)}, file)
+    whole = file.read_bytes()
+    for length in (4, 20, len(whole) - 1):
+        file.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=f'{length} bytes.* truncated or damaged'):
+            load_checkpoint_file(file)

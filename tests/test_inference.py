@@ -7,7 +7,8 @@ from mmengine.config import Config
 
 from ghmdet import config_path
 from ghmdet.datasets import CocoDataset, draw_shapes
-from ghmdet.engine import inference_detector, init_detector
+from ghmdet.datasets.coco import COCO_CLASSES
+from ghmdet.engine import CheckpointError, get_model, inference, inference_detector, init_detector
 
 
 @pytest.fixture(scope='module')
@@ -62,3 +63,70 @@ def test_unfolded_for_training_and_saving(setting):
     saved = torch.load(checkpoint)['state_dict']
     assert list(model.state_dict()) == list(saved)
     assert torch.equal(model.backbone.conv1.weight, saved['backbone.conv1.weight'])
+
+
+@pytest.mark.parametrize(
+    'meta',
+    [
+        dict(CLASSES=('x', 'y', 'z')),
+        dict(dataset_meta=dict(CLASSES=('x', 'y', 'z'), PALETTE=[(1, 2, 3)] * 3)),
+        dict(dataset_meta=dict(classes=['x', 'y', 'z'])),
+    ],
+)
+def test_class_names_of_all_ages(setting, tmp_path, meta):
+    _, cfg, checkpoint = setting
+    weights = {f'module.{k}': v for k, v in torch.load(checkpoint)['state_dict'].items()}
+    torch.save(dict(state_dict=weights, meta=meta), tmp_path / 'old.pth')
+    model = init_detector(cfg, tmp_path / 'old.pth', fold=False)
+    assert model.dataset_meta['classes'] == ('x', 'y', 'z')
+    assert torch.equal(model.backbone.conv1.weight, weights['module.backbone.conv1.weight'])
+
+
+def test_names_that_do_not_go_with_the_head_are_left(setting, tmp_path):
+    _, cfg, checkpoint = setting
+    saved = torch.load(checkpoint)
+    torch.save(dict(saved, meta=dict(CLASSES=('x', 'y'))), tmp_path / 'two.pth')
+    model = init_detector(cfg, tmp_path / 'two.pth')
+    assert model.dataset_meta['classes'] == ('circle', 'square', 'triangle')
+
+
+def test_a_checkpoint_with_gaps_is_refused(setting, tmp_path):
+    _, cfg, checkpoint = setting
+    weights = torch.load(checkpoint)['state_dict']
+    weights['bbox_head.retina_cls.weight'] = torch.zeros(720, 64, 3, 3)
+    weights['bbox_head.retina_cls.bias'] = torch.zeros(720)
+    torch.save(weights, tmp_path / 'coco.pth')
+    with pytest.raises(CheckpointError, match="file's head has 80 classes, the config's 3"):
+        init_detector(cfg, str(tmp_path / 'coco.pth'))
+
+
+def test_get_model(setting):
+    checkpoint = setting[2]
+    saved = torch.load(checkpoint)['state_dict']
+    model = get_model('retinanet_ghm_r18_fpn_shapes', checkpoint)
+    assert not model.training
+    assert all(torch.equal(value, saved[name]) for name, value in model.state_dict().items())
+    assert list(model.state_dict()) == list(saved)  # not folded
+    assert model.dataset_meta['classes'] == ('a', 'b', 'c')
+    model = get_model('retinanet_ghm_r50_fpn_1x_coco')
+    assert model.dataset_meta['classes'] == COCO_CLASSES
+    assert model.cfg.model.backbone.depth == 50
+
+
+def test_get_model_with_published_weights(monkeypatch, setting):
+    checkpoint = setting[2]
+    asked = []
+
+    def load(path, *_):
+        asked.append(path)
+        return dict(state_dict=get_model('retinanet_ghm_r50_fpn_1x_coco').state_dict())
+
+    monkeypatch.setattr(inference.CheckpointLoader, 'load_checkpoint', load)
+    get_model('retinanet_ghm_r50_fpn_1x_coco', pretrained=True)
+    assert [url.rpartition('/')[2] for url in asked] == [
+        'retinanet_ghm_r50_fpn_1x_coco_20200130-a437fda3.pth'
+    ]
+    with pytest.raises(ValueError, match='give checkpoint or pretrained=True, not both'):
+        get_model('retinanet_ghm_r50_fpn_1x_coco', checkpoint, pretrained=True)
+    with pytest.raises(LookupError, match='no weights are published for .*ghm_r18_fpn_shapes'):
+        get_model('retinanet_ghm_r18_fpn_shapes', pretrained=True)

@@ -1,57 +1,6 @@
-"""Train a detector: python tools/train.py CONFIG."""
+"""Train a detector: python tools/train.py CONFIG. The program is `ghmdet.train`."""
 
-from __future__ import annotations
-
-import argparse
-
-from ghmdet import engine
-from ghmdet.engine import arguments
-
-
-def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Train a detector.')
-    parser.add_argument('config', help='config file, or the name of a config that ghmdet ships')
-    parser.add_argument(
-        '--amp',
-        action='store_true',
-        help='mixed precision, in validation too: bfloat16 on the CPU and on CUDA cards that have '
-        'it, else float16 with loss scaling; weights, losses and boxes stay float32',
-    )
-    parser.add_argument(
-        '--compile',
-        action='store_true',
-        help='compile the network with torch.compile: some minutes at the first start, less after',
-    )
-    parser.add_argument(
-        '--auto-scale-lr',
-        action='store_true',
-        help='scale the learning rate by the batch of all processes / base_batch_size',
-    )
-    parser.add_argument(
-        '--resume',
-        nargs='?',
-        const='auto',
-        help='go on from this checkpoint; without a value from the newest in the work dir',
-    )
-    arguments.add_common_arguments(parser)
-    return parser.parse_args()
-
-
-def main() -> None:
-    args = parse_args()
-    cfg = arguments.load_config(args)
-    if args.amp:
-        engine.apply_amp(cfg)
-    if args.auto_scale_lr:
-        engine.apply_auto_scale_lr(cfg)
-    if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
-    runner = engine.build_runner(cfg)
-    if args.compile:
-        engine.compile_network(runner.model)
-    runner.train()
-
+from ghmdet.train import main
 
 if __name__ == '__main__':
     main()

@@ -7,6 +7,7 @@ default_hooks = dict(
     checkpoint=dict(type='CheckpointHook', interval=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
+    load_weights=dict(type='LoadWeightsHook'),
 )
 env_cfg = dict(
     cudnn_benchmark=False,

@@ -1,4 +1,4 @@
-"""What `tools/train.py` and `tools/test.py` have in common on the command line.
+"""What `ghmdet.train` and `ghmdet.test` have in common on the command line.
 
 Needs no torch: what is wrong with the arguments is said at once.
 """
@@ -11,7 +11,9 @@ from pathlib import Path
 
 from mmengine.config import Config, DictAction
 
-from ghmdet import config_path
+from ghmdet.config_files import get_config
+from ghmdet.engine.cfg_options import merge_options
+from ghmdet.engine.config_origins import record_origins
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -41,12 +43,15 @@ def load_config(args: argparse.Namespace) -> Config:
     Raises:
         FileNotFoundError: there is no such config.
     """
-    path = args.config if os.path.isfile(args.config) else config_path(args.config)
-    cfg = Config.fromfile(path)
+    try:
+        cfg = get_config(args.config)
+    except KeyError:  # maybe a key that two bases set; the second reading names them
+        with record_origins():
+            cfg = get_config(args.config)
     if args.cfg_options is not None:
-        cfg.merge_from_dict(args.cfg_options)
+        merge_options(cfg, args.cfg_options)
     cfg.work_dir = (
-        args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(path).stem)
+        args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(cfg.filename).stem)
     )
     cfg.setdefault('default_scope', 'ghmdet')
     cfg.launcher = args.launcher

@@ -3,45 +3,49 @@
 A checkpoint is a pickle, and a pickle may call any function. Files are therefore read with torch's
 weights-only reader plus the few classes that mmengine itself writes. A file that asks for anything
 else is refused by name; `GHMDET_TRUST_CHECKPOINT=1` in the environment lets it in nevertheless.
+A `.safetensors` file holds tensors and text only.
 
-`register_loaders` makes mmengine (`load_from`, `resume`, `init_cfg`) use this reader.
+`ghmdet.engine.download` makes mmengine (`load_from`, `resume`, `init_cfg`) use this reader.
 """
 
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import os
 import re
 import struct
-import sys
-from collections.abc import Callable, Iterable, Mapping
+from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from urllib.parse import urlparse
 
 import numpy as np
 import torch
-from mmengine.dist import barrier, get_dist_info
 from mmengine.logging import HistoryBuffer, print_log
-from mmengine.runner import checkpoint as mmengine_checkpoint
-from mmengine.runner.checkpoint import CheckpointLoader
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+from safetensors import SafetensorError, safe_open
 
 TRUST_VARIABLE = 'GHMDET_TRUST_CHECKPOINT'
+SAFETENSORS = '.safetensors'
 
 _DAMAGE = (
     *(EOFError, RuntimeError, OSError, ValueError, TypeError, AttributeError, AssertionError),
     *(LookupError, ImportError, ArithmeticError, MemoryError, SystemError, struct.error),
 )
 _ASKED_FOR = re.compile(r'GLOBAL (\S+) (?:was not|whose module)')
-_HASHED_NAME = re.compile(r'-([0-9a-f]{8,})\.')
 _ADVICE = ('Weights only load failed', 'Please file an issue', 'Check the documentation')
 _NUMERIC_KINDS = 'biufc'
 
 
 class CheckpointError(ValueError):
     """A file that cannot serve as a checkpoint; the message names it and says what to do."""
+
+
+class RefusedError(CheckpointError):
+    """A file that was not read because it asks for more than a checkpoint may hold."""
 
 
 class _Refused(Exception):
@@ -52,25 +56,30 @@ def load_checkpoint_file(path: str | os.PathLike[str], map_location: Any = 'cpu'
     """Read a checkpoint, or a bare state dict, from a local file.
 
     Args:
-        path: file written by `torch.save`; `~` is expanded.
+        path: file written by `torch.save`, or a `.safetensors` file; `~` is expanded.
         map_location: where the tensors go, as in `torch.load`.
 
     Returns:
-        What was saved: a dict with `state_dict`, or a plain {name: tensor} dict.
+        What was saved: a dict with `state_dict`, or a plain {name: tensor} dict. For safetensors a
+        dict with `state_dict` and `meta`, the file's texts; of these `classes` and `palette`, JSON
+        lists as `tools/model_converters/publish_model.py` writes them, become
+        `meta['dataset_meta']`, and `epoch` and `iter` numbers.
 
     Raises:
         FileNotFoundError: no such file; the message lists the nearest names.
         IsADirectoryError: a folder was given.
         CheckpointError: the file is empty, damaged, no checkpoint, or asks for a class that is
-            not allowed and `GHMDET_TRUST_CHECKPOINT=1` is not set.
+            not allowed and `GHMDET_TRUST_CHECKPOINT=1` is not set (a `RefusedError`).
     """
     file = Path(path).expanduser()
     _check_file(file)
+    if file.suffix == SAFETENSORS:
+        return _read_safetensors(file, map_location)
     try:
         checkpoint = _read(file, map_location, weights_only=True)
     except _Refused as refusal:
         if os.environ.get(TRUST_VARIABLE) != '1':
-            raise CheckpointError(
+            raise RefusedError(
                 f'{file} was refused: loading it would use {refusal}, and only tensors, plain '
                 'Python values, numeric numpy arrays and the log history of mmengine are expected '
                 'in a checkpoint. Such a file can run any code on this machine. If you trust '
@@ -86,67 +95,6 @@ def load_checkpoint_file(path: str | os.PathLike[str], map_location: Any = 'cpu'
     return checkpoint
 
 
-def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Loader for paths; mmengine passes no `map_location` where it means the CPU."""
-    return load_checkpoint_file(filename, map_location or 'cpu')
-
-
-def load_from_http(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Loader for http(s): download once into torch's hub cache, check the hash, then read.
-
-    The hash is the one in the file's name (`model-0676ba61.pth`), where there is one.
-    """
-    rank, world_size = get_dist_info()
-    if rank == 0:
-        path = _download(filename)
-    if world_size > 1:
-        barrier()  # the first process fills the cache, the others of its node find it full
-        path = _download(filename)
-    return load_from_local(str(path), map_location)
-
-
-def load_from_torchvision(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Loader for `torchvision://resnet50`."""
-    urls = mmengine_checkpoint.get_torchvision_models()
-    return load_from_http(_resolve(filename, urls), map_location)
-
-
-def load_from_openmmlab(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Loader for `open-mmlab://name`: a URL, or a file below `MMENGINE_HOME`."""
-    renamed = mmengine_checkpoint.get_deprecated_model_names()
-    scheme, _, name = filename.partition('://')
-    urls = mmengine_checkpoint.get_external_models()
-    target = _resolve(f'{scheme}://{renamed.get(name, name)}', urls)
-    if target.startswith(('http://', 'https://')):
-        return load_from_http(target, map_location)
-    home = os.environ.get('MMENGINE_HOME', '~/.cache/mmengine')
-    return load_from_local(os.path.join(home, target), map_location)
-
-
-def load_from_mmcls(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Loader for `mmcls://name`: the backbone of a classifier."""
-    checkpoint = load_from_http(
-        _resolve(filename, mmengine_checkpoint.get_mmcls_models()), map_location
-    )
-    weights = checkpoint.get('state_dict', checkpoint)
-    prefix = 'backbone.'
-    backbone = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-    return {'state_dict': backbone}
-
-
-def register_loaders() -> None:
-    """Put these loaders in the place of mmengine's."""
-    loaders: dict[Callable, str | tuple[str, ...]] = {
-        load_from_local: '',
-        load_from_http: ('http://', 'https://'),
-        load_from_torchvision: ('modelzoo://', 'torchvision://'),
-        load_from_openmmlab: ('open-mmlab://', 'openmmlab://'),
-        load_from_mmcls: 'mmcls://',
-    }
-    for loader, prefixes in loaders.items():
-        CheckpointLoader.register_scheme(prefixes=prefixes, loader=loader, force=True)
-
-
 def _read(file: Path, map_location: Any, weights_only: bool) -> Any:
     try:
         with torch.serialization.safe_globals(_allowed()):
@@ -154,12 +102,62 @@ def _read(file: Path, map_location: Any, weights_only: bool) -> Any:
     except (UnpicklingError, *_DAMAGE) as error:
         if weights_only and isinstance(error, UnpicklingError):
             asked_for = _ASKED_FOR.search(str(error))
-            raise _Refused(asked_for.group(1) if asked_for else _reason(error)) from None
-        raise CheckpointError(
-            f'{file} ({file.stat().st_size} bytes) cannot be read ({_reason(error)}). It is '
-            'truncated or damaged, as an interrupted save or download leaves it, or another kind '
-            'of archive: take an earlier checkpoint or fetch it again.'
-        ) from error
+            raise _Refused(_today(asked_for[1]) if asked_for else _reason(error)) from None
+        raise _unreadable(file, error) from error
+
+
+def _today(path: str) -> str:
+    """Today's name of what a pickle calls by its Python 2 name, `commands.Popen` say."""
+    module, _, name = path.rpartition('.')
+    new = NAME_MAPPING.get((module, name)) or (IMPORT_MAPPING.get(module, module), name)
+    return '.'.join(new)
+
+
+def _read_safetensors(file: Path, map_location: Any) -> dict[str, Any]:
+    try:
+        with safe_open(file, framework='pt') as content:
+            texts = content.metadata() or {}
+            tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
+    except (SafetensorError, *_DAMAGE) as error:
+        raise _unreadable(file, error) from error
+    if isinstance(map_location, str | torch.device):
+        tensors = {name: tensor.to(map_location) for name, tensor in tensors.items()}
+    return dict(state_dict=tensors, meta=_meta_of_texts(texts))
+
+
+def _meta_of_texts(texts: Mapping[str, str]) -> dict[str, Any]:
+    """The `meta` of a checkpoint from what a safetensors file says of itself."""
+    meta: dict[str, Any] = dict(texts)
+    for name in ('epoch', 'iter'):
+        if texts.get(name, '').isdecimal():
+            meta[name] = int(texts[name])
+    dataset_meta: dict[str, Any] = {}
+    for name in ('classes', 'palette'):
+        items = _json_list(texts.get(name, ''))
+        if items is not None:  # another program's text stays as it is
+            del meta[name]
+            dataset_meta[name] = items
+    if 'classes' in dataset_meta:
+        dataset_meta['classes'] = tuple(dataset_meta['classes'])
+    if dataset_meta:
+        meta['dataset_meta'] = dataset_meta
+    return meta
+
+
+def _json_list(text: str) -> list[Any] | None:
+    try:
+        items = json.loads(text)
+    except (ValueError, RecursionError):
+        return None
+    return items if isinstance(items, list) else None
+
+
+def _unreadable(file: Path, error: BaseException) -> CheckpointError:
+    return CheckpointError(
+        f'{file} ({file.stat().st_size} bytes) cannot be read ({_reason(error)}). It is truncated '
+        'or damaged, as an interrupted save or download leaves it, or another kind of file: take '
+        'an earlier checkpoint or fetch it again.'
+    )
 
 
 def _reason(error: BaseException) -> str:
@@ -182,10 +180,12 @@ def _check_file(file: Path) -> None:
         head = stream.read(16)
     if not head:
         raise CheckpointError(f'{file} is empty (0 bytes): the save or download did not finish.')
+    if file.suffix == SAFETENSORS:
+        return
     if not head.startswith((b'PK', b'\x80')):  # a zip archive, or a pickle as torch < 1.6 wrote
         raise CheckpointError(
             f'{file} is not a checkpoint: it begins with {head!r}, and torch.save never writes '
-            'that. Give the .pth file itself.'
+            'that. Give the .pth file itself (a safetensors file must be called .safetensors).'
         )
 
 
@@ -216,36 +216,6 @@ def _check_content(checkpoint: Any, file: Path) -> None:
     )
 
 
-def _download(url: str) -> Path:
-    """Fetch a file into torch's hub cache unless it is there."""
-    name = Path(urlparse(url).path).name
-    file = Path(torch.hub.get_dir(), 'checkpoints', name)
-    if file.is_file():
-        return file
-    file.parent.mkdir(parents=True, exist_ok=True)
-    digits = _HASHED_NAME.search(name)
-    try:
-        torch.hub.download_url_to_file(
-            url, str(file), digits and digits.group(1), progress=sys.stderr.isatty()
-        )
-    except (OSError, RuntimeError, ValueError) as error:
-        raise CheckpointError(
-            f'cannot download {url} ({error}). Fetch it another way and give its path, or put it '
-            f'at {file}.'
-        ) from error
-    return file
-
-
-def _resolve(filename: str, urls: Mapping[str, str]) -> str:
-    scheme, _, name = filename.partition('://')
-    if name not in urls:
-        near: Iterable[str] = difflib.get_close_matches(name, urls, n=3)
-        raise CheckpointError(
-            f'no model {name!r} for {scheme}://; nearest are: {", ".join(near) or "none"}'
-        )
-    return urls[name]
-
-
 def _allowed() -> list[Any]:
     """What a checkpoint of mmengine needs beyond torch's own list, as (object, name in the file).
 
@@ -254,7 +224,8 @@ def _allowed() -> list[Any]:
     """
     pairs: list[tuple[Any, str]] = [
         (HistoryBuffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
-        (_statistics_method, 'builtins.getattr'),
+        (_no_scheduler, f'{OneCycleParamScheduler.__module__}.OneCycleParamScheduler'),
+        (_known_method, 'builtins.getattr'),
         (_new_array, 'numpy.ndarray'),
         (np.ndarray, 'state of an array'),
         (_numeric_dtype, 'numpy.dtype'),
@@ -267,11 +238,21 @@ def _allowed() -> list[Any]:
     return pairs
 
 
-def _statistics_method(owner: Any, name: str) -> Callable:
-    """The `getattr` of a file: HistoryBuffer saves its four methods by name."""
+def _known_method(owner: Any, name: str) -> Callable:
+    """The `getattr` of a file: HistoryBuffer and OneCycleLR save methods of theirs by name."""
     if owner is HistoryBuffer and name in ('min', 'max', 'current', 'mean'):
         return getattr(HistoryBuffer, name)
+    if owner is _no_scheduler and name in ('_annealing_cos', '_annealing_linear'):
+        return getattr(OneCycleParamScheduler, name)
     raise _Refused(f'builtins.getattr({getattr(owner, "__name__", owner)!s}, {name!r})')
+
+
+def _no_scheduler(*_: Any) -> None:
+    """Stands for the class OneCycleParamScheduler, which a file may name but not make."""
+    raise _Refused('OneCycleParamScheduler')
+
+
+_no_scheduler.__name__ = 'OneCycleParamScheduler'  # what a refusal calls it
 
 
 def _new_array(*_: Any) -> np.ndarray:

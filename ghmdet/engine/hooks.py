@@ -55,7 +55,7 @@ class DoorCheckHook(Hook):
             ValueError: class lists and `model.bbox_head.num_classes` disagree.
         """
         loops = _built_loops(runner)
-        classes = {split: _classes_of(split, loop) for split, loop in loops.items()}
+        classes = {split: classes_of(split, loop) for split, loop in loops.items()}
         known = {split: names for split, names in classes.items() if names is not None}
         _check_head(runner.model, known)
         _check_agreement(known)
@@ -162,7 +162,7 @@ def _plain_datasets(dataset: Any) -> Iterator[Any]:
             yield from _plain_datasets(part)
 
 
-def _classes_of(split: str, loop: Any) -> tuple[str, ...] | None:
+def classes_of(split: str, loop: Any) -> tuple[str, ...] | None:
     """Class names, read from the innermost dataset: a wrapper holds a copy from before its init."""
     dataset = next(_plain_datasets(loop.dataloader.dataset))
     if hasattr(dataset, 'full_init'):

@@ -11,10 +11,14 @@ import torch
 from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.model import BaseModel
-from mmengine.runner import load_checkpoint
+from mmengine.runner import CheckpointLoader
 
+from ghmdet.config_files import get_config, published_weights
 from ghmdet.engine.network import fold_batch_norms
-from ghmdet.registry import MODELS, TRANSFORMS
+from ghmdet.engine.pretrained import use_own_initializer
+from ghmdet.engine.weights import fit_state_dict
+from ghmdet.foreign_configs import adopt
+from ghmdet.registry import DATASETS, MODELS, TRANSFORMS
 from ghmdet.structures import DetDataSample
 
 Image = str | os.PathLike[str] | np.ndarray
@@ -22,14 +26,14 @@ Image = str | os.PathLike[str] | np.ndarray
 
 def init_detector(
     config: str | os.PathLike[str] | Config,
-    checkpoint: str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
     device: str = 'cpu',
     fold: bool = True,
 ) -> BaseModel:
     """Build a detector, load its weights and set it to eval mode.
 
     Args:
-        config: config file, or a config read already.
+        config: config file, the name of a shipped one, or a config read already.
         checkpoint: file or URL of the weights; None leaves the model as built.
         device: where it runs, e.g. 'cuda:0'.
         fold: multiply the loaded batch norms into the convolutions, which is faster; set False for
@@ -38,18 +42,62 @@ def init_detector(
     Returns:
         The model, with `cfg` and with `dataset_meta`, the class names of its labels, taken from the
         checkpoint, else from the config's test data.
+
+    Raises:
+        CheckpointError: the checkpoint does not fill the model, e.g. its head has other classes.
     """
-    cfg = config if isinstance(config, Config) else Config.fromfile(config)
+    if isinstance(config, Config):
+        cfg = config
+        adopt(cfg)
+    else:
+        cfg = get_config(config)
     model = MODELS.build(cfg.model)
+    use_own_initializer(model)
     model.cfg = cfg
-    model.dataset_meta = dict(cfg.test_dataloader.dataset.get('metainfo') or {})
+    model.dataset_meta = _dataset_meta(cfg)
     if checkpoint is not None:
-        meta = load_checkpoint(model, checkpoint, map_location='cpu').get('meta', {})
-        model.dataset_meta = meta.get('dataset_meta') or model.dataset_meta
+        _load_weights(model, os.fspath(checkpoint))
     model.to(device).eval()
     if fold and checkpoint is not None:
         fold_batch_norms(model)
     return model
+
+
+def get_model(
+    name: str | os.PathLike[str] | Config,
+    checkpoint: str | os.PathLike[str] | None = None,
+    pretrained: bool = False,
+    device: str = 'cpu',
+) -> BaseModel:
+    """Build the detector of a config, to predict with it or to train it in a loop of your own.
+
+    Args:
+        name: name of a shipped config, a config file, or a config read already.
+        checkpoint: file or URL of the weights.
+        pretrained: load the published weights of the config.
+        device: where it runs, e.g. 'cuda:0'.
+
+    Returns:
+        The model with all of its layers, in eval mode (call `train()` to train), with `cfg` and
+        `dataset_meta` as from `init_detector`. With neither checkpoint nor pretrained its weights
+        are random; its `init_weights()` gives those that a training starts from, which downloads
+        the backbone.
+
+    Raises:
+        ValueError: both `checkpoint` and `pretrained` are given.
+        LookupError: no weights are published for this config.
+        CheckpointError: the weights do not fill the model.
+
+    Example:
+        >>> model = get_model('retinanet_ghm_r18_fpn_shapes')
+        >>> model.training, model.dataset_meta['classes']
+        (False, ('circle', 'square', 'triangle'))
+    """
+    if pretrained:
+        if checkpoint is not None:
+            raise ValueError(f'give checkpoint or pretrained=True, not both; got {checkpoint}')
+        checkpoint = published_weights(name.filename if isinstance(name, Config) else name)
+    return init_detector(name, checkpoint, device, fold=False)
 
 
 @torch.no_grad()
@@ -69,6 +117,32 @@ def inference_detector(
     if isinstance(imgs, str | os.PathLike | np.ndarray):
         return _detect(model, imgs)
     return [_detect(model, img) for img in imgs]
+
+
+def _load_weights(model: BaseModel, path: str) -> None:
+    checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu', 'silent')
+    fitted, report = fit_state_dict(checkpoint, model, path)
+    report.require_filled()
+    if report.warnings:
+        report.log()
+    model.load_state_dict(fitted)
+    if report.classes is None:
+        return
+    if report.num_classes is None or len(report.classes) == report.num_classes[0]:
+        meta = checkpoint.get('meta', {}).get('dataset_meta') or {}
+        lower = {key.lower(): value for key, value in meta.items()}  # CLASSES in some files
+        model.dataset_meta = {**lower, 'classes': report.classes}
+
+
+def _dataset_meta(cfg: Config) -> dict[str, Any]:
+    """What the config's test data says of its classes."""
+    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    kind = dataset.get('type')
+    if isinstance(kind, str):
+        kind = DATASETS.get(kind) if kind in DATASETS else None
+    return {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
 
 
 def _detect(model: BaseModel, img: Image) -> DetDataSample:

@@ -26,6 +26,9 @@ from torch import distributed
 
 from ghmdet.engine.amp import low_precision
 from ghmdet.engine.hooks import DoorCheckHook, PeakMemoryHook
+from ghmdet.engine.imported_copy import log_imported_copy
+from ghmdet.engine.load_weights_hook import LoadWeightsHook
+from ghmdet.foreign_configs import adopt
 from ghmdet.registry import RUNNERS
 
 _RANK_VARIABLES = {  # where each launcher writes what torch calls RANK, LOCAL_RANK, WORLD_SIZE
@@ -41,12 +44,15 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 def build_runner(cfg: Config) -> Runner:
     """Join the processes and build the Runner (of class `runner_type` if set).
 
-    It gets a check at its door and a memory report, unless the config names these hooks itself.
+    It gets a check at its door, a memory report and the fitting of weights, unless the config names
+    these hooks itself. A config of MMDetection comes out as one of ghmdet's (see `adopt`).
     """
+    adopt(cfg)
     set_up_launcher(cfg)
     keep_freed_memory()
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
-    for kind in (DoorCheckHook, PeakMemoryHook):
+    log_imported_copy()
+    for kind in (DoorCheckHook, PeakMemoryHook, LoadWeightsHook):
         if not any(isinstance(hook, kind) for hook in runner.hooks):
             runner.register_hook(kind())
     return runner

@@ -3,9 +3,10 @@
 from ghmdet import compat
 from ghmdet.engine.amp import AmpOptimWrapper
 from ghmdet.engine.arguments import add_common_arguments, load_config
-from ghmdet.engine.checkpoint import CheckpointError, load_checkpoint_file, register_loaders
+from ghmdet.engine.checkpoint import CheckpointError, load_checkpoint_file
+from ghmdet.engine.download import register_loaders
 from ghmdet.engine.hooks import DoorCheckHook, FastNetworkHook, PeakMemoryHook
-from ghmdet.engine.inference import inference_detector, init_detector
+from ghmdet.engine.inference import get_model, inference_detector, init_detector
 from ghmdet.engine.launch import (
     apply_amp,
     apply_amp_to_test,
@@ -13,21 +14,29 @@ from ghmdet.engine.launch import (
     build_runner,
     set_up_launcher,
 )
+from ghmdet.engine.load_weights_hook import LoadWeightsHook
 from ghmdet.engine.network import compile_network, fold_batch_norms
+from ghmdet.engine.pretrained import Pretrained
+from ghmdet.engine.weights import LoadReport, fit_state_dict
 
 __all__ = [
     'AmpOptimWrapper',
     'CheckpointError',
     'DoorCheckHook',
     'FastNetworkHook',
+    'LoadReport',
+    'LoadWeightsHook',
     'PeakMemoryHook',
+    'Pretrained',
     'add_common_arguments',
     'apply_amp',
     'apply_amp_to_test',
     'apply_auto_scale_lr',
     'build_runner',
     'compile_network',
+    'fit_state_dict',
     'fold_batch_norms',
+    'get_model',
     'inference_detector',
     'init_detector',
     'load_checkpoint_file',

@@ -1,6 +1,7 @@
 """Who may import whom: house rules, read off the syntax trees."""
 
 import ast
+import subprocess
 import sys
 from pathlib import Path
 
@@ -15,13 +16,23 @@ ALLOWED = {
     'boxes': {'registry'},
     'losses': {'registry'},
     'structures': set(),
-    'registry': set(),
-    'compat': set(),
+    'registry': {'mmdet_names'},
+    'package_lookup': set(),
+    'compat': {'package_lookup'},
+    'mmdet_names': set(),
+    'old_configs': {'mmdet_names'},
+    'foreign_configs': {'old_configs'},
+    'config_files': {'package_lookup', 'foreign_configs'},
+    '__init__': {'package_lookup', 'config_files', 'engine'},
+    'configs': set(),
     'datasets': {'registry', 'structures'},
     'evaluation': {'registry', 'datasets.coco_records'},
     'models': {'registry', 'structures', 'boxes.postprocess', 'losses'},
     'visualization': {'registry', 'structures'},
-    'engine': {'registry', 'structures', 'compat', ''},
+    'engine': {'registry', 'structures', 'compat', 'config_files', 'foreign_configs', ''},
+    'train': {'engine'},
+    'test': {'engine', 'registry'},
+    'utils': {'boxes', 'datasets', 'engine', 'evaluation', 'losses', 'models', 'visualization'},
 }
 FORBIDDEN = ('mmcv.ops', 'mmcv._ext', 'pkg_resources')
 
@@ -68,9 +79,15 @@ def test_rooms_import_only_what_they_may(file):
         )
 
 
-def test_the_package_itself_imports_only_the_standard_library():
+def test_the_package_itself_imports_only_itself_and_the_standard_library():
     modules = {module.split('.')[0] for module, _ in imports_of(ROOT / 'ghmdet' / '__init__.py')}
-    assert modules <= set(sys.stdlib_module_names)
+    assert modules <= {*sys.stdlib_module_names, 'ghmdet'}
+
+
+def test_importing_the_package_needs_no_torch():
+    script = 'import ghmdet, sys; print([m for m in ("torch", "mmcv", "cv2") if m in sys.modules])'
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
+    assert (done.stdout.strip(), done.stderr) == ('[]', '')
 
 
 @pytest.mark.parametrize(
@@ -83,7 +100,8 @@ def test_imports_stand_at_the_top(file):
         if isinstance(function, ast.FunctionDef):
             inside = [n for n in ast.walk(function) if isinstance(n, ast.Import | ast.ImportFrom)]
             assert not inside, f'{function.name}, line {inside[0].lineno}'
-    assert file.stem not in ('utils', 'misc', 'common')
+    if file != ROOT / 'ghmdet' / 'utils.py':  # mmengine's hub asks for ghmdet.utils by name
+        assert file.stem not in ('utils', 'misc', 'common')
 
 
 def test_the_rules_notice_a_breach(tmp_path, monkeypatch):

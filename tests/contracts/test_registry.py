@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import pytest
+from mmcv.cnn import build_norm_layer
 from mmengine import registry as root
 from mmengine.registry import DefaultScope, Registry
 
@@ -19,7 +20,8 @@ OURS = dict(
     TRANSFORMS='LoadAnnotations PackDetInputs',
     METRICS='CocoMetric DumpDetResults',
     VISUALIZERS='DetLocalVisualizer',
-    HOOKS='DetVisualizationHook DoorCheckHook PeakMemoryHook FastNetworkHook',
+    HOOKS='DetVisualizationHook DoorCheckHook PeakMemoryHook FastNetworkHook LoadWeightsHook',
+    WEIGHT_INITIALIZERS='Pretrained',
     OPTIM_WRAPPERS='AmpOptimWrapper',
 )
 FROM_ROOT = dict(
@@ -119,11 +121,91 @@ def test_the_default_scope_of_others_neither_hides_nor_hijacks(default_scope):
     assert type(registry.MODELS.build(dict(type='ThirdBackbone'))) is ThirdBackbone
     assert type(registry.MODELS.build(dict(type='thirddet.FPN'))) is ThirdFPN
     default_scope('mmengine')
-    assert registry.MODELS.get('ThirdBackbone') is None
+    assert 'ThirdBackbone' not in registry.MODELS
+    with pytest.raises(registry.UnknownPartError, match='Searched: ghmdet, mmengine[.]'):
+        registry.MODELS.get('ThirdBackbone')
+    default_scope('thirddet')
+    with pytest.raises(registry.UnknownPartError, match='Searched: ghmdet, mmengine, thirddet[.]'):
+        registry.MODELS.get('FourthBackbone')
 
 
-def test_misspelt_names_are_told():
-    with pytest.raises(KeyError, match='GHMCC is not in the ghmdet::model registry'):
-        registry.MODELS.build(dict(type='GHMCC'))
+def test_two_packages_of_the_same_names_build_in_one_process(default_scope):
+    fourth = Registry('model', parent=root.MODELS, scope='fourthdet')
+
+    @fourth.register_module(name='GHMC')
+    class FourthGHMC:
+        pass
+
+    loss = dict(type='GHMC')
+    assert type(registry.MODELS.build(loss)).__module__ == 'ghmdet.losses.ghm_loss'
+    assert type(fourth.build(loss)) is FourthGHMC
+    for scope, module in [('ghmdet', 'ghmdet.losses.ghm_loss'), ('fourthdet', __name__)]:
+        default_scope(scope)  # as a Runner of each sets it
+        assert type(root.MODELS.build(loss)).__module__ == module
+    assert type(root.MODELS.build(dict(type='ghmdet.GHMC'))).__module__ == 'ghmdet.losses.ghm_loss'
+    assert type(root.MODELS.build(dict(_scope_='ghmdet', **loss))).__name__ == 'GHMC'
+
+
+OWN = (
+    "A part of your own needs custom_imports=dict(imports=['mypackage.mymodule']), the module that "
+    "registers it; what ghmdet has of MMDetection's parts stands in docs/from_mmdet.md"
+)
+
+
+@pytest.mark.parametrize(
+    ('kind', 'name', 'told'),
+    [
+        ('MODELS', 'GHMCC', '; nearest: GHMC, GHMR. Searched: ghmdet, mmengine. '),
+        ('MODELS', 'resnext', '; nearest: ResNeXt, ResNet. Searched: ghmdet, mmengine. '),
+        ('MODELS', 'ghmdet.GHMK', '; nearest: GHMR, GHMC. Searched: ghmdet, mmengine. '),
+        ('LOOPS', 'ValidLoop', '; nearest: ValLoop. Searched: ghmdet, mmengine. '),
+        (
+            'TASK_UTILS',
+            'LegacyAnchorGenerator',
+            '; nearest: AnchorGenerator. Searched: ghmdet, mmengine. ',
+        ),
+        (
+            'OPTIM_WRAPPERS',
+            'ApexThing',
+            '; ghmdet has AmpOptimWrapper. Searched: ghmdet, mmengine. ',
+        ),
+        (
+            'TRANSFORMS',
+            'Collect',
+            "; it is MMDetection's; here its work is done by PackDetInputs; ghmdet has "
+            'LoadAnnotations, PackDetInputs. Searched: ghmdet, mmengine. ',
+        ),
+        (
+            'MODELS',
+            'absentdet.RetinaNet',
+            '; nearest: RetinaNet, RetinaHead, ResNet. Searched: absentdet, but no module '
+            'absentdet.registry can be imported. ',
+        ),
+        ('MODELS', 'mmengine.GHMC', '; nearest: GHMC, GHMR. Searched: ghmdet, mmengine. '),
+    ],
+)
+def test_a_missing_part_is_told_with_the_nearest(kind, name, told):
+    parts = getattr(registry, kind)
+    with pytest.raises(KeyError) as caught:
+        parts.build(dict(type=name))
+    assert str(caught.value) == f'{name} is not in the ghmdet::{parts.name} registry{told}{OWN}'
+    assert name not in parts
+
+
+def test_the_root_asks_us_in_the_default_scope(default_scope):
+    default_scope('ghmdet')
+    with pytest.raises(KeyError, match='GHMCC is not in .*; nearest: GHMC, GHMR'):
+        root.MODELS.build(dict(type='GHMCC'))
+    with pytest.raises(KeyError, match='BNN is not in .*; nearest: BN'):
+        build_norm_layer(dict(type='BNN'), 3)
+
+
+def test_the_scope_name_covers_what_we_take_from_the_root():
+    for asked in (registry.TRANSFORMS, root.TRANSFORMS):
+        assert asked.get('ghmdet.Resize').__module__ == 'mmcv.transforms.processing'
+    assert 'ghmdet.PackDetInputs' in root.TRANSFORMS
+
+
+def test_misspelt_arguments_are_told():
     with pytest.raises(TypeError, match=r"GHMC.*unexpected keyword argument 'binz'"):
         registry.MODELS.build(dict(type='GHMC', binz=3))

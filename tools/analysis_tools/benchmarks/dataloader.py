@@ -19,12 +19,12 @@ from mmengine.config import Config
 from mmengine.dataset import pseudo_collate
 from torch.utils.data import DataLoader, Dataset
 
+from ghmdet import get_config
 from ghmdet.registry import DATASETS
 
 from .drawn_coco import draw_annotations, draw_images
 from .machine import Rates
 from .measure import Report, measure
-from .networks import read_config
 
 _BOXES_PER_IMAGE = 7
 
@@ -71,7 +71,7 @@ def run(args: argparse.Namespace, rates: Rates) -> Report:
     """Measure both pipelines on the same files, in this process and with workers."""
     report = Report('dataloader', [])
     with tempfile.TemporaryDirectory() as folder:
-        cfg = read_config(args.config)
+        cfg = get_config(args.config)
         dataset = _build_dataset(cfg, Path(folder), args.images)
         infos = [dataset.get_data_info(i) for i in range(len(dataset))]
         scale_wh = _find_scale(cfg)

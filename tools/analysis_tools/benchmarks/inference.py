@@ -15,7 +15,7 @@ from mmengine.model import BaseModel
 from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
 
-from ghmdet import engine
+from ghmdet import engine, get_config
 from ghmdet.engine.amp import low_precision
 
 from .machine import Rates
@@ -28,7 +28,6 @@ from .networks import (
     draw_batch,
     find_floor,
     list_variants,
-    read_config,
     to_torchvision,
 )
 
@@ -49,7 +48,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 @torch.no_grad()
 def run(args: argparse.Namespace, rates: Rates) -> Report:
     """Measure from uint8 images on the CPU to detections, and the parts of that."""
-    cfg = read_config(args.config)
+    cfg = get_config(args.config)
     batch = draw_batch(args, cfg.model.bbox_head.num_classes)
     cfg.model.test_cfg.update(score_thr=_SCORE_THR, nms_pre=1000, max_per_img=100)
     template = build_ghmdet(cfg, args.device).eval()

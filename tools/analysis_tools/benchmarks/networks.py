@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 from collections.abc import Callable
 from itertools import chain
 from typing import Any
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn
 
-from ghmdet import config_path
 from ghmdet.registry import MODELS
 from ghmdet.structures import DetDataSample, InstanceData
 
@@ -30,11 +28,6 @@ def add_network_arguments(parser: argparse.ArgumentParser, batch: int) -> None:
     parser.add_argument(
         '--size', type=int, nargs=2, default=[800, 1344], metavar=('H', 'W'), help='of the images'
     )
-
-
-def read_config(name: str) -> Config:
-    """Read a config file, or a config that ghmdet ships."""
-    return Config.fromfile(name if os.path.isfile(name) else config_path(name))
 
 
 def build_ghmdet(cfg: Config, device: str) -> BaseModel:

@@ -14,7 +14,7 @@ from mmengine.model import BaseModel
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DefaultScope
 
-from ghmdet import engine
+from ghmdet import engine, get_config
 from ghmdet.engine.amp import low_precision
 
 from .machine import Rates
@@ -27,7 +27,6 @@ from .networks import (
     draw_batch,
     find_floor,
     list_variants,
-    read_config,
     to_torchvision,
 )
 
@@ -40,7 +39,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace, rates: Rates) -> Report:
     """Measure whole steps: preprocessing, network, targets, losses, backward, optimizer."""
-    cfg = read_config(args.config)
+    cfg = get_config(args.config)
     # The first step of the warm-up: random weights and a full learning rate would diverge.
     cfg.optim_wrapper.optimizer.lr *= 0.001
     batch = draw_batch(args, cfg.model.bbox_head.num_classes)

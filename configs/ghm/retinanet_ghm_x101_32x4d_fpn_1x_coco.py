@@ -1,0 +1,1 @@
+_base_ = '../retinanet_ghm_x101_32x4d_fpn_1x_coco.py'

@@ -1,0 +1,1 @@
+_base_ = '../retinanet_r50_fpn_1x_coco.py'

@@ -1,0 +1,155 @@
+"""The configs that ghmdet ships: from a name to the file, the values, the published weights.
+
+A shipped config can be named by its bare name, with its folder, with `.py`, and in mmengine's way:
+`retinanet_ghm_r50_fpn_1x_coco`, `ghm/retinanet_ghm_r50_fpn_1x_coco.py`,
+`ghmdet::ghm/retinanet_ghm_r50_fpn_1x_coco.py`; the published ones by MMDetection's name too,
+`retinanet_r50_fpn_ghm-1x_coco`, which is their alias in the metafile. Needs no torch.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.config import utils as config_utils
+from mmengine.fileio import load
+
+from ghmdet import package_lookup
+from ghmdet.foreign_configs import adopt, is_installed
+
+MIM_ROOT = Path(__file__).parent / '.mim'
+CONFIG_ROOT = MIM_ROOT / 'configs'
+
+_PREFIX = 'ghmdet::'
+_THEIR_PREFIX = 'mmdet::'
+_original_package_and_path = config_utils._get_package_and_cfg_path
+
+
+def config_path(name: str | os.PathLike[str]) -> str:
+    """Return the file of a shipped config, for `Config.fromfile` or a `_base_` of your own.
+
+    Args:
+        name: path below `configs/`, with or without `.py` and a leading `ghmdet::`.
+
+    Raises:
+        FileNotFoundError: there is no such config; the message gives the nearest names.
+
+    Example:
+        >>> from ghmdet import config_path
+        >>> Path(config_path('retinanet_ghm_r50_fpn_1x_coco')).name
+        'retinanet_ghm_r50_fpn_1x_coco.py'
+    """
+    return str((CONFIG_ROOT / f'{_shipped_name(name)}.py').resolve())
+
+
+def get_config(name: str | os.PathLike[str]) -> Config:
+    """Read a config: a file of yours, or one that ghmdet ships.
+
+    A file that was written for MMDetection comes out as one of ghmdet's (see `adopt`).
+
+    Args:
+        name: path of an existing file, which goes first, or a name as for `config_path`.
+
+    Raises:
+        FileNotFoundError: it is neither.
+        ValueError: the file is in the style of MMDetection 2.x.
+
+    Example:
+        >>> from ghmdet import get_config
+        >>> get_config('retinanet_ghm_r50_fpn_1x_coco').model.bbox_head.loss_cls.type
+        'GHMC'
+    """
+    cfg = Config.fromfile(_existing_file(name) or config_path(name))
+    adopt(cfg)
+    return cfg
+
+
+def published_weights(name: str | os.PathLike[str] | None) -> str:
+    """Return the URL of the weights that were published for a shipped config.
+
+    Args:
+        name: as for `get_config`; None is a config that came from no file.
+
+    Raises:
+        FileNotFoundError: neither a file nor a name.
+        LookupError: there are none; the message lists the configs that have some.
+    """
+    path = None if name is None else Path(_existing_file(name) or config_path(name)).resolve()
+    urls = {model['Name']: model['Weights'] for model in _published_models()}
+    if path is None or CONFIG_ROOT.resolve() not in path.parents or path.stem not in urls:
+        raise LookupError(
+            f'no weights are published for {path or "a config without a file"}, only for: '
+            f'{", ".join(urls)}; give a checkpoint of your own'
+        )
+    return urls[path.stem]
+
+
+def shipped_values(name: str) -> dict[str, Any]:
+    """Values of a shipped config, for its lazy twin in `ghmdet/configs`."""
+    return Config.fromfile(config_path(name)).to_dict()
+
+
+def cure_flat_names() -> None:
+    """Let `ghmdet::` name a config as `config_path` does, and say which names are near.
+
+    mmengine asks for a folder and for `.py`, and reports a typing error as a missing file deep in
+    site-packages (the same wish: https://github.com/open-mmlab/mim/issues/86).
+    """
+    package_lookup.rebind(config_utils._get_package_and_cfg_path, _get_package_and_cfg_path)
+
+
+def _get_package_and_cfg_path(cfg_path: str) -> tuple[str, str]:
+    """mmengine's, but for `ghmdet::`; a published config is given in the folder of its metafile.
+
+    Where MMDetection is not installed, `mmdet::` names ours: the base files and the recipes that
+    both have are the same.
+    """
+    theirs = cfg_path.startswith(_THEIR_PREFIX) and not is_installed('mmdet')
+    if not (theirs or cfg_path.startswith(_PREFIX)):
+        return _original_package_and_path(cfg_path)
+    name = _shipped_name(cfg_path.removeprefix(_THEIR_PREFIX))
+    in_folder = [other for other in _shipped_names() if other.split('/')[1:] == [name]]
+    return 'ghmdet', f'{(in_folder or [name])[0]}.py'
+
+
+def _existing_file(name: str | os.PathLike[str]) -> str | None:
+    """The file of this path, if there is one."""
+    file = os.path.expanduser(name)
+    return file if os.path.isfile(file) else None
+
+
+def _shipped_name(name: str | os.PathLike[str]) -> str:
+    """Path below `configs/` without `.py`."""
+    wanted = Path(os.fspath(name).removeprefix(_PREFIX)).as_posix().removesuffix('.py')
+    names = _shipped_names()
+    if wanted in names:
+        return wanted
+    for model in _published_models():
+        published = model['Config'].removeprefix('configs/').removesuffix('.py')
+        folder = published.split('/')[0]
+        for alias in model.get('Alias', []):
+            if wanted in (alias, f'{folder}/{alias}'):
+                return published
+    recipes = [other for other in names if '/' not in other]
+    near = difflib.get_close_matches(wanted.split('/')[-1], recipes)
+    advice = f'did you mean {" or ".join(near)}? ' if near else ''
+    raise FileNotFoundError(
+        f'no config {os.fspath(name)!r} in ghmdet, and no such file; {advice}shipped are: '
+        f'{", ".join(recipes)}'
+    )
+
+
+def _published_models() -> list[dict[str, Any]]:
+    """Entries of the metafiles."""
+    metafiles = load(MIM_ROOT / 'model-index.yml')['Import']
+    return [model for metafile in metafiles for model in load(MIM_ROOT / metafile)['Models']]
+
+
+def _shipped_names() -> list[str]:
+    """Paths below `configs/` without `.py`, recipes first."""
+    files = [file.relative_to(CONFIG_ROOT) for file in CONFIG_ROOT.rglob('*.py')]
+    names = [file.with_suffix('').as_posix() for file in files]
+    return sorted(names, key=lambda name: (name.count('/'), name))

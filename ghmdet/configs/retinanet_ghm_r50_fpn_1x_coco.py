@@ -1,0 +1,3 @@
+"""Values of the text config retinanet_ghm_r50_fpn_1x_coco, for `with read_base()`."""
+
+globals().update(__import__('ghmdet').config_files.shipped_values('retinanet_ghm_r50_fpn_1x_coco'))

@@ -1,0 +1,314 @@
+"""Checkpoints by address: http(s), `torchvision://`, `open-mmlab://`, `mmcls://` and local paths.
+
+A file is fetched once into torch's hub cache (`TORCH_HOME`), whole or not at all. A name that ends
+in hash digits (`model-0676ba61.pth`) is held to them, whenever the file is used.
+`GHMDET_DOWNLOAD_TIMEOUT` is how many seconds a server may stay silent (30).
+
+torch.hub.download_url_to_file does not serve: it waits for ever, and takes a cut file for whole.
+
+`register_loaders` makes mmengine (`load_from`, `resume`, `init_cfg`) load by these functions.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import difflib
+import hashlib
+import logging
+import math
+import os
+import re
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from http.client import HTTPException, HTTPResponse, IncompleteRead
+from pathlib import Path
+from typing import Any, BinaryIO
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlparse
+from urllib.request import Request, urlopen
+from uuid import uuid4
+
+import torch
+from mmengine.dist import barrier, get_dist_info
+from mmengine.logging import print_log
+from mmengine.runner import checkpoint as mmengine_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+from ghmdet import __version__
+from ghmdet.engine.checkpoint import CheckpointError, RefusedError, load_checkpoint_file
+
+TIMEOUT_VARIABLE = 'GHMDET_DOWNLOAD_TIMEOUT'
+
+_HASH_IN_NAME = re.compile(r'-(?!20\d\d[01]\d[0-3]\d\.)([0-9a-f]{8,64})\.')  # but not a date
+_MIN_RATE = 1000  # bytes per second
+_CHUNK = 1 << 18  # bytes
+_STALE = 3600  # seconds; a download in progress writes at least once per time-out
+
+
+def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Loader for paths; mmengine passes no `map_location` where it means the CPU."""
+    scheme, found, _ = filename.partition('://')
+    if found:
+        known = ', '.join(
+            prefix for prefixes in _loaders().values() for prefix in prefixes if prefix
+        )
+        raise CheckpointError(
+            f'no way to load {filename}: {scheme}:// is not one of {known}, and a local file is '
+            'given by its path alone'
+        )
+    file = Path(filename).expanduser()
+    checkpoint = load_checkpoint_file(file, map_location or 'cpu')
+    digits = hash_in_name(file.name)
+    if digits and not file_sha256(file).startswith(digits):
+        print_log(
+            f'{file}: its SHA-256 does not begin with {digits}, as its name has it; it was renamed '
+            'or changed after it was published',
+            logger='current',
+            level=logging.WARNING,
+        )
+    return checkpoint
+
+
+def load_from_http(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Loader for http(s): fetch the file unless it is in the cache, then read it."""
+    rank, world_size = get_dist_info()
+    failure = None
+    if rank == 0:
+        try:
+            file = fetch(filename)
+        except CheckpointError as error:
+            failure = error
+    if world_size > 1:
+        barrier()  # the first process fills the cache, the others of its node find it full
+    if failure is not None:
+        raise failure
+    if rank > 0:
+        file = fetch(filename)
+    try:
+        return load_checkpoint_file(file, map_location or 'cpu')
+    except RefusedError:
+        raise
+    except CheckpointError as error:
+        if hash_in_name(file.name):
+            raise
+        # A page of a proxy, say, or cut by a server that told no length: not to be found again.
+        file.unlink(missing_ok=True)
+        raise CheckpointError(
+            f'{error} It came from {filename}; it was deleted, and the next try fetches it again.'
+        ) from error
+
+
+def load_from_torchvision(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Loader for `torchvision://resnet50`."""
+    urls = mmengine_checkpoint.get_torchvision_models()
+    return load_from_http(_resolve(filename, urls), map_location)
+
+
+def load_from_openmmlab(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Loader for `open-mmlab://name`: a URL, or a file below `MMENGINE_HOME`."""
+    renamed = mmengine_checkpoint.get_deprecated_model_names()
+    scheme, _, name = filename.partition('://')
+    urls = mmengine_checkpoint.get_external_models()
+    target = _resolve(f'{scheme}://{renamed.get(name, name)}', urls)
+    if target.startswith(('http://', 'https://')):
+        return load_from_http(target, map_location)
+    home = os.environ.get('MMENGINE_HOME', '~/.cache/mmengine')
+    return load_from_local(os.path.join(home, target), map_location)
+
+
+def load_from_mmcls(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Loader for `mmcls://name`: the backbone of a classifier."""
+    checkpoint = load_from_http(
+        _resolve(filename, mmengine_checkpoint.get_mmcls_models()), map_location
+    )
+    weights = checkpoint.get('state_dict', checkpoint)
+    prefix = 'backbone.'
+    backbone = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
+    return {'state_dict': backbone}
+
+
+def register_loaders() -> None:
+    """Put these loaders in the place of mmengine's."""
+    for loader, prefixes in _loaders().items():
+        CheckpointLoader.register_scheme(prefixes=prefixes, loader=loader, force=True)
+
+
+def fetch(url: str) -> Path:
+    """Find the file of a URL in the cache, or download it there.
+
+    Args:
+        url: address of the file. Where its name has no hash digits, some of the address's own
+            SHA-256 are put into the name in the cache: many a server has an `epoch_12.pth`.
+
+    Returns:
+        Path of the whole file; its SHA-256 begins with the digits of its name.
+
+    Raises:
+        CheckpointError: the download failed, and nothing is left of it; the message tells what to
+            fetch by hand and where to put it.
+    """
+    timeout = _timeout()
+    name = Path(urlparse(url).path).name
+    if name in ('', '..'):
+        raise CheckpointError(f'no file to download: {url} does not end in the name of one')
+    digits = hash_in_name(name)
+    if not digits:
+        address = hashlib.sha256(url.encode()).hexdigest()[:8]
+        name = f'{Path(name).stem}.{address}{Path(name).suffix}'
+    file = Path(torch.hub.get_dir()).expanduser() / 'checkpoints' / name
+    if file.is_file():
+        if file_sha256(file).startswith(digits):
+            return file
+        print_log(
+            f'{file}: its SHA-256 does not begin with {digits}, as its name has it, so it is '
+            'damaged and fetched again',
+            logger='current',
+            level=logging.WARNING,
+        )
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        _download(url, file, digits, timeout)
+    except (OSError, HTTPException, ValueError) as error:
+        held_to = f' (its SHA-256 must begin with {digits})' if digits else ''
+        raise CheckpointError(
+            f'cannot download {url}: {_reason(error, timeout)}. Nothing is left of it. To go on '
+            f'without a download, fetch {url} elsewhere and put it at {file}{held_to}, or give the '
+            'path of the file in place of the address.'
+        ) from error
+    return file
+
+
+def hash_in_name(name: str) -> str:
+    """Digits of the SHA-256 in a file name such as `model-0676ba61.pth`; '' if there are none."""
+    found = _HASH_IN_NAME.search(name)
+    return found.group(1) if found else ''
+
+
+def file_sha256(file: Path) -> str:
+    """SHA-256 of a file, in 64 hex digits."""
+    with file.open('rb') as stream:
+        return hashlib.file_digest(stream, 'sha256').hexdigest()
+
+
+def _loaders() -> dict[Callable, tuple[str, ...]]:
+    return {
+        load_from_local: ('',),
+        load_from_http: ('http://', 'https://'),
+        load_from_torchvision: ('modelzoo://', 'torchvision://'),
+        load_from_openmmlab: ('open-mmlab://', 'openmmlab://'),
+        load_from_mmcls: ('mmcls://',),
+    }
+
+
+def _download(url: str, file: Path, digits: str, timeout: float) -> None:
+    """Fetch a file under a name of its own beside its place, and move it there once it is whole."""
+    for other in file.parent.glob('*.ghmdet.part'):  # of a process that was killed
+        with contextlib.suppress(OSError):  # another process may be faster
+            if time.time() - other.stat().st_mtime > _STALE:
+                other.unlink()
+    draft = file.with_name(f'{file.name}.{uuid4().hex}.ghmdet.part')
+    start = time.monotonic()
+    try:
+        request = Request(url, headers={'User-Agent': f'ghmdet/{__version__}'})
+        with urlopen(request, timeout=timeout) as response, draft.open('xb') as stream:
+            _check_redirect(url, response.url)
+            size, found = _copy(response, stream, url, file, timeout)
+            stream.flush()
+            os.fsync(stream.fileno())
+        if not found.startswith(digits):
+            raise ValueError(
+                f'wrong hash: the name asks for {digits}, but what came ({size} bytes) has the '
+                f'SHA-256 {found[:8]}...'
+            )
+        os.replace(draft, file)
+    finally:
+        draft.unlink(missing_ok=True)
+    seconds = time.monotonic() - start
+    print_log(f'fetched {file.name}: {size / 1e6:.1f} MB in {seconds:.1f} s', logger='current')
+
+
+def _copy(
+    response: HTTPResponse, stream: BinaryIO, url: str, file: Path, timeout: float
+) -> tuple[int, str]:
+    """Copy the answer of a server; return its size in bytes and its SHA-256."""
+    expected = response.length  # None if the server does not tell
+    told = 'of unknown size' if expected is None else f'{expected / 1e6:.1f} MB'
+    print_log(f'fetching {url} ({told}) to {file}', logger='current')
+    digest, size = hashlib.sha256(), 0
+    since, size_then = time.monotonic(), 0
+    with _progress_bar() as bar:
+        task = bar.add_task(file.name, total=expected)
+        # read1 returns what there is; read waits for a whole chunk, and says nothing if it is cut
+        while size != expected and (chunk := response.read1(_CHUNK)):
+            stream.write(chunk)
+            digest.update(chunk)
+            size += len(chunk)
+            bar.update(task, advance=len(chunk))
+            if (elapsed := time.monotonic() - since) > timeout:
+                if size - size_then < _MIN_RATE * elapsed:
+                    raise TimeoutError(f'fewer than {_MIN_RATE} bytes a second came')
+                since, size_then = time.monotonic(), size
+    if size == 0 or (expected is not None and size < expected):
+        raise ConnectionError(f'the connection ended after {size} bytes of {expected or "a file"}')
+    return size, digest.hexdigest()
+
+
+def _progress_bar() -> Progress:
+    """A bar on a terminal; nothing in a log file."""
+    columns = (
+        *(TextColumn('{task.description}'), BarColumn(), DownloadColumn()),
+        *(TransferSpeedColumn(), TimeRemainingColumn()),
+    )
+    return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+
+
+def _check_redirect(url: str, final_url: str) -> None:
+    if not final_url.startswith('https://' if url.startswith('https://') else 'http'):
+        raise ValueError(f'it leads to {final_url}, which is not as safe')
+
+
+def _reason(error: BaseException, timeout: float) -> str:
+    if isinstance(error, HTTPError):
+        return f'the server answered {error.code} {error.reason}'.splitlines()[0].rstrip('.')
+    cause = error.reason if isinstance(error, URLError) else error
+    if isinstance(cause, TimeoutError):
+        return f'{cause} (the limit is {timeout:g} s; {TIMEOUT_VARIABLE} sets another)'
+    if isinstance(cause, socket.gaierror):
+        return f'there is no network, or no such host ({cause})'
+    if isinstance(cause, IncompleteRead):
+        return 'the connection ended before the file did'
+    return str(cause) or type(cause).__name__
+
+
+def _timeout() -> float:
+    text = os.environ.get(TIMEOUT_VARIABLE, '30')
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < 1e6:
+        raise CheckpointError(
+            f'expected a number of seconds above 0 in {TIMEOUT_VARIABLE}, got {text!r}'
+        )
+    return seconds
+
+
+def _resolve(filename: str, urls: Mapping[str, str]) -> str:
+    scheme, _, name = filename.partition('://')
+    if name not in urls:
+        near: Iterable[str] = difflib.get_close_matches(name, urls, n=3)
+        raise CheckpointError(
+            f'no model {name!r} for {scheme}://; nearest are: {", ".join(near) or "none"}'
+        )
+    return urls[name]

@@ -1,0 +1,189 @@
+"""Names of weights in foreign checkpoints, and what they are called here.
+
+| in the file | here |
+|---|---|
+| `module.x`, `module.module.x`, `_orig_mod.x` | `x` |
+| `conv1.weight` (a backbone alone, loaded into a detector) | `backbone.conv1.weight` |
+| `backbone.conv1.weight` (a detector, loaded into a backbone) | `conv1.weight` |
+| torchvision's RetinaNet: `backbone.body.x` | `backbone.x` |
+| `backbone.fpn.inner_blocks.i.0.x`, older `inner_blocks.i.x` | `neck.lateral_convs.i.conv.x` |
+| `backbone.fpn.layer_blocks.i.0.x`, older `layer_blocks.i.x` | `neck.fpn_convs.i.conv.x` |
+| `backbone.fpn.extra_blocks.p6.x`, after n layer blocks | `neck.fpn_convs.n.conv.x` |
+| `backbone.fpn.extra_blocks.p7.x` | `neck.fpn_convs.{n + 1}.conv.x` |
+| `head.classification_head.conv.i.0.x`, older `conv.2i.x` | `bbox_head.cls_convs.i.conv.x` |
+| `head.regression_head.conv.i.0.x`, older `conv.2i.x` | `bbox_head.reg_convs.i.conv.x` |
+| `...i.1.x`, the norm after a convolution | `...i.bn.x` with running statistics, else `...i.gn.x` |
+| `head.classification_head.cls_logits.x` | `bbox_head.retina_cls.x` |
+| `head.regression_head.bbox_reg.x` | `bbox_head.retina_reg.x` |
+
+MMDetection 2.x and 3.x use the names of this project. A file of torchvision says nothing about its
+classes: a head of 91 is taken for COCO's, in which a class has its category id for index.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from torch import Tensor, nn
+from torchvision.models.detection import RetinaNet_ResNet50_FPN_Weights
+
+Weights = dict[str, Any]
+
+HEAD_CLS, HEAD_REG = 'bbox_head.retina_cls', 'bbox_head.retina_reg'
+
+_WRAPPERS = re.compile(r'^((module|_orig_mod)\.)+')
+_BACKBONE = 'backbone.'
+_BODY = 'backbone.body.'
+_TOWER = 'head.classification_head.'
+_EXTRA = re.compile(r'backbone\.fpn\.extra_blocks\.p([67])\.(.+)')
+_LAYER = re.compile(r'backbone\.fpn\.layer_blocks\.(\d+)\.')
+# (pattern with the block's index and the rest, the name of the block here)
+_BLOCKS = (
+    (re.compile(r'backbone\.fpn\.inner_blocks\.(\d+)\.(.+)'), 'neck.lateral_convs'),
+    (re.compile(r'backbone\.fpn\.layer_blocks\.(\d+)\.(.+)'), 'neck.fpn_convs'),
+    (re.compile(r'head\.classification_head\.conv\.(\d+)\.(.+)'), 'bbox_head.cls_convs'),
+    (re.compile(r'head\.regression_head\.conv\.(\d+)\.(.+)'), 'bbox_head.reg_convs'),
+)
+_RENAMED = {
+    _BODY: _BACKBONE,
+    'head.classification_head.cls_logits.': f'{HEAD_CLS}.',
+    'head.regression_head.bbox_reg.': f'{HEAD_REG}.',
+}
+_COCO_IDS: tuple[str, ...] = tuple(RetinaNet_ResNet50_FPN_Weights.COCO_V1.meta['categories'])
+
+
+class Translated(NamedTuple):
+    """A state dict under the names of this project."""
+
+    weights: Weights
+    classes: tuple[str, ...] | None = None
+    """Class names that follow from the layout of the file; None: it tells nothing."""
+    notes: list[str] = []
+    """What was chosen."""
+    warnings: list[str] = []
+    """What makes the model compute something else than the one that the file is of."""
+
+
+def translate(weights: Mapping[str, Any], model: nn.Module, own: Mapping[str, Any]) -> Translated:
+    """Give foreign weights the names that a model uses; see the table above.
+
+    Args:
+        weights: state dict of the file, without wrappers' prefixes.
+        model: which they are for.
+        own: its state dict.
+    """
+    translated = Translated(dict(weights))
+    if is_torchvision_detector(weights):
+        translated = _from_torchvision(weights, model, own)
+    return translated._replace(weights=_move_backbone(translated.weights, own))
+
+
+def strip_wrappers(weights: Mapping[str, Any], own: Mapping[str, Any]) -> Weights:
+    """Remove what DistributedDataParallel and torch.compile put before a name."""
+    return {
+        key if key in own else _WRAPPERS.sub('', key): (
+            value.detach() if isinstance(value, Tensor) else value
+        )
+        for key, value in weights.items()
+    }
+
+
+def is_torchvision_detector(weights: Mapping[str, Any]) -> bool:
+    """Whether the names are those of a torchvision detector."""
+    return any(key.startswith(_BODY) for key in weights)
+
+
+def channels_per_anchor(weights: Mapping[str, Any]) -> tuple[int, int] | None:
+    """Return the number of anchors a cell and of classes of a head, None where it has none."""
+    logits, deltas = (weights.get(f'{name}.weight') for name in (HEAD_CLS, HEAD_REG))
+    if not isinstance(logits, Tensor) or not isinstance(deltas, Tensor):
+        return None
+    anchors = len(deltas) // 4
+    if anchors < 1 or len(deltas) % 4 or len(logits) % anchors:
+        return None
+    return anchors, len(logits) // anchors
+
+
+def take_classes(weights: Weights, in_file: tuple[int, int], rows: Sequence[int]) -> None:
+    """Keep some classes of a head, in this order; its channel is anchor * classes + class."""
+    for key in (f'{HEAD_CLS}.weight', f'{HEAD_CLS}.bias'):
+        weights[key] = weights[key].unflatten(0, in_file)[:, list(rows)].flatten(0, 1)
+
+
+def _from_torchvision(
+    weights: Mapping[str, Any], model: nn.Module, own: Mapping[str, Any]
+) -> Translated:
+    if not any(key.startswith(_TOWER) for key in weights):  # Faster R-CNN, say: another neck
+        return Translated({key.replace(_BODY, _BACKBONE): weights[key] for key in weights})
+    levels = len({match[1] for match in map(_LAYER.match, weights) if match})
+    renamed = {_rename(key, weights, levels): value for key, value in weights.items()}
+    warnings = _neck_differences(renamed, model, levels)
+    in_file, in_model = channels_per_anchor(renamed), channels_per_anchor(own)
+    if in_file is None or in_model is None:
+        return Translated(renamed, warnings=warnings)
+    if in_file[1] == len(_COCO_IDS):
+        if in_model[1] == len(_COCO_IDS):
+            return Translated(renamed, _COCO_IDS, warnings=warnings)
+        rows = [i for i, name in enumerate(_COCO_IDS) if name not in ('__background__', 'N/A')]
+        classes = tuple(_COCO_IDS[i] for i in rows)
+        notes = [f'of its 91 classes the {len(rows)} that COCO uses, in the order of their ids']
+    elif in_file[1] == in_model[1] + 1:
+        rows, classes = list(range(1, in_file[1])), None
+        notes = [f"of its {in_file[1]} classes all but the first, torchvision's background"]
+    else:
+        return Translated(renamed, warnings=warnings)
+    take_classes(renamed, in_file, rows)
+    return Translated(renamed, classes, notes, warnings)
+
+
+def _rename(key: str, weights: Mapping[str, Any], levels: int) -> str:
+    for old, new in _RENAMED.items():
+        if key.startswith(old):
+            return new + key.removeprefix(old)
+    if extra := _EXTRA.fullmatch(key):
+        return f'neck.fpn_convs.{levels + int(extra[1]) - 6}.conv.{extra[2]}'
+    for pattern, block in _BLOCKS:
+        if match := pattern.fullmatch(key):
+            index, rest = int(match[1]), match[2]
+            if rest.startswith('0.'):
+                return f'{block}.{index}.conv.{rest[2:]}'
+            if rest.startswith('1.'):
+                statistics = f'{key.removesuffix(rest)}1.running_mean'
+                return f'{block}.{index}.{"bn" if statistics in weights else "gn"}.{rest[2:]}'
+            # In older files convolutions and ReLUs of a tower alternate.
+            return f'{block}.{index // 2 if "head." in key else index}.conv.{rest}'
+    return key
+
+
+def _neck_differences(weights: Weights, model: nn.Module, levels: int) -> list[str]:
+    """What shapes do not tell about torchvision's extra levels."""
+    neck = getattr(model, 'neck', None)
+    first_extra, output = (weights.get(f'neck.fpn_convs.{i}.conv.weight') for i in (levels, 0))
+    if first_extra is None or output is None or not hasattr(neck, 'relu_before_extra_convs'):
+        return []
+    # As torchvision decides it.
+    source = 'on_output' if first_extra.size(1) == output.size(0) else 'on_input'
+    wanted = dict(add_extra_convs=source, relu_before_extra_convs=True)
+    wrong = {key: value for key, value in wanted.items() if getattr(neck, key) != value}
+    if not wrong:
+        return []
+    settings = ' '.join(f'model.neck.{key}={value}' for key, value in wrong.items())
+    return [f'the file is of a model with {settings}, and the config says otherwise']
+
+
+def _move_backbone(weights: Weights, own: Mapping[str, Any]) -> Weights:
+    """Let a bare backbone find its place in a detector, and the other way round."""
+    if any(key.startswith(_BACKBONE) for key in own):
+        if any(key.startswith(_BACKBONE) for key in weights):
+            return weights
+        return {
+            _BACKBONE + key if key not in own and _BACKBONE + key in own else key: value
+            for key, value in weights.items()
+        }
+    moved = {}
+    for key, value in weights.items():
+        bare = key.removeprefix(_BACKBONE)
+        moved[bare if key not in own and bare in own else key] = value
+    return moved

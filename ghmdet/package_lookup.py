@@ -1,0 +1,113 @@
+"""Where packages are installed, without pkg_resources: cures that `pkg::` configs need.
+
+setuptools 82 dropped pkg_resources, through which mmengine finds the folder of a package for
+`_base_ = 'pkg::...'`, for `with read_base(): from pkg... import *` and for `mmengine.hub`. Needs no
+torch, so that `import ghmdet` stays cheap.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import metadata
+from importlib.util import find_spec
+from pathlib import Path
+
+from mmengine.config.utils import MODULE2PACKAGE
+from mmengine.utils import package_utils
+
+_OWN_FOLDER = Path(__file__).parent
+_ABSENT = object()
+
+
+def apply() -> None:
+    """Run both cures; calling it again changes nothing."""
+    cure_module_names()
+    cure_installed_path()
+
+
+def cure_module_names() -> None:
+    """Let mmengine take `ghmdet::`.
+
+    It accepts only the names in a table of its own, whatever a package ships
+    (https://github.com/open-mmlab/mmengine/issues/1410).
+    """
+    MODULE2PACKAGE.setdefault('ghmdet', 'ghmdet')
+
+
+def cure_installed_path() -> None:
+    """Find packages without pkg_resources, editable installs too.
+
+    Setuptools no longer has it (https://github.com/open-mmlab/mmcv/issues/3325 is the same fault in
+    mmcv); where it is left, it is slow and gives site-packages for an editable install.
+    """
+    if _finds_us_without_pkg_resources():
+        return
+    rebind(package_utils.is_installed, is_installed)
+    rebind(package_utils.get_installed_path, get_installed_path)
+
+
+def get_installed_path(package: str) -> str:
+    """Return the folder of a package.
+
+    Args:
+        package: name of its module, or of its distribution where that differs, e.g. mmsegmentation
+            for mmseg.
+
+    Raises:
+        ModuleNotFoundError: there is neither.
+        RuntimeError: it has no folder of its own: a namespace package, or built in.
+    """
+    spec = find_spec(package)
+    if spec is None:
+        spec = find_spec(_module_of_distribution(package))
+    if spec is None:
+        raise ModuleNotFoundError(f'{package} has metadata, but no module', name=package)
+    if not spec.has_location or spec.origin is None:
+        raise RuntimeError(f'{package} is a namespace package or built in: it has no folder')
+    return str(Path(spec.origin).parent)
+
+
+def is_installed(package: str) -> bool:
+    """Whether `get_installed_path` has an answer."""
+    try:
+        get_installed_path(package)
+    except (ModuleNotFoundError, RuntimeError):
+        return False
+    return True
+
+
+def rebind(old: Callable, new: Callable) -> None:
+    """Replace a function in every loaded module of mmengine that holds it by its name."""
+    name = old.__name__
+    for module_name, module in list(sys.modules.items()):
+        if module_name.split('.')[0] == 'mmengine' and vars(module).get(name) is old:
+            setattr(module, name, new)
+
+
+def _module_of_distribution(name: str) -> str:
+    """First public module that a distribution lists; its own name, by custom, if it lists none."""
+    try:
+        listed = metadata.distribution(name).read_text('top_level.txt')
+    except metadata.PackageNotFoundError:
+        raise ModuleNotFoundError(
+            f'no module and no distribution of the name {name!r} is installed', name=name
+        ) from None
+    public = [module for module in (listed or '').split() if not module.startswith('_')]
+    return public[0] if public else name.replace('-', '_')
+
+
+def _finds_us_without_pkg_resources() -> bool:
+    """Whether mmengine finds this package while pkg_resources cannot be imported."""
+    kept = sys.modules.get('pkg_resources', _ABSENT)
+    sys.modules['pkg_resources'] = None  # type: ignore[assignment]
+    try:
+        found = package_utils.get_installed_path('ghmdet')
+        return package_utils.is_installed('ghmdet') and Path(found).samefile(_OWN_FOLDER)
+    except Exception:  # whichever way it fails, it has no answer
+        return False
+    finally:
+        if kept is _ABSENT:
+            del sys.modules['pkg_resources']
+        else:
+            sys.modules['pkg_resources'] = kept  # type: ignore[assignment]

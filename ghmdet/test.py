@@ -1,0 +1,116 @@
+"""Evaluate a checkpoint: `python -m ghmdet.test CONFIG CHECKPOINT`, or `tools/test.py`."""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import warnings
+
+from mmengine.config import Config, ConfigDict
+
+from ghmdet import engine
+from ghmdet.engine import arguments
+from ghmdet.registry import METRICS
+
+_TTA_META_KEYS = (
+    'img_id',
+    'img_path',
+    'ori_shape',
+    'img_shape',
+    'scale_factor',
+    'flip',
+    'flip_direction',
+)
+
+
+def parse_args() -> argparse.Namespace:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description='Evaluate a checkpoint.')
+    parser.add_argument('config', help='config file, or the name of a config that ghmdet ships')
+    parser.add_argument('checkpoint', help='checkpoint file')
+    parser.add_argument('--out', help='write the detections to this .pkl file')
+    parser.add_argument('--show', action='store_true', help='show the detections in a window')
+    parser.add_argument('--show-dir', help='draw into <work dir>/<time stamp>/<this folder>')
+    parser.add_argument('--wait-time', type=float, default=2, help='seconds a shown image stays')
+    parser.add_argument('--tta', action='store_true', help='merge flipped and rescaled views')
+    parser.add_argument(
+        '--amp',
+        action='store_true',
+        help='low precision: bfloat16 on the CPU and on CUDA cards that have it, else float16; '
+        'scores, boxes and NMS stay float32',
+    )
+    parser.add_argument(
+        '--compile',
+        action='store_true',
+        help='compile the network with torch.compile: some minutes at the first start, less after',
+    )
+    arguments.add_common_arguments(parser)
+    args = parser.parse_args()
+    if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
+        parser.error(f'--out must end in .pkl or .pickle, got {args.out}')
+    return args
+
+
+def turn_on_drawing(cfg: Config, args: argparse.Namespace) -> None:
+    """Let the visualization hook show or save every image.
+
+    Raises:
+        RuntimeError: the config has no such hook.
+    """
+    hook = cfg.default_hooks.get('visualization')
+    if hook is None:
+        raise RuntimeError(
+            '--show and --show-dir need default_hooks.visualization in the config, e.g. '
+            "dict(type='DetVisualizationHook')"
+        )
+    hook.draw = True
+    if args.show:
+        hook.show = True
+        hook.wait_time = args.wait_time
+    if args.show_dir:
+        hook.test_out_dir = args.show_dir
+
+
+def turn_on_tta(cfg: Config) -> None:
+    """Wrap the model and the test pipeline for several views of each image."""
+    if cfg.get('tta_model') is None:
+        warnings.warn('no `tta_model` in the config: merging by NMS at 0.5, 100 boxes an image')
+        cfg.tta_model = dict(
+            type='DetTTAModel',
+            tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
+        )
+    dataset = cfg.test_dataloader.dataset
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    if cfg.get('tta_pipeline') is None:
+        warnings.warn('no `tta_pipeline` in the config: merging the image and its mirror image')
+        flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
+        pack = [dict(type='PackDetInputs', meta_keys=_TTA_META_KEYS)]
+        cfg.tta_pipeline = copy.deepcopy(dataset.pipeline)
+        cfg.tta_pipeline[-1] = dict(type='TestTimeAug', transforms=[flips, pack])
+    dataset.pipeline = cfg.tta_pipeline
+    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+
+
+def main() -> None:
+    """From the command line to the metrics."""
+    args = parse_args()
+    cfg = arguments.load_config(args)
+    cfg.load_from = args.checkpoint
+    cfg.resume = False  # of a config that trains
+    if args.show or args.show_dir:
+        turn_on_drawing(cfg, args)
+    if args.tta:
+        turn_on_tta(cfg)
+    if args.amp:
+        engine.apply_amp_to_test(cfg)
+    runner = engine.build_runner(cfg)
+    runner.register_hook(engine.FastNetworkHook(cast=args.amp, compile=args.compile))
+    if args.out is not None:
+        dump = METRICS.build(dict(type='DumpDetResults', out_file_path=args.out))
+        runner.test_evaluator.metrics.append(dump)
+    runner.test()
+
+
+if __name__ == '__main__':
+    main()

@@ -1,0 +1,91 @@
+"""Every way into the tools refuses a hostile file: its class is named and nothing is done."""
+
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ghmdet.engine import CheckpointError
+from ghmdet.engine.checkpoint import TRUST_VARIABLE
+
+from ..hostile import HOSTILE, write
+
+TOOLS = Path(__file__).parents[2] / 'tools'
+
+# The tool, and its arguments after the config.
+WAYS = {
+    'test': ('test.py', lambda evil: [str(evil)]),
+    'resume': ('train.py', lambda evil: ['--resume', str(evil)]),
+    'load_from': ('train.py', lambda evil: ['--cfg-options', f'load_from={evil}']),
+    'init_cfg': (
+        'train.py',
+        lambda evil: [
+            '--cfg-options',
+            'model.init_cfg.type=Pretrained',
+            f'model.init_cfg.checkpoint={evil}',
+        ],
+    ),
+}
+CASES = [
+    ('test', 'os.system'),
+    ('test', 'getattr escape'),
+    ('test', 'numpy.memmap'),
+    ('test', 'torch.save'),
+    ('test', 'mmengine.logging logger'),
+    ('resume', 'subprocess'),
+    ('resume', 'getattr of tensor'),
+    ('resume', 'object array'),
+    ('resume', 'own class'),
+    ('load_from', 'eval'),
+    ('load_from', 'collections.ChainMap'),
+    ('load_from', 'torch.load'),
+    ('init_cfg', 'open'),
+]
+
+
+@pytest.fixture
+def evil(tmp_path, monkeypatch):
+    monkeypatch.delenv(TRUST_VARIABLE, raising=False)
+    marker = tmp_path / 'marker'
+
+    def make(attack):
+        content, told = HOSTILE[attack]
+        return write(tmp_path / 'evil.pth', {'state_dict': {}, 'x': content(marker)}), told
+
+    yield make
+    assert not marker.exists()
+
+
+def command(way, config, file):
+    tool, arguments = WAYS[way]
+    work_dir = ['--work-dir', str(config.parent / 'work')]
+    return [str(TOOLS / tool), str(config), *work_dir, *arguments(file)]
+
+
+@pytest.mark.parametrize(('way', 'attack'), CASES)
+def test_hostile_file_is_refused(config, evil, monkeypatch, way, attack):
+    """In this process, for speed: what Python leaves with exit code 1 is an exception here."""
+    file, told = evil(attack)
+    argv = command(way, config, file)
+    monkeypatch.setattr(sys, 'argv', argv)
+    with pytest.raises(CheckpointError) as caught:
+        runpy.run_path(argv[0], run_name='__main__')
+    assert f'{file} was refused: loading it would use ' in str(caught.value)
+    assert told in str(caught.value)
+    assert not list(config.parent.glob('work/*.pth'))
+
+
+@pytest.mark.parametrize('way', ['test', 'resume'])
+def test_the_exit_code_and_the_last_words(config, evil, way):
+    file, _ = evil('os.system')
+    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
+    done = subprocess.run(
+        [sys.executable, *command(way, config, file)], capture_output=True, text=True, env=env
+    )
+    assert done.returncode == 1
+    last_words = done.stderr.strip().splitlines()[-1]
+    assert f'{file} was refused: loading it would use posix.system, and only' in last_words
+    assert f'set {TRUST_VARIABLE}=1 in the environment' in last_words

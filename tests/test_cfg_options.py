@@ -1,0 +1,78 @@
+"""Overrides of a config from the command line."""
+
+import argparse
+
+import pytest
+from mmengine.config import Config, DictAction
+
+from ghmdet.engine.cfg_options import merge_options
+
+
+def make():
+    return Config(
+        dict(
+            model=dict(type='A', widths=[1, 2, 3], sizes=((4, 5), (6, 7))),
+            steps=[dict(type='Load'), dict(type='Resize', scale=(8, 9))],
+        )
+    )
+
+
+def parse(*words):
+    parser = argparse.ArgumentParser()
+    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    return parser.parse_args(['--cfg-options', *words]).cfg_options
+
+
+CASES = [
+    (['model.type=B'], 'model.type', 'B'),
+    (['model.deep.new.key=1e-3'], 'model.deep.new.key', 0.001),
+    (['model.widths=[4,5]'], 'model.widths', [4, 5]),
+    (['model.widths="(4,5)"'], 'model.widths', (4, 5)),
+    (['model.widths=4,5'], 'model.widths', [4, 5]),
+    (['model.widths="[(1,2),[a,None],True]"'], 'model.widths', [(1, 2), ['a', None], True]),
+    (['model.widths.1=7'], 'model.widths', [1, 7, 3]),
+    (['model.widths.0=7', 'model.widths.2=9'], 'model.widths', [7, 2, 9]),
+    (['model.widths="[4,5]"', 'model.widths.0=7'], 'model.widths', [7, 5]),
+    (['model.widths.1="[7,8]"'], 'model.widths', [1, [7, 8], 3]),
+    (['model.sizes.1.0=0'], 'model.sizes', ((4, 5), (0, 7))),
+    (['steps.1.scale="(1,2)"'], 'steps', [dict(type='Load'), dict(type='Resize', scale=(1, 2))]),
+    (['steps.1.scale.0=1'], 'steps', [dict(type='Load'), dict(type='Resize', scale=(1, 9))]),
+    (['steps.0.deep.new=1'], 'steps.0', dict(type='Load', deep=dict(new=1))),
+    (['model._delete_=True', 'model.type=B'], 'model', dict(type='B')),
+]
+
+
+@pytest.mark.parametrize(('words', 'key', 'expected'), CASES, ids=lambda case: str(case)[:40])
+def test_override(words, key, expected):
+    cfg = make()
+    merge_options(cfg, parse(*words))
+    found = cfg
+    for name in key.split('.'):
+        found = found[int(name)] if name.isdigit() else found[name]
+    assert found == expected
+    assert type(found) is type(expected) or isinstance(expected, dict)
+
+
+def test_only_what_is_named_changes():
+    cfg = make()
+    merge_options(cfg, {'steps.1.scale.0': 1, 'model.widths.0': 0})
+    expected = make().to_dict()
+    expected['steps'][1]['scale'] = (1, 9)
+    expected['model']['widths'] = [0, 2, 3]
+    assert cfg.to_dict() == expected
+
+
+@pytest.mark.parametrize(
+    ('option', 'error', 'told'),
+    [
+        ('steps.2.scale=1', KeyError, 'steps.2.scale: a list of 2 items, numbered from 0, has no'),
+        ('model.widths.3=1', KeyError, "model.widths.3: a list of 3 items.*has no '3'"),
+        ('model.widths.-1=1', KeyError, "has no '-1'"),
+        ('steps.first.scale=1', KeyError, "has no 'first'"),
+        ('model.widths.0.x=1', TypeError, "model.widths.0.x: 'x' is to be set in 1, which is"),
+        ('model.type.x=1', TypeError, "x.*cannot inherit from base|type.*is of type <class 'str'>"),
+    ],
+)
+def test_keys_that_lead_nowhere(option, error, told):
+    with pytest.raises(error, match=told):
+        merge_options(make(), parse(option))

@@ -1,0 +1,488 @@
+"""Loading by address, against a local web server that can misbehave."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import io
+import logging
+import os
+import socket
+import ssl
+import subprocess
+import sys
+import threading
+import time
+from hashlib import sha256
+from pathlib import Path
+
+import pytest
+import torch
+from mmengine.runner import checkpoint as mmengine_checkpoint
+from mmengine.runner.checkpoint import CheckpointLoader
+
+from ghmdet.engine import CheckpointError
+from ghmdet.engine import download as module
+from ghmdet.engine.checkpoint import TRUST_VARIABLE
+from ghmdet.engine.download import TIMEOUT_VARIABLE, load_from_http, load_from_local
+
+from .hostile import Call, write
+
+
+class Site:
+    """What the server holds and does: its folder, its address, its faults, what was asked."""
+
+    def __init__(self, folder):
+        self.folder, self.address = folder, ''
+        self.fault, self.asked, self.stop = '', [], threading.Event()
+
+    def answer(self, handler):
+        self.asked.append(handler.path)
+        if self.fault.isdecimal():
+            handler.send_error(int(self.fault))
+            return
+        if self.fault in ('redirect', 'loop'):
+            loop = self.fault == 'loop'
+            if not loop:
+                self.fault = ''
+            handler.send_response(302)
+            target = handler.path if loop else handler.path.removeprefix('/old')
+            handler.send_header('Location', target)
+            handler.end_headers()
+            return
+        if self.fault == 'silent':
+            self.stop.wait(20)
+            return
+        self.send(handler, (self.folder / Path(handler.path.partition('?')[0]).name).read_bytes())
+
+    def send(self, handler, content):
+        handler.send_response(200)
+        if self.fault != 'no length':
+            handler.send_header('Content-Length', str(len(content)))
+        handler.end_headers()
+        if self.fault in ('cut', 'no length'):
+            content = content[: len(content) // 2]
+        if self.fault == 'stall':
+            handler.wfile.write(content[:100])
+            handler.wfile.flush()
+            self.stop.wait(20)
+        elif self.fault == 'trickle':
+            for byte in content:
+                if self.stop.wait(0.02):
+                    return
+                handler.wfile.write(bytes([byte]))
+        else:
+            handler.wfile.write(content)
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A local web server. Downloads go to an empty cache."""
+    site = Site(tmp_path / 'www')
+    site.folder.mkdir()
+    monkeypatch.setenv('TORCH_HOME', str(tmp_path / 'torch'))
+    monkeypatch.setenv('MMENGINE_HOME', str(tmp_path / 'mmengine'))
+    monkeypatch.delenv(TRUST_VARIABLE, raising=False)
+    monkeypatch.delenv(TIMEOUT_VARIABLE, raising=False)
+    monkeypatch.setattr(torch.hub, '_hub_dir', None)
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            with contextlib.suppress(OSError):  # the other side has given up
+                site.answer(self)
+
+        def log_message(self, *_):
+            pass
+
+    with http.server.ThreadingHTTPServer(('127.0.0.1', 0), Handler) as running:
+        thread = threading.Thread(target=running.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        site.address, site.server = f'http://127.0.0.1:{running.server_port}', running
+        yield site
+        site.stop.set()
+        running.shutdown()
+
+
+def publish(folder, content, right=True, name='model'):
+    """Save under a name that carries the hash (or another one); return the name."""
+    buffer = io.BytesIO()
+    torch.save(content, buffer)
+    digits = sha256(buffer.getvalue()).hexdigest()[:8] if right else '0123abcd'
+    (folder / f'{name}-{digits}.pth').write_bytes(buffer.getvalue())
+    return f'{name}-{digits}.pth'
+
+
+def cached():
+    """Names of all files in the cache, whatever they are."""
+    folder = Path(os.environ['TORCH_HOME'])
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob('*') if path.is_file())
+
+
+ONES = {'state_dict': {'w': torch.ones(2000)}}
+
+
+def check_ones(loaded):
+    assert loaded['state_dict']['w'].tolist() == [1] * 2000
+
+
+# --- what goes well ---------------------------------------------------------------------------
+
+
+def test_a_file_is_downloaded_once_and_read(site, caplog):
+    name = publish(site.folder, ONES)
+    url = f'{site.address}/{name}'
+    for _ in range(2):
+        check_ones(CheckpointLoader.load_checkpoint(url, map_location='cpu', logger='silent'))
+    assert site.asked == [f'/{name}']
+    assert cached() == [f'hub/checkpoints/{name}']
+
+
+def test_without_a_terminal_a_line_at_start_and_end(site, monkeypatch):
+    lines = []
+    monkeypatch.setattr(module, 'print_log', lambda text, **_: lines.append(text))
+    name = publish(site.folder, ONES)
+    size = (site.folder / name).stat().st_size / 1e6
+    load_from_http(f'{site.address}/{name}')
+    start, end = lines
+    assert start.startswith(f'fetching {site.address}/{name} ({size:.1f} MB) to ')
+    assert start.endswith(f'/hub/checkpoints/{name}')
+    assert end.startswith(f'fetched {name}: {size:.1f} MB in ')
+
+
+def test_on_a_terminal_a_bar(site, monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self):
+            return True
+
+    terminal = Terminal()
+    monkeypatch.setattr(sys, 'stderr', terminal)
+    name = publish(site.folder, ONES)
+    load_from_http(f'{site.address}/{name}')
+    size = (site.folder / name).stat().st_size / 1000
+    assert '━' in terminal.getvalue()
+    assert f'{size:.1f}/{size:.1f} kB' in terminal.getvalue()
+
+
+def test_files_of_one_name_on_two_servers_are_two(site):
+    """Names without a hash are told apart by the whole address, its query included."""
+    for number, query in ((1.0, 'a'), (2.0, 'b'), (1.0, 'a')):
+        torch.save({'state_dict': {'w': torch.tensor(number)}}, site.folder / 'epoch_12.pth')
+        loaded = load_from_http(f'{site.address}/epoch_12.pth?run={query}')
+        assert loaded['state_dict']['w'].item() == number
+    assert site.asked == ['/epoch_12.pth?run=a', '/epoch_12.pth?run=b']
+    first, second = cached()
+    assert first.startswith('hub/checkpoints/epoch_12.')
+    assert {len(first), len(second)} == {len('hub/checkpoints/epoch_12.01234567.pth')}
+
+
+def test_redirect_is_followed(site):
+    name = publish(site.folder, ONES)
+    site.fault = 'redirect'
+    check_ones(load_from_http(f'{site.address}/old/{name}'))
+    assert site.asked == [f'/old/{name}', f'/{name}']
+
+
+@pytest.mark.parametrize(
+    ('name', 'digits'),
+    [
+        ('resnet50-0676ba61.pth', '0676ba61'),
+        ('retinanet_ghm_r50_fpn_1x_coco_20200130-a437fda3.pth', 'a437fda3'),
+        ('m-0123456789abcdef.safetensors', '0123456789abcdef'),
+        ('resnet-20220105.pth', ''),
+        ('m-20991505.pth', ''),
+        ('m-21000105.pth', '21000105'),
+        ('model-00001-of-00002.safetensors', ''),
+        ('epoch_12.pth', ''),
+        ('resnet50-deadbeef', ''),
+    ],
+)
+def test_which_part_of_a_name_is_a_hash(name, digits):
+    assert module.hash_in_name(name) == digits
+
+
+# --- faults: an error that tells, nothing left, and the second try works -------------------------
+
+FAULTS = {
+    '404': 'the server answered 404 Not Found',
+    '403': 'the server answered 403 Forbidden',
+    '500': 'the server answered 500 Internal Server Error',
+    'loop': 'the server answered 302 .*infinite loop',
+    'cut': r'the connection ended after \d+ bytes of \d+\.',
+    'no length': r'wrong hash: the name asks for \w{8}, but what came \(\d+ bytes\) has',
+    'silent': r'timed out \(the limit is 1 s; GHMDET_DOWNLOAD_TIMEOUT sets another\)',
+    'stall': r'timed out \(the limit is 1 s',
+    'trickle': r'fewer than 1000 bytes a second came \(the limit is 1 s',
+}
+
+
+@pytest.mark.parametrize('fault', FAULTS)
+def test_fault_of_the_server(site, monkeypatch, fault):
+    if fault in ('silent', 'stall', 'trickle'):
+        monkeypatch.setenv(TIMEOUT_VARIABLE, '1')
+    name = publish(site.folder, ONES)
+    url, site.fault = f'{site.address}/{name}', fault
+    start = time.monotonic()
+    with pytest.raises(CheckpointError, match=FAULTS[fault]) as caught:
+        load_from_http(url)
+    assert time.monotonic() - start < 15
+    check_advice(str(caught.value), url, name)
+    assert cached() == []
+    site.fault = ''
+    monkeypatch.delenv(TIMEOUT_VARIABLE, raising=False)
+    check_ones(load_from_http(url))
+
+
+def check_advice(message, url, name):
+    place = Path(os.environ['TORCH_HOME'], 'hub', 'checkpoints', name)
+    assert f'cannot download {url}: ' in message
+    assert f'fetch {url} elsewhere and put it at {place} (' in message
+    assert f'(its SHA-256 must begin with {module.hash_in_name(name)})' in message
+
+
+def test_wrong_hash(site):
+    name = publish(site.folder, ONES, right=False)
+    found = sha256((site.folder / name).read_bytes()).hexdigest()[:8]
+    with pytest.raises(CheckpointError, match=f'asks for 0123abcd, .* SHA-256 {found}') as caught:
+        load_from_http(f'{site.address}/{name}')
+    check_advice(str(caught.value), f'{site.address}/{name}', name)
+    assert cached() == []
+
+
+def test_cut_without_length_and_hash_is_not_found_in_the_cache_again(site):
+    torch.save(ONES, site.folder / 'model.pth')
+    site.fault = 'no length'
+    told = f'truncated or damaged.*came from {site.address}/model.pth; it was deleted'
+    with pytest.raises(CheckpointError, match=told):
+        load_from_http(f'{site.address}/model.pth')
+    assert cached() == []
+    site.fault = ''
+    check_ones(load_from_http(f'{site.address}/model.pth'))
+
+
+def test_page_in_place_of_a_file(site):
+    (site.folder / 'model.pth').write_text('<html>Log in first</html>')
+    with pytest.raises(CheckpointError, match=r"begins with b'<html>.*it was deleted"):
+        load_from_http(f'{site.address}/model.pth')
+    assert cached() == []
+
+
+def test_empty_file(site):
+    (site.folder / 'model.pth').write_bytes(b'')
+    with pytest.raises(CheckpointError, match='the connection ended after 0 bytes of a file'):
+        load_from_http(f'{site.address}/model.pth')
+    assert cached() == []
+
+
+def test_interrupt_leaves_nothing(site, monkeypatch):
+    name = publish(site.folder, ONES)
+    real = os.fsync
+    monkeypatch.setattr(os, 'fsync', lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        load_from_http(f'{site.address}/{name}')
+    assert cached() == []
+    monkeypatch.setattr(os, 'fsync', real)
+    check_ones(load_from_http(f'{site.address}/{name}'))
+
+
+def test_what_a_killed_download_left_is_removed_when_it_is_old(site):
+    folder = Path(os.environ['TORCH_HOME'], 'hub', 'checkpoints')
+    folder.mkdir(parents=True)
+    for name, age in (('old', 4000), ('new', 10)):
+        part = folder / f'{name}.pth.0123.ghmdet.part'
+        part.write_text('x')
+        os.utime(part, (time.time() - age,) * 2)
+    name = publish(site.folder, ONES)
+    check_ones(load_from_http(f'{site.address}/{name}'))
+    assert [Path(file).name for file in cached()] == [name, 'new.pth.0123.ghmdet.part']
+
+
+def test_damaged_file_in_the_cache_is_told_and_fetched_again(site, monkeypatch):
+    lines = []
+    monkeypatch.setattr(module, 'print_log', lambda text, **_: lines.append(text))
+    name = publish(site.folder, ONES)
+    place = Path(os.environ['TORCH_HOME'], 'hub', 'checkpoints', name)
+    place.parent.mkdir(parents=True)
+    place.write_bytes((site.folder / name).read_bytes()[:500])
+    check_ones(load_from_http(f'{site.address}/{name}'))
+    digits = module.hash_in_name(name)
+    assert lines[0].startswith(f'{place}: its SHA-256 does not begin with {digits}')
+    assert lines[0].endswith('so it is damaged and fetched again')
+
+
+def test_offline_the_file_that_was_put_in_its_place_is_used(site):
+    name = publish(site.folder, ONES)
+    with socket.create_server(('127.0.0.1', 0)) as free:
+        url = f'http://127.0.0.1:{free.getsockname()[1]}/{name}'
+    with pytest.raises(CheckpointError, match=r'download http.*Connection refused\.') as caught:
+        load_from_http(url)
+    check_advice(str(caught.value), url, name)
+    place = Path(str(caught.value).partition('put it at ')[2].partition(' (its')[0])
+    place.write_bytes((site.folder / name).read_bytes())
+    check_ones(load_from_http(url))
+
+
+def test_host_that_does_not_exist(site):
+    with pytest.raises(CheckpointError, match=r'there is no network, or no such host \(.*put it'):
+        load_from_http('http://no-such-host.invalid/model.pth')
+    assert cached() == []
+
+
+def test_certificate_that_is_not_trusted(site, tmp_path):
+    key, cert = tmp_path / 'key.pem', tmp_path / 'cert.pem'
+    command = f'openssl req -x509 -newkey rsa:2048 -nodes -days 1 -subj /CN=x -keyout {key}'
+    try:
+        subprocess.run([*command.split(), '-out', cert], check=True, capture_output=True)
+    except FileNotFoundError:
+        pytest.skip('no openssl here to make a certificate')
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(cert, key)
+    site.server.socket = context.wrap_socket(site.server.socket, server_side=True)
+    site.server.handle_error = lambda *_: None
+    url = site.address.replace('http', 'https') + '/model-0123abcd.pth'
+    with pytest.raises(CheckpointError, match='CERTIFICATE_VERIFY_FAILED') as caught:
+        load_from_http(url)
+    check_advice(str(caught.value), url, 'model-0123abcd.pth')
+
+
+def test_redirect_from_https_to_http_is_not_followed():
+    module._check_redirect('https://a/m.pth', 'https://b/m.pth')
+    module._check_redirect('http://a/m.pth', 'https://b/m.pth')
+    with pytest.raises(ValueError, match='leads to http://b/m.pth, which is not as safe'):
+        module._check_redirect('https://a/m.pth', 'http://b/m.pth')
+    with pytest.raises(ValueError, match='ftp://b'):
+        module._check_redirect('http://a/m.pth', 'ftp://b/m.pth')
+
+
+def test_cache_that_cannot_be_written(site, monkeypatch):
+    (site.folder / 'file').write_text('x')
+    monkeypatch.setenv('TORCH_HOME', str(site.folder / 'file'))
+    with pytest.raises(CheckpointError, match='Not a directory'):
+        load_from_http(f'{site.address}/model.pth')
+
+
+@pytest.mark.parametrize('value', ['0', '-1', 'nan', 'inf', 'soon', ''])
+def test_timeout_that_is_no_number_of_seconds(site, monkeypatch, value):
+    monkeypatch.setenv(TIMEOUT_VARIABLE, value)
+    with pytest.raises(CheckpointError, match=rf'above 0 in {TIMEOUT_VARIABLE}, got .{value}.'):
+        load_from_http(f'{site.address}/model.pth')
+
+
+@pytest.mark.parametrize('path', ['', '/', '/a/..'])
+def test_address_without_a_file(site, path):
+    with pytest.raises(CheckpointError, match='does not end in the name of one'):
+        load_from_http(site.address + path)
+
+
+@pytest.mark.parametrize(
+    'url', ['http:///model.pth', 'http://127.0.0.1:x/m.pth', 'http://a/m m.pth']
+)
+def test_address_that_is_none(site, url):
+    with pytest.raises(CheckpointError, match='cannot download http:.*put it at'):
+        load_from_http(url)
+
+
+def test_hostile_file_is_refused_and_kept_for_a_look(site, tmp_path):
+    marker = tmp_path / 'marker'
+    write(site.folder / 'evil.pth', Call(os.system, f'touch {marker}'))
+    with pytest.raises(CheckpointError, match=r'posix\.system'):
+        load_from_http(f'{site.address}/evil.pth')
+    assert not marker.exists()
+    assert len(cached()) == 1
+
+
+# --- several processes ------------------------------------------------------------------------
+
+
+def test_other_processes_wait_for_the_download(site, monkeypatch):
+    name, waited = publish(site.folder, ONES), []
+    monkeypatch.setattr(module, 'barrier', lambda: waited.append(len(cached())))
+    for rank in (0, 1):
+        monkeypatch.setattr(module, 'get_dist_info', lambda rank=rank: (rank, 2))
+        check_ones(load_from_http(f'{site.address}/{name}'))
+    assert waited == [1, 1]
+    assert site.asked == [f'/{name}']
+
+
+def test_a_failure_of_the_first_process_does_not_leave_the_others_waiting(site, monkeypatch):
+    waited = []
+    monkeypatch.setattr(module, 'barrier', lambda: waited.append(True))
+    monkeypatch.setattr(module, 'get_dist_info', lambda: (0, 2))
+    site.fault = '404'
+    with pytest.raises(CheckpointError, match='404'):
+        load_from_http(f'{site.address}/model.pth')
+    assert waited == [True]
+
+
+def test_downloads_of_one_file_at_once_do_not_meet(site):
+    name, faults = publish(site.folder, {'state_dict': {'w': torch.ones(300_000)}}), []
+
+    def load():
+        try:
+            assert load_from_http(f'{site.address}/{name}')['state_dict']['w'].sum() == 300_000
+        except Exception as error:
+            faults.append(error)
+
+    threads = [threading.Thread(target=load) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert faults == []
+    assert cached() == [f'hub/checkpoints/{name}']
+
+
+# --- other schemes ----------------------------------------------------------------------------
+
+
+def test_named_models(site, monkeypatch):
+    tables = mmengine_checkpoint
+    weights = {'backbone.w': torch.ones(2), 'head.w': torch.zeros(1)}
+    name = publish(site.folder, weights)
+    table = {'net50': f'{site.address}/{name}', 'local': 'mine.pth'}
+    monkeypatch.setattr(tables, 'get_torchvision_models', lambda: table)
+    monkeypatch.setattr(tables, 'get_external_models', lambda: table)
+    monkeypatch.setattr(tables, 'get_mmcls_models', lambda: table)
+    monkeypatch.setattr(tables, 'get_deprecated_model_names', lambda: {'old50': 'net50'})
+
+    def load(name):
+        return CheckpointLoader.load_checkpoint(name, logger='silent')
+
+    site.fault = '404'
+    with pytest.raises(CheckpointError, match='404') as caught:
+        load('torchvision://net50')
+    check_advice(str(caught.value), table['net50'], name)
+    site.fault = ''
+    for address in ('torchvision://net50', 'modelzoo://net50', 'openmmlab://old50'):
+        assert list(load(address)) == ['backbone.w', 'head.w']
+    assert load('open-mmlab://net50')['backbone.w'].tolist() == [1, 1]
+    assert list(load('mmcls://net50')['state_dict']) == ['w']
+    home = Path(os.environ['MMENGINE_HOME'])
+    home.mkdir(exist_ok=True)
+    torch.save({'state_dict': {'m': torch.ones(1)}}, home / 'mine.pth')
+    assert list(load('open-mmlab://local')['state_dict']) == ['m']
+    with pytest.raises(CheckpointError, match=r"no model 'net5' for torchvision://.*net50"):
+        load('torchvision://net5')
+    with pytest.raises(CheckpointError, match='nearest are: none'):
+        load('mmcls://xyz')
+
+
+def test_torchvision_table_of_mmengine_knows_resnet50():
+    urls = mmengine_checkpoint.get_torchvision_models()
+    assert module._resolve('torchvision://resnet50', urls).endswith('resnet50-0676ba61.pth')
+
+
+def test_unknown_scheme_lists_those_there_are():
+    told = r'torchvison:// is not one of http://.*torchvision://, open-mmlab://.*path alone'
+    with pytest.raises(CheckpointError, match=told):
+        CheckpointLoader.load_checkpoint('torchvison://resnet50', logger='silent')
+
+
+def test_local_file_whose_name_has_another_hash_loads_with_a_warning(tmp_path, monkeypatch):
+    lines = []
+    monkeypatch.setattr(module, 'print_log', lambda text, level, **_: lines.append((level, text)))
+    for right in (True, False):
+        name = publish(tmp_path, ONES, right)
+        check_ones(load_from_local(str(tmp_path / name)))
+    ((level, text),) = lines
+    assert level == logging.WARNING
+    assert text.startswith(f'{tmp_path / name}: its SHA-256 does not begin with 0123abcd')

@@ -1,0 +1,402 @@
+"""MMDetection's configs: 3.x run here, 2.x are told what to write, ours are left alone."""
+
+import copy
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+
+from ghmdet import config_path, foreign_configs
+from ghmdet.foreign_configs import adopt
+from ghmdet.mmdet_names import REPLACED_PARTS
+from ghmdet.models import RetinaNet
+from ghmdet.old_configs import REPLACED_ARGUMENTS, REPLACED_KEYS
+from ghmdet.registry import MODELS, TRANSFORMS
+from ghmdet.structures import DetDataSample, InstanceData
+
+from . import golden, mmdet_layout
+
+ROOT = Path(__file__).parents[1]
+OURS = sorted((ROOT / 'configs').glob('**/retinanet*.py'))
+THEIRS = os.environ.get('GHMDET_MMDET_CONFIGS')  # MMDetection's folder of configs
+needs_theirs = pytest.mark.skipif(
+    THEIRS is None, reason='GHMDET_MMDET_CONFIGS does not name the configs of MMDetection 3.3.0'
+)
+BASE = f'_base_ = {config_path("retinanet_ghm_r50_fpn_1x_coco")!r}\n'
+
+
+@pytest.fixture
+def told(monkeypatch):
+    lines = []
+    monkeypatch.setattr(foreign_configs, 'print_log', lambda line, logger: lines.append(line))
+    return lines
+
+
+@pytest.fixture
+def with_mmdet(tmp_path, monkeypatch):
+    """A package that bears the name."""
+    (tmp_path / 'installed' / 'mmdet').mkdir(parents=True)
+    (tmp_path / 'installed' / 'mmdet' / '__init__.py').touch()
+    monkeypatch.syspath_prepend(tmp_path / 'installed')
+
+
+def read(tmp_path, text, base=BASE):
+    (tmp_path / 'mine.py').write_text(base + text)
+    return Config.fromfile(tmp_path / 'mine.py')
+
+
+def types_of(value):
+    if isinstance(value, dict):
+        own = [value['type']] if 'type' in value else []
+        return own + [kind for inner in value.values() for kind in types_of(inner)]
+    if isinstance(value, list | tuple):
+        return [kind for inner in value for kind in types_of(inner)]
+    return []
+
+
+def check_golden_losses(cfg, figures):
+    """The losses of MMDetection 3.3.0 on the portable weights and the two golden images."""
+    model = MODELS.build(cfg.model)
+    model.load_state_dict(golden.seeded_state_dict(model.state_dict(), golden.SEED))
+    model.train()
+    data = model.data_preprocessor(golden.model_batch(DetDataSample, InstanceData), True)
+    losses = model.loss(data['inputs'], data['data_samples'])
+    for name in ('loss_cls', 'loss_bbox'):
+        values = [level.item() for level in losses[name]]
+        np.testing.assert_allclose(values, figures[f'step0_{name}'], rtol=2e-4)
+
+
+def test_a_config_of_theirs_runs_here(tmp_path, told):
+    path = mmdet_layout.write(tmp_path)
+    cfg = Config.fromfile(path)
+    adopt(cfg)
+    assert cfg.default_scope == 'ghmdet'
+    assert cfg.visualizer.type == 'DetLocalVisualizer'
+    assert cfg.val_evaluator.type == 'CocoMetric'
+    assert cfg.model.bbox_head.type == 'RetinaHead'
+    assert cfg.model.bbox_head.bbox_coder._scope_ == 'ghmdet'
+    assert cfg.tta_pipeline[1].transforms[0][1].type == 'Resize'
+    assert cfg.dataset_type == 'mmdet.CocoDataset'  # a variable, which nothing reads
+    assert [kind for kind in types_of(cfg.to_dict()) if 'mmdet' in kind] == []
+    assert told == [
+        f'{path} is written for MMDetection, which is not installed: it runs under ghmdet (scope '
+        'mmdet -> ghmdet)'
+    ]
+    adopt(cfg)
+    assert len(told) == 1
+    check_golden_losses(cfg, golden.load('model_r50'))
+    with DefaultScope.overwrite_default_scope(cfg.default_scope):  # TestTimeAug asks the root
+        for step in [*cfg.train_dataloader.dataset.pipeline, *cfg.tta_pipeline]:
+            assert type(TRANSFORMS.build(step)).__name__ == step.type
+
+
+def test_where_mmdet_is_installed_nothing_is_touched(tmp_path, told, with_mmdet):
+    cfg = Config.fromfile(mmdet_layout.write(tmp_path))
+    before = copy.deepcopy(cfg.to_dict())
+    adopt(cfg)
+    assert (cfg.to_dict(), told) == (before, [])
+
+
+@pytest.mark.parametrize(
+    'base', ['ghm/retinanet_r50_fpn_ghm-1x_coco.py', 'retinanet/retinanet_r50_fpn_1x_coco.py']
+)
+def test_their_recipes_and_base_files_by_name_are_ours(tmp_path, told, base):
+    cfg = read(
+        tmp_path, 'model = dict(bbox_head=dict(num_classes=3))', f"_base_ = 'mmdet::{base}'\n"
+    )
+    adopt(cfg)
+    ours = Config.fromfile(config_path(base))
+    assert cfg.model.bbox_head == dict(ours.model.bbox_head, num_classes=3)
+    assert cfg.train_dataloader.dataset.type == 'CocoDataset'
+    assert 'mmdet' not in cfg.pretty_text
+    parts = ['models/retinanet_r50_fpn', 'datasets/coco_detection', 'schedules/schedule_1x']
+    names = [f'mmdet::_base_/{part}.py' for part in [*parts, 'default_runtime']]
+    assert read(tmp_path, '', f'_base_ = {names}\n').model.neck == ours.model.neck
+
+
+def test_their_other_recipes_by_name_need_them(tmp_path, with_mmdet, monkeypatch):
+    base = "_base_ = 'mmdet::atss/atss_r50_fpn_1x_coco.py'\n"
+    with pytest.raises(FileNotFoundError, match='mmdet.*metafile|No such file.*mmdet'):
+        read(tmp_path, '', base)
+    monkeypatch.undo()
+    sys.modules.pop('mmdet', None)
+    with pytest.raises(
+        FileNotFoundError, match=r"no config 'atss/atss_r50_fpn_1x_coco\.py' in ghmdet"
+    ):
+        read(tmp_path, '', base)
+
+
+def test_a_folder_of_the_name_is_no_installation(tmp_path, told, monkeypatch):
+    (tmp_path / 'mmdet').mkdir()
+    monkeypatch.syspath_prepend(tmp_path)
+    cfg = Config(dict(default_scope='mmdet'))
+    adopt(cfg)
+    assert (cfg.default_scope, len(told)) == ('ghmdet', 1)
+
+
+@pytest.mark.parametrize('path', OURS, ids=lambda path: path.stem)
+def test_ours_are_left_as_they_are(path, told):
+    cfg = Config.fromfile(path)
+    before = copy.deepcopy(cfg.to_dict())
+    adopt(cfg)
+    assert (cfg.to_dict(), told) == (before, [])
+
+
+def test_their_parts_in_a_project_of_another_scope(told):
+    cfg = Config(
+        dict(
+            default_scope='mydet',
+            model=dict(type='mmdet.RetinaNet', backbone=dict(type='MyNet')),
+            optim_wrapper=dict(constructor='mmdet.Mine'),
+            steps=(dict(type='mmdet.Resize'),),
+            load_from='mmdet.pth',
+        )
+    )
+    adopt(cfg)
+    assert cfg.default_scope == 'mydet'
+    assert cfg.model.type == 'ghmdet.RetinaNet'
+    assert cfg.model.backbone.type == 'MyNet'
+    assert cfg.optim_wrapper.constructor == 'ghmdet.Mine'
+    assert cfg.load_from == 'mmdet.pth'
+    # In ghmdet as in mmdet the scope's name covers what it takes from mmcv.
+    assert TRANSFORMS.get(cfg.steps[0].type).__module__ == 'mmcv.transforms.processing'
+
+
+def test_lazily_named_parts(tmp_path, told):
+    cfg = read(
+        tmp_path,
+        'import mmdet.models as models\n'
+        'from mmdet.models import ResNet\n'
+        'from ghmdet.models import FPN\n'
+        "default_scope = 'mmdet'\n"
+        'model = dict(type=models.RetinaNet, backbone=dict(type=ResNet), neck=dict(type=FPN))\n',
+        base='',
+    )
+    adopt(cfg)
+    assert (cfg.model.type, cfg.model.backbone.type) == ('RetinaNet', 'ResNet')
+    assert cfg.model.neck.type.__module__ == 'ghmdet.models.fpn'
+    assert len(told) == 1
+    cfg = Config(dict(default_scope='ghmdet', model=dict(type=RetinaNet)))
+    adopt(cfg)
+    assert cfg.model.type is RetinaNet
+
+
+def test_adopting_needs_no_torch():
+    script = (
+        'import sys\nfrom mmengine.config import Config\n'
+        'from ghmdet.foreign_configs import adopt\n'
+        "adopt(Config(dict(default_scope='ghmdet')))\nprint('torch' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
+    assert done.stdout == 'False\n', done.stderr
+
+
+OLD = """
+model = dict(type='RetinaNet', pretrained='torchvision://resnet50')
+img_norm_cfg = dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], to_rgb=True)
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', img_scale=(1333, 800), keep_ratio=True),
+    dict(type='RandomFlip', flip_ratio=0.5),
+    dict(type='Normalize', **img_norm_cfg),
+    dict(type='DefaultFormatBundle'),
+    dict(type='Collect', keys=['img']),
+]
+data = dict(
+    samples_per_gpu=2,
+    workers_per_gpu=3,
+    train=dict(type='CocoDataset', img_prefix='train/', pipeline=train_pipeline),
+    val=dict(type='CocoDataset', img_prefix='val/'),
+    test=dict(type='CocoDataset', img_prefix='val/'),
+)
+optimizer = dict(type='SGD', lr=0.01)
+optimizer_config = dict(grad_clip=dict(max_norm=35, norm_type=2))
+lr_config = dict(
+    policy='step', warmup='linear', warmup_iters=500, warmup_ratio=0.001, step=[8, 11]
+)
+runner = dict(type='EpochBasedRunner', max_epochs=12)
+total_epochs = 12
+evaluation = dict(interval=1, metric='bbox')
+checkpoint_config = dict(interval=1)
+log_config = dict(interval=50, hooks=[dict(type='TextLoggerHook')])
+dist_params = dict(backend='nccl')
+cudnn_benchmark = True
+workflow = [('train', 1)]
+"""
+OLD_TOLD = """
+  data.samples_per_gpu=2 -> train_dataloader.batch_size=2
+  data.workers_per_gpu=3 -> train_dataloader.num_workers=3
+  data.train=dict(type='CocoDataset', img_prefix='train/', pipeline=[...]) -> \
+train_dataloader.dataset
+  data.val=dict(type='CocoDataset', img_prefix='val/') -> val_dataloader.dataset
+  data.test=dict(type='CocoDataset', img_prefix='val/') -> test_dataloader.dataset
+  optimizer=dict(type='SGD', lr=0.01) -> optim_wrapper.optimizer=dict(type='SGD', lr=0.01)
+  optimizer_config.grad_clip=dict(max_norm=35, norm_type=2) -> \
+optim_wrapper.clip_grad=dict(max_norm=35, norm_type=2)
+  lr_config=dict(policy='step', warmup='linear', warmup_iters=500, warmup_ratio=0.001, \
+step=[8, 11]) -> param_scheduler=[dict(type='LinearLR', start_factor=0.001, by_epoch=False, \
+begin=0, end=500), dict(type='MultiStepLR', milestones=[8, 11], gamma=0.1)]
+  runner.max_epochs=12 -> train_cfg.max_epochs=12
+  total_epochs=12 -> train_cfg.max_epochs=12
+  evaluation.interval=1 -> train_cfg.val_interval=1
+  evaluation.metric='bbox' -> val_evaluator.metric='bbox'
+  checkpoint_config.interval=1 -> default_hooks.checkpoint.interval=1
+  log_config.interval=50 -> default_hooks.logger.interval=50
+  log_config.hooks=[dict(type='TextLoggerHook')] -> default_hooks.logger and \
+visualizer.vis_backends
+  dist_params.backend='nccl' -> env_cfg.dist_cfg.backend='nccl'
+  cudnn_benchmark=True -> env_cfg.cudnn_benchmark=True
+  workflow=[('train', 1)] -> nothing: val_cfg and val_dataloader say how to validate
+  model.pretrained='torchvision://resnet50' -> \
+model.backbone.init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50')
+  img_norm_cfg=dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], to_rgb=True) -> \
+model.data_preprocessor=dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], bgr_to_rgb=True)
+  img_scale=(1333, 800) -> scale
+  flip_ratio=0.5 -> prob
+  type='Normalize' -> mean, std and bgr_to_rgb of model.data_preprocessor
+  type='DefaultFormatBundle' -> PackDetInputs
+  type='Collect' -> PackDetInputs
+  img_prefix='train/' -> data_prefix=dict(img=...)
+  img_prefix='val/' -> data_prefix=dict(img=...)
+  type='EpochBasedRunner' -> EpochBasedTrainLoop in train_cfg
+  type='TextLoggerHook' -> LoggerHook
+"""
+
+
+def test_an_old_config_is_told_all_at_once(tmp_path):
+    cfg = read(tmp_path, OLD, base='')
+    with pytest.raises(ValueError, match='keys of MMDetection 2.x') as caught:
+        adopt(cfg)
+    assert str(caught.value) == (
+        f'{tmp_path}/mine.py has keys of MMDetection 2.x, which nothing reads. '
+        f"Today's are:{OLD_TOLD}See docs/from_mmdet.md for the whole table."
+    )
+
+
+@pytest.mark.parametrize(
+    ('text', 'line'),
+    [
+        ('data = dict(samples_per_gpu=4)', 'train_dataloader.batch_size=4'),
+        ('data = dict(imgs_per_gpu=4)', 'train_dataloader.batch_size=4'),
+        ("data = dict(train=dict(ann_file='a.json'))", 'train_dataloader.dataset'),
+        ('optimizer = dict(lr=0.02 / 8)', 'optim_wrapper.optimizer=dict(lr=0.0025)'),
+        ('optimizer_config = dict(grad_clip=None)', 'optim_wrapper.clip_grad=None'),
+        ("optimizer_config = dict(type='Mine')", 'optim_wrapper'),
+        ('lr_config = dict(step=[6])', "[dict(type='MultiStepLR', milestones=[6], gamma=0.1)]"),
+        ("lr_config = dict(policy='poly')", 'param_scheduler=[dict(type=...)]'),
+        ('runner = dict(max_epochs=3)', 'train_cfg.max_epochs=3'),
+        ("runner = dict(type='EpochBasedRunner')", 'train_cfg'),
+        ('total_epochs = 3', 'train_cfg.max_epochs=3'),
+        ('evaluation = dict(interval=2)', 'train_cfg.val_interval=2'),
+        ('evaluation = dict(start=9)', 'val_evaluator'),
+        ('checkpoint_config = dict(max_keep_ckpts=2)', 'checkpoint.max_keep_ckpts=2'),
+        ('log_config = dict(interval=5)', 'default_hooks.logger.interval=5'),
+        ("resume_from = 'a.pth'", '--resume CHECKPOINT, or load_from with resume=True'),
+        ("workflow = [('train', 1), ('val', 1)]", 'val_dataloader say how to validate'),
+        ('fp16 = dict(loss_scale=512.0)', "--amp, or optim_wrapper.type='AmpOptimWrapper'"),
+        ('model = dict(pretrained=None)', 'model.backbone.init_cfg=None'),
+        ('test_cfg = dict(score_thr=0.1)', 'model.test_cfg.score_thr=0.1'),
+        ('img_norm_cfg = dict(mean=[0], to_rgb=False)', 'dict(mean=[0], bgr_to_rgb=False)'),
+    ],
+)
+def test_an_old_key_in_a_child_of_todays_config(tmp_path, text, line):
+    with pytest.raises(ValueError, match=f'-> .*{re.escape(line)}\nSee docs'):
+        adopt(read(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        "data = dict(data_root='a/')\ntrain_dataloader = dict(dataset=dict(**data))",
+        "data = dict(train=dict(ann_file='a'))\ntrain_dataloader = dict(dataset=data['train'])",
+        "data = dict(train='a.json', val='b.json')",
+        "optimizer = dict(type='SGD', lr=1)\noptim_wrapper = dict(optimizer=optimizer)",
+        'total_epochs = 3\ntrain_cfg = dict(max_epochs=total_epochs)',
+        'evaluation = dict(interval=2)\ntrain_cfg = dict(val_interval=evaluation["interval"])',
+        'img_norm_cfg = dict(mean=[0], std=[1])\nmodel = dict(data_preprocessor=img_norm_cfg)',
+        'checkpoint_config = dict(interval=1)\ndefault_hooks = dict(checkpoint=checkpoint_config)',
+        'resume_from = None\nauto_resume = False\ncudnn_benchmark = True',
+        "workflow = 'my own word'\ndata = None\nevaluation = None",
+        "model = dict(type='MyDetector', pretrained=True)",
+        "train_pipeline = [dict(type='Normalize', mean=[0], std=[1], to_rgb=True)]",
+    ],
+)
+def test_names_that_a_config_of_today_uses_itself(tmp_path, text):
+    cfg = read(tmp_path, text)
+    before = copy.deepcopy(cfg.to_dict())
+    adopt(cfg)
+    assert cfg.to_dict() == before
+
+
+def test_what_a_base_reads_is_no_mistake_of_the_child(tmp_path):
+    (tmp_path / 'base.py').write_text(
+        BASE + "optimizer = dict(type='SGD', lr=1)\noptim_wrapper = dict(optimizer=optimizer)\n"
+    )
+    cfg = read(tmp_path, 'optim_wrapper = dict(optimizer=dict(lr=2))', "_base_ = 'base.py'\n")
+    cfg.merge_from_dict({'optim_wrapper.optimizer.lr': 3})
+    adopt(cfg)
+    # The dump, too, which the run leaves in its folder, holds the variable.
+    cfg.dump(tmp_path / 'dumped.py')
+    again = Config.fromfile(tmp_path / 'dumped.py')
+    adopt(again)
+    assert (again.optimizer.lr, again.optim_wrapper.optimizer.lr) == (1, 3)
+    again.merge_from_dict({'data.samples_per_gpu': 4})
+    with pytest.raises(ValueError, match=r'dumped\.py has.*\n  data\.samples_per_gpu=4 -> '):
+        adopt(again)
+
+
+def test_a_variable_of_the_base_may_be_used_by_the_child(tmp_path):
+    (tmp_path / 'base.py').write_text(BASE + "optimizer = dict(type='SGD', lr=1)\n")
+    adopt(read(tmp_path, 'optim_wrapper = dict(optimizer=_base_.optimizer)', "_base_='base.py'\n"))
+
+
+def test_the_page_shows_the_tables_of_the_code():
+    page = (ROOT / 'docs' / 'from_mmdet.md').read_text()
+    shown = re.findall(r'^\| `([\w.]+)` \| ([^|]+) \|$', page, flags=re.MULTILINE)
+    tables = [*REPLACED_KEYS.items(), *REPLACED_ARGUMENTS.items(), *REPLACED_PARTS.items()]
+    assert shown == [(old, f'`{new}`' if ' ' not in new else new) for old, new in tables]
+
+
+@needs_theirs
+@pytest.mark.parametrize(
+    ('name', 'figures'),
+    [
+        ('ghm/retinanet_r50_fpn_ghm-1x_coco', 'model_r50'),
+        ('ghm/retinanet_x101-32x4d_fpn_ghm-1x_coco', 'model_x101_32x4d'),
+    ],
+)
+def test_golden_losses_of_their_files(name, figures, told):
+    cfg = Config.fromfile(f'{THEIRS}/{name}.py')
+    adopt(cfg)
+    assert len(told) == 1
+    check_golden_losses(cfg, golden.load(figures))
+
+
+@needs_theirs
+def test_their_retinanets_build(told):
+    files = sorted([*Path(THEIRS).glob('retinanet/*.py'), *Path(THEIRS).glob('ghm/*.py')])
+    built = []
+    for file in files:
+        cfg = Config.fromfile(file)
+        adopt(cfg)
+        if 'lsj' in file.stem or file.stem == 'retinanet_tta':
+            continue
+        with torch.device('meta'):
+            model = MODELS.build(cfg.model)
+        assert type(model) is RetinaNet
+        for loader in (cfg.train_dataloader, cfg.val_dataloader):
+            dataset = loader.dataset
+            while 'dataset' in dataset:
+                dataset = dataset.dataset
+            for step in dataset.pipeline:
+                assert type(TRANSFORMS.build(step)).__name__ == step.type
+        built.append(file.stem)
+    assert len(built) == 25
+    assert len(told) == len(files) - 1  # retinanet_tta.py, a base, has no scope

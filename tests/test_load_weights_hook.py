@@ -1,0 +1,379 @@
+"""Checkpoints as the Runner loads, resumes and tests them."""
+
+from __future__ import annotations
+
+import re
+from uuid import uuid4
+
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.evaluator import BaseMetric
+from mmengine.hooks import Hook
+from mmengine.runner import CheckpointLoader
+from torch.utils.data import Dataset
+
+from ghmdet.engine import CheckpointError, LoadWeightsHook, build_runner
+from ghmdet.registry import DATASETS, HOOKS, METRICS, MODELS
+from ghmdet.structures import DetDataSample, InstanceData
+
+from .detectors import FOCAL, GHM, detector, detector_cfg
+
+CLASSES = ('cat', 'dog', 'owl')
+
+
+@DATASETS.register_module(force=True)
+class TwoImages(Dataset):
+    def __init__(self, classes=CLASSES):
+        self.metainfo = dict(classes=tuple(classes))
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        sample = DetDataSample(
+            metainfo=dict(img_shape=(64, 64), ori_shape=(64, 64), scale_factor=(1.0, 1.0))
+        )
+        sample.gt_instances = InstanceData(
+            bboxes=torch.tensor([[8.0, 8, 40 + 8 * index, 48]]), labels=torch.tensor([index])
+        )
+        image = torch.arange(3 * 64 * 64).reshape(3, 64, 64) * (index + 3) % 251
+        return dict(inputs=image.to(torch.uint8), data_samples=sample)
+
+
+@METRICS.register_module(force=True)
+class CountImages(BaseMetric):
+    default_prefix = 'count'
+
+    def process(self, data_batch, data_samples):
+        self.results += [1] * len(data_samples)
+
+    def compute_metrics(self, results):
+        return {'images': len(results)}
+
+
+@HOOKS.register_module(force=True)
+class Snapshot(Hook):
+    """Keeps the weights at the start of the training."""
+
+    def before_train(self, runner):
+        state = runner.model.state_dict()
+        self.weights = {name: value.clone() for name, value in state.items()}
+
+
+def loader(classes):
+    return dict(
+        dataset=dict(type='TwoImages', classes=classes),
+        batch_size=1,
+        num_workers=0,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+    )
+
+
+def make_runner(work_dir, classes=CLASSES, hooks=(), model=None, epochs=1, **settings):
+    cfg = Config(
+        dict(
+            default_scope='ghmdet',
+            model=model or detector_cfg(len(classes)),
+            work_dir=str(work_dir),
+            experiment_name=uuid4().hex,  # the log of its own
+            train_dataloader=loader(classes),
+            train_cfg=dict(by_epoch=True, max_epochs=epochs),
+            optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-3, momentum=0.9)),
+            test_dataloader=loader(classes),
+            test_cfg=dict(),
+            test_evaluator=dict(type='CountImages'),
+            param_scheduler=[dict(type='ConstantLR', factor=1.0)],
+            custom_hooks=[dict(type='Snapshot'), *hooks],
+            randomness=dict(seed=1),
+            default_hooks=dict(logger=dict(type='LoggerHook', interval=1)),
+        )
+    )
+    cfg.merge_from_dict(settings)
+    return build_runner(cfg)
+
+
+def log_of(work_dir):
+    return ''.join(path.read_text() for path in sorted(work_dir.glob('*/*.log')))
+
+
+def snapshot(runner):
+    return next(hook.weights for hook in runner.hooks if isinstance(hook, Snapshot))
+
+
+def assert_same(found, expected, names=None):
+    for name in names or expected:
+        assert torch.equal(found[name], expected[name]), name
+
+
+def save(path, weights, **meta):
+    torch.save(dict(state_dict=weights, meta=meta), path)
+    return str(path)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    torch.set_num_threads(1)
+
+
+# --- load_from ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('bare', [True, False])
+@pytest.mark.parametrize('average', [True, False])
+def test_training_from_a_checkpoint(tmp_path, bare, average):
+    source = detector(seed=1, losses=FOCAL).state_dict()
+    path = str(tmp_path / 'focal.pth')
+    torch.save(source if bare else dict(state_dict=source, meta={}), path)
+    hooks = [dict(type='EMAHook', begin_epoch=1)] if average else []
+    runner = make_runner(tmp_path, load_from=path, hooks=hooks)
+    assert sum(isinstance(hook, LoadWeightsHook) for hook in runner.hooks) == 1
+    runner.train()
+    assert_same(snapshot(runner), source)
+    text = log_of(tmp_path)
+    assert (
+        f'{path}: 144 of 144 tensors of the model loaded, none missing, unexpected or skipped for '
+        'its shape\n  counts of another loss setting: 4 tensors left alone'
+    ) in text
+    assert 'WARNING - ' not in text
+    assert 'do not match' not in text
+
+
+def test_other_classes_train_on_with_a_new_head(tmp_path):
+    source = detector(5, seed=1).state_dict()
+    path = save(tmp_path / 'five.pth', source)
+    runner = make_runner(tmp_path, load_from=path)
+    runner.train()
+    head = {name: value for name, value in source.items() if 'retina_cls' in name}
+    assert_same(snapshot(runner), source, source.keys() - head.keys())
+    assert (snapshot(runner)['bbox_head.retina_cls.bias'] == -4.59511985013459).all()
+    text = log_of(tmp_path)
+    assert re.search(r'WARNING - .*five\.pth: 146 of 148 tensors of the model loaded', text)
+    assert "the file's head has 5 classes, the config's 3: bbox_head.retina_cls starts anew" in text
+    assert 'default_hooks.load_weights.match_classes=True' in text
+    assert 'do not match' not in text
+
+
+@pytest.mark.parametrize('theirs', [('owl', 'cat', 'bus', 'dog'), ('owl', 'cat', 'dog')])
+def test_classes_matched_by_name(tmp_path, theirs):
+    source = detector(len(theirs), seed=1).state_dict()
+    path = save(tmp_path / 'other.pth', source, CLASSES=theirs)
+    hook = {'default_hooks.load_weights': dict(type='LoadWeightsHook', match_classes=True)}
+    runner = make_runner(tmp_path, load_from=path, **hook)
+    assert sum(isinstance(hook, LoadWeightsHook) for hook in runner.hooks) == 1
+    runner.train()
+    bias = snapshot(runner)['bbox_head.retina_cls.bias']
+    given = source['bbox_head.retina_cls.bias']
+    for anchor in range(9):
+        for i, name in enumerate(CLASSES):
+            row = anchor * len(theirs) + theirs.index(name)
+            assert bias[anchor * 3 + i] == given[row]
+    text = log_of(tmp_path)
+    assert 'match_classes: 3 of 3 classes copied from the file (cat, dog, owl)' in text
+    assert 'WARNING - ' not in text
+
+
+def test_another_order_of_the_classes_is_told(tmp_path):
+    path = save(tmp_path / 'x.pth', detector(seed=1).state_dict(), CLASSES=('cat', 'owl', 'dog'))
+    make_runner(tmp_path, load_from=path).train()
+    assert (
+        "WARNING: 2 of 3 classes differ: number 1 is 'owl' in the file, 'dog' in the dataset. To "
+        'copy the rows of classes with the same name: --cfg-options'
+    ) in log_of(tmp_path)
+
+
+def test_the_last_of_two_hooks_counts(tmp_path):
+    source = detector(4, seed=1).state_dict()
+    path = save(tmp_path / 'x.pth', source, CLASSES=('bus', *CLASSES))
+    settings = {'default_hooks.load_weights': dict(type='LoadWeightsHook')}
+    hooks = [dict(type='LoadWeightsHook', match_classes=True)]
+    runner = make_runner(tmp_path, load_from=path, hooks=hooks, **settings)
+    runner.train()
+    text = log_of(tmp_path)
+    assert text.count('tensors of the model loaded') == 1
+    assert 'match_classes: 3 of 3 classes' in text
+
+
+# --- resume -------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope='module')
+def trained(tmp_path_factory):
+    """Work dir of a run of one epoch with averaged weights."""
+    folder = tmp_path_factory.mktemp('trained')
+    make_runner(folder, hooks=[dict(type='EMAHook', momentum=0.5)]).train()
+    return folder
+
+
+@pytest.mark.parametrize('average', [True, False])
+def test_resume(trained, tmp_path, average):
+    hooks = [dict(type='EMAHook', momentum=0.5)] if average else []
+    path = str(trained / 'epoch_1.pth')
+    runner = make_runner(tmp_path, resume=True, load_from=path, epochs=2, hooks=hooks)
+    runner.train()
+    saved = torch.load(path, weights_only=False)
+    trained_weights = {
+        name: saved['ema_state_dict'][f'module.{name}'] if average else value
+        for name, value in saved['state_dict'].items()
+    }
+    assert_same(snapshot(runner), trained_weights)
+    text = log_of(tmp_path)
+    assert f'{path}: 148 of 148 tensors of the model loaded, none missing' in text
+    assert 'resumed epoch: 1, iter: 2' in text
+
+
+def refuse_resume(tmp_path, path, match, **settings):
+    runner = make_runner(tmp_path, resume=True, load_from=str(path), epochs=2, **settings)
+    with pytest.raises(CheckpointError, match=f'(?s){match}.*leave --resume .*load_from='):
+        runner.train()
+
+
+def test_only_the_same_model_is_resumed(trained, tmp_path):
+    path = trained / 'epoch_1.pth'
+    refuse_resume(
+        tmp_path, path, r'epoch_1\.pth cannot be resumed: it is of another model', classes='abcd'
+    )
+    deeper = detector_cfg()
+    deeper['bbox_head']['stacked_convs'] = 2
+    refuse_resume(tmp_path, path, 'is of another model', model=deeper)
+    shallow = detector_cfg()
+    shallow['bbox_head']['stacked_convs'] = 0
+    refuse_resume(tmp_path, path, 'is of another model', model=shallow)
+
+
+@pytest.mark.parametrize(
+    ('loss', 'left_alone'),
+    [(dict(type='GHMC', bins=10, momentum=0.75), 2), (dict(type='FocalLoss', use_sigmoid=True), 2)],
+)
+def test_another_loss_is_the_same_model(trained, tmp_path, loss, left_alone):
+    model = detector_cfg(losses=dict(GHM, loss_cls=loss))
+    path, hooks = str(trained / 'epoch_1.pth'), [dict(type='EMAHook', momentum=0.5)]
+    runner = make_runner(tmp_path, resume=True, load_from=path, epochs=2, model=model, hooks=hooks)
+    runner.train()
+    text = log_of(tmp_path)
+    assert f'counts of another loss setting: {left_alone} tensors left alone' in text
+    assert 'do not match' not in text
+    saved = torch.load(path, weights_only=False)['ema_state_dict']
+    name = 'bbox_head.retina_cls.weight'
+    assert torch.equal(snapshot(runner)[name], saved[f'module.{name}'])
+
+
+def test_weights_alone_are_not_resumed(trained, tmp_path):
+    saved = torch.load(trained / 'epoch_1.pth', weights_only=False)
+    old = save(tmp_path / 'old.pth', saved['state_dict'], CLASSES=CLASSES, epoch=12, iter=9)
+    refuse_resume(tmp_path, old, r'old\.pth cannot be resumed: it has no message_hub, which')
+    torch.save(saved['state_dict'], tmp_path / 'bare.pth')
+    refuse_resume(
+        tmp_path, tmp_path / 'bare.pth', r'it has no message_hub, meta\.epoch, meta\.iter'
+    )
+    del saved['meta']['iter']
+    torch.save(saved, tmp_path / 'cut.pth')
+    refuse_resume(tmp_path, tmp_path / 'cut.pth', r'it has no meta\.iter, which')
+
+
+def test_a_config_in_a_checkpoint_is_not_executed(trained, tmp_path):
+    """mmengine runs `meta.config` as Python when it resumes."""
+    saved = torch.load(trained / 'epoch_1.pth', weights_only=False)
+    mark = tmp_path / 'executed'
+    saved['meta']['config'] = f'import pathlib\npathlib.Path({str(mark)!r}).touch()\n'
+    torch.save(saved, tmp_path / 'hostile.pth')
+    path = str(tmp_path / 'hostile.pth')
+    make_runner(tmp_path, resume=True, load_from=path, epochs=2).train()
+    assert not mark.exists()
+
+
+# --- tests --------------------------------------------------------------------------------------
+
+
+def test_a_test_needs_all_weights(tmp_path):
+    path = save(tmp_path / 'coco.pth', detector(80).state_dict())
+    runner = make_runner(tmp_path, load_from=path)
+    with pytest.raises(CheckpointError, match="file's head has 80 classes, the config's 3"):
+        runner.test()
+
+
+@pytest.mark.parametrize('tta', [True, False])
+def test_a_test_without_the_counts_of_the_loss(tmp_path, tta):
+    source = detector(losses=FOCAL).state_dict()
+    path = save(tmp_path / 'focal.pth', {f'module.{k}': v for k, v in source.items()})
+    model = detector_cfg()
+    if tta:
+        model = dict(type='DetTTAModel', tta_cfg={}, module=model)
+    runner = make_runner(tmp_path, load_from=path, model=model)
+    if tta:
+        runner.model.test_step = lambda data: [DetDataSample() for _ in data['inputs']]
+    assert runner.test() == {'count/images': 2}
+    assert_same(getattr(runner.model, 'module', runner.model).state_dict(), source)
+    assert 'WARNING - ' not in log_of(tmp_path)
+
+
+def test_other_names_in_a_test_are_told(tmp_path):
+    path = save(tmp_path / 'x.pth', detector().state_dict(), CLASSES=('dog', 'cat', 'owl'))
+    make_runner(tmp_path, load_from=path).test()
+    assert "2 of 3 classes differ: number 0 is 'dog' in the file, 'cat' in" in log_of(tmp_path)
+
+
+# --- no needless downloads ----------------------------------------------------------------------
+
+
+@pytest.fixture
+def fetched(monkeypatch):
+    """What was fetched with the scheme `far://`, which gives an R-18."""
+    names = []
+    weights = MODELS.build(dict(type='ResNet', depth=18)).state_dict()
+
+    def fetch(filename, map_location=None):
+        names.append(filename)
+        return weights
+
+    monkeypatch.setattr(CheckpointLoader, '_schemes', dict(CheckpointLoader._schemes))
+    CheckpointLoader.register_scheme('far://', fetch, force=True)
+    return names
+
+
+FAR = dict(init_cfg=dict(type='Pretrained', checkpoint='far://r18'))
+
+
+def start(tmp_path, name, **settings):
+    runner = make_runner(tmp_path / name, model=detector_cfg(**FAR), **settings)
+    runner.train()
+    return runner
+
+
+def test_the_backbone_of_a_full_checkpoint_is_not_fetched(tmp_path, fetched):
+    start(tmp_path, 'scratch')
+    assert fetched == ['far://r18']
+    fetched.clear()
+    path = save(tmp_path / 'full.pth', detector(5, losses=FOCAL).state_dict())
+    start(tmp_path, 'full', load_from=path)
+    start(tmp_path, 'again', load_from=path, **{'model.backbone.init_cfg': [FAR['init_cfg']]})
+    assert fetched == []
+    assert f'backbone: {path} brings all of it, far://r18 not read' in log_of(tmp_path / 'full')
+
+
+def test_the_backbone_of_a_resumed_run_is_not_fetched(tmp_path, fetched):
+    start(tmp_path, 'run')
+    fetched.clear()
+    start(tmp_path, 'run', resume=True, epochs=2)
+    assert fetched == []
+    start(tmp_path, 'new', resume=True)  # nothing to resume
+    assert fetched == ['far://r18']
+
+
+def test_a_checkpoint_without_all_of_the_backbone_leaves_the_download(tmp_path, fetched):
+    weights = detector(losses=FOCAL).state_dict()
+    del weights['backbone.layer4.1.bn2.running_mean']
+    start(tmp_path, 'part', load_from=save(tmp_path / 'part.pth', weights))
+    assert fetched == ['far://r18']
+
+
+def test_the_other_initial_values_stay_the_same(tmp_path, fetched):
+    weights = detector(5).state_dict()
+    backbone = {name: value for name, value in weights.items() if name.startswith('backbone')}
+    scratch = snapshot(start(tmp_path, 'scratch'))
+    spared = snapshot(start(tmp_path, 'full', load_from=save(tmp_path / 'b.pth', backbone)))
+    assert fetched == ['far://r18']
+    others = [name for name in scratch if not name.startswith('backbone')]
+    assert scratch['neck.fpn_convs.0.conv.weight'].std() > 0
+    assert_same(spared, scratch, others)
+    assert_same(spared, backbone)

@@ -1,0 +1,245 @@
+"""What is handed on: the weights and what inference needs, and no more."""
+
+import importlib.util
+import pickle
+from hashlib import sha256
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from mmengine.logging import HistoryBuffer
+
+from ghmdet import __version__, config_path
+from ghmdet.engine import inference_detector, init_detector, load_checkpoint_file
+
+TOOL = Path(__file__).parents[1] / 'tools' / 'model_converters' / 'publish_model.py'
+
+spec = importlib.util.spec_from_file_location('publish_model_tool', TOOL)
+tool = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(tool)
+
+
+def weights_of_all_kinds():
+    large = torch.arange(100_000.0)
+    return {
+        'slice': large[10:14],
+        'transposed': torch.arange(6.0).reshape(2, 3).t(),
+        'parameter': torch.nn.Parameter(torch.ones(2)),
+        'count': torch.tensor(7),
+    }
+
+
+def checkpoint_of_mmengine():
+    meta = dict(
+        epoch=12,
+        iter=np.int64(7330),
+        cfg='model = dict()\n',
+        seed=0,
+        experiment_name='mine',
+        time='20261122_090200',
+        mmengine_version='0.10.7',
+        dataset_meta=dict(classes=['cat', 'dög'], palette=[(1, 2, 3), (4, 5, 6)], other=1),
+    )
+    return dict(
+        meta=meta,
+        state_dict=weights_of_all_kinds(),
+        message_hub=dict(log_scalars={'train/loss': HistoryBuffer([1.0], [1])}),
+        optimizer=dict(state={0: dict(momentum_buffer=torch.ones(100_000))}, param_groups=[]),
+        param_schedulers=[dict(last_step=3)],
+        ema_state_dict=dict(steps=torch.tensor(1)),
+    )
+
+
+META = dict(
+    epoch=12,
+    iter=7330,
+    mmengine_version='0.10.7',
+    ghmdet_version=__version__,
+    cfg='model = dict()\n',
+    dataset_meta=dict(classes=('cat', 'dög'), palette=[[1, 2, 3], [4, 5, 6]]),
+)
+
+
+def publish(content, tmp_path, name='out.pth', *options):
+    source = tmp_path / 'in.pth'
+    torch.save(content, source)
+    before = set(tmp_path.rglob('*'))
+    tool.main([str(source), str(tmp_path / name), *options])
+    (file,) = set(tmp_path.rglob('*')) - before
+    return file
+
+
+def refuse(capsys, *args):
+    with pytest.raises(SystemExit) as caught:
+        tool.main([str(arg) for arg in args])
+    assert isinstance(caught.value.code, str)  # which Python prints, and exits with 1
+    return caught.value.code
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_published_file(tmp_path, capsys, suffix):
+    file = publish(checkpoint_of_mmengine(), tmp_path, f'out{suffix}')
+    digits = sha256(file.read_bytes()).hexdigest()[:8]
+    assert file == tmp_path / f'out-{digits}{suffix}'
+    assert file.stat().st_mode & 0o444 == (tmp_path / 'in.pth').stat().st_mode & 0o444
+    assert file.stat().st_size < 4000  # of 800 kB
+    loaded = load_checkpoint_file(file)
+    assert list(loaded) == ['state_dict', 'meta']
+    for name, value in weights_of_all_kinds().items():
+        found = loaded['state_dict'][name]
+        assert torch.equal(found, value)
+        assert found.is_contiguous()
+    meta = dict(loaded['meta'])
+    assert meta.pop('format', 'pt') == 'pt'
+    assert meta == META
+    told = capsys.readouterr().out
+    assert f'wrote {file}: 0.0 MB ({tmp_path}/in.pth: 0.8 MB); 4 tensors, 2 class names' in told
+    assert 'left out: message_hub, optimizer, param_schedulers, ema_state_dict' in told
+
+
+def test_pth_loads_with_the_plain_reader_and_holds_small_storages(tmp_path):
+    file = publish(checkpoint_of_mmengine(), tmp_path)
+    assert torch.serialization.get_unsafe_globals_in_checkpoint(file) == []
+    loaded = torch.load(file, weights_only=True)
+    assert loaded['meta'] == META
+    sizes = {name: v.untyped_storage().nbytes() for name, v in loaded['state_dict'].items()}
+    assert sizes == dict(slice=16, transposed=24, parameter=8, count=8)
+    assert not loaded['state_dict']['parameter'].requires_grad
+
+
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_again_gives_the_same_file_and_a_published_file_can_be_published(tmp_path, suffix):
+    first = publish(checkpoint_of_mmengine(), tmp_path, f'out{suffix}')
+    content = first.read_bytes()
+    second = publish(checkpoint_of_mmengine(), tmp_path, f'again{suffix}')
+    assert second.name.removeprefix('again') == first.name.removeprefix('out')
+    assert second.read_bytes() == content
+    tool.main([str(first), str(tmp_path / f'out{suffix}')])
+    assert first.read_bytes() == content
+    assert len(list(tmp_path.glob('out*'))) == 1
+
+
+def test_from_one_format_to_the_other_and_back(tmp_path):
+    first = publish(checkpoint_of_mmengine(), tmp_path, 'a.safetensors')
+    tool.main([str(first), str(tmp_path / 'b.pth')])
+    (second,) = tmp_path.glob('b-*.pth')
+    assert torch.load(second)['meta'] == META
+    tool.main([str(second), str(tmp_path / 'a.safetensors')])
+    assert list(tmp_path.glob('a-*')) == [first]
+
+
+def test_checkpoint_of_mmdetection_2(tmp_path):
+    meta = dict(
+        config='model = dict()',
+        CLASSES=('cat', 'dog'),
+        PALETTE=None,
+        epoch=1,
+        env_info='GPU 0: x',
+        mmdet_version='2.28.2',
+        hook_msgs=dict(best_score=0.5),
+    )
+    weights = {'a.w': torch.ones(1), 'ema_a_w': torch.zeros(1), 'ema_other': torch.zeros(2)}
+    loaded = torch.load(publish(dict(meta=meta, state_dict=weights, optimizer={}), tmp_path))
+    assert loaded['meta'] == dict(
+        epoch=1,
+        mmdet_version='2.28.2',
+        ghmdet_version=__version__,
+        cfg='model = dict()',
+        dataset_meta=dict(classes=('cat', 'dog')),
+    )
+    assert list(loaded['state_dict']) == ['a.w', 'ema_other']
+
+
+@pytest.mark.parametrize(
+    ('meta', 'classes'),
+    [
+        (dict(CLASSES='cat'), ('cat',)),
+        (dict(dataset_meta=dict(CLASSES=['cat'])), ('cat',)),
+        (dict(dataset_meta=dict(classes=np.array([1]))), (1,)),
+    ],
+)
+def test_class_names_in_other_shapes(tmp_path, meta, classes):
+    loaded = torch.load(publish(dict(meta=meta, state_dict={}), tmp_path))
+    assert loaded['meta']['dataset_meta'] == dict(classes=classes)
+
+
+@pytest.mark.parametrize('content', [{'w': torch.ones(1)}, {'state_dict': {'w': torch.ones(1)}}])
+def test_weights_without_meta(tmp_path, capsys, content):
+    loaded = torch.load(publish(content, tmp_path))
+    assert loaded['meta'] == dict(ghmdet_version=__version__)
+    assert loaded['state_dict']['w'].tolist() == [1]
+    told = capsys.readouterr().out
+    assert 'no class names, as there were none; left out: nothing' in told
+
+
+def test_save_keys(tmp_path, capsys):
+    checkpoint = checkpoint_of_mmengine()
+    loaded = torch.load(publish(checkpoint, tmp_path, 'a.pth', '--save-keys', 'param_schedulers'))
+    assert list(loaded) == ['state_dict', 'param_schedulers']
+    assert loaded['param_schedulers'] == [dict(last_step=3)]
+    assert 'no meta; left out: meta, message_hub, optimizer' in capsys.readouterr().out
+    loaded = torch.load(publish(checkpoint, tmp_path, 'b.pth', '--save-keys', 'state_dict'))
+    assert list(loaded) == ['state_dict']
+    source = tmp_path / 'in.pth'
+    told = refuse(capsys, source, tmp_path / 'c.pth', '--save-keys', 'meta', 'optimiser')
+    assert 'no optimiser to keep in the checkpoint; it has meta, state_dict, message_hub' in told
+    told = refuse(capsys, source, tmp_path / 'c.pth', '--save-keys', 'message_hub')
+    assert 'needs more than a plain weights-only reader' in told
+    assert 'HistoryBuffer' in told or 'getattr' in told
+    told = refuse(capsys, source, tmp_path / 'c.safetensors', '--save-keys', 'optimizer')
+    assert 'cannot hold optimizer; take .pth' in told
+    assert not list(tmp_path.glob('c*'))
+
+
+def test_what_is_refused(tmp_path, capsys):
+    source, out = tmp_path / 'in.pth', tmp_path / 'out.pth'
+    assert 'no checkpoint' in refuse(capsys, source, out)
+    source.write_text('hello')
+    assert 'is not a checkpoint' in refuse(capsys, source, out)
+    torch.save({'epoch': 3}, source)
+    assert "it holds the keys ['epoch']" in refuse(capsys, source, out)
+    source.write_bytes(pickle.dumps({'state_dict': {}, 'x': HistoryBuffer.register_statistics}, 2))
+    assert 'was refused' in refuse(capsys, source, out)
+    torch.save({'state_dict': {}}, source)
+    for name in ('out', 'out.onnx', 'out.pt'):
+        told = refuse(capsys, source, tmp_path / name)
+        assert f'expected OUT to end in .pth or .safetensors, got {tmp_path / name}' in told
+    told = refuse(capsys, source, source / 'out.pth')
+    assert 'cannot write there' in told
+    assert sorted(tmp_path.iterdir()) == [source]
+
+
+def test_another_file_is_not_overwritten(tmp_path, capsys):
+    file = publish({'state_dict': {}}, tmp_path)
+    file.write_text('mine')
+    told = refuse(capsys, tmp_path / 'in.pth', tmp_path / 'out.pth')
+    assert f'{file} exists and holds something else' in told
+    assert file.read_text() == 'mine'
+    assert sorted(tmp_path.iterdir()) == [tmp_path / 'in.pth', file]
+
+
+def test_published_detector_finds_the_same(tmp_path):
+    cfg = Config.fromfile(config_path('retinanet_ghm_r18_fpn_shapes'))
+    cfg.model.test_cfg.score_thr = 0.001
+    torch.manual_seed(0)
+    model = init_detector(cfg)
+    model.init_weights()
+    meta = dict(dataset_meta=dict(classes=('a', 'b', 'c')), cfg=cfg.pretty_text)
+    source = tmp_path / 'epoch_1.pth'
+    momentum = [value.clone() for value in model.parameters()]
+    torch.save(dict(meta=meta, state_dict=model.state_dict(), optimizer=momentum), source)
+    image = np.random.default_rng(0).integers(0, 256, (96, 128, 3), np.uint8)
+    expected = inference_detector(init_detector(cfg, str(source)), image).pred_instances
+    assert len(expected) > 10
+    for suffix in ('.pth', '.safetensors'):
+        tool.main([str(source), str(tmp_path / f'model{suffix}')])
+        (file,) = tmp_path.glob(f'model-*{suffix}')
+        assert file.stat().st_size < 0.6 * source.stat().st_size
+        published = init_detector(cfg, str(file))
+        assert published.dataset_meta['classes'] == ('a', 'b', 'c')
+        found = inference_detector(published, image).pred_instances
+        for key in ('bboxes', 'scores', 'labels'):
+            assert torch.equal(found[key], expected[key])
+        assert load_checkpoint_file(file)['meta']['cfg'] == cfg.pretty_text

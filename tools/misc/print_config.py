@@ -1,0 +1,48 @@
+"""Print the config that a run would use: python tools/misc/print_config.py CONFIG [--origin]."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import sys
+
+from mmengine.config import DictAction
+
+from ghmdet.config_files import get_config
+from ghmdet.engine.cfg_options import merge_options
+from ghmdet.engine.config_origins import record_origins
+
+_ADOPTED = 'ghmdet, in place of what MMDetection calls it'
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Print the config that a run would use.')
+    parser.add_argument('config', help='config file, or the name of a config that ghmdet ships')
+    parser.add_argument(
+        '--cfg-options',
+        nargs='+',
+        action=DictAction,
+        default={},
+        help='settings that override the config: a.b=1 c="[1,2]" d.0.e=x; no blanks around =',
+    )
+    parser.add_argument(
+        '--origin', action='store_true', help='one line a key, with the file that set it last'
+    )
+    return parser.parse_args()
+
+
+def main() -> None:
+    args = parse_args()
+    with contextlib.redirect_stdout(sys.stderr), record_origins() as origins:  # what reading logs
+        cfg = get_config(args.config)
+    merge_options(cfg, args.cfg_options)
+    origins.merge(args.cfg_options, '--cfg-options')
+    if not args.origin:
+        print(cfg.pretty_text)
+        return
+    for key, value, origin in origins.list_leaves(cfg, otherwise=_ADOPTED):
+        print(f'{key} = {value!r}  # {origin}')
+
+
+if __name__ == '__main__':
+    main()

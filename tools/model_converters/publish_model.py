@@ -1,0 +1,193 @@
+"""Make a checkpoint ready to hand on: weights, class names and config text, no optimizer.
+
+python tools/model_converters/publish_model.py IN OUT.pth
+python tools/model_converters/publish_model.py IN OUT.safetensors
+
+IN is a checkpoint of ghmdet, MMDetection 3.x or 2.x. The file written is called OUT-01234567.pth,
+with the first 8 digits of its SHA-256, and `torch.load(weights_only=True)` reads it as it is. The
+config text goes with it, paths on this machine included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any, NoReturn
+from uuid import uuid4
+
+import numpy as np
+import torch
+from safetensors.torch import save
+
+from ghmdet import __version__
+from ghmdet.engine import CheckpointError, load_checkpoint_file
+from ghmdet.engine.checkpoint import SAFETENSORS
+from ghmdet.engine.download import file_sha256
+
+KEPT_META = ('epoch', 'iter', 'mmengine_version', 'mmdet_version', 'mmcv_version')
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description='Make a checkpoint ready to hand on.')
+    parser.add_argument('checkpoint', metavar='IN', type=Path, help='checkpoint to publish')
+    parser.add_argument(
+        'out', metavar='OUT', type=Path, help='file to write, .pth or .safetensors, without digits'
+    )
+    parser.add_argument(
+        '--save-keys',
+        nargs='+',
+        default=['meta'],
+        help='what of the checkpoint to keep beside state_dict (meta); into .pth only',
+    )
+    args = parser.parse_args(argv)
+    if args.out.suffix not in ('.pth', SAFETENSORS):
+        fail(f'expected OUT to end in .pth or {SAFETENSORS}, got {args.out}')
+    try:
+        checkpoint = load_checkpoint_file(args.checkpoint)
+    except (OSError, CheckpointError) as error:
+        fail(str(error))
+    published = strip(checkpoint, args.save_keys)
+    try:
+        final = write(published, args.out)
+    except OSError as error:
+        fail(f'cannot write there: {error}')
+    report(checkpoint, published, args.checkpoint, final)
+
+
+def fail(message: str) -> NoReturn:
+    raise SystemExit(f'publish_model.py: {message}')
+
+
+def strip(checkpoint: Mapping[str, Any], save_keys: Sequence[str]) -> dict[str, Any]:
+    """What is to be published of a checkpoint, or of a bare state dict.
+
+    Args:
+        checkpoint: as `load_checkpoint_file` returns it.
+        save_keys: what to keep beside `state_dict`. Of `meta` only what inference needs is kept,
+            under MMDetection 3.x's names; all else as it is.
+
+    Returns:
+        A dict with `state_dict`, of tensors on the CPU with a storage each, and the keys asked for.
+    """
+    if 'state_dict' not in checkpoint:
+        checkpoint = dict(state_dict=checkpoint)
+    weights = checkpoint['state_dict']
+    # MMDetection 2.x keeps the other copy of its moving averages among the weights.
+    copies = {'ema_' + name.replace('.', '_') for name in weights}
+    published: dict[str, Any] = dict(
+        state_dict={name: detached(v) for name, v in weights.items() if name not in copies}
+    )
+    for key in dict.fromkeys(save_keys):
+        if key == 'meta':
+            meta = checkpoint.get('meta')
+            published['meta'] = inference_meta(meta if isinstance(meta, Mapping) else {})
+        elif key not in checkpoint:
+            fail(f'no {key} to keep in the checkpoint; it has {", ".join(checkpoint)}')
+        elif key != 'state_dict':
+            published[key] = checkpoint[key]
+    return published
+
+
+def detached(value: Any) -> Any:
+    """A tensor with a storage of just its size; a value of another kind as it is."""
+    if not isinstance(value, torch.Tensor):
+        return value
+    return value.detach().cpu().clone(memory_format=torch.contiguous_format)
+
+
+def inference_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
+    """Class names, config text and versions, from a `meta` of MMDetection 2.x, 3.x or ghmdet."""
+    kept: dict[str, Any] = {key: plain(meta[key]) for key in KEPT_META if key in meta}
+    kept['ghmdet_version'] = __version__
+    if isinstance(text := meta.get('cfg') or meta.get('config'), str):
+        kept['cfg'] = text
+    # MMDetection 2.x writes meta.CLASSES, the first 3.x dataset_meta.CLASSES
+    found = {str(key).lower(): value for key, value in (meta.get('dataset_meta') or meta).items()}
+    classes, palette = found.get('classes'), found.get('palette')
+    dataset_meta: dict[str, Any] = {}
+    if classes:
+        dataset_meta['classes'] = (classes,) if isinstance(classes, str) else tuple(plain(classes))
+    if isinstance(palette, Sequence | np.ndarray) and not isinstance(palette, str):
+        dataset_meta['palette'] = plain(palette)
+    if dataset_meta:
+        kept['dataset_meta'] = dataset_meta
+    return kept
+
+
+def plain(value: Any) -> Any:
+    """Numpy values as Python's."""
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    return [plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def write(published: dict[str, Any], out: Path) -> Path:
+    """Write the file, whole or not at all, and return its path, with the digits in the name."""
+    out.parent.mkdir(parents=True, exist_ok=True)
+    draft = out.with_name(f'{out.stem}.{uuid4().hex}.part')
+    try:
+        if out.suffix == SAFETENSORS:
+            save_safetensors(published, draft)
+        else:
+            save_pth(published, draft)
+        digits = file_sha256(draft)
+        final = out.with_name(f'{out.stem}-{digits[:8]}{out.suffix}')
+        if final.exists() and (not final.is_file() or file_sha256(final) != digits):
+            fail(f'{final} exists and holds something else, damaged perhaps: move it away')
+        os.replace(draft, final)
+    finally:
+        draft.unlink(missing_ok=True)
+    return final
+
+
+def save_pth(published: dict[str, Any], draft: Path) -> None:
+    with draft.open('wb') as stream:  # not by its path, which would go into the file and its hash
+        torch.save(published, stream)
+    try:
+        torch.load(draft, map_location='cpu', weights_only=True)
+    except UnpicklingError as error:
+        fail(f'what --save-keys asks for needs more than a plain weights-only reader: {error}')
+
+
+def save_safetensors(published: dict[str, Any], draft: Path) -> None:
+    weights = published['state_dict']
+    others = [key for key in published if key not in ('state_dict', 'meta')]
+    others += [name for name, value in weights.items() if not isinstance(value, torch.Tensor)]
+    if others:
+        fail(f'a {SAFETENSORS} file cannot hold {", ".join(others)}; take .pth')
+    meta = dict(published.get('meta', {}))
+    texts = {key: json.dumps(value) for key, value in meta.pop('dataset_meta', {}).items()}
+    texts |= {key: str(value) for key, value in meta.items()}
+    raw = save(weights, metadata={'format': 'pt', **texts})
+    # The texts come in any order; sorted, the same checkpoint gets the same digits.
+    length = int.from_bytes(raw[:8], 'little')
+    header = json.loads(raw[8 : 8 + length])
+    header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
+    sorted_header = json.dumps(header, ensure_ascii=False, separators=(',', ':')).encode()
+    padding = b' ' * (-len(sorted_header) % 8)
+    with draft.open('wb') as stream:
+        stream.write((len(sorted_header) + len(padding)).to_bytes(8, 'little'))
+        stream.writelines((sorted_header, padding, memoryview(raw)[8 + length :]))
+
+
+def report(
+    checkpoint: Mapping[str, Any], published: Mapping[str, Any], source: Path, final: Path
+) -> None:
+    before, after = (file.stat().st_size / 1e6 for file in (source.expanduser(), final))
+    bare = 'state_dict' not in checkpoint
+    left_out = [] if bare else [key for key in checkpoint if key not in published]
+    classes = published.get('meta', {}).get('dataset_meta', {}).get('classes', ())
+    names = f'{len(classes)} class names' if classes else 'no class names, as there were none'
+    print(
+        f'wrote {final}: {after:.1f} MB ({source}: {before:.1f} MB); '
+        f'{len(published["state_dict"])} tensors, {names if "meta" in published else "no meta"}; '
+        f'left out: {", ".join(left_out) or "nothing"}'
+    )
+
+
+if __name__ == '__main__':
+    main()
