@@ -20,7 +20,8 @@ def log_imported_copy() -> None:
     """
     print_log(f'ghmdet {ghmdet.__version__} from {_PACKAGE}', logger='current')
     script = Path(sys.argv[0]).resolve()
-    other = next((p / 'ghmdet' for p in script.parents if _is_package(p / 'ghmdet')), _PACKAGE)
+    trees = [folder.parent for folder in script.parents if folder.name == 'tools']
+    other = next((tree / 'ghmdet' for tree in trees if _is_package(tree / 'ghmdet')), _PACKAGE)
     if other.resolve() != _PACKAGE:
         print_log(
             f'{script} stands beside {other}, but the package that runs is {_PACKAGE}: edits in '
