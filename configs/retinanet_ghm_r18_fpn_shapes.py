@@ -61,7 +61,7 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=data_root + 'annotations/val.json', classwise=True)
+val_evaluator = dict(classwise=True)
 test_evaluator = val_evaluator
 tta_pipeline = None  # the image and its mirror image
 

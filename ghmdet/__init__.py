@@ -5,11 +5,19 @@ Importing the package needs no torch and registers nothing. It makes mmengine un
 registered when a registry of `ghmdet.registry` first needs it.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from ghmdet import config_files, package_lookup
-from ghmdet.config_files import CONFIG_ROOT, config_path, get_config
+try:
+    from ghmdet import config_files, package_lookup
+    from ghmdet.config_files import CONFIG_ROOT, config_path, get_config
+except Exception:  # mmengine is missing or broken
+    if 'ghmdet.env' not in sys.orig_argv:  # which is to say so
+        raise
+else:
+    package_lookup.apply()
+    config_files.cure_flat_names()
 
 if TYPE_CHECKING:
     from ghmdet.engine import get_model
@@ -17,9 +25,6 @@ if TYPE_CHECKING:
 __all__ = ['CONFIG_ROOT', 'config_path', 'get_config', 'get_model']
 
 __version__ = '0.1.0'
-
-package_lookup.apply()
-config_files.cure_flat_names()
 
 
 def __getattr__(name: str) -> Any:

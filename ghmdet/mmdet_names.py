@@ -28,6 +28,7 @@ REPLACED_PARTS = {
     'ExpMomentumEMA': 'ExponentialMovingAverage',
     'LinearMomentumEMAHook': 'EMAHook',
     'NumClassCheckHook': 'DoorCheckHook, which runs by itself',
+    'CheckInvalidLossHook': 'FiniteStepsHook, which runs by itself',
     'MemoryProfilerHook': 'PeakMemoryHook, which runs by itself',
     'CustomDataset': 'CocoDataset, with the annotations in COCO format',
     'XMLDataset': 'CocoDataset, after tools/dataset_converters/pascal_voc.py',

@@ -139,7 +139,7 @@ def _is_old(key: str, value: Any, values: dict[str, Any]) -> bool:
 def _names_used(text: str) -> tuple[set[str], bool]:
     """The variables that the files of a config read, and whether one of them has a base."""
     names, inherits = set(re.findall(r'_base_\.(\w+)', text)), False
-    for source in _sources(text):
+    for source in sources_of(text):
         try:
             tree = ast.parse(source)
         except SyntaxError:  # not Python, e.g. a base in YAML
@@ -151,7 +151,7 @@ def _names_used(text: str) -> tuple[set[str], bool]:
     return names, inherits
 
 
-def _sources(text: str) -> list[str]:
+def sources_of(text: str) -> list[str]:
     """The files of a config's text, in which mmengine puts the path above each."""
     files: list[list[str]] = [[]]
     for line in text.splitlines():

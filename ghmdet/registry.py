@@ -152,11 +152,16 @@ HOOKS = Registry(
 VISUALIZERS = Registry(
     'visualizer', parent=root.VISUALIZERS, scope=_SCOPE, locations=['ghmdet.visualization']
 )
+LOOPS = Registry(
+    'loop',
+    parent=root.LOOPS,
+    scope=_SCOPE,
+    locations=['mmengine.runner', 'ghmdet.engine.runtime'],
+)
 
 # Nothing of ours yet, but a scope that lacks a registry makes mmengine warn at every build.
 RUNNERS = Registry('runner', parent=root.RUNNERS, scope=_SCOPE)
 RUNNER_CONSTRUCTORS = Registry('runner constructor', parent=root.RUNNER_CONSTRUCTORS, scope=_SCOPE)
-LOOPS = Registry('loop', parent=root.LOOPS, scope=_SCOPE, locations=['mmengine.runner'])
 STRATEGIES = Registry('strategy', parent=root.STRATEGIES, scope=_SCOPE)
 MODEL_WRAPPERS = Registry(
     'model_wrapper', parent=root.MODEL_WRAPPERS, scope=_SCOPE, locations=['mmengine.model']

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import argparse
 import copy
+import os
 import warnings
 
 from mmengine.config import Config, ConfigDict
 
 from ghmdet import engine
-from ghmdet.engine import arguments
+from ghmdet.engine import arguments, cli
+from ghmdet.engine.config_errors import name_the_place
 from ghmdet.registry import METRICS
 
 _TTA_META_KEYS = (
@@ -28,7 +30,20 @@ def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Evaluate a checkpoint.')
     parser.add_argument('config', help='config file, or the name of a config that ghmdet ships')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--out', help='write the detections to this .pkl file')
+    parser.add_argument(
+        '--out', help='write the detections to this file: .json (COCO results) or .pkl'
+    )
+    parser.add_argument(
+        '--format-only',
+        action='store_true',
+        help='write COCO results and measure nothing, so that annotations may be absent; to '
+        '<work dir>/results.bbox.json, or to --out',
+    )
+    parser.add_argument(
+        '--images',
+        metavar='DIR',
+        help='detect on all images in this folder and below; implies --format-only',
+    )
     parser.add_argument('--show', action='store_true', help='show the detections in a window')
     parser.add_argument('--show-dir', help='draw into <work dir>/<time stamp>/<this folder>')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds a shown image stays')
@@ -46,8 +61,8 @@ def parse_args() -> argparse.Namespace:
     )
     arguments.add_common_arguments(parser)
     args = parser.parse_args()
-    if args.out is not None and not args.out.endswith(('.pkl', '.pickle')):
-        parser.error(f'--out must end in .pkl or .pickle, got {args.out}')
+    if args.out is not None and not args.out.endswith(('.json', '.pkl', '.pickle')):
+        parser.error(f'--out must end in .json, .pkl or .pickle, got {args.out}')
     return args
 
 
@@ -92,25 +107,48 @@ def turn_on_tta(cfg: Config) -> None:
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
 
+def choose_results(cfg: Config, args: argparse.Namespace) -> None:
+    """Set the images and the evaluator as the arguments say.
+
+    Raises:
+        ValueError: COCO results are asked for, and no metric could write them.
+    """
+    to_json = args.out is not None and args.out.endswith('.json')
+    path = args.out if to_json else os.path.join(cfg.work_dir, 'results.bbox.json')
+    if args.images is not None:
+        engine.use_image_folder(cfg, args.images, path)
+    elif args.format_only:
+        engine.skip_evaluation(cfg, path)
+    elif to_json:
+        engine.write_coco_results(cfg, path)
+
+
 def main() -> None:
     """From the command line to the metrics."""
     args = parse_args()
     cfg = arguments.load_config(args)
+    with name_the_place(cfg, args.cfg_options):
+        test(cfg, args)
+
+
+def test(cfg: Config, args: argparse.Namespace) -> None:
+    """Test as the arguments say."""
     cfg.load_from = args.checkpoint
     cfg.resume = False  # of a config that trains
+    choose_results(cfg, args)
     if args.show or args.show_dir:
         turn_on_drawing(cfg, args)
     if args.tta:
         turn_on_tta(cfg)
     if args.amp:
         engine.apply_amp_to_test(cfg)
-    runner = engine.build_runner(cfg)
+    runner = engine.build_runner(cfg, splits=('test',))
     runner.register_hook(engine.FastNetworkHook(cast=args.amp, compile=args.compile))
-    if args.out is not None:
+    if args.out is not None and not args.out.endswith('.json'):
         dump = METRICS.build(dict(type='DumpDetResults', out_file_path=args.out))
         runner.test_evaluator.metrics.append(dump)
     runner.test()
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import argparse
 
+from mmengine.config import Config
+
 from ghmdet import engine
-from ghmdet.engine import arguments
+from ghmdet.engine import arguments, cli
+from ghmdet.engine.config_errors import name_the_place
 
 
 def parse_args() -> argparse.Namespace:
@@ -42,6 +45,12 @@ def main() -> None:
     """From the command line to a finished run."""
     args = parse_args()
     cfg = arguments.load_config(args)
+    with name_the_place(cfg, args.cfg_options):
+        train(cfg, args)
+
+
+def train(cfg: Config, args: argparse.Namespace) -> None:
+    """Train as the arguments say."""
     if args.amp:
         engine.apply_amp(cfg)
     if args.auto_scale_lr:
@@ -56,4 +65,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    cli.run(main)

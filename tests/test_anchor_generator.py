@@ -1,3 +1,5 @@
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -77,3 +79,27 @@ def test_wrong_number_of_levels_names_the_keys(retina):
         retina.grid_priors([(1, 1), (1, 1)])
     with pytest.raises(ValueError, match='5 levels'):
         retina.valid_flags([(1, 1)], (8, 8))
+
+
+OCTAVE = dict(strides=[8], ratios=[1.0], octave_base_scale=4, scales_per_octave=3)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(strides=[]), r'strides: expected positive numbers, at least one, got \[\]'),
+        (dict(strides=8), 'strides: .* got 8'),
+        (dict(strides=[(8, 0)]), r'strides: .* got \[\(8, 0\)\]'),
+        (dict(ratios=[0.5, -1]), r'ratios: .* got \[0.5, -1\]'),
+        (dict(ratios='[0.5,1]'), r"ratios: .* got '\[0.5,1\]'"),
+        (dict(ratios=['0.5']), r"ratios: .* got \['0.5'\]"),
+        (dict(octave_base_scale='4'), 'octave_base_scale: expected positive'),
+        (dict(octave_base_scale=math.nan), 'octave_base_scale: expected positive'),
+        (dict(scales_per_octave=0), 'scales_per_octave: expected an integer of at least 1, got 0'),
+        (dict(scales_per_octave=1.5), 'scales_per_octave: .* got 1.5'),
+        (dict(base_sizes=[0]), r'base_sizes: .* got \[0\]'),
+    ],
+)
+def test_settings_that_are_no_sizes(change, message):
+    with pytest.raises(ValueError, match=f'^anchor_generator.{message}'):
+        AnchorGenerator(**{**OCTAVE, **change})

@@ -3,9 +3,9 @@
 import argparse
 
 import pytest
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 
-from ghmdet.engine.cfg_options import merge_options
+from ghmdet.engine.cfg_options import add_cfg_options, merge_options, parse_value
 
 
 def make():
@@ -19,7 +19,7 @@ def make():
 
 def parse(*words):
     parser = argparse.ArgumentParser()
-    parser.add_argument('--cfg-options', nargs='+', action=DictAction)
+    add_cfg_options(parser)
     return parser.parse_args(['--cfg-options', *words]).cfg_options
 
 
@@ -76,3 +76,71 @@ def test_only_what_is_named_changes():
 def test_keys_that_lead_nowhere(option, error, told):
     with pytest.raises(error, match=told):
         merge_options(make(), parse(option))
+
+
+@pytest.mark.parametrize(
+    ('text', 'expected'),
+    [
+        ("('traffic light', 'car')", ('traffic light', 'car')),
+        ('(traffic light,car)', ('traffic light', 'car')),
+        ("{'type': 'GN', 'num_groups': 4}", dict(type='GN', num_groups=4)),
+        ('(a,b),(c,d)', [('a', 'b'), ('c', 'd')]),
+        ("['1', 2]", ['1', 2]),
+        ("it's", "it's"),
+        ('data/(old)/x', 'data/(old)/x'),
+        ('1,', [1]),
+        ('()', ()),
+        ('', ''),
+        ("'None'", None),
+        ('s3://bucket/x', 's3://bucket/x'),
+    ],
+)
+def test_value(text, expected):
+    found = parse_value(text)
+    assert found == expected
+    assert type(found) is type(expected)
+
+
+@pytest.mark.parametrize(
+    ('word', 'told'),
+    [
+        ('foo', "--cfg-options expects KEY=VALUE without blanks around =, got 'foo'"),
+        ('=3', "got '=3'"),
+        ('a..b=3', "got 'a..b=3'"),
+        ('a =3', "got 'a =3'"),
+        ('a=[1,2', "--cfg-options a=[1,2: ] is missing in '[1,2'"),
+        ('a=1,2)', "--cfg-options a=1,2): ) at place 4 of '1,2)' closes nothing"),
+    ],
+)
+def test_words_that_cannot_be_read(word, told, capsys):
+    with pytest.raises(SystemExit) as caught:
+        parse(word)
+    assert caught.value.code == 2
+    assert told in capsys.readouterr().err
+
+
+def test_several_options_add_up():
+    parser = argparse.ArgumentParser()
+    add_cfg_options(parser)
+    given = ['--cfg-options', 'a=1', '--cfg-options', 'b=2', 'a=3']
+    assert parser.parse_args(given).cfg_options == dict(a=3, b=2)
+    assert parser.parse_args([]).cfg_options == {}
+
+
+def test_none_gives_way_to_a_dict():
+    for words in (['norm.type=GN', 'norm.groups=4'], ["norm={'type': 'GN', 'groups': 4}"]):
+        cfg = Config(dict(norm=None, other=1))
+        merge_options(cfg, parse(*words))
+        assert cfg.to_dict() == dict(norm=dict(type='GN', groups=4), other=1)
+
+
+def test_a_dict_gives_way_to_none_but_to_no_number_or_text():
+    cfg = Config(dict(model=dict(type='A', width=3)))
+    with pytest.raises(TypeError) as caught:
+        merge_options(cfg, parse('model=resnet50'))
+    assert str(caught.value) == (
+        'model=resnet50: model is a dict of settings, of which one can be set: model.type, '
+        'model.width'
+    )
+    merge_options(cfg, parse('model=None'))
+    assert cfg.model is None

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections import Counter
 from pathlib import Path
 
@@ -89,15 +90,22 @@ def test_images_keep_the_order_of_the_file_and_boxes_become_corners(build, tmp_p
 def test_bad_boxes_are_left_out_and_the_rest_is_not_clipped(build):
     dataset = build()
     assert dataset.get_data_info(1)['instances'] == [
-        {'bbox': [-5.0, -5.0, 5.0, 5.0], 'bbox_label': 0, 'ignore_flag': 0}
+        {'bbox': [-5.0, -5.0, 5.0, 5.0], 'bbox_label': 0, 'ignore_flag': 0},
+        {'bbox': [0.0, 0.0, 9.0, 9.0], 'bbox_label': 0, 'ignore_flag': 1},  # as a crowd is
     ]
     assert dataset.get_data_info(2)['instances'] == []
-    assert dataset._dropped == {
-        'marked ignore': 1,
-        'without area or thinner than a pixel': 2,
-        'outside the image': 1,
+    assert dataset.counts.dropped == {
         'of other classes': 2,
+        'outside the image': 1,
+        'thinner than a pixel': 1,
+        'with an area of 0 or less': 1,
     }
+    # The crowd region reaches to 120, 100 of 100 x 80 pixels, the other one begins at -5.
+    assert dataset.summary == (
+        '4 images, 4 used (2 without boxes); dropped: none. 10 boxes, 3 used and 2 regions '
+        'to ignore (2 of all reach beyond their image); dropped: 2 of other classes, '
+        '1 outside the image, 1 thinner than a pixel, 1 with an area of 0 or less'
+    )
 
 
 @pytest.mark.parametrize(
@@ -138,7 +146,7 @@ def test_filters(build, filter_cfg, test_mode, ids):
 
 def test_a_dropped_or_crowd_annotation_keeps_its_image(build, coco):
     coco['annotations'] = [
-        {'id': 1, 'image_id': 20, 'category_id': 4, 'bbox': [0, 0, 9, 9], 'ignore': 1},
+        {'id': 1, 'image_id': 20, 'category_id': 4, 'bbox': [0, 0, 0.9, 9]},
         {'id': 2, 'image_id': 40, 'category_id': 4, 'bbox': [0, 0, 9, 9], 'iscrowd': 1},
     ]
     dataset = build(filter_cfg={'filter_empty_gt': True})
@@ -147,10 +155,78 @@ def test_a_dropped_or_crowd_annotation_keeps_its_image(build, coco):
 
 
 def test_no_image_left_names_filter_and_counts(build):
-    with pytest.raises(ValueError, match=r'kept 0 of 4 images \(dropped 0 .*, 4 with a side below'):
-        build(filter_cfg={'min_size': 500})
-    with pytest.raises(ValueError, match=r"'min_size': 500"):
-        build(filter_cfg={'min_size': 500})
+    words = (
+        r'ann.json: 4 images, 0 used; dropped: 2 without objects of the classes '
+        r'\(filter_cfg.filter_empty_gt=True\), 2 smaller \(filter_cfg.min_size=500\). 10 boxes, '
+        r'0 used .*, 5 of dropped images. filter_cfg is .*; change it, metainfo.classes or the file'
+    )
+    with pytest.raises(ValueError, match=words):
+        build(filter_cfg={'filter_empty_gt': True, 'min_size': 500})
+
+
+def test_empty_images_are_counted(build, coco):
+    """Of 20 and 40, neither has a cat or dog; 10 has one box that can be used."""
+    dataset = build(filter_cfg={'filter_empty_gt': True})
+    assert (dataset.counts.empty, dataset.counts.without_boxes) == (2, 0)
+    assert dataset.summary.startswith('4 images, 2 used; dropped: 2 without objects')
+    assert build(test_mode=True).summary.startswith(
+        '4 images, 4 used (2 without boxes); dropped: n'
+    )
+    coco['images'] = []
+    coco['annotations'] = []
+    with pytest.raises(ValueError, match='no usable image in .*ann.json: 0 images, 0 used'):
+        build(test_mode=True)
+
+
+def test_degenerate_boxes_are_named_in_one_warning(build, coco):
+    """Of seven thin boxes the first five; boxes of classes that are not wanted do not matter."""
+    thin = {'image_id': 10, 'category_id': 4, 'bbox': [1, 2, 0.5, 9]}
+    coco['annotations'] = [
+        {'id': 3, 'image_id': 30, 'category_id': 9, 'bbox': [1, 2, 0, 4]},
+        {'id': 'x', 'image_id': 30, 'category_id': 9, 'bbox': [1, 2, 3, -4]},
+        {'id': 5, 'image_id': 20, 'category_id': 1, 'bbox': [1, 2, 0, 0]},
+        *(thin | {'id': number} for number in range(70, 77)),
+    ]
+    dataset = build()
+    assert dataset._defects == (
+        "2 without width or height (annotation id 3 of image id 30: [1, 2, 0, 4]; annotation id 'x'"
+        ' of image id 30: [1, 2, 3, -4]), 7 thinner than a pixel ('
+        + '; '.join(f'annotation id {n} of image id 10: [1, 2, 0.5, 9]' for n in range(70, 75))
+        + '; and 2 more)'
+    )
+    assert dataset.counts.dropped['of other classes'] == 1
+
+
+@pytest.mark.parametrize(
+    ('change', 'ids'),
+    [
+        ({}, [30, 10, 20, 40]),
+        ({30: 0, 10: 5_000_000_000, 20: 3, 40: -7}, [0, 5_000_000_000, 3, -7]),
+        ({30: '30', 10: 'b', 20: '', 40: '040'}, ['30', 'b', '', '040']),
+        ({30: 10**30, 10: -(10**30), 20: 2.5, 40: 1}, [10**30, -(10**30), 2.5, 1]),
+        ({30: 1, 10: '1', 20: 1.5, 40: None}, [1, '1', 1.5, None]),
+        ({30: 1.0, 10: False, 20: 'true', 40: 2}, [1.0, False, 'true', 2]),
+    ],
+)
+@pytest.mark.parametrize('first', [0, -3, 10**30, 'a', 0.5])
+def test_ids_of_any_type_are_read_back(build, coco, change, ids, first):
+    """Also of annotations, from 0 on, and of categories; the boxes stay with their images."""
+    for image in coco['images']:
+        image['id'] = change.get(image['id'], image['id'])
+    names = {9: 'd', 4: 10**25, 1: 0}
+    for index, ann in enumerate(coco['annotations']):
+        ann['id'] = first + (chr(97 + index) if isinstance(first, str) else index)
+        ann['image_id'] = change.get(ann['image_id'], ann['image_id'])
+        ann['category_id'] = names[ann['category_id']]
+    for category in coco['categories']:
+        category['id'] = names[category['id']]
+    coco['annotations'].reverse()
+    dataset = build()
+    assert dataset.cat_ids == [10**25, 'd']
+    assert [repr(id_) for id_ in list_ids(dataset)] == [repr(id_) for id_ in ids]
+    labels = [dataset.get_cat_ids(index) for index in range(4)]
+    assert labels == [[1, 0, 1], [0, 0], [], []]
+    assert dataset.get_data_info(0)['instances'][2]['bbox'] == [10, 20, 40, 60]
 
 
 def test_indices_lazy_init_and_wrappers(build):
@@ -230,15 +306,13 @@ def test_annotations_may_be_absent_in_testing_only(build, coco):
 def test_the_limit_spreads_evenly(build, tmp_path):
     """Of four images, a limit of 2 looks at the first and the last, 3 at 0, 1 and 3."""
     dataset = build()
-    words = (
-        r'^2 of 2 .*/30\.jpg does not exist; .*/40\.jpg does not exist\. Check data_root and data_p'
-    )
+    words = r'^2 of 2 .*/30\.jpg .*does not exist; .*/40\.jpg .*does not exist\. Check data_root'
     with pytest.raises(ValueError, match=words):
         dataset.check_image_files(limit=2)
     for number, height in ((30, 80), (10, 80), (20, 81), (40, 31)):
         Image.new('RGB', (100, height)).save(tmp_path / 'imgs' / f'{number}.jpg')
     dataset.check_image_files(limit=3)
-    with pytest.raises(ValueError, match=r'^1 of 4 .*/20\.jpg is 100x81 .* says 100x80'):
+    with pytest.raises(ValueError, match=r'^1 of 4 .*/20\.jpg .*is 100x81 .* says 100x80'):
         dataset.check_image_files()
 
 
@@ -248,6 +322,31 @@ def test_only_five_bad_files_are_named(build, coco):
     ]
     with pytest.raises(ValueError, match=r'^7 of 7 .*; and 2 more\. Check data_root'):
         build().check_image_files()
+
+
+@pytest.mark.parametrize('name', ['../30.jpg', 'a/../../30.jpg', '/etc/passwd', 'link/../x.jpg'])
+def test_file_names_stay_in_the_image_folder(build, coco, tmp_path, name):
+    (tmp_path / 'elsewhere' / 'deep').mkdir(parents=True)
+    (tmp_path / 'imgs' / 'link').symlink_to(tmp_path / 'elsewhere' / 'deep')
+    coco['images'][1]['file_name'] = name
+    words = rf'1 file names lead out of .*imgs.: .*{name}. \(image id 10\)\. .*allow_outside=True'
+    with pytest.raises(ValueError, match=words):
+        build()
+    info = build(allow_outside=True).get_data_info(1)
+    assert info['img_path'] == os.path.join(tmp_path, 'imgs', name)
+    # It is for those who own the storage to say where its names may lead.
+    build(
+        data_prefix={'img': 'https://example.org/'}, data_root='', ann_file=f'{tmp_path}/ann.json'
+    )
+
+
+def test_names_and_links_inside_of_the_folder_are_fine(build, coco, tmp_path):
+    (tmp_path / 'link').symlink_to(tmp_path / 'imgs')
+    names = ['a/../30.jpg', f'{tmp_path}/imgs/x.jpg', '..jpg', f'{tmp_path}/link/y.jpg']
+    for image, name in zip(coco['images'], names, strict=True):
+        image['file_name'] = name
+    for folder in ('imgs/', 'link', 'link/../imgs'):
+        assert len(build(data_prefix={'img': folder})) == 4
 
 
 def test_remote_images_are_not_looked_at(build):

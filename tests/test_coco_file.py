@@ -31,42 +31,124 @@ def read_back(coco: dict, folder: Path) -> CocoRecords:
 @pytest.mark.parametrize(
     ('section', 'index', 'change', 'words'),
     [
-        ('images', 1, {'id': [1]}, r'images\[1\]: id must be a number or a str, got \[1\]'),
+        (
+            'images',
+            1,
+            {'id': [1]},
+            r'image id \[1\] \(10.jpg\): id must be a number or a str, got \[1\]',
+        ),
         ('images', 1, {'file_name': 7}, 'image id 10: file_name must be a str, got 7'),
-        ('images', 1, {'width': True}, 'got 80 and True'),
-        ('images', 1, {'file_name': None}, r'images\[1\] lacks file_name'),
+        (
+            'images',
+            1,
+            {'width': True},
+            r'image id 10 \(10.jpg\): width must be a positive number, got True',
+        ),
+        ('images', 1, {'file_name': None}, 'image id 10 lacks file_name'),
         ('images', 1, {'height': 0}, r'image id 10 \(10.jpg\): height and width .* got 0 and 100'),
-        ('images', 1, {'width': '9'}, "got 80 and '9'"),
-        ('images', 1, {'id': 30}, r'image id 30 \(10.jpg\) is used twice'),
-        ('annotations', 1, {'image_id': 77}, 'annotation id 2: no image has its image_id 77'),
-        ('annotations', 1, {'image_id': None}, r'annotations\[1\] \(id 2\) lacks image_id'),
+        ('images', 1, {'width': '9'}, "width must be a positive number, got '9'"),
+        ('images', 1, {'id': 30}, r'image id 30 is used twice, again by images\[1\]'),
+        (
+            'annotations',
+            1,
+            {'image_id': 77},
+            'annotation id 2 of image id 77: no image has its image_id 77',
+        ),
+        ('annotations', 1, {'image_id': None}, 'annotation id 2 lacks image_id'),
         ('annotations', 1, {'bbox': None}, 'lacks bbox'),
-        ('annotations', 1, {'bbox': [1, 2, 3]}, r'annotation id 2: bbox .*, got \[1, 2, 3\]'),
+        (
+            'annotations',
+            1,
+            {'bbox': [1, 2, 3]},
+            r'annotation id 2 of image id 30: bbox must be four .*, got \[1, 2, 3\]',
+        ),
         ('annotations', 1, {'bbox': [1, 2, 3, float('nan')]}, r'got \[1, 2, 3, nan\]'),
         ('annotations', 1, {'bbox': [1, 2, 3, '4']}, r"got \[1, 2, 3, '4'\]"),
-        ('annotations', 1, {'area': 'big'}, "annotation id 2: area .*, got 'big'"),
+        (
+            'annotations',
+            1,
+            {'area': 'big'},
+            "annotation id 2 .*: area must be a finite number, got 'big'",
+        ),
         (
             'annotations',
             1,
             {'category_id': {}},
-            'id 2: category_id must be a number or a str, got {}',
+            'id 2 of image id 30: category_id must be a number or a str, got {}',
         ),
-        ('categories', 1, {'id': []}, r'categories\[1\]: id must be a number or a str, got \[\]'),
-        ('categories', 1, {'name': None}, r'categories\[1\] lacks name'),
+        ('images', 1, {'file_name': ''}, "image id 10: file_name must name a file, got ''"),
+        ('images', 1, {'file_name': 'a\0b'}, r"file_name must name a file, got 'a\\x00b'"),
+        ('images', 1, {'file_name': '\ud800'}, r"file_name must name a file, got '\\ud800'"),
+        ('images', 1, {'height': 10**400}, 'positive numbers up to 1e9, got 1000.* and 100'),
+        (
+            'images',
+            1,
+            {'height': 10**30},
+            'height and width must be positive numbers up to 1e9, got 1',
+        ),
+        ('images', 1, {'width': -5.5}, 'up to 1e9, got 80 and -5.5'),
+        ('images', 1, {'width': None}, r'image id 10 \(10.jpg\) lacks width'),
+        ('images', 1, {'id': 30.0}, r'image id 30.0 is used twice'),
+        ('images', 1, {'id': float('nan')}, 'id must be a number or a str, got nan'),
+        ('images', 1, {'id': '10'}, None),
+        ('annotations', 1, {'id': 1}, r'annotation id 1 is used twice, again by annotations\[1\]'),
+        ('annotations', 1, {'id': True}, 'annotation id 1 is used twice'),
+        ('annotations', 1, {'id': {}}, r'annotation id {} of image id 30: id must be a number'),
+        ('annotations', 1, {'id': None}, None),
+        ('annotations', 1, {'id': '1'}, None),
+        ('annotations', 1, {'id': 10**40}, None),
+        (
+            'annotations',
+            1,
+            {'image_id': '30'},
+            "id 2 of image id '30': no image has its image_id '30'; there is 30, which is another",
+        ),
+        (
+            'annotations',
+            1,
+            {'category_id': 5},
+            'id 2 of image id 30: no category has its category_id 5',
+        ),
+        (
+            'annotations',
+            1,
+            {'category_id': '9'},
+            "category_id '9'; there is 9, which is another type",
+        ),
+        ('annotations', 1, {'category_id': 9.0}, None),
+        ('annotations', 1, {'bbox': [1, 2, True, 4]}, r'got \[1, 2, True, 4\]'),
+        ('annotations', 1, {'bbox': '1 2 3 4'}, "up to 1e9, got '1 2 3 4'"),
+        ('annotations', 1, {'bbox': [1, 2, float('inf'), 4]}, r'got \[1, 2, inf, 4\]'),
+        ('annotations', 1, {'bbox': [1e308, 2, 3, 4]}, r'got \[1e\+308, 2.0, 3.0, 4.0\]'),
+        ('annotations', 1, {'bbox': [1, -2e9, 3, 4]}, r'got \[1.0, -2000000000.0, 3.0, 4.0\]'),
+        ('annotations', 1, {'bbox': [1, 2, 3, 10**400]}, 'four finite numbers .*, got .*1000'),
+        ('annotations', 1, {'bbox': [-1e9, 2, 1e9, 4]}, None),
+        ('annotations', 1, {'bbox': [1, 2, 0, -4]}, None),
+        ('annotations', 1, {'area': float('nan')}, 'area must be a finite number, got nan'),
+        ('annotations', 1, {'area': 1e308}, None),
+        ('annotations', 1, {'iscrowd': '0'}, "iscrowd must be 0 or 1, got '0'"),
+        ('annotations', 1, {'ignore': [0]}, r'ignore must be 0 or 1, got \[0\]'),
+        ('annotations', 1, {'iscrowd': True, 'ignore': 0.0}, None),
+        ('categories', 1, {'id': 9}, r'category id 9 is used twice, again by categories\[1\]'),
+        ('categories', 1, {'id': []}, r'category id \[\]: id must be a number or a str, got \[\]'),
+        ('categories', 1, {'name': None}, 'category id 4 lacks name'),
         ('categories', 1, {'name': 5}, 'category id 4: name must be a str, got 5'),
     ],
 )
 def test_broken_entries_are_named(tmp_path, coco, section, index, change, words):
-    """A change to None removes the key."""
+    """A change to None removes the key; without words nothing is wrong."""
     entry = coco[section][index] | change
     coco[section][index] = {key: value for key, value in entry.items() if value is not None}
-    with pytest.raises(ValueError, match=words):
+    if words is None:
+        assert len(read_back(coco, tmp_path).annotations) == 2
+        return
+    with pytest.raises(ValueError, match=f'ann.json: 1 broken entries: .*{words}'):
         read_back(coco, tmp_path)
 
 
 def test_entries_that_are_no_objects_and_long_lists_are_shortened(tmp_path, coco):
     coco['annotations'] = [3] * 7
-    words = r'7 broken entries: annotations\[0\] \(id None\) lacks image_id, .*; and 2 more'
+    words = r'7 broken entries: annotations\[0\] must be an object, got 3; .*; and 2 more'
     with pytest.raises(ValueError, match=words):
         read_back(coco, tmp_path)
 
@@ -76,9 +158,21 @@ def test_entries_that_are_no_objects_and_long_lists_are_shortened(tmp_path, coco
     [
         (b'{"images": [}', 'broken JSON at line 1, column 13'),
         (b'{"images": [],\n "annotations"', 'broken JSON at line 2, column 15'),
-        (b'\xff\xfe\xfa\xfb\xff', 'expected a JSON text file'),
+        (b'\xff\xfe\xfa\xfb\xff', r'expected a JSON text file in UTF-8, but byte \d is none of it'),
+        (
+            b'{"images": [{"id": "\xff"}]}',
+            r'UTF-8, but byte 20 is none of it \(invalid start byte\)',
+        ),
+        (b'', r'the file is empty \(0 bytes\)'),
+        (b'{"images": ' + 10**5 * b'[' + 10**5 * b']' + b'}', 'nested in each other too deeply'),
+        (10**5 * b'{"a":', 'nested in each other too deeply'),
+        (b'null', "'images' is missing or no list, got NoneType"),
+        (b'"images"', "'images' is missing or no list, got str"),
         (b'[]', "lists images, annotations, categories; 'images' is missing or no list, got list"),
-        (b'{"images": [], "annotations": {}}', "'annotations' .*, got the keys .'annotations', 'i"),
+        (
+            b'{"images": [], "annotations": {}}',
+            "'annotations' is missing or no list, got the keys .'annotations', 'images'.",
+        ),
         (b'{"images": [], "annotations": []}', "'categories' is missing"),
     ],
 )

@@ -42,7 +42,7 @@ def draw_coco(seed: int) -> dict:
             'bbox': [
                 rng.choice([-5, 0, 3.25, 99.99, 200]),
                 rng.choice([-40, 1, 0.1]),
-                rng.choice([0.5, 1, 7, 20.2]),
+                rng.choice([-7, 0.5, 1, 7, 20.2]),
                 rng.choice([0.99, 8, 40, 33.33]),
             ],
         }
@@ -61,13 +61,15 @@ def draw_coco(seed: int) -> dict:
 def drop_reason(ann: dict, image: dict) -> str | None:
     x, y, w, h = ann['bbox']
     area = ann.get('area')
-    if ann.get('ignore'):
-        return 'marked ignore'
+    if ann['category_id'] not in CAT_IDS:
+        return 'of other classes'
+    if w <= 0 or h <= 0:
+        return 'without width or height'
     if min(x + w, image['width']) <= max(x, 0) or min(y + h, image['height']) <= max(y, 0):
         return 'outside the image'
-    if w < 1 or h < 1 or (w * h if area is None else area) <= 0:
-        return 'without area or thinner than a pixel'
-    return None if ann['category_id'] in CAT_IDS else 'of other classes'
+    if w < 1 or h < 1:
+        return 'thinner than a pixel'
+    return 'with an area of 0 or less' if (w * h if area is None else area) <= 0 else None
 
 
 def read_literally(coco: dict, folder: str, filter_cfg: dict) -> tuple[list[dict], Counter]:
@@ -86,7 +88,7 @@ def read_literally(coco: dict, folder: str, filter_cfg: dict) -> tuple[list[dict
                 {
                     'bbox': [x, y, x + w, y + h],
                     'bbox_label': CAT_IDS[ann['category_id']],
-                    'ignore_flag': int(bool(ann.get('iscrowd'))),
+                    'ignore_flag': int(bool(ann.get('iscrowd') or ann.get('ignore'))),
                 }
             )
         empty = not any(ann['category_id'] in CAT_IDS for ann in anns)
@@ -120,6 +122,7 @@ def build(tmp_path):
             data_root=str(tmp_path),
             metainfo={'classes': CLASSES},
             pipeline=[pass_on],
+            allow_outside=True,
             **kwargs,
         )
 
@@ -136,12 +139,12 @@ def list_infos(dataset) -> list[dict]:
 )
 def test_infos_are_those_of_a_literal_reading(build, tmp_path, seed, filter_cfg):
     expected, dropped = read_literally(draw_coco(seed), str(tmp_path), filter_cfg)
-    assert len(dropped) == 4
+    assert len(dropped) == 5
     for serialize_data in (True, False):
         dataset = build(seed=seed, filter_cfg=filter_cfg, serialize_data=serialize_data)
         # repr also tells 80 from 80.0 and 1 from True.
         assert repr(list_infos(dataset)) == repr(expected)
-        assert dataset._dropped == dropped
+        assert dataset.counts.dropped == dropped
 
 
 class OwnParse(CocoDataset):
@@ -174,7 +177,7 @@ def test_subclasses_work_on_a_list_of_dicts(build, tmp_path, serialize_data):
     kwargs = {'filter_cfg': filter_cfg, 'serialize_data': serialize_data}
     parsed = build(OwnParse, **kwargs)
     assert list_infos(parsed) == [info | {'count': counts[info['img_id']]} for info in expected]
-    assert parsed._dropped == dropped
+    assert parsed.counts.dropped == dropped
     assert list_infos(build(OwnLoad, **kwargs)) == [info | {'count': 1} for info in expected]
     assert list_infos(build(OwnFilter, **kwargs)) == [
         info | {'count': 2, 'sample_idx': index} for index, info in enumerate(expected[5:])

@@ -16,12 +16,14 @@ from mmengine.evaluator import Evaluator
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ghmdet.datasets import CocoDataset
 from ghmdet.evaluation import CocoMetric, DumpDetResults
 from ghmdet.registry import METRICS
 from ghmdet.structures import DetDataSample, InstanceData
 
 BACKENDS = ('faster_coco_eval', 'pycocotools')
 NAMES = ('cat', 'dog', 'owl')
+BOX_KEYS = ('bbox', 'bbox_label')
 MEAN_NAMES = ['mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l']
 
 
@@ -255,6 +257,51 @@ def test_truth_as_detections_scores_one(tmp_path, backend, ids, order):
     assert [metrics[f'coco/{name}_precision'] for name in NAMES] == [1, 1, 1]
 
 
+# Image and category ids: shuffled, sparse, from 0, negative, as text, of several kinds.
+ID_KINDS = {
+    'from 0': (range(6), range(3)),
+    'sparse': ([900, 7, 2**40, 31, 0, 12], [90, 0, 17]),
+    'text of numbers': ([*'320145'], ['2', '10', '1']),
+    'text': (['b.jpg', 'a', '', '0007', 'x/y', 'é'], ['zz', 'a', '']),
+    'negative': (range(-6, 0), [-1, -3, 2]),
+    'mixed': ([1, '1', 2.5, 'x', 0, '0'], [1, '1', 0]),
+}
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize('kind', ID_KINDS)
+@pytest.mark.parametrize('seed', range(4))
+def test_truth_through_the_dataset_as_detections_scores_one(tmp_path, backend, kind, seed):
+    """Any ids, any order of images, annotations, categories and classes; annotation ids from 0."""
+    rng = np.random.default_rng(seed)
+    shuffle = lambda items: [items[i] for i in rng.permutation(len(items))]  # noqa: E731
+    image_ids, category_ids = (shuffle(list(ids)) for ids in ID_KINDS[kind])
+    annotations = [
+        box(image_id, category_ids[(i + k) % 3], [10 + 150 * k, 20, 30 * (k + 1), 40 + 60 * k])
+        for i, image_id in enumerate(image_ids)
+        for k in range(i % 4)  # none in some images
+    ]
+    numbers = shuffle(range(len(annotations)))
+    content = coco_content(
+        shuffle([{**ann, 'id': id_} for ann, id_ in zip(annotations, numbers, strict=True)]),
+        categories=list(zip(category_ids, NAMES, strict=True)),
+    )
+    content['images'] = [
+        {'id': id_, 'file_name': f'{i}.jpg', 'width': 640, 'height': 480}
+        for i, id_ in enumerate(image_ids)
+    ]
+    file, classes = write(tmp_path, content), shuffle(NAMES)
+    dataset = CocoDataset(file, metainfo=dict(classes=classes), test_mode=True)
+    metric = CocoMetric(file, backend=backend, classwise=True)
+    metric.dataset_meta = dataset.metainfo
+    for info in (dataset.get_data_info(i) for i in shuffle(range(len(dataset)))):
+        boxes, labels = ([each[key] for each in info['instances']] for key in BOX_KEYS)
+        metric.process({}, [sample(info['img_id'], boxes, [1.0] * len(boxes), labels)])
+    metrics = metric.evaluate(size=len(dataset))
+    assert metrics['coco/bbox_mAP'] == 1
+    assert [metrics[f'coco/{name}_precision'] for name in NAMES] == [1, 1, 1]
+
+
 def test_classes_are_found_by_name_whatever_the_order(tmp_path):
     """Cats found, dogs not: the label of a cat is its place in `classes`, not in the file."""
     content = coco_content(
@@ -399,11 +446,70 @@ def test_map_keeps_100_among_larger_limits(tmp_path):
     assert (metrics['coco/AR@100'], metrics['coco/AR@300']) == (0, 1)
 
 
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize(
+    ('max_dets', 'expected', 'recalls'),
+    [
+        ((1, 10, 500), 1 / 102, {1: 0, 10: 0, 500: 1}),
+        (500, 1 / 102, {500: 1}),
+        ((100, 500, 10), 1 / 102, {10: 0, 100: 0, 500: 1}),
+        (100, 0, {100: 0}),
+        ([1, 10, 100], 0, {1: 0, 10: 0, 100: 0}),
+    ],
+)
+def test_any_max_dets(tmp_path, backend, max_dets, expected, recalls):
+    """101 better scored false alarms: the hit is number 102 of its image."""
+    content = coco_content([box(1, 1, [0, 0, 40, 40])], (1,))
+    corners = [[300, 300, 340, 340]] * 101 + [[0, 0, 40, 40]]
+    samples = [sample(1, corners, np.linspace(1, 0.5, 102), [0] * 102)]
+    settings = dict(max_dets=max_dets, metric=['bbox', 'proposal'], backend=backend)
+    metrics = evaluate(write(tmp_path, content), samples, classwise=True, **settings)
+    for key in ('bbox_mAP', 'bbox_mAP_50', 'bbox_mAP_m', 'cat_precision'):
+        assert metrics[f'coco/{key}'] == pytest.approx(expected)
+    found = {key: value for key, value in metrics.items() if key.startswith('coco/AR@')}
+    assert found == {f'coco/AR@{n}': value for n, value in recalls.items()}
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_each_given_iou_threshold_has_its_value(two_boxes, logged, backend):
+    """Boxes 40 and 24 high share 24/40 = 0.6."""
+    samples = [sample(1, [[0, 0, 40, 24]], [0.9], [0]), sample(2)]
+    settings = dict(iou_thrs=[0.3, 0.59, 0.61], classwise=True, backend=backend)
+    metrics = evaluate(two_boxes, samples, ['cat'], **settings)
+    values = {key: round(value, 6) for key, value in metrics.items()}
+    assert values == {
+        'coco/bbox_mAP': round(2 / 3, 6),
+        'coco/bbox_mAP_30': 1,
+        'coco/bbox_mAP_59': 1,
+        'coco/bbox_mAP_61': 0,
+        'coco/bbox_mAP_s': -1,
+        'coco/bbox_mAP_m': round(2 / 3, 6),
+        'coco/bbox_mAP_l': -1,
+        'coco/cat_precision': round(2 / 3, 6),
+    }
+    table = next(text for _, text in logged if 'category' in text).splitlines()
+    assert table[1].split() == [
+        'category',
+        *(f'mAP{end}' for end in ('', *['_30', '_59', '_61'])),
+        'mAP_s',
+        'mAP_m',
+        'mAP_l',
+    ]
+
+
+def test_one_of_the_ten_thresholds(two_boxes):
+    samples = [sample(1, [[0, 0, 40, 24.5]], [0.9], [0]), sample(2)]
+    items = ['mAP_60', 'mAP_65']
+    metrics = evaluate(two_boxes, samples, ['cat'], metric_items=items)
+    assert metrics == {'coco/bbox_mAP_60': 1, 'coco/bbox_mAP_65': 0}
+
+
 @pytest.mark.parametrize(
     ('iou_thrs', 'names'),
     [
         (0.5, ['mAP', 'mAP_50', 'mAP_s', 'mAP_m', 'mAP_l']),
-        ([0.3, 0.75], ['mAP', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l']),
+        ([0.3, 0.75], ['mAP', 'mAP_30', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l']),
+        ([0.55, 0.125], ['mAP', 'mAP_55', 'mAP_12.5', 'mAP_s', 'mAP_m', 'mAP_l']),
         (None, MEAN_NAMES),
     ],
 )
@@ -456,6 +562,86 @@ def test_format_only_needs_no_annotations(tmp_path, logged):
     assert logged == [(logging.INFO, expected)]
 
 
+def test_results_under_the_very_name(two_boxes, tmp_path):
+    samples = [sample(1, [[1, 2, 4, 8]], [0.5], [1]), sample(2)]
+    evaluate(two_boxes, samples, outfile_prefix=str(tmp_path / 'mine.json'))
+    assert json.loads((tmp_path / 'mine.json').read_text()) == [
+        {'image_id': 1, 'category_id': 2, 'bbox': [1.0, 2.0, 3.0, 6.0], 'score': 0.5}
+    ]
+
+
+@pytest.mark.parametrize('file', [True, False])
+def test_without_categories_the_names_are_in_the_results(tmp_path, file):
+    """From a file of images only, and from no file at all."""
+    ann_file = write(tmp_path, {'images': [{'id': 'a.jpg'}]}) if file else None
+    out = tmp_path / 'out.json'
+    samples = [sample('a.jpg', [[0, 0, 1, 1]], [0.5], [1])]
+    assert evaluate(ann_file, samples, format_only=True, outfile_prefix=str(out)) == {}
+    assert json.loads(out.read_text()) == [
+        {
+            'image_id': 'a.jpg',
+            'category_id': 2,
+            'bbox': [0.0, 0.0, 1.0, 1.0],
+            'score': 0.5,
+            'category_name': 'dog',
+        }
+    ]
+
+
+# --- ground truth from the samples ----------------------------------------------------------------
+
+
+def with_truth(item, boxes, labels, crowds, raw):
+    """The sample with its ground truth, as the pipeline's `instances` or as the model has it."""
+    if raw:
+        columns = zip(boxes, labels, crowds, strict=True)
+        instances = [dict(bbox=b, bbox_label=n, ignore_flag=c) for b, n, c in columns]
+        return item | {'instances': instances}
+    parts = {}
+    for crowd, name in enumerate(('gt_instances', 'ignored_instances')):
+        kept = [i for i, flag in enumerate(crowds) if flag == crowd]
+        parts[name] = {
+            'bboxes': torch.tensor([boxes[i] for i in kept]).reshape(-1, 4),
+            'labels': torch.tensor([labels[i] for i in kept], dtype=torch.int64),
+        }
+    return item | parts
+
+
+@pytest.mark.parametrize('raw', [True, False])
+def test_truth_of_the_samples_counts_as_that_of_a_file(tmp_path, raw, logged):
+    content, samples = random_set(5)
+    for annotation in content['annotations']:
+        del annotation['area']  # the samples know boxes only
+    content['annotations'] = json.loads(json.dumps(content['annotations']))
+    expected = evaluate(write(tmp_path, content), samples, NAMES, classwise=True)
+    label_of = {7: 0, 5: 1}
+    bearing = []
+    for item in samples:
+        own = [a for a in content['annotations'] if a['image_id'] == item['img_id']]
+        corners = [[x, y, x + w, y + h] for x, y, w, h in (a['bbox'] for a in own)]
+        labels = [label_of[a['category_id']] for a in own]
+        bearing.append(with_truth(item, corners, labels, [a['iscrowd'] for a in own], raw))
+    logged.clear()
+    found = evaluate(None, bearing, NAMES, classwise=True)
+    assert expected['coco/bbox_mAP'] > 0.05
+    assert found == pytest.approx(expected, abs=1e-6, nan_ok=True)
+    assert logged[0][1] == (
+        'CocoMetric: no ann_file: the ground truth is that of the samples, areas are those of boxes'
+    )
+
+
+def test_samples_without_truth(tmp_path):
+    metric = CocoMetric()
+    metric.dataset_meta = {'classes': NAMES}
+    with pytest.raises(ValueError, match='no ground truth') as caught:
+        metric.process({}, [sample(7, [[0, 0, 1, 1]], [0.5], [0])])
+    assert str(caught.value) == (
+        'CocoMetric: no ground truth for image 7: without ann_file the samples must bring it. Set '
+        "the evaluator's ann_file to a COCO file, or put LoadAnnotations after Resize into the "
+        'pipeline of the dataset'
+    )
+
+
 def test_no_file_unless_asked(two_boxes, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     evaluate(two_boxes, [sample(1), sample(2, [[0, 0, 200, 100]], [0.9], [1])])
@@ -488,7 +674,9 @@ def test_processed_results_are_small_arrays(two_boxes):
         ({'iou_thrs': [0.5, 50]}, r'iou_thrs must be within \(0, 1\], got \[0.5, 50\]'),
         ({'metric_items': ['AP']}, r"metric_items has 'AP'; valid names are \['mAP', 'mAP_50'"),
         ({'metric_items': ['AR@100'], 'proposal_nums': (10,)}, "'AR@10', 'AR_s@10'"),
-        ({'metric_items': ['mAP_50'], 'iou_thrs': 0.75}, "'mAP_50'; it needs 0.50 among"),
+        ({'metric_items': ['mAP_50'], 'iou_thrs': 0.75}, "'mAP_50'; it needs 0.5 among"),
+        ({'max_dets': 0}, 'max_dets must be positive integers, got 0'),
+        ({'max_dets': ()}, r'max_dets must be positive integers, got \(\)'),
     ],
 )
 def test_bad_settings_are_refused_at_construction(two_boxes, settings, text):
@@ -496,9 +684,7 @@ def test_bad_settings_are_refused_at_construction(two_boxes, settings, text):
         CocoMetric(two_boxes, **settings)
 
 
-def test_annotation_file_is_needed_and_must_exist(tmp_path):
-    with pytest.raises(ValueError, match=r'ann_file is needed; set val_evaluator\.ann_file'):
-        CocoMetric()
+def test_annotation_file_must_exist(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"ann_file '.*none\.json' does not exist"):
         CocoMetric(str(tmp_path / 'none.json'))
 
@@ -506,12 +692,13 @@ def test_annotation_file_is_needed_and_must_exist(tmp_path):
 @pytest.mark.parametrize(
     ('content', 'text'),
     [
-        ('{"images": [', r'truth\.json.* is not JSON: Expecting value'),
-        ('[]', "must be a JSON object with a list 'images'"),
-        ('{"images": [], "categories": []}', "with a list 'annotations'"),
-        ('{"images": [{}], "categories": []}', r"images\[0\] of .*truth\.json.* lacks \['id'\]"),
-        (coco_content([{'image_id': 1}]), r"annotations\[0\] .* lacks \['bbox', 'category_id'\]"),
-        (coco_content([box(1, 1, [1, 2])]), r'annotations\[0\] .*\[x, y, w, h\], got \[1, 2\]'),
+        ('{"images": [', r'truth\.json: broken JSON at line 1, column 13'),
+        ('[]', r'truth\.json: expected a COCO file'),
+        ('{"images": [], "categories": []}', "has no list 'annotations', so there is nothing to"),
+        ('{"images": [], "annotations": []}', "has no list 'categories', so there is nothing to"),
+        ('{"images": [{}], "categories": []}', r'truth\.json: 1 broken entries: images\[0\]'),
+        (coco_content([{'image_id': 1}]), r'annotations\[0\] .*category_id, bbox'),
+        (coco_content([box(1, 1, [1, 2])]), r'bbox must be four finite numbers .* got \[1, 2\]'),
     ],
 )
 def test_broken_annotation_files_are_named(tmp_path, content, text):

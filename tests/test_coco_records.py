@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 import random
 
@@ -90,32 +91,84 @@ def test_annotations_of_another_object_are_not_the_file_s(tmp_path):
 
 
 @pytest.mark.parametrize(
-    'wrong',
+    ('old', 'new', 'words'),
     [
-        ('"image_id": 7', '"image_id": [7]'),
-        ('"bbox": [', '"bbox": [1, '),
-        ('"bbox": [', '"box": ['),
-        ('}, {"id": 9, ', '} {"id": 9, '),
-        ('"id": 20', '"id": NaN'),
-        ('"counts": [1]', '"counts": [1'),
-        ('"categories"', '"categories'),
-        ('"file_name": "7', '"file_name": "\\ud800'),
+        (
+            '"image_id": 7',
+            '"image_id": [7]',
+            r'id 3 of image id \[7\]: image_id must be a number or',
+        ),
+        (
+            '"bbox": [',
+            '"bbox": [1, ',
+            '40 broken entries: annotation id 0 of .*: bbox must be four',
+        ),
+        ('"bbox": [', '"box": [', 'annotation id 0 of image id 3.5 lacks bbox'),
+        ('}, {"id": 9, ', '} {"id": 9, ', "column 1780: Expecting ',' delimiter; was the file cut"),
+        ('"id": 20', '"id": NaN', '1 broken entries: annotation id nan of .*: id must be a number'),
+        ('"counts": [1]', '"counts": [1', "column 609: Expecting ',' delimiter"),
+        ('"categories"', '"categories', "column 6536: Expecting ':' delimiter"),
+        ('"id": 20', '"id": 1' + 5000 * '0', 'ann.json: Exceeds the limit .4300 digits.'),
+        ('"size": [2, 3]', '"size": ' + 99999 * '[' + 99999 * ']', 'ann.json: lists .* too deeply'),
+        ('"iscrowd": 1', '"iscrowd": "1"', "iscrowd must be 0 or 1, got '1'"),
     ],
 )
 @pytest.mark.usefixtures('block')
-def test_broken_files_are_left_to_the_slow_reader(tmp_path, wrong):
+def test_broken_files_are_explained_whatever_the_blocks(tmp_path, old, new, words):
+    """The place in the file is the same however much of it was decoded before."""
     text = json.dumps(draw_coco(0))
-    assert wrong[0] in text
-    (tmp_path / 'ann.json').write_text(text.replace(*wrong))
-    assert read_records(str(tmp_path / 'ann.json')) is None
+    assert old in text
+    (tmp_path / 'ann.json').write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=words) as caught:
+        read_records(str(tmp_path / 'ann.json'))
+    assert str(caught.value).startswith(str(tmp_path / 'ann.json'))
 
 
-def test_a_wrong_type_is_named_by_its_path():
+@pytest.mark.usefixtures('block')
+def test_a_wrong_byte_is_found_whatever_the_blocks(tmp_path):
+    text = json.dumps(draw_coco(0), ensure_ascii=False).encode()
+    place = text.rindex(b'"image_id": "b"') + 13
+    (tmp_path / 'ann.json').write_bytes(text[:place] + b'\xfe' + text[place:])
+    with pytest.raises(ValueError, match=f'but byte {place} is none of it'):
+        read_records(str(tmp_path / 'ann.json'))
+
+
+@pytest.mark.usefixtures('block')
+def test_what_json_alone_decodes_is_read_all_the_same(tmp_path):
+    coco = draw_coco(0)
+    coco['annotations'][20]['score'] = float('nan')
+    coco['annotations'][30]['segmentation'] = [[float('inf')]]
+    (tmp_path / 'ann.json').write_text(json.dumps(coco))
+    check_records(read_records(str(tmp_path / 'ann.json')), coco)
+
+
+def test_lines_are_counted_over_the_whole_file(tmp_path, monkeypatch):
+    """Three lines of snowmen, and the 7th character of the fourth is wrong."""
+    monkeypatch.setattr(coco_records, '_BLOCK', 1)
+    text = '{"images": [{"id": "\N{SNOWMAN}"}],\n"annotations": [\n' + ', '.join(
+        [json.dumps({'image_id': 1, 'category_id': 2, 'bbox': [1, 2, 3, 4]})] * 5
+    )
+    file = tmp_path / 'ann.json'
+    for start in (b'', codecs.BOM_UTF8):
+        file.write_bytes(start + (text + '\n, "\N{SNOWMAN}" x').encode())
+        with pytest.raises(ValueError, match='broken JSON at line 4, column 7: Expecting'):
+            read_records(str(file))
+
+
+def test_of_very_many_broken_entries_the_rest_is_not_read(tmp_path, monkeypatch):
+    """Each of 40 lacks a box: at most ten, and those of a block of one, are looked at."""
+    monkeypatch.setattr(coco_records, '_BLOCK', 1)
+    monkeypatch.setattr(coco_records, '_ENOUGH', 10)
+    text = json.dumps(draw_coco(0)).replace('"bbox"', '"box"')
+    (tmp_path / 'ann.json').write_text(text)
+    with pytest.raises(ValueError, match=r'at least 1\d broken entries: .*; and \d more'):
+        read_records(str(tmp_path / 'ann.json'))
+
+
+def test_a_wrong_type_is_named_by_its_ids():
     coco = draw_coco(0)
     coco['annotations'][3]['bbox'] = [1, 2, 'x', 4]
-    words = (
-        r'^a.json: Expected `float`, got `str` - at `\$\.annotations\[3\]\.bbox\[2\]`; correct it'
-    )
+    words = r"^a.json: 1 broken .*: annotation id 3 of image id 7: bbox .*, got \[1, 2, 'x', 4\]"
     with pytest.raises(ValueError, match=words):
         convert_records(coco, 'a.json')
 
@@ -138,7 +191,8 @@ def test_all_but_the_end_is_cut_off(tmp_path, monkeypatch):
 
 def test_empty_and_remote_files(tmp_path, monkeypatch):
     (tmp_path / 'ann.json').write_bytes(b'')
-    assert read_records(str(tmp_path / 'ann.json')) is None
+    with pytest.raises(ValueError, match=r'ann.json: the file is empty \(0 bytes\)'):
+        read_records(str(tmp_path / 'ann.json'))
     text = json.dumps(draw_coco(2)).encode()
     monkeypatch.setattr(coco_records.fileio, 'get', lambda url, backend_args: text)
     check_records(read_records('https://example.org/ann.json'), draw_coco(2))

@@ -17,7 +17,8 @@ from mmengine.registry import OPTIM_WRAPPERS
 from ghmdet import test as test_tool
 from ghmdet import train as train_tool
 from ghmdet.engine import arguments
-from ghmdet.registry import HOOKS, METRICS, MODELS, TRANSFORMS, VISBACKENDS
+from ghmdet.engine.config_errors import ConfigError, name_the_place
+from ghmdet.registry import HOOKS, LOOPS, METRICS, MODELS, TRANSFORMS, VISBACKENDS
 
 ROOT = Path(__file__).parents[1]
 SHIPPED = 'retinanet_ghm_r50_fpn_1x_coco'
@@ -139,6 +140,13 @@ def seen_above(text, folder, monkeypatch, capsys):
     assert 'class MyBackbone(' in text
 
 
+def refused(text, folder, monkeypatch, capsys):
+    cfg = read('model = dict(bbox_head=dict(loss_cls=dict(binz=3)))', folder)
+    with pytest.raises(ConfigError) as caught, name_the_place(cfg, {}):
+        MODELS.build(cfg.model)
+    assert text == f'error: {caught.value}\n'
+
+
 GHMC = dict(type='GHMC', bins=30, momentum=0.75, use_sigmoid=True, loss_weight=1.0)
 CHECKS = {
     ('Inherit', 0): has(model__bbox_head__num_classes=2, model__bbox_head__loss_cls=GHMC),
@@ -168,6 +176,7 @@ CHECKS = {
         optim_wrapper__optimizer__lr=0.0025, optim_wrapper__optimizer__momentum=0.9
     ),
     ('Override on the command line', 0): overrides,
+    ('Mistakes', 0): refused,
     ('See the result', 0): prints,
     ('See the result', 1): prints_origins,
     ('Your own parts', 0): own_parts,
@@ -214,16 +223,47 @@ def test_merging_knows_delete_in_a_config_that_imports(tmp_path):
 
 def test_without_delete_the_constructor_tells(tmp_path):
     text = blocks('docs/configs.md')['Replace instead of merge', 0].replace('_delete_=True, ', '')
-    with pytest.raises(TypeError, match="unexpected keyword argument 'bins'"):
-        MODELS.build(read(text, tmp_path).model)
+    cfg = read(text, tmp_path)
+    with pytest.raises(ConfigError) as caught, name_the_place(cfg, {}):
+        MODELS.build(cfg.model)
+    told = str(caught.value)
+    assert "(FocalLoss): unexpected keyword argument 'bins'; it is left over from ghmdet::" in told
+    assert told.endswith(f'write loss_cls=dict(_delete_=True, type=...) in {tmp_path}/pets.py')
 
 
 def test_tuples_of_one_and_blanks_on_the_command_line(monkeypatch):
     key = 'train_dataloader.dataset.metainfo.classes'
-    for given, expected in (("('cat',)", ('cat',)), ("('traffic light',)", ('trafficlight',))):
+    for given, expected in (
+        ("('cat',)", ('cat',)),
+        ("('traffic light','car')", ('traffic light', 'car')),
+    ):
+        assert f'"{given}"' in sections('docs/configs.md')['Override on the command line']
         monkeypatch.setattr(sys, 'argv', ['train', SHIPPED, '--cfg-options', f'{key}={given}'])
         cfg = arguments.load_config(train_tool.parse_args())
         assert get(cfg, key) == expected
+
+
+def test_a_dict_on_the_command_line(monkeypatch):
+    key = "model.neck.norm_cfg={'type': 'GN', 'num_groups': 32}"
+    text = sections('docs/configs.md')['Override on the command line']
+    assert f'`{key.replace("=", chr(61) + chr(34), 1)}"`' in text
+    monkeypatch.setattr(sys, 'argv', ['train', SHIPPED, '--cfg-options', key])
+    cfg = arguments.load_config(train_tool.parse_args())
+    assert cfg.model.neck.norm_cfg == dict(type='GN', num_groups=32)
+
+
+def test_the_switch_for_the_data_root(monkeypatch):
+    text = sections('docs/configs.md')['Derived values']
+    (option,) = re.findall(r'`(--data-root [^`]+)`', text)
+    (variable,) = re.findall(r'`(GHMDET_\w+)=/data/pets`', text)
+    (alias,) = re.findall(r'`(--cfg-options [^`]+)`', text)
+    for words in (option.split(), alias.split(), []):
+        if not words:
+            monkeypatch.setenv(variable, '/data/pets')
+        monkeypatch.setattr(sys, 'argv', ['train', SHIPPED, *words])
+        cfg = arguments.load_config(train_tool.parse_args())
+        for split in ('train', 'val', 'test'):
+            assert cfg[f'{split}_dataloader'].dataset.data_root == '/data/pets/'
 
 
 # --- common changes ---------------------------------------------------------------------------
@@ -279,6 +319,32 @@ def without_memory(cfg, folder):
     assert (head.loss_cls.bins, head.loss_bbox.bins) == (30, 10)
 
 
+def from_the_first_step(cfg, folder):
+    head = build_model(cfg).bbox_head
+    assert (head.loss_cls.bias_correct, head.loss_bbox.bias_correct) == (True, True)
+    assert (head.loss_cls.bins, head.loss_cls.max_weight) == (30, None)
+
+
+def bounded(cfg, folder):
+    head = build_model(cfg).bbox_head
+    assert (head.loss_cls.max_weight, head.loss_bbox.max_weight) == (20, 20)
+    assert (head.loss_cls.bins, head.loss_cls.bias_correct) == (30, False)
+
+
+def curves_of_bins(cfg, folder):
+    assert [HOOKS.build(hook).interval for hook in cfg.custom_hooks] == [50]
+
+
+def loss_of_validation(cfg, folder):
+    assert cfg.val_cfg == dict(type='ValLoop', compute_loss=True)
+    assert LOOPS.get('ValLoop').__module__ == 'ghmdet.engine.val_loop'
+
+
+def stop_after_three(cfg, folder):
+    hook = HOOKS.build(cfg.default_hooks.finite_steps)
+    assert (type(hook).__name__, hook.max_in_a_row) == ('FiniteStepsHook', 3)
+
+
 def metrics(cfg, folder):
     content = dict(images=[], annotations=[], categories=[])
     (folder / 'val.json').write_text(json.dumps(content))
@@ -305,9 +371,16 @@ CHANGES = {
     'less memory (`peak_memory`, MB, in the log): activations computed twice': recomputed,
     'the same batch in four smaller ones': four_batches,
     'multi-scale training': multi_scale,
-    'crowd regions ignored rather than background': crowds,
+    'crowd and `ignore` regions ignored rather than background': crowds,
     'moving average of the weights': averaged,
     'the GHM counts of this step only': without_memory,
+    'GHM weights right from the first step': from_the_first_step,
+    'no GHM weight above 20': bounded,
+    'curves of the GHM bins, weights and counts': curves_of_bins,
+    'the loss of the validation set: `val/loss`, `val/loss_cls`, `val/loss_bbox`': (
+        loss_of_validation
+    ),
+    'to stop after 3 steps in a row without a finite loss, instead of 10': stop_after_three,
     'per-class AP': per_class,
     'pycocotools rather than faster-coco-eval': other_backend,
     'curves in TensorBoard': tensorboard,

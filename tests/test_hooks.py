@@ -144,8 +144,14 @@ def test_head_is_checked_for_val_and_test(tmp_path, split):
 @pytest.mark.parametrize(
     ('val', 'told'),
     [
-        (('dog', 'cat'), "number 0 is 'cat' in train (cat, dog), 'dog' in val (dog, cat)"),
-        (('cat', 'cow'), "number 1 is 'dog' in train (cat, dog), 'cow' in val (cat, cow)"),
+        (
+            ('dog', 'cat'),
+            "number 0 is 'cat' in the first (cat, dog), 'dog' in the second (dog, cat)",
+        ),
+        (
+            ('cat', 'cow'),
+            "number 1 is 'dog' in the first (cat, dog), 'cow' in the second (cat, cow)",
+        ),
     ],
 )
 def test_classes_in_another_order_or_other_classes(tmp_path, val, told):
@@ -159,7 +165,7 @@ def test_shorter_list_without_a_head_to_compare(tmp_path):
     model = DoorModel()
     del model.bbox_head
     runner = make_runner(tmp_path, loader(), loader(('cat',)), model=model)
-    with pytest.raises(ValueError, match=r"'dog' in train \(cat, dog\), missing in val"):
+    with pytest.raises(ValueError, match=r"'dog' in the first \(cat, dog\), missing in the second"):
         runner.train()
 
 
@@ -217,27 +223,45 @@ def test_tta_model_is_unwrapped(tmp_path):
         runner.test()
 
 
-def test_metric_of_another_annotation_file_is_warned_about(tmp_path):
+def test_every_part_of_a_concatenation_is_asked_for_its_classes(tmp_path):
+    def concatenate(part):
+        other = {**part, 'metainfo': {'classes': ('dog', 'cat')}}
+        return {'type': 'ConcatDataset', 'datasets': [part, other], 'ignore_keys': ['classes']}
+
+    runner = make_runner(tmp_path, loader(wrap=concatenate))
+    with pytest.raises(ValueError, match='differ in their classes') as caught:
+        runner.train()
+    assert str(caught.value).startswith(
+        'train_dataloader and train_dataloader (part 1 of its dataset) differ in their classes: '
+        "number 0 is 'cat' in the first (cat, dog), 'dog' in the second (dog, cat)."
+    )
+
+
+def test_metric_of_another_annotation_file_is_refused_unless_meant(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     (tmp_path / 'a.json').write_text('{}')
     (tmp_path / 'same.json').symlink_to(tmp_path / 'a.json')
-    warned = []
     hook = DoorCheckHook(image_limit=7)
 
-    def check(ann_file, split='val'):
+    def check(ann_file, **settings):
         dataset = SimpleNamespace(ann_file=str(tmp_path / 'a.json'), metainfo={})
-        evaluator = SimpleNamespace(metrics=[DoorMetric(ann_file), object()])
+        metric = DoorMetric(ann_file)
+        vars(metric).update(settings)
+        evaluator = SimpleNamespace(metrics=[metric, object()])
         loop = SimpleNamespace(dataloader=SimpleNamespace(dataset=dataset), evaluator=evaluator)
-        logger = SimpleNamespace(warning=warned.append)
-        hook.before_run(SimpleNamespace(_val_loop=loop, model=DoorModel(), logger=logger))
+        hook.before_run(SimpleNamespace(_val_loop=loop, model=DoorModel()))
 
-    check(None)
-    check(str(tmp_path / 'same.json'))
-    assert warned == []
-    check('other.json')
-    assert len(warned) == 1
-    assert 'val_evaluator (DoorMetric) has ann_file=other.json' in warned[0]
-    assert f'val_dataloader reads {tmp_path}/a.json' in warned[0]
-    assert 'Remove val_evaluator.ann_file' in warned[0]
+    for same in (None, str(tmp_path / 'same.json'), 'a.json', f'../{tmp_path.name}/./a.json'):
+        check(same)
+    check('other.json', check_ann_file=False)
+    with pytest.raises(ValueError, match='another annotation file') as caught:
+        check('other.json')
+    assert str(caught.value) == (
+        'val_evaluator (DoorMetric) has ann_file=other.json, but val_dataloader reads '
+        f'{tmp_path}/a.json: detections would be compared with another annotation file. Remove '
+        'val_evaluator.ann_file or give both the same file; if you mean it, set '
+        'val_evaluator.check_ann_file=False.'
+    )
 
 
 # --- memory -----------------------------------------------------------------------------------

@@ -1,63 +1,323 @@
+"""Image files as they come: every kind becomes uint8 (h, w, 3) in BGR or is refused by name."""
+
 from __future__ import annotations
 
+import os
+import struct
+import zlib
+from io import BytesIO
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
 
-from ghmdet.datasets.image_file import find_image_fault, read_image_sizes
+from ghmdet.datasets.image_file import (
+    ImageError,
+    MissingImageError,
+    find_image_fault,
+    read_image,
+    read_image_sizes,
+)
 
 ORIENTATION = 0x0112
+RED_GREEN = np.array([[[255, 0, 0], [0, 255, 0]]], np.uint8)  # RGB, 2 wide, 1 high
+
+
+def pixels(seed: int = 0) -> np.ndarray:
+    return np.random.RandomState(seed).randint(0, 255, (80, 100, 3), np.uint8)
 
 
 @pytest.fixture(params=['jpg', 'png'])
 def file(request, tmp_path) -> Path:
     """A noisy image, 100 wide and 80 high."""
-    pixels = np.random.RandomState(0).randint(0, 255, (80, 100, 3), np.uint8)
-    Image.fromarray(pixels).save(tmp_path / f'a.{request.param}')
+    Image.fromarray(pixels()).save(tmp_path / f'a.{request.param}')
     return tmp_path / f'a.{request.param}'
+
+
+def turned(folder: Path, orientation: int, suffix: str = 'jpg') -> Path:
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    file = folder / f'{orientation}.{suffix}'
+    Image.new('RGB', (100, 80)).save(file, exif=exif)
+    return file
+
+
+def png_header(width: int, height: int) -> bytes:
+    """A PNG that claims a size and has next to no pixels."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return (
+            struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
+        )
+
+    header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
+    return (
+        b'\x89PNG\r\n\x1a\n'
+        + chunk(b'IHDR', header)
+        + chunk(b'IDAT', zlib.compress(b''))
+        + chunk(b'IEND', b'')
+    )
 
 
 def test_a_good_file_has_no_fault(file):
     assert find_image_fault(file, (100, 80)) is None
-    # Trailing data of a camera.
-    file.write_bytes(file.read_bytes() + bytes(3000))
-    assert find_image_fault(str(file), (100, 80)) is None
+    assert find_image_fault(file) is None
+    expected = cv2.imread(str(file))
+    # Trailing data of a camera, or a film.
+    for length in (0, 3000, 9000):
+        file.write_bytes(file.read_bytes() + bytes(length))
+        assert find_image_fault(str(file), (100, 80)) is None
+        np.testing.assert_array_equal(read_image(file, expected_wh=(100, 80)), expected)
 
 
 @pytest.mark.parametrize(
     ('spoil', 'fault'),
     [
         (lambda file: file.unlink(), 'does not exist'),
+        (lambda file: (file.unlink(), file.mkdir()), 'is a folder, not a file'),
         (lambda file: file.write_bytes(b''), 'is empty (0 bytes)'),
-        (lambda file: file.write_text('<html>'), 'cannot be read as an image (cannot identify'),
-        (lambda file: file.write_bytes(file.read_bytes()[:-12]), 'is cut off: its end marker'),
-        (lambda file: file.write_bytes(file.read_bytes()[:5000]), 'is cut off: its end marker'),
+        (
+            lambda file: file.write_text('<html>'),
+            'cannot be read as an image (cannot identify image)',
+        ),
+        (
+            lambda file: file.write_bytes(file.read_bytes()[:-2]),
+            'is cut off: its end marker is missing',
+        ),
+        (
+            lambda file: file.write_bytes(file.read_bytes()[:-12]),
+            'is cut off: its end marker is missing',
+        ),
+        (
+            lambda file: file.write_bytes(file.read_bytes()[:5000]),
+            'is cut off: its end marker is missing',
+        ),
+        (lambda file: file.write_bytes(png_header(40000, 25000)), 'has more than 178956970 pixels'),
+        (
+            lambda file: file.write_bytes(png_header(2**31 - 1, 2**31 - 1)),
+            'has more than 178956970',
+        ),
     ],
 )
-def test_faults(file, spoil, fault):
+def test_faults_are_found_by_the_check_and_when_decoding(file, spoil, fault):
     spoil(file)
     assert find_image_fault(file, (100, 80)).startswith(fault)
+    with pytest.raises(ImageError) as caught:
+        read_image(file)
+    assert str(caught.value).startswith(f'image {file} {fault}')
+    assert isinstance(caught.value, FileNotFoundError) == (fault == 'does not exist')
+
+
+def test_damage_in_the_middle_of_a_png_is_found_when_decoding(tmp_path, capfd):
+    Image.fromarray(pixels()).save(tmp_path / 'a.png')
+    content = bytearray((tmp_path / 'a.png').read_bytes())
+    content[9000:9050] = bytes(50)
+    (tmp_path / 'a.png').write_bytes(content)
+    assert find_image_fault(tmp_path / 'a.png') is None
+    words = r'a.png cannot be decoded: it is damaged, or a kind of PNG that OpenCV does not read'
+    with pytest.raises(ImageError, match=words):
+        read_image(tmp_path / 'a.png')
+
+
+@pytest.mark.filterwarnings('ignore:Image size:PIL.Image.DecompressionBombWarning')
+def test_the_pixel_limit_can_be_set(tmp_path, monkeypatch):
+    monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 3000)  # Pillow's own, which stops at 6000
+    Image.new('RGB', (100, 80)).save(tmp_path / 'a.png')
+    told = (
+        'has more than 7999 pixels (100x80) and is not decoded; if it is right, set max_pixels of '
+        'LoadImageFromFile in the pipeline'
+    )
+    assert find_image_fault(tmp_path / 'a.png', max_pixels=7999) == told
+    with pytest.raises(ImageError, match='has more than 7999 pixels'):
+        read_image(tmp_path / 'a.png', max_pixels=7999)
+    assert read_image(tmp_path / 'a.png', max_pixels=8000).shape == (80, 100, 3)
+    (tmp_path / 'b.png').write_bytes(png_header(40000, 25000))
+    with pytest.raises(ImageError, match='has more than 178956970 pixels'):
+        read_image_sizes(tmp_path / 'b.png')
+
+
+@pytest.mark.parametrize('mode', ['baseline', 'progressive', 'fill byte', 'thumbnail'])
+def test_a_jpeg_of_too_many_pixels(tmp_path, mode):
+    """The size that counts is the frame's, not that of a thumbnail in EXIF."""
+    exif = Image.Exif()
+    if mode == 'thumbnail':
+        exif[0x0112] = 1
+        small = BytesIO()
+        Image.new('RGB', (8, 8)).save(small, 'JPEG')
+        exif[0x9286] = small.getvalue()
+    buffer = BytesIO()
+    Image.fromarray(pixels()).save(buffer, 'JPEG', progressive=mode == 'progressive', exif=exif)
+    content = buffer.getvalue()
+    if mode == 'fill byte':
+        content = content[:2] + b'\xff' + content[2:]
+    (tmp_path / 'a.jpg').write_bytes(content)
+    assert read_image(tmp_path / 'a.jpg', max_pixels=8000).shape == (80, 100, 3)
+    with pytest.raises(ImageError, match='a.jpg has more than 7999 pixels .100x80. and is not'):
+        read_image(tmp_path / 'a.jpg', max_pixels=7999)
+
+
+def test_missing(tmp_path):
+    with pytest.raises(MissingImageError) as caught:
+        read_image(tmp_path / 'a.jpg')
+    assert str(caught.value) == f'image {tmp_path}/a.jpg does not exist'
+    with pytest.raises(FileNotFoundError):
+        read_image_sizes(tmp_path / 'a.jpg')
+    with pytest.raises(ImageError, match=r'^picture 7 does not exist$'):
+        read_image(tmp_path / 'a.jpg', name='picture 7')
+    with pytest.raises(ImageError, match='cannot be read'):
+        read_image(f'{tmp_path}/a\0.jpg')
+
+
+@pytest.mark.skipif(not hasattr(os, 'mkfifo'), reason='no pipes')
+def test_a_pipe_is_not_waited_for(tmp_path):
+    os.mkfifo(tmp_path / 'a.jpg')
+    assert find_image_fault(tmp_path / 'a.jpg') == 'is a pipe or device, not a file'
+    with pytest.raises(ImageError, match='a.jpg is a pipe or device, not a file'):
+        read_image(tmp_path / 'a.jpg')
+
+
+# Sizes and EXIF
 
 
 def test_a_wrong_size_gives_both(file):
-    assert find_image_fault(file, (80, 100)) == (
-        'is 100x80 (width x height) but the annotation file says 80x100'
+    told = 'is 100x80 (width x height) but the annotation file says 99x80'
+    assert find_image_fault(file, (99, 80)) == told
+    told = (
+        'is 100x80 (width x height) but the annotation file says 80x100, which is width and height '
+        'swapped'
     )
+    assert find_image_fault(file, (80, 100)) == told
+    with pytest.raises(ImageError) as caught:
+        read_image(file, expected_wh=(80, 100))
+    assert str(caught.value) == f'image {file} {told}'
+    assert find_image_fault(file, (100.0, 80.0)) is None
 
 
-@pytest.mark.parametrize(('orientation', 'shown_wh'), [(3, (100, 80)), (6, (80, 100))])
-def test_exif_turns(tmp_path, orientation, shown_wh):
-    exif = Image.Exif()
-    exif[ORIENTATION] = orientation
-    file = tmp_path / 'a.jpg'
-    Image.new('RGB', (100, 80)).save(file, exif=exif)
+@pytest.mark.parametrize('suffix', ['jpg', 'png', 'webp', 'tiff'])
+@pytest.mark.parametrize(
+    ('orientation', 'shown_wh'), [(1, (100, 80)), (3, (100, 80)), (6, (80, 100))]
+)
+def test_exif_turns(tmp_path, suffix, orientation, shown_wh):
+    file = turned(tmp_path, orientation, suffix)
     assert read_image_sizes(file) == ((100, 80), shown_wh)
-    assert find_image_fault(file, (100, 80)) is None
     assert find_image_fault(file, shown_wh) is None
+    assert read_image(file, expected_wh=shown_wh).shape == (*shown_wh[::-1], 3)
+
+
+def test_exif_explains_a_size(tmp_path):
+    file = turned(tmp_path, 8)
+    told = (
+        'is 80x100 (width x height) but the annotation file says 100x80. Its EXIF orientation '
+        'turns it by a quarter. If the boxes were drawn on the image as stored, set '
+        "color_type='color_ignore_orientation' of LoadImageFromFile in the pipeline, otherwise "
+        'correct the annotation file'
+    )
+    assert find_image_fault(file, (100, 80)) == told
+    as_stored = dict(color_type='color_ignore_orientation')
+    assert find_image_fault(file, (100, 80), **as_stored) is None
+    assert read_image(file, expected_wh=(100, 80), **as_stored).shape == (80, 100, 3)
+    with pytest.raises(ImageError, match=r"drawn on the image as shown, set color_type='color' of"):
+        read_image(file, expected_wh=(80, 100), **as_stored)
+
+
+def test_the_picture_is_turned_as_pillow_turns_it(tmp_path):
+    for orientation in range(1, 9):
+        exif = Image.Exif()
+        exif[ORIENTATION] = orientation
+        file = tmp_path / f'{orientation}.png'
+        Image.fromarray(pixels()).save(file, exif=exif)
+        (tmp_path / f'{orientation}.jpg').write_bytes(b'')
+        with Image.open(file) as image:
+            image.load()
+            turns = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
+            how = turns[orientation]
+            expected = np.asarray(image if how is None else image.transpose(how))
+        np.testing.assert_array_equal(read_image(file), expected[..., ::-1])
+
+
+def test_damaged_exif_is_none(tmp_path):
+    file = tmp_path / 'a.jpg'
+    Image.new('RGB', (100, 80)).save(file, exif=b'Exif\0\0nonsense')
+    assert read_image_sizes(file) == ((100, 80), (100, 80))
+    assert read_image(file, expected_wh=(100, 80)).shape == (80, 100, 3)
+
+
+# Kinds of pixels
+
+
+@pytest.mark.parametrize('suffix', ['png', 'tiff', 'bmp', 'webp', 'gif', 'ppm'])
+def test_formats(tmp_path, suffix):
+    lossless = dict(lossless=True) if suffix == 'webp' else {}
+    Image.fromarray(RED_GREEN).save(tmp_path / f'a.{suffix}', **lossless)
+    assert read_image(tmp_path / f'a.{suffix}').tolist() == [[[0, 0, 255], [0, 255, 0]]]
+
+
+@pytest.mark.parametrize(
+    ('mode', 'suffix', 'expected'),
+    [
+        ('L', 'png', [[[76, 76, 76], [150, 150, 150]]]),
+        ('LA', 'png', [[[76, 76, 76], [150, 150, 150]]]),
+        ('RGBA', 'png', [[[0, 0, 255], [0, 255, 0]]]),
+        ('P', 'png', [[[0, 0, 255], [0, 255, 0]]]),
+        ('1', 'png', [[[0, 0, 0], [255, 255, 255]]]),
+        ('1', 'tiff', [[[0, 0, 0], [255, 255, 255]]]),
+        ('CMYK', 'tiff', [[[0, 0, 255], [0, 255, 0]]]),
+    ],
+)
+def test_channels(tmp_path, mode, suffix, expected):
+    image = Image.fromarray(RED_GREEN)
+    image = (
+        image.convert('L').point([0] * 100 + [255] * 156, '1')
+        if mode == '1'
+        else image.convert(mode)
+    )
+    if mode in ('LA', 'RGBA'):
+        image.putalpha(0)  # dropped, not blended
+    image.save(tmp_path / f'a.{suffix}')
+    img = read_image(tmp_path / f'a.{suffix}')
+    assert img.dtype == np.uint8
+    assert img.tolist() == expected
+
+
+@pytest.mark.parametrize('mode', ['L', 'CMYK'])
+def test_jpeg_of_other_channels(tmp_path, mode):
+    Image.new('RGB', (32, 16), (200, 100, 50)).convert(mode).save(tmp_path / 'a.jpg', quality=100)
+    img = read_image(tmp_path / 'a.jpg')
+    assert img.shape == (16, 32, 3)
+    expected = [124] * 3 if mode == 'L' else [50, 100, 200]  # .299 r + .587 g + .114 b
+    assert np.abs(img[8, 16].astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize('suffix', ['png', 'tiff', 'pgm'])
+def test_sixteen_bits_are_scaled(tmp_path, suffix):
+    """Neither clipped, which makes nearly all white, nor wrapped, which makes stripes."""
+    values = np.array([[0, 255, 256, 4095, 32768, 65535]] * 4, np.uint16)
+    cv2.imwrite(str(tmp_path / f'a.{suffix}'), values)
+    img = read_image(tmp_path / f'a.{suffix}')
+    assert (img.shape, img.dtype) == ((4, 6, 3), np.uint8)
+    assert np.abs(img[0, :, 0] - values[0] / 257).max() <= 1
+
+
+@pytest.mark.parametrize('kind', [np.float32, np.int32])
+def test_thirty_two_bits_are_refused(tmp_path, kind):
+    Image.fromarray(np.full((4, 6), 7, kind)).save(tmp_path / 'a.tiff')
+    with pytest.raises(ImageError, match='a kind of TIFF that OpenCV does not read, such as float'):
+        read_image(tmp_path / 'a.tiff')
+
+
+def test_a_format_that_opencv_lacks(tmp_path):
+    Image.new('RGB', (8, 8)).save(tmp_path / 'a.jpg', format='TGA')
+    with pytest.raises(ImageError, match='a kind of TGA that OpenCV does not read'):
+        read_image(tmp_path / 'a.jpg')
 
 
 def test_a_format_without_end_mark_is_not_searched_for_one(tmp_path):
-    Image.new('RGB', (3, 2)).save(tmp_path / 'a.bmp')
+    buffer = BytesIO()
+    Image.new('RGB', (3, 2)).save(buffer, 'BMP')
+    (tmp_path / 'a.bmp').write_bytes(buffer.getvalue())
     assert find_image_fault(tmp_path / 'a.bmp', (3, 2)) is None
+    (tmp_path / 'a.bmp').write_bytes(buffer.getvalue()[:-4])
+    with pytest.raises(ImageError, match='a.bmp cannot be decoded'):
+        read_image(tmp_path / 'a.bmp')

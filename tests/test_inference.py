@@ -1,9 +1,13 @@
 """Detections in Python equal those of the pipeline that tools/test.py runs."""
 
+import copy
+
 import mmcv
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from PIL import Image
 
 from ghmdet import config_path
 from ghmdet.datasets import CocoDataset, draw_shapes
@@ -55,6 +59,29 @@ def test_class_names_come_from_the_checkpoint_or_the_config(setting):
     assert init_detector(cfg, str(checkpoint)).dataset_meta['classes'] == ('a', 'b', 'c')
     from_name = init_detector(config_path('retinanet_ghm_r18_fpn_shapes'))
     assert from_name.dataset_meta['classes'] == ('circle', 'square', 'triangle')
+
+
+def test_other_names_in_the_config_are_told(setting, monkeypatch):
+    _, cfg, checkpoint = setting
+    told = []
+    monkeypatch.setattr('ghmdet.engine.weights.print_log', lambda text, *_: told.append(text))
+    init_detector(cfg, checkpoint)
+    assert told[0].endswith(
+        'WARNING: the config names other classes for test_dataloader.dataset (circle, square, '
+        'triangle) than this file (a, b, c), which hold for its labels'
+    )
+
+
+def test_a_config_without_classes_takes_those_of_the_checkpoint(setting):
+    _, cfg, checkpoint = setting
+    cfg = copy.deepcopy(cfg)
+    for split in ('train', 'val', 'test'):
+        del cfg[f'{split}_dataloader'].dataset.metainfo
+    cfg.model.bbox_head.num_classes = 80
+    model = init_detector(cfg, checkpoint)
+    assert model.bbox_head.num_classes == 3
+    assert model.dataset_meta['classes'] == ('a', 'b', 'c')
+    assert cfg.model.bbox_head.num_classes == 80  # the caller's stays as it is
 
 
 def test_unfolded_for_training_and_saving(setting):
@@ -130,3 +157,38 @@ def test_get_model_with_published_weights(monkeypatch, setting):
         get_model('retinanet_ghm_r50_fpn_1x_coco', checkpoint, pretrained=True)
     with pytest.raises(LookupError, match='no weights are published for .*ghm_r18_fpn_shapes'):
         get_model('retinanet_ghm_r18_fpn_shapes', pretrained=True)
+
+
+def test_images_that_are_none(setting, tmp_path):
+    _, cfg, _ = setting
+    model = init_detector(cfg)
+    with pytest.raises(FileNotFoundError, match=r'^image nowhere.jpg does not exist$'):
+        inference_detector(model, 'nowhere.jpg')
+    (tmp_path / 'a.jpg').write_text('<html>')
+    with pytest.raises(
+        ValueError, match=r'^image .*a.jpg cannot be read as an image \(cannot iden'
+    ):
+        inference_detector(model, tmp_path / 'a.jpg')
+    for img, told in [
+        (np.zeros((8, 9), np.uint8), r'uint8 \(8, 9\)'),
+        (np.zeros((8, 9, 4), np.uint8), r'uint8 \(8, 9, 4\)'),
+        (np.zeros((8, 9, 3), np.uint16), r'uint16 \(8, 9, 3\)'),
+    ]:
+        with pytest.raises(
+            ValueError, match=f'^expected an image .* in BGR, got an array {told}; '
+        ):
+            inference_detector(model, img)
+
+
+@pytest.mark.parametrize('mode', ['L', 'LA', 'RGBA', 'P', '1', 'I;16'])
+def test_any_kind_of_png(setting, tmp_path, mode):
+    _, cfg, _ = setting
+    image = Image.new('L', (40, 30), 200)
+    image = (
+        Image.fromarray(np.full((30, 40), 51400, np.uint16))
+        if mode == 'I;16'
+        else image.convert(mode)
+    )
+    image.save(tmp_path / 'a.png')
+    detected = inference_detector(init_detector(cfg), tmp_path / 'a.png')
+    assert detected.ori_shape == (30, 40)

@@ -344,6 +344,16 @@ def test_auto_scale_lr_needs_both_keys(given, missing):
         apply_auto_scale_lr(Config(given))
 
 
+@pytest.mark.parametrize('base', [0, -16, None, '16', True])
+def test_auto_scale_lr_needs_a_batch_size(base):
+    cfg = Config({'auto_scale_lr': {'enable': False, 'base_batch_size': base}})
+    with pytest.raises(
+        ValueError, match='--auto-scale-lr needs a positive number of images in'
+    ) as e:
+        apply_auto_scale_lr(cfg)
+    assert f'auto_scale_lr.base_batch_size, got {base!r}' in str(e.value)
+
+
 def test_apple_gpus_do_not_count(monkeypatch):
     monkeypatch.setattr(launch, 'get_device', lambda: 'mps')
     assert not launch._has_accelerator()

@@ -14,6 +14,7 @@ from mmengine.runner import CheckpointLoader
 from torch.utils.data import Dataset
 
 from ghmdet.engine import CheckpointError, LoadWeightsHook, build_runner
+from ghmdet.engine.class_lists import same_names
 from ghmdet.registry import DATASETS, HOOKS, METRICS, MODELS
 from ghmdet.structures import DetDataSample, InstanceData
 
@@ -307,10 +308,36 @@ def test_a_test_without_the_counts_of_the_loss(tmp_path, tta):
     assert 'WARNING - ' not in log_of(tmp_path)
 
 
-def test_other_names_in_a_test_are_told(tmp_path):
-    path = save(tmp_path / 'x.pth', detector().state_dict(), CLASSES=('dog', 'cat', 'owl'))
+@pytest.mark.parametrize('theirs', [('dog', 'cat', 'owl'), ('dog', 'elk', 'owl')])
+def test_other_names_in_a_test_are_refused_unless_meant(tmp_path, theirs):
+    path = save(tmp_path / 'x.pth', detector().state_dict(), CLASSES=theirs)
+    with pytest.raises(CheckpointError) as caught:
+        make_runner(tmp_path, load_from=path).test()
+    assert str(caught.value) == (
+        f'{path} was trained on other classes than the dataset has: 2 of 3 classes differ: '
+        "number 0 is 'dog' in the file, 'cat' in the dataset. Give every dataset the file's "
+        f'classes in its order: metainfo=dict(classes={theirs}), or leave them out for a test; if '
+        'these are other names of the same classes, set '
+        "default_hooks.load_weights=dict(type='LoadWeightsHook', check_classes=False)"
+    )
+    hooks = [dict(type='LoadWeightsHook', check_classes=False)]
+    make_runner(tmp_path, hooks=hooks, load_from=path).test()
+    assert "2 of 3 classes differ: number 0 is 'dog' in the file" in log_of(tmp_path)
+
+
+def test_case_and_underscores_are_no_other_names(tmp_path):
+    state = detector().state_dict()
+    path = save(tmp_path / 'x.pth', state, CLASSES=('Cat', 'DOG', 'owl'))
     make_runner(tmp_path, load_from=path).test()
-    assert "2 of 3 classes differ: number 0 is 'dog' in the file, 'cat' in" in log_of(tmp_path)
+    assert 'WARNING - ' not in log_of(tmp_path)
+    assert same_names(('traffic_light',), ('traffic light',))
+
+
+def test_a_run_is_not_resumed_on_other_names(tmp_path):
+    make_runner(tmp_path, epochs=1).train()
+    resumed = make_runner(tmp_path, classes=('dog', 'cat', 'owl'), epochs=2, resume=True)
+    with pytest.raises(CheckpointError, match='was trained on other classes than the dataset has'):
+        resumed.train()
 
 
 # --- no needless downloads ----------------------------------------------------------------------

@@ -93,11 +93,33 @@ def test_order_of_priors_does_not_matter():
         dict(pos_iou_thr=1.5, neg_iou_thr=0.5),
         dict(pos_iou_thr=0.5, neg_iou_thr=(0.4, 0.1)),
         dict(pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=-1),
+        dict(pos_iou_thr='0.5', neg_iou_thr=0.4),
+        dict(pos_iou_thr=0.5, neg_iou_thr=[0.1, 0.2, 0.4]),
+        dict(pos_iou_thr=0.5, neg_iou_thr=float('nan')),
+        dict(pos_iou_thr=True, neg_iou_thr=0.4),
     ],
 )
 def test_thresholds_out_of_range(kwargs):
     with pytest.raises(ValueError, match=r'train_cfg\.assigner: expected 0 <= neg_iou_thr'):
         MaxIoUAssigner(**kwargs)
+
+
+@pytest.mark.parametrize('value', ['0.5', 1.5, None, True, float('nan')])
+def test_share_of_ignored_regions_out_of_range(value):
+    with pytest.raises(ValueError, match=r'ignore_iof_thr: expected a share in \[0, 1\], or -1'):
+        MaxIoUAssigner(0.5, 0.4, ignore_iof_thr=value)
+
+
+def test_ignored_regions_are_found_without_gts(monkeypatch):
+    priors = torch.tensor([[0.0, 0, 10, 10], [50, 50, 60, 60], [56, 50, 66, 60]])
+    ignored = torch.tensor([[50.0, 50, 60, 60], [0, 0, 4, 4]])
+    assigner = MaxIoUAssigner(0.5, 0.4, ignore_iof_thr=0.5)
+    assert assigner.find_ignored(priors, ignored).tolist() == [False, True, False]
+    monkeypatch.setattr(max_iou_assigner, '_MAX_PAIRS', 2)  # one prior a part
+    assert assigner.find_ignored(priors, ignored).tolist() == [False, True, False]
+    assert assigner.find_ignored(priors, ignored[:0]).tolist() == [False] * 3
+    off = MaxIoUAssigner(0.5, 0.4)
+    assert off.find_ignored(priors, ignored).tolist() == [False] * 3
 
 
 def test_overlaps_worked_by_hand():

@@ -29,7 +29,10 @@ def test_focal_labels_and_one_hot_agree_and_weights_count():
     assert by_label.item() == pytest.approx((by_entry.sum(1) * weight).sum().item() / 4, rel=1e-5)
 
 
-@pytest.mark.parametrize('kwargs', [dict(use_sigmoid=False), dict(gamma=-1), dict(alpha=2)])
+@pytest.mark.parametrize(
+    'kwargs',
+    [dict(use_sigmoid=False), dict(gamma=-1), dict(alpha=2), dict(alpha=True), dict(gamma='2')],
+)
 def test_focal_settings_are_checked(kwargs):
     with pytest.raises(ValueError, match=f'FocalLoss.*{next(iter(kwargs))}'):
         FocalLoss(**kwargs)
@@ -52,7 +55,7 @@ def test_no_entries_give_zero_with_a_graph():
 
 
 def test_beta_zero_points_at_l1():
-    with pytest.raises(ValueError, match='beta must be positive, got 0; for 0 use L1Loss'):
+    with pytest.raises(ValueError, match=r'SmoothL1Loss.beta: .* \(for 0 use L1Loss\), got 0'):
         SmoothL1Loss(beta=0)
 
 
@@ -64,7 +67,7 @@ def test_reduction_rules():
     with pytest.raises(ValueError, match="avg_factor is for reduction='mean'"):
         weight_reduce(loss, None, 'sum', avg_factor=7)
     assert resolve_reduction('mean', 'none', 'X') == 'none'
-    with pytest.raises(ValueError, match="X.reduction must be one of .* got 'max'"):
+    with pytest.raises(ValueError, match="X.reduction: expected one of .* got 'max'"):
         resolve_reduction('mean', 'max', 'X')
 
 

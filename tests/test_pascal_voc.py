@@ -45,7 +45,7 @@ def root(tmp_path) -> Path:
 
 def add(root: Path, image_id: str, xml: str, split: str = 'train', suffix: str = '.png') -> None:
     (root / 'Annotations' / f'{image_id}.xml').write_text(xml)
-    Image.new('RGB', (32, 24)).save(root / 'JPEGImages' / f'{image_id}{suffix}')
+    Image.new('RGB', (50, 40)).save(root / 'JPEGImages' / f'{image_id}{suffix}')
     with (root / 'ImageSets' / 'Main' / f'{split}.txt').open('a') as file:
         file.write(f'{image_id}\n')
 
@@ -158,7 +158,7 @@ def test_files_that_are_missing_or_refused(root, capsys):
     gone, bare, bomb, bad = err.splitlines()
     assert gone == f'test: gone: no image of this name in {root / "JPEGImages"}'
     assert 'bare.xml' in bare
-    assert 'No such file' in bare
+    assert 'bare.xml: no such file' in bare
     assert bomb.endswith('bomb.xml: has a DOCTYPE, which is refused')
     assert 'bad.xml: no element found: line 1, column 12' in bad
     assert 'test: 1 images, boxes: cat 1' in out
@@ -172,7 +172,7 @@ def test_files_that_are_missing_or_refused(root, capsys):
 def test_the_size_is_read_from_the_image_where_the_xml_has_none(root, size):
     add(root, 'd', make_xml(size=size))
     image = convert(root)['train']['images'][2]
-    assert (image['width'], image['height']) == (32, 24)
+    assert (image['width'], image['height']) == (50, 40)
 
 
 def test_the_size_is_that_of_the_image_as_shown(root):
@@ -182,6 +182,85 @@ def test_the_size_is_that_of_the_image_as_shown(root):
     Image.new('RGB', (32, 24)).save(root / 'JPEGImages' / 'd.jpeg', exif=exif)
     image = convert(root)['train']['images'][2]
     assert (image['width'], image['height']) == (24, 32)
+
+
+@pytest.mark.parametrize(
+    ('told_wh', 'taken_wh', 'problems'),
+    [((32, 24), (32, 24), 0), ((24, 32), (24, 32), 0), ((50, 40), (24, 32), 1)],
+)
+def test_a_size_that_is_not_the_images(root, capsys, told_wh, taken_wh, problems):
+    exif = Image.Exif()
+    exif[0x0112] = 8
+    size = f'<width>{told_wh[0]}</width><height>{told_wh[1]}</height>'
+    add(root, 'd', make_xml(size=size), suffix='.jpeg')
+    Image.new('RGB', (32, 24)).save(root / 'JPEGImages' / 'd.jpeg', exif=exif)
+    image = convert(root)['train']['images'][2]
+    assert (image['width'], image['height']) == taken_wh
+    err = capsys.readouterr().err
+    assert err.count('d.xml: size is (50, 40), but the image has (24, 32)') == problems
+
+
+def test_an_image_that_is_none_is_left_out(root, capsys):
+    add(root, 'd', make_xml())
+    (root / 'JPEGImages' / 'd.png').write_bytes(b'')
+    assert len(convert(root)['train']['images']) == 2
+    assert capsys.readouterr().err == (
+        f'train: d: image {root}/JPEGImages/d.png is empty (0 bytes)\n'
+    )
+
+
+def test_numbers_that_overflow(root, capsys):
+    boxes = [
+        ('-1e308', '1', '1e308', '4'),
+        ('1', '1', '1e200', '1e200'),
+        ('9' * 5000, '1', '2', '3'),
+    ]
+    size = f'<width>{"9" * 5000}</width><height>40</height>'
+    add(root, 'd', make_xml(*(make_object('dog', box) for box in boxes), size=size))
+    assert len(convert(root)['train']['annotations']) == 1
+    lines = capsys.readouterr().err.splitlines()
+    assert [line.split('d.xml: ')[1][:28] for line in lines] == [
+        f'object {i}: box is not finite:' for i in range(3)
+    ]
+    assert max(map(len, lines)) < 400
+
+
+def test_xml_that_is_meant_to_harm(root, capsys):
+    laughs = '<!DOCTYPE l [<!ENTITY a "ha"><!ENTITY b "&a;&a;&a;&a;&a;&a;&a;&a;&a;&a;">]>'
+    secret = root / 'secret.txt'
+    secret.write_text('dog')
+    texts = {
+        'laughs': f'{laughs}<annotation><object><name>&b;</name></object></annotation>',
+        'external': f'<!DOCTYPE a [<!ENTITY x SYSTEM "{secret.as_uri()}">]><a>&x;</a>',
+        'remote': '<!DOCTYPE a SYSTEM "http://192.0.2.1/a.dtd"><annotation/>',
+        'huge': ' ' * (16 * 2**20 + 1),
+        'deep': '<a>' * 100_000 + '</a>' * 100_000,
+        'encoding': '<?xml version="1.0" encoding="no-such"?><annotation/>',
+    }
+    for name, text in texts.items():
+        add(root, name, text)
+    (root / 'Annotations' / 'folder.xml').mkdir()
+    Image.new('RGB', (50, 40)).save(root / 'JPEGImages' / 'folder.png')
+    with (root / 'ImageSets' / 'Main' / 'train.txt').open('a') as file:
+        file.write('folder\n../secret\n../../etc/passwd\n/etc/passwd\n')
+    files = {path for path in root.parent.rglob('*') if path.is_file()}
+    names = [image['file_name'] for image in convert(root)['train']['images']]
+    assert names == ['b.JPG', 'a.1.png', 'deep.png']  # which has no objects
+    lines = [line.split(': ', 1)[1] for line in capsys.readouterr().err.splitlines()]
+    folder, nowhere = root / 'Annotations', f'no image of this name in {root / "JPEGImages"}'
+    assert lines == [
+        f'{folder}/laughs.xml: has a DOCTYPE, which is refused',
+        f'{folder}/external.xml: has a DOCTYPE, which is refused',
+        f'{folder}/remote.xml: has a DOCTYPE, which is refused',
+        f'{folder}/huge.xml: has 16777217 bytes, more than 16777216',
+        f'{folder}/encoding.xml: unknown encoding: no-such',
+        f'{folder}/folder.xml: no such file',
+        f'../secret: {nowhere}',
+        f'../../etc/passwd: {nowhere}',
+        f'/etc/passwd: {nowhere}',
+    ]
+    written = {path for path in root.parent.rglob('*') if path.is_file()} - files
+    assert written == {root / 'out' / 'annotations' / f'{name}.json' for name in ('train', 'val')}
 
 
 def test_difficult_objects_are_kept_unless_told_otherwise(root):
@@ -198,6 +277,11 @@ def test_difficult_objects_are_kept_unless_told_otherwise(root):
     [
         (['nowhere'], 'no folder nowhere/Annotations: is VOC_ROOT right?'),
         (['{root}', '--sets', 'train', 'tset'], "tset.txt']; in "),
+        (
+            ['{root}', '--sets', '../../x'],
+            "names of lists without folder and ending, got ['../../x']",
+        ),
+        (['{root}', '--sets', '..'], "without folder and ending, got ['..']"),
     ],
 )
 def test_wrong_arguments_end_with_one_line(root, capsys, args, words):

@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from ghmdet.boxes import class_wise_nms, finish_detections, select_candidates
+from ghmdet.boxes.postprocess import check_test_cfg
 
 CFG = dict(min_bbox_size=0, nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
 
@@ -56,3 +57,33 @@ def test_rescale_filter_and_limit():
     assert len(finish_detections(boxes, scores, labels, {**CFG, 'max_per_img': 1})[0]) == 1
     keep_all = {**CFG, 'min_bbox_size': -1, 'max_per_img': -1}
     assert len(finish_detections(boxes, scores, labels, keep_all)[0]) == 3
+
+
+TEST_CFG = dict(nms_pre=10, score_thr=0.05, nms=dict(iou_threshold=0.5), max_per_img=5)
+
+
+@pytest.mark.parametrize(
+    ('change', 'message'),
+    [
+        (dict(nms=dict(type='soft_nms', iou_threshold=0.5)), "nms.type: only 'nms' is known"),
+        (dict(nms=dict(type='nms', iou_thr=0.5)), "nms: expected a dict of .*'iou_threshold'"),
+        (dict(nms=0.5), 'nms: expected a dict of .*, got 0.5'),
+        (dict(nms=dict(type='nms')), r'nms.iou_threshold: expected a number in \[0, 1\], got None'),
+        (dict(nms=dict(iou_threshold=50)), 'nms.iou_threshold: .* got 50'),
+        (dict(score_thr='0.05'), r"score_thr: expected a number in \[0, 1\], got '0.05'"),
+        (dict(score_thr=5), 'score_thr: .* got 5'),
+        (dict(nms_pre=True), 'nms_pre: .* got True'),
+        (dict(max_per_img=None), r'max_per_img: expected a number in \[-1, inf\], got None'),
+    ],
+)
+def test_settings_are_checked_before_they_are_needed(change, message):
+    check_test_cfg(TEST_CFG)
+    with pytest.raises(ValueError, match=f'^model.test_cfg.{message}'):
+        check_test_cfg({**TEST_CFG, **change})
+
+
+@pytest.mark.parametrize('key', ['nms', 'max_per_img'])
+def test_settings_that_are_needed(key):
+    rest = {name: value for name, value in TEST_CFG.items() if name != key}
+    with pytest.raises(ValueError, match=rf'^model.test_cfg.{key} is needed, got only \['):
+        check_test_cfg(rest)

@@ -230,7 +230,10 @@ def test_a_key_of_two_bases_is_reported_with_both(tmp_path, monkeypatch):
     for words in ([str(TOOL), 'd.py'], ['-m', 'ghmdet.train', 'd.py']):
         done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
         assert done.returncode == 1
-        assert told.replace('\\', '') in done.stderr.splitlines()[-1]
+        error, hint = done.stderr.splitlines()
+        assert error.startswith('error: ')
+        assert told.replace('\\', '') in error
+        assert hint == '(--debug shows where in the code)'
     with record_origins(), pytest.raises(KeyError, match=told):
         Config.fromfile('d.py')
 
@@ -245,9 +248,17 @@ def test_mmengine_is_as_before_after_a_record():
     assert before == after
 
 
-def test_an_unknown_name_lists_those_there_are(show):
-    with pytest.raises(FileNotFoundError, match='retinanet_ghm_r50_fpn_1x_coco'):
+def test_an_unknown_name_lists_those_there_are(show, capsys):
+    with pytest.raises(SystemExit):
         show('retinanet_ghm_r51_fpn_1x_coco')
+    assert 'did you mean retinanet_ghm_r50_fpn_1x_coco' in capsys.readouterr().err
+
+
+def test_the_data_root_is_an_origin(origins, tmp_path):
+    found = origins('retinanet_ghm_r18_fpn_shapes', '--data-root', '/data/new')
+    assert found['data_root'] == ('/data/new/', '--data-root')
+    assert found['train_dataloader.dataset.data_root'] == ('/data/new/', '--data-root')
+    assert found['train_dataloader.dataset.ann_file'][0] == 'annotations/train.json'
 
 
 def test_torch_is_not_imported():

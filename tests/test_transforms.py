@@ -11,7 +11,8 @@ import torch
 from mmengine.dataset import Compose, pseudo_collate
 from torch.utils.data import DataLoader
 
-from ghmdet.datasets import LoadAnnotations, PackDetInputs
+from ghmdet.datasets import LoadAnnotations, LoadImageFromFile, PackDetInputs
+from ghmdet.datasets.image_file import ImageError
 from ghmdet.registry import TRANSFORMS
 
 INSTANCES = [
@@ -19,6 +20,57 @@ INSTANCES = [
     {'bbox': [0.5, 0.0, 9.0, 6.0], 'bbox_label': 2, 'ignore_flag': 1},
     {'bbox': [2.0, 2.0, 4.0, 3.0], 'bbox_label': 0, 'ignore_flag': 0},
 ]
+
+
+@pytest.fixture
+def photo(tmp_path):
+    """Six pixels, 3 wide and 2 high."""
+    pixels = np.arange(18, dtype=np.uint8).reshape(2, 3, 3)
+    cv2.imwrite(str(tmp_path / 'a.png'), pixels)
+    return str(tmp_path / 'a.png')
+
+
+def test_load_image_adds_what_mmcv_adds(photo):
+    expected = mmcv.transforms.LoadImageFromFile()({'img_path': photo})
+    for setting in (
+        {},
+        dict(imdecode_backend='pillow'),
+        dict(file_client_args={'backend': 'disk'}),
+    ):
+        results = LoadImageFromFile(**setting)({'img_path': photo})
+        np.testing.assert_array_equal(results.pop('img'), expected['img'])
+        assert results == {'img_path': photo, 'img_shape': (2, 3), 'ori_shape': (2, 3)}
+    floats = LoadImageFromFile(to_float32=True)({'img_path': photo})['img']
+    assert (floats.dtype, floats.tolist()) == (np.float32, expected['img'].tolist())
+    assert LoadImageFromFile(color_type='grayscale')({'img_path': photo})['img'].shape == (2, 3)
+
+
+def test_load_image_compares_the_size_and_names_path_and_id(photo):
+    sized = {'img_path': photo, 'img_id': 'k7', 'width': 3, 'height': 2}
+    assert LoadImageFromFile()(dict(sized))['img'].shape == (2, 3, 3)
+    with pytest.raises(ImageError) as caught:
+        LoadImageFromFile()(sized | {'height': 4})
+    assert str(caught.value) == (
+        f"image {photo} (id 'k7') is 3x2 (width x height) but the annotation file says 3x4"
+    )
+    assert LoadImageFromFile(ignore_empty=True)(sized | {'height': 4}) is None
+    with pytest.raises(ImageError, match=r'image nowhere.jpg does not exist$'):
+        LoadImageFromFile()({'img_path': 'nowhere.jpg', 'img_id': 0})
+
+
+@pytest.mark.parametrize(
+    ('setting', 'words'),
+    [
+        (dict(color_type='rgb'), "color_type must be one of .'color', .* got 'rgb'"),
+        (dict(imdecode_backend='tifffile'), "imdecode_backend must be 'cv2' .* got 'tifffile'"),
+        (dict(max_pixels=0), 'max_pixels must be a positive integer, got 0'),
+        (dict(max_pixels='9'), "max_pixels must be a positive integer, got '9'"),
+        (dict(file_client_args={}, backend_args={}), 'give backend_args, not file_client_args too'),
+    ],
+)
+def test_load_image_refuses(setting, words):
+    with pytest.raises(ValueError, match=f'^LoadImageFromFile: {words}'):
+        LoadImageFromFile(**setting)
 
 
 def test_load_annotations_gives_boxes_labels_and_flags():

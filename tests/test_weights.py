@@ -82,6 +82,9 @@ def test_a_plain_dict_and_no_class_names():
     assert load(dict(state_dict=source, meta=dict(CLASSES='cat')), model).classes == ('cat',)
 
 
+CORRECTED = dict(type='GHMC', bins=30, momentum=0.75, bias_correct=True)
+
+
 @pytest.mark.parametrize(
     ('in_file', 'in_model', 'left_alone'),
     [
@@ -89,6 +92,9 @@ def test_a_plain_dict_and_no_class_names():
         (FOCAL, GHM, 4),
         (dict(GHM, loss_cls=dict(type='GHMC', bins=10, momentum=0.75)), GHM, 2),
         (dict(GHM, loss_cls=dict(type='GHMC', bins=30)), GHM, 1),
+        (dict(GHM, loss_cls=CORRECTED), GHM, 1),
+        (GHM, dict(GHM, loss_cls=CORRECTED), 1),
+        (FOCAL, dict(GHM, loss_cls=CORRECTED), 5),
     ],
 )
 def test_counts_of_the_losses_are_no_weights(in_file, in_model, left_alone):

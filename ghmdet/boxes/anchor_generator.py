@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +30,8 @@ class AnchorGenerator:
             the cell's top left corner.
 
     Raises:
-        ValueError: scales and octave arguments both or neither, or lengths that do not agree.
+        ValueError: scales and octave arguments both or neither, lengths that do not agree, or
+            something that is not positive.
 
     Example:
         >>> anchors = AnchorGenerator(strides=[16], ratios=[1.0], scales=[1.0])
@@ -55,7 +58,19 @@ class AnchorGenerator:
                 f'`scales_per_octave`; got scales={scales}, octave_base_scale={octave_base_scale}, '
                 f'scales_per_octave={scales_per_octave}'
             )
-        if not 0 <= center_offset <= 1:
+        _check_positive('strides', strides, pairs=True)
+        _check_positive('ratios', ratios)
+        for name, values in (('scales', scales), ('base_sizes', base_sizes)):
+            if values is not None:
+                _check_positive(name, values)
+        if octave:
+            _check_positive('octave_base_scale', [octave_base_scale])
+            if not isinstance(scales_per_octave, int) or scales_per_octave < 1:
+                raise ValueError(
+                    'anchor_generator.scales_per_octave: expected an integer of at least 1, got '
+                    f'{scales_per_octave!r}'
+                )
+        if not _is_number(center_offset) or not 0 <= center_offset <= 1:
             raise ValueError(
                 f'anchor_generator.center_offset must lie in [0, 1], got {center_offset}'
             )
@@ -171,3 +186,18 @@ class AnchorGenerator:
                 f'anchor_generator.strides has {self.num_levels} levels but the neck gave '
                 f'{len(featmap_sizes)} feature maps; make neck.num_outs agree with the strides'
             )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool)
+
+
+def _check_positive(name: str, values: Any, pairs: bool = False) -> None:
+    """Raise a ValueError unless `values` are positive numbers, perhaps pairs, one at least."""
+    flat = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else []
+    if pairs:
+        flat = [v for value in flat for v in (value if isinstance(value, Sequence) else [value])]
+    if not flat or not all(_is_number(v) and 0 < v < math.inf for v in flat):
+        raise ValueError(
+            f'anchor_generator.{name}: expected positive numbers, at least one, got {values!r}'
+        )

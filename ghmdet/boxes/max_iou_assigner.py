@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -38,11 +38,11 @@ class MaxIoUAssigner:
         min_pos_iou: least IoU at which a gt takes its best priors.
         gt_max_assign_all: a gt takes all priors that tie for its best IoU, not only the first.
         ignore_iof_thr: a prior is ignored when more than this share of it lies in one ignored
-            region. Not positive: ignored regions count as background.
+            region. -1: ignored regions count as background.
         match_low_quality: see above.
 
     Raises:
-        ValueError: a threshold outside [0, 1], or neg_iou_thr above pos_iou_thr.
+        ValueError: a threshold that is no number in [0, 1], or neg_iou_thr above pos_iou_thr.
 
     Example:
         >>> assigner = MaxIoUAssigner(pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0)
@@ -60,12 +60,23 @@ class MaxIoUAssigner:
         ignore_iof_thr: float = -1,
         match_low_quality: bool = True,
     ) -> None:
-        low, high = (0.0, neg_iou_thr) if isinstance(neg_iou_thr, int | float) else neg_iou_thr
-        if not 0 <= low <= high <= pos_iou_thr <= 1 or not 0 <= min_pos_iou <= 1:
+        pair: Any = neg_iou_thr if _is_pair(neg_iou_thr) else (0.0, neg_iou_thr)
+        low, high = pair
+        thresholds = (low, high, pos_iou_thr, min_pos_iou)
+        if (
+            not all(map(_is_number, thresholds))
+            or not 0 <= low <= high <= pos_iou_thr <= 1
+            or not 0 <= min_pos_iou <= 1
+        ):
             raise ValueError(
                 'train_cfg.assigner: expected 0 <= neg_iou_thr <= pos_iou_thr <= 1 and min_pos_iou '
-                f'in [0, 1], got neg_iou_thr={neg_iou_thr}, pos_iou_thr={pos_iou_thr}, '
-                f'min_pos_iou={min_pos_iou}'
+                f'in [0, 1], got neg_iou_thr={neg_iou_thr!r}, pos_iou_thr={pos_iou_thr!r}, '
+                f'min_pos_iou={min_pos_iou!r}'
+            )
+        if not _is_number(ignore_iof_thr) or not ignore_iof_thr <= 1:
+            raise ValueError(
+                'train_cfg.assigner.ignore_iof_thr: expected a share in [0, 1], or -1 for off, got '
+                f'{ignore_iof_thr!r}'
             )
         self.pos_iou_thr = pos_iou_thr
         self.neg_iou_range = (low, high)
@@ -79,7 +90,8 @@ class MaxIoUAssigner:
     ) -> AssignResult:
         """Match priors (P, 4) to gts (G, 4), leaving out ignored regions (I, 4).
 
-        All boxes are x1 y1 x2 y2 in one frame. Without gts every prior is background.
+        All boxes are x1 y1 x2 y2 in one frame. Without gts every prior is background, also inside
+        an ignored region, as in MMDetection; `find_ignored` tells which these are.
         """
         if len(gt_bboxes) == 0 or len(priors) == 0:
             background = torch.zeros(len(priors), dtype=torch.int64, device=priors.device)
@@ -110,9 +122,16 @@ class MaxIoUAssigner:
         """Return the IoU (G, P), -1 for priors inside an ignored region."""
         overlaps = bbox_overlaps(gt_bboxes, priors)
         if self.ignore_iof_thr > 0 and len(ignored) > 0:
-            shares = bbox_overlaps(priors, ignored, mode='iof')
-            overlaps[:, shares.amax(dim=1) > self.ignore_iof_thr] = -1
+            overlaps[:, self.find_ignored(priors, ignored)] = -1
         return overlaps
+
+    def find_ignored(self, priors: Tensor, ignored: Tensor) -> Tensor:
+        """Return which priors (P, 4) lie in ignored regions (I, 4): bool (P,)."""
+        if self.ignore_iof_thr <= 0 or len(ignored) == 0:
+            return torch.zeros(len(priors), dtype=torch.bool, device=priors.device)
+        parts = priors.split(max(1, _MAX_PAIRS // len(ignored)))
+        shares = [bbox_overlaps(part, ignored, mode='iof').amax(dim=1) for part in parts]
+        return torch.cat(shares) > self.ignore_iof_thr
 
     def _find_best_priors(
         self,
@@ -148,6 +167,14 @@ class MaxIoUAssigner:
             none = torch.zeros(len(part), dtype=torch.int64, device=part.device)
             low_quality.append(none.scatter_reduce(0, inds, gts + 1, 'amax'))
         return low_quality
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_pair(value: Any) -> bool:
+    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2
 
 
 def bbox_overlaps(bboxes1: Tensor, bboxes2: Tensor, mode: str = 'iou') -> Tensor:

@@ -8,6 +8,55 @@ from typing import Any
 from torch import Tensor
 from torchvision.ops import nms
 
+_NUMBERS = {  # of test_cfg, with the least and the largest value
+    'nms_pre': (-1, float('inf')),
+    'score_thr': (0, 1),
+    'min_bbox_size': (-1, float('inf')),
+    'max_per_img': (-1, float('inf')),
+}
+_NMS_KEYS = {'type', 'iou_threshold', 'class_agnostic'}
+
+
+def check_test_cfg(test_cfg: Mapping[str, Any]) -> None:
+    """Check what is needed after training before it begins.
+
+    Args:
+        test_cfg: see `select_candidates` and `finish_detections`.
+
+    Raises:
+        ValueError: a key is missing or its value makes no sense.
+    """
+    for key in ('nms', 'max_per_img'):
+        if key not in test_cfg:
+            raise ValueError(f'model.test_cfg.{key} is needed, got only {sorted(test_cfg)}')
+    for key, (low, high) in _NUMBERS.items():
+        if key in test_cfg and not _is_number(test_cfg[key], low, high):
+            raise ValueError(
+                f'model.test_cfg.{key}: expected a number in [{low}, {high}], got {test_cfg[key]!r}'
+            )
+    nms_cfg = test_cfg['nms']
+    if not isinstance(nms_cfg, Mapping) or not set(nms_cfg) <= _NMS_KEYS:
+        raise ValueError(
+            f"model.test_cfg.nms: expected a dict of {sorted(_NMS_KEYS)}, e.g. dict(type='nms', "
+            f'iou_threshold=0.5), got {nms_cfg!r}'
+        )
+    if not _is_number(nms_cfg.get('iou_threshold'), 0, 1):
+        raise ValueError(
+            'model.test_cfg.nms.iou_threshold: expected a number in [0, 1], got '
+            f'{nms_cfg.get("iou_threshold")!r}'
+        )
+    _check_nms_type(nms_cfg.get('type', 'nms'))
+
+
+def _is_number(value: Any, low: float, high: float) -> bool:
+    number = isinstance(value, int | float) and not isinstance(value, bool)
+    return number and low <= value <= high
+
+
+def _check_nms_type(kind: Any) -> None:
+    if kind != 'nms':
+        raise ValueError(f"model.test_cfg.nms.type: only 'nms' is known to ghmdet, got {kind!r}")
+
 
 def select_candidates(
     scores: Tensor, score_thr: float, nms_pre: int
@@ -99,8 +148,7 @@ def class_wise_nms(
     Raises:
         ValueError: another `type`.
     """
-    if type != 'nms':
-        raise ValueError(f"test_cfg.nms.type: only 'nms' is known to ghmdet, got {type!r}")
+    _check_nms_type(type)
     if bboxes.numel() == 0:
         return labels.new_zeros(0)
     if not class_agnostic:

@@ -3,14 +3,17 @@
 from ghmdet.datasets.batch_sampler import AspectRatioBatchSampler
 from ghmdet.datasets.coco import CocoDataset
 from ghmdet.datasets.coco_file import read_coco
+from ghmdet.datasets.image_folder import ImageFolder
 from ghmdet.datasets.shapes import SHAPES_CLASSES, draw_shapes
-from ghmdet.datasets.transforms import LoadAnnotations, PackDetInputs
+from ghmdet.datasets.transforms import LoadAnnotations, LoadImageFromFile, PackDetInputs
 
 __all__ = [
     'SHAPES_CLASSES',
     'AspectRatioBatchSampler',
     'CocoDataset',
+    'ImageFolder',
     'LoadAnnotations',
+    'LoadImageFromFile',
     'PackDetInputs',
     'draw_shapes',
     'read_coco',

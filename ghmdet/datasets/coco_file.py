@@ -1,15 +1,39 @@
-"""Reads a COCO annotation file and says what is wrong with it, before anything is trained on it."""
+"""Reads a COCO annotation file and says what is wrong with it, before anything is trained on it.
+
+What stops a run, as a ValueError with the ids, and what does not:
+
+| in the file | what happens |
+|---|---|
+| empty, cut short, not UTF-8, nested too deeply, no object with the lists `images` ... | error |
+| an entry that is no object, lacks a key, or has a wrong type (`"3"`, `true` in a box) | error |
+| an id used twice, or of an image or category that there is not (`1` is not `"1"`) | error |
+| height or width not above 0, NaN, infinity or more than 1e9 in a box | error |
+| a file name that leads out of the image folder | error, unless `allow_outside=True` |
+| ids of any type but objects and lists, as large as may be; none for annotations | taken |
+| no `area`: width x height; no `iscrowd` or `ignore`: 0 | filled in |
+| a box outside of its image, thinner than a pixel, without area | left out, warning with ids |
+| a box partly outside of its image | kept as it is, counted |
+| a box of a class that is not asked for | left out, counted |
+| an image without boxes | kept, counted; left out in training with `filter_empty_gt=True` |
+| an image smaller than `min_size` | left out in training, counted |
+| no image left | error with the filters and counts |
+| `annotations`, and with them `categories`, absent | error, unless `test_mode=True` |
+
+MMDetection uses the same images and boxes; what is an error here ends there in an assert, a
+KeyError, or silence. `tools/check_dataset.py` finds all of it at once.
+"""
 
 from __future__ import annotations
 
 import json
-import math
+import os
 from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 from typing import Any
 
 from mmengine import fileio
 
+from ghmdet.datasets.coco_faults import Faults, find_record_faults
 from ghmdet.datasets.coco_records import (
     CategoryRecord,
     CocoRecords,
@@ -17,13 +41,21 @@ from ghmdet.datasets.coco_records import (
     convert_records,
     read_records,
 )
+from ghmdet.datasets.json_errors import explain_json
 
-_SECTIONS = ('images', 'annotations', 'categories')
 _NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
 
+# Read ahead, for the next reader of the file, by path, time stamp, size and how it was checked.
+_kept: dict[tuple, CocoRecords] = {}
+
+
 def read_coco(
-    ann_file: str, backend_args: dict | None = None, *, need_annotations: bool = True
+    ann_file: str,
+    backend_args: dict | None = None,
+    *,
+    need_annotations: bool = True,
+    keep: bool = False,
 ) -> CocoRecords:
     """Read a COCO annotation file and check all that does not depend on the classes asked for.
 
@@ -31,47 +63,66 @@ def read_coco(
         ann_file: path or URL of the JSON file.
         backend_args: what `mmengine.fileio.get` needs for storage that is not a local disk.
         need_annotations: False lets `annotations` be absent, as in the files that come with test
-            images.
+            images, and then `categories` too.
+        keep: a local file is not read again the next time; then it is given away and no longer
+            kept.
 
     Returns:
-        Images with a unique `id`, `file_name` and positive `height` and `width`, categories, and
-        annotations with the `image_id` of one of the images and a `bbox` of four finite numbers.
+        Images and categories with ids of their own; images with `file_name` and positive `height`
+        and `width`; annotations with ids of their own or none, of images and categories that there
+        are, and with a `bbox` of four numbers up to 1e9.
 
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is not JSON (line and column), not COCO, or has broken entries (their ids).
     """
+    key = (*_fingerprint(ann_file), need_annotations)
+    records = _kept.pop(key, None)
+    if records is None:
+        try:
+            records = read_records(ann_file, backend_args)
+        except _NO_FILE:
+            raise _explain_no_file(ann_file) from None
+        _check_records(records, ann_file, need_annotations)
+    if keep and len(key) > 1:
+        _kept[key] = records
+    return records
+
+
+def _fingerprint(ann_file: str) -> tuple:
+    """Tell one content of a local file from another; empty for what is not on a local disk."""
     try:
-        records = read_records(ann_file, backend_args)
-    except _NO_FILE:
-        raise _explain_no_file(ann_file) from None
-    if records is not None and _is_sound(records, need_annotations):
-        return records
-    return convert_records(read_coco_json(ann_file, backend_args, need_annotations), ann_file)
+        status = os.stat(ann_file)
+    except OSError:
+        return ()
+    return os.path.realpath(ann_file), status.st_mtime_ns, status.st_size
 
 
 def read_coco_json(
     ann_file: str, backend_args: dict | None = None, need_annotations: bool = True
-) -> dict[str, Any]:
-    """Read and check as `read_coco` does, and return all there is in the file, polygons too.
+) -> tuple[CocoRecords, dict[str, Any]]:
+    """Read and check as `read_coco` does, and also return all there is in the file, polygons too.
 
     This takes ten times the time and memory.
     """
-    data = _read_json(ann_file, backend_args)
-    if isinstance(data, dict) and not need_annotations:
-        data.setdefault('annotations', [])
-    for key in _SECTIONS:
-        if not isinstance(data, dict) or not isinstance(data.get(key), list):
-            came = f'the keys {sorted(data)}' if isinstance(data, dict) else type(data).__name__
-            raise ValueError(
-                f'{ann_file}: expected a COCO file, an object with the lists '
-                f'{", ".join(_SECTIONS)}; {key!r} is missing or no list, got {came}'
-            )
-    _raise_faults(ann_file, _find_image_faults(data['images']))
-    _raise_faults(ann_file, _find_category_faults(data['categories']))
-    image_ids = {image['id'] for image in data['images']}
-    _raise_faults(ann_file, _find_annotation_faults(data['annotations'], image_ids))
-    return data
+    data = load_json(ann_file, backend_args)
+    records = convert_records(data, ann_file)
+    _check_records(records, ann_file, need_annotations)
+    return records, {'annotations': [], 'categories': []} | data
+
+
+def load_json(ann_file: str, backend_args: dict | None = None) -> Any:
+    """Return what is in a JSON file.
+
+    Raises:
+        FileNotFoundError: there is no such file.
+        ValueError: it is not JSON; the message has line and column.
+    """
+    try:
+        with explain_json(ann_file):
+            return json.loads(fileio.get(ann_file, backend_args=backend_args))
+    except _NO_FILE:
+        raise _explain_no_file(ann_file) from None
 
 
 def match_classes(
@@ -112,20 +163,6 @@ def match_classes(
     return [ids[name][0] for name in classes]
 
 
-def _read_json(ann_file: str, backend_args: dict | None) -> Any:
-    try:
-        return json.loads(fileio.get(ann_file, backend_args=backend_args))
-    except _NO_FILE:
-        raise _explain_no_file(ann_file) from None
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f'{ann_file}: broken JSON at line {error.lineno}, column {error.colno}: {error.msg}; '
-            'was the file cut short while it was written or copied?'
-        ) from error
-    except UnicodeDecodeError as error:
-        raise ValueError(f'{ann_file}: expected a JSON text file, got bytes: {error}') from error
-
-
 def _explain_no_file(ann_file: str) -> FileNotFoundError:
     return FileNotFoundError(
         f'no annotation file at {str(ann_file)!r}: check the keys data_root and ann_file of '
@@ -133,97 +170,20 @@ def _explain_no_file(ann_file: str) -> FileNotFoundError:
     )
 
 
-def _is_sound(records: CocoRecords, need_annotations: bool) -> bool:
-    """Tell whether the checks of `read_coco_json` would find no fault."""
-    index_of = {image.id: index for index, image in enumerate(records.images)}
-    return (
-        (records.annotated or not need_annotations)
-        and len(index_of) == len(records.images)
-        and all(i.file_name is not None and i.height > 0 < i.width for i in records.images)
-        and bool((records.annotations.find_images(index_of) >= 0).all())
-    )
-
-
-def _find_image_faults(images: Iterable[Any]) -> Iterable[str]:
-    seen = set()
-    for index, image in enumerate(images):
-        absent = _list_absent(image, ('id', 'file_name', 'height', 'width'))
-        if absent:
-            yield f'images[{index}] lacks {absent}'
-            continue
-        if not _is_id(image['id']):
-            yield f'images[{index}]: id must be a number or a str, got {image["id"]!r}'
-            continue
-        if not isinstance(image['file_name'], str):
-            yield f'image id {image["id"]!r}: file_name must be a str, got {image["file_name"]!r}'
-        if not all(_is_number(image[key]) and image[key] > 0 for key in ('height', 'width')):
-            yield (
-                f'image id {image["id"]!r} ({image["file_name"]}): height and width must be '
-                f'positive numbers, got {image["height"]!r} and {image["width"]!r}'
+def _check_records(records: CocoRecords, ann_file: str, need_annotations: bool) -> None:
+    """Raise a ValueError for what the types of the entries do not tell."""
+    for section, there in (
+        ('annotations', records.annotated or not need_annotations),
+        ('categories', records.categorised or not (need_annotations or records.annotated)),
+    ):
+        if not there:
+            raise ValueError(
+                f'{ann_file}: expected a COCO file, an object with the lists images, annotations, '
+                f'categories; {section!r} is missing'
             )
-        if image['id'] in seen:
-            yield f'image id {image["id"]!r} ({image["file_name"]}) is used twice'
-        seen.add(image['id'])
-
-
-def _find_category_faults(categories: Iterable[Any]) -> Iterable[str]:
-    for index, category in enumerate(categories):
-        absent = _list_absent(category, ('id', 'name'))
-        if absent:
-            yield f'categories[{index}] lacks {absent}'
-        elif not _is_id(category['id']):
-            yield f'categories[{index}]: id must be a number or a str, got {category["id"]!r}'
-        elif not isinstance(category['name'], str):
-            yield f'category id {category["id"]!r}: name must be a str, got {category["name"]!r}'
-
-
-def _find_annotation_faults(annotations: Iterable[Any], image_ids: set) -> Iterable[str]:
-    for index, ann in enumerate(annotations):
-        absent = _list_absent(ann, ('image_id', 'category_id', 'bbox'))
-        if absent:
-            known = ann.get('id') if isinstance(ann, dict) else None
-            yield f'annotations[{index}] (id {known!r}) lacks {absent}'
-            continue
-        wrong = [key for key in ('image_id', 'category_id') if not _is_id(ann[key])]
-        if wrong:
-            yield (
-                f'annotation id {ann.get("id")!r}: {wrong[0]} must be a number or a str, '
-                f'got {ann[wrong[0]]!r}'
-            )
-            continue
-        bbox, area = ann['bbox'], ann.get('area')
-        if ann['image_id'] not in image_ids:
-            yield f'annotation id {ann.get("id")!r}: no image has its image_id {ann["image_id"]!r}'
-        if not (isinstance(bbox, list) and len(bbox) == 4 and all(map(_is_number, bbox))):
-            yield (
-                f'annotation id {ann.get("id")!r}: bbox must be four finite numbers '
-                f'[x, y, width, height], got {bbox!r}'
-            )
-        if area is not None and not _is_number(area):
-            yield f'annotation id {ann.get("id")!r}: area must be a finite number, got {area!r}'
-
-
-def _raise_faults(ann_file: str, faults: Iterable[str]) -> None:
-    found = list(faults)
-    if found:
-        raise ValueError(
-            f'{ann_file}: {len(found)} broken entries: {_shorten(found, 5, "; ")}. Correct them in '
-            'the file'
-        )
-
-
-def _list_absent(entry: Any, keys: Sequence[str]) -> str:
-    given = entry if isinstance(entry, dict) else {}
-    return ', '.join(key for key in keys if key not in given)
-
-
-def _is_number(value: Any) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and -math.inf < value < math.inf
-
-
-def _is_id(value: Any) -> bool:
-    return value is None or isinstance(value, int | float | str)
+    faults = Faults()
+    find_record_faults(faults, records)
+    faults.raise_any(ann_file)
 
 
 def _suggest_name(name: str, known: Iterable[str]) -> str:
@@ -232,6 +192,6 @@ def _suggest_name(name: str, known: Iterable[str]) -> str:
     return f'{name!r} (did you mean {by_lower[close[0]]!r}?)' if close else repr(name)
 
 
-def _shorten(items: Sequence[str], limit: int, separator: str = ', ') -> str:
-    more = f'{separator}and {len(items) - limit} more' if len(items) > limit else ''
-    return separator.join(items[:limit]) + more
+def _shorten(items: Sequence[str], limit: int) -> str:
+    more = f', and {len(items) - limit} more' if len(items) > limit else ''
+    return ', '.join(items[:limit]) + more

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os.path as osp
-from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, overload
@@ -13,14 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ghmdet.datasets.coco_records import AnnotationColumns, CocoRecords, Id
-
-_REASONS = (
-    'marked ignore',
-    'outside the image',
-    'without area or thinner than a pixel',
-    'of other classes',
-)
+from ghmdet.datasets.coco_boxes import BoxCheck, check_boxes
+from ghmdet.datasets.coco_records import CocoRecords, Id
 
 
 class ValueColumn:
@@ -88,7 +81,7 @@ class CocoImages(Sequence):
         ends: int64 (N,), the boxes of image i are `ends[i - 1]` to `ends[i]` of these:
         bboxes: float64 (n, 4) x1, y1, x2, y2 in pixels.
         labels: int64 (n,).
-        ignore_flags: uint8 (n,), 1 for crowd regions.
+        ignore_flags: uint8 (n,), 1 for crowd regions and boxes marked `ignore`.
     """
 
     folder: str
@@ -158,7 +151,7 @@ class CocoImages(Sequence):
 
 def build_images(
     records: CocoRecords, label_of: Mapping[Any, int], folder: str
-) -> tuple[CocoImages, Counter[str]]:
+) -> tuple[CocoImages, BoxCheck]:
     """Sort the boxes of a file by image, without those that cannot be learnt.
 
     Args:
@@ -167,9 +160,9 @@ def build_images(
         folder: put before each file name.
 
     Returns:
-        The images in the order of the file, and how many boxes were left out for which reason.
+        The images in the order of the file, and why boxes were left out.
     """
-    images, annotations = records.images, records.annotations
+    images, check = records.images, check_boxes(records, label_of)
     columns: dict[str, list] = {
         'img_id': [image.id for image in images],
         'file_name': [image.file_name for image in images],
@@ -177,36 +170,17 @@ def build_images(
         'width': [image.width for image in images],
     }
     fields = {name: ValueColumn.pack(values) for name, values in columns.items()}
-    owner = annotations.find_images({id_: i for i, id_ in enumerate(columns['img_id'])})
-    label = annotations.find_categories(label_of)
-    # As in MMDetection a box that is left out below still makes its image one with objects.
+    # As in MMDetection a box that is left out still makes its image one with objects.
     has_objects = np.zeros(len(images), bool)
-    has_objects[owner[label >= 0]] = True
-    sizes_wh = np.array([columns['width'], columns['height']], np.float64).T
-    reason = _find_drop_reasons(annotations, label, sizes_wh[owner])
-    kept = np.flatnonzero(reason == len(_REASONS))
-    kept = kept[np.argsort(owner[kept], kind='stable')]
-    bboxes = annotations.bbox[kept]
+    has_objects[check.owner[check.label >= 0]] = True
+    kept = check.used
+    kept = kept[np.argsort(check.owner[kept], kind='stable')]
+    bboxes = records.annotations.bbox[kept]
     bboxes[:, 2:] += bboxes[:, :2]
-    ends = np.bincount(owner[kept], minlength=len(images)).cumsum()
-    arrays = (has_objects, ends, bboxes, label[kept], annotations.is_crowd[kept].astype(np.uint8))
-    counts = np.bincount(reason, minlength=len(_REASONS)).tolist()
-    dropped = Counter({name: n for name, n in zip(_REASONS, counts, strict=False) if n})
-    return CocoImages(folder, fields, *map(torch.from_numpy, arrays)), dropped
-
-
-def _find_drop_reasons(
-    annotations: AnnotationColumns, label: np.ndarray, sizes_wh: np.ndarray
-) -> np.ndarray:
-    """Find for each box the first of the `_REASONS` to leave it out, or their number if none."""
-    x, y, w, h = annotations.bbox.T
-    image_w, image_h = sizes_wh.T
-    area = np.where(np.isnan(annotations.area), w * h, annotations.area)
-    outside = (np.minimum(x + w, image_w) <= np.maximum(x, 0)) | (
-        np.minimum(y + h, image_h) <= np.maximum(y, 0)
-    )
-    found = [annotations.is_ignored, outside, (w < 1) | (h < 1) | (area <= 0), label < 0]
-    return np.select(found, range(len(found)), default=len(found))
+    ends = np.bincount(check.owner[kept], minlength=len(images)).cumsum()
+    ignored = records.annotations.is_crowd[kept] | records.annotations.is_ignored[kept]
+    arrays = (has_objects, ends, bboxes, check.label[kept], ignored.astype(np.uint8))
+    return CocoImages(folder, fields, *map(torch.from_numpy, arrays)), check
 
 
 def _gather_rows(ends: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:

@@ -7,10 +7,11 @@ flat arrays, so that memory grows with the number of boxes and not with the size
 from __future__ import annotations
 
 import codecs
+import json
 import mmap
 import os.path as osp
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -21,23 +22,29 @@ import msgspec
 import numpy as np
 from mmengine import fileio
 
+from ghmdet.datasets.coco_faults import Faults, find_type_faults, name_annotation, show
+from ghmdet.datasets.json_errors import explain_json, find_line
+
 # Of any JSON type that a dict can be keyed by.
 Id = int | float | str | bool | None
 
+_NAME = b'"annotations"'
 _ANNOTATIONS = re.compile(rb'"annotations"\s*:\s*\[')
 # Where one annotation ends and the next begins, if not inside a string or an annotation.
 _BETWEEN = re.compile(rb'(?<=\})\s*,\s*(?=\{)')
 _BLOCK = 2**20
+# Of so many broken entries the rest is not looked at.
+_ENOUGH = 1000
 
 
 # gc=False: nothing decoded from JSON can be part of a cycle, so the collector may pass over these.
 class ImageRecord(msgspec.Struct, gc=False):
-    """One of `images`; the defaults stand for what is missing."""
+    """One of `images`; None stands for what is missing."""
 
     id: Id
     file_name: str | None = None
-    height: int | float = 0
-    width: int | float = 0
+    height: int | float | None = None
+    width: int | float | None = None
 
 
 class CategoryRecord(msgspec.Struct, gc=False):
@@ -51,14 +58,15 @@ class _AnnotationRecord(msgspec.Struct, gc=False):
     image_id: Id
     category_id: Id
     bbox: tuple[float, float, float, float]
+    id: Id = None
     area: float | None = None
-    iscrowd: Any = 0
-    ignore: Any = False
+    iscrowd: int | float | bool | None = 0
+    ignore: int | float | bool | None = False
 
 
 class _Document(msgspec.Struct):
     images: list[ImageRecord]
-    categories: list[CategoryRecord]
+    categories: list[CategoryRecord] | msgspec.UnsetType = msgspec.UNSET
     annotations: list[_AnnotationRecord] | msgspec.UnsetType = msgspec.UNSET
 
 
@@ -72,7 +80,8 @@ class AnnotationColumns:
 
     `bbox` is float64 (n, 4) x, y, w, h as in the file; `area` float64 with nan where the file has
     none; `is_crowd` and `is_ignored` bool. `image` and `category` are places in `image_ids` and
-    `category_ids`, which list the ids that occur.
+    `category_ids`, which list the ids that occur. `ids` are the annotations' own: int64 (n,), or a
+    list where some are no integers; None where the file has none.
     """
 
     image_ids: list[Id]
@@ -83,6 +92,16 @@ class AnnotationColumns:
     area: np.ndarray
     is_crowd: np.ndarray
     is_ignored: np.ndarray
+    ids: Sequence[Id] | np.ndarray = ()
+
+    def __len__(self) -> int:
+        return len(self.bbox)
+
+    def name(self, index: int) -> str:
+        """Name an annotation of the file for a message, with its image."""
+        id_ = self.ids[index]
+        id_ = id_.item() if isinstance(id_, np.generic) else id_
+        return name_annotation(index, id_, self.image_ids[self.image[index]])
 
     def find_images(self, index_of: Mapping[Any, int]) -> np.ndarray:
         """Give each annotation the number of its image: int64 (n,), -1 where there is none."""
@@ -96,19 +115,20 @@ class AnnotationColumns:
 
 @dataclass
 class CocoRecords:
-    """What detection needs of a COCO file; `annotated` says whether it has `annotations` at all."""
+    """What detection needs of a COCO file.
+
+    `annotated` and `categorised` say whether it has the lists `annotations` and `categories`.
+    """
 
     images: list[ImageRecord]
     categories: list[CategoryRecord]
     annotations: AnnotationColumns
     annotated: bool
+    categorised: bool = True
 
 
-def read_records(ann_file: str, backend_args: dict | None = None) -> CocoRecords | None:
-    """Read a COCO file; None if it is broken or unusual.
-
-    It is then for the caller to look at it with `json.loads`, which tells more and takes more (not
-    a number, other encodings than UTF-8), and if no fault is found to go on with `convert_records`.
+def read_records(ann_file: str, backend_args: dict | None = None) -> CocoRecords:
+    """Read a COCO file, of which every entry has the keys and types that it needs.
 
     Args:
         ann_file: path or URL of the JSON file.
@@ -116,25 +136,19 @@ def read_records(ann_file: str, backend_args: dict | None = None) -> CocoRecords
 
     Raises:
         OSError: the file cannot be read; FileNotFoundError if there is none.
+        ValueError: it is not JSON (line and column), no COCO file, or has broken entries (which).
     """
-    with _open_text(ann_file, backend_args) as text:
-        try:
-            return _decode(text)
-        except msgspec.DecodeError:
-            return None
+    with explain_json(ann_file), _open_text(ann_file, backend_args) as text:
+        return _decode(text, ann_file)
 
 
 def convert_records(data: Any, ann_file: str) -> CocoRecords:
-    """Turn what `json.loads` made of a COCO file into records.
+    """Turn what `json.loads` made of a COCO file into records, see `read_records`.
 
     Raises:
-        ValueError: something has the wrong type; the message has its path.
+        ValueError: it is no COCO file or has broken entries.
     """
-    try:
-        document = msgspec.convert(data, _Document)
-    except msgspec.ValidationError as error:
-        raise ValueError(f'{ann_file}: {error}; correct it in the file') from error
-    return _finish(document, _ColumnBuilder())
+    return _finish(_convert(data, ann_file, Faults()), _ColumnBuilder())
 
 
 @contextmanager
@@ -151,7 +165,7 @@ def _open_text(ann_file: str, backend_args: dict | None) -> Iterator[bytes | mma
         yield fileio.get(ann_file, backend_args=backend_args)
 
 
-def _decode(text: bytes | mmap.mmap) -> CocoRecords:
+def _decode(text: bytes | mmap.mmap, ann_file: str) -> CocoRecords:
     """Decode blocks out of the middle of the annotations, then the file without them.
 
     Both together are exact: a block and what remains parse only if the cuts fell between two
@@ -160,22 +174,72 @@ def _decode(text: bytes | mmap.mmap) -> CocoRecords:
     begin = len(codecs.BOM_UTF8) if text[:3] == codecs.BOM_UTF8 else 0
     opening = _ANNOTATIONS.search(text)
     if opening is None:
-        return _finish(_DOCUMENT_DECODER.decode(text[begin:]), _ColumnBuilder())
-    builder = _ColumnBuilder()
+        return _finish(_decode_document(text[begin:], ann_file, Faults()), _ColumnBuilder())
+    builder, faults, count = _ColumnBuilder(), Faults(), 0
     start = opening.end()
-    while cut := _BETWEEN.search(text, start + _BLOCK):
+    while faults.count < _ENOUGH and (cut := _BETWEEN.search(text, start + _BLOCK)):
         try:
-            block = _BLOCK_DECODER.decode(b'[%b]' % text[start : cut.start()])
-        except msgspec.DecodeError:
+            block, size = _decode_block(b'[%b]' % text[start : cut.start()], faults, count)
+        except ValueError:
             break
         builder.add(block)
+        count += size
         start = cut.end()
         _forget_pages(text, start)
-    rest = text[begin : opening.end()] + text[start:]
     # With a second thing of that name the blocks may be from a list that is not the file's own.
-    if rest.count(b'"annotations"') > 1:
-        builder, rest = _ColumnBuilder(), text[begin:]
-    return _finish(_DOCUMENT_DECODER.decode(rest), builder)
+    head = text[begin : opening.end()]
+    if head.count(_NAME) > 1 or text.find(_NAME, start) >= 0:
+        return _finish(_decode_document(text[begin:], ann_file, Faults()), _ColumnBuilder())
+    if faults.count >= _ENOUGH:
+        faults.raise_any(ann_file, at_least=True)
+    try:
+        document = _decode_document(head + text[start:], ann_file, faults, count)
+    except UnicodeDecodeError as error:
+        error.start += begin if error.start < len(head) else start - len(head)
+        raise
+    except json.JSONDecodeError as error:
+        place = len(error.doc[: error.pos].encode())
+        place += begin if place < len(head) else start - len(head)
+        raise json.JSONDecodeError(error.msg, *find_line(text, place)) from None
+    return _finish(document, builder)
+
+
+def _decode_block(block: bytes, faults: Faults, first: int) -> tuple[list[_AnnotationRecord], int]:
+    """Decode a list of annotations; return those without a fault, and how many there are."""
+    try:
+        records = _BLOCK_DECODER.decode(block)
+        return records, len(records)
+    except msgspec.DecodeError:  # NaN, a number too large, a wrong type, a wrong cut
+        entries = json.loads(block)
+    known = faults.count
+    find_type_faults(faults, 'annotations', entries, first)
+    sound = entries if faults.count == known else []
+    return msgspec.convert(sound, list[_AnnotationRecord]), len(entries)
+
+
+def _decode_document(text: bytes, ann_file: str, faults: Faults, first: int = 0) -> _Document:
+    """Decode all of the file but its first annotations, whose faults are known."""
+    try:
+        document = _DOCUMENT_DECODER.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return _convert(json.loads(text), ann_file, faults, first)
+    faults.raise_any(ann_file)
+    return document
+
+
+def _convert(data: Any, ann_file: str, faults: Faults, first: int = 0) -> _Document:
+    given = data if isinstance(data, dict) else {}
+    for section in ('images', 'annotations', 'categories'):
+        if not isinstance(given.get(section, [] if 'images' in given else None), list):
+            came = f'the keys {show(sorted(given))}' if given else type(data).__name__
+            raise ValueError(
+                f'{ann_file}: expected a COCO file, an object with the lists images, annotations, '
+                f'categories; {section!r} is missing or no list, got {came}'
+            )
+        offset = first if section == 'annotations' else 0
+        find_type_faults(faults, section, given.get(section, []), offset)
+    faults.raise_any(ann_file)
+    return msgspec.convert(data, _Document)
 
 
 def _forget_pages(text: bytes | mmap.mmap, stop: int) -> None:
@@ -185,13 +249,17 @@ def _forget_pages(text: bytes | mmap.mmap, stop: int) -> None:
 
 
 def _finish(document: _Document, builder: _ColumnBuilder) -> CocoRecords:
-    annotated = not isinstance(document.annotations, msgspec.UnsetType)
+    lists = [document.categories, document.annotations]
+    categorised, annotated = (not isinstance(part, msgspec.UnsetType) for part in lists)
+    builder = builder if annotated else _ColumnBuilder()  # else they belong to something else
     builder.add(document.annotations or [])
-    return CocoRecords(document.images, document.categories, builder.build(), annotated)
+    columns = builder.build()
+    return CocoRecords(document.images, document.categories or [], columns, annotated, categorised)
 
 
 class _ColumnBuilder:
     def __init__(self) -> None:
+        self._ids: list[list[Id] | np.ndarray] = []
         self._image_ids: list[list[Id] | np.ndarray] = []
         self._category_ids: list[list[Id] | np.ndarray] = []
         self._parts: list[tuple[np.ndarray, ...]] = []
@@ -201,6 +269,7 @@ class _ColumnBuilder:
             return np.fromiter(map(attrgetter(field), records), dtype, len(records))
 
         boxes = chain.from_iterable(map(attrgetter('bbox'), records))
+        self._ids.append(_pack_ids([record.id for record in records]))
         self._image_ids.append(_pack_ids([record.image_id for record in records]))
         self._category_ids.append(_pack_ids([record.category_id for record in records]))
         self._parts.append(
@@ -215,8 +284,11 @@ class _ColumnBuilder:
     def build(self) -> AnnotationColumns:
         image_ids, image = _number_ids(self._image_ids)
         category_ids, category = _number_ids(self._category_ids)
-        columns = map(np.concatenate, zip(*self._parts, strict=True))
-        return AnnotationColumns(image_ids, category_ids, image, category, *columns)
+        bbox, area, is_crowd, is_ignored = map(np.concatenate, zip(*self._parts, strict=True))
+        ids = _join_ids(self._ids)
+        return AnnotationColumns(
+            image_ids, category_ids, image, category, bbox, area, is_crowd, is_ignored, ids
+        )
 
 
 def _pack_ids(ids: list[Id]) -> list[Id] | np.ndarray:
@@ -225,12 +297,18 @@ def _pack_ids(ids: list[Id]) -> list[Id] | np.ndarray:
     return array if array.dtype == np.int64 else ids
 
 
-def _number_ids(parts: list[list[Id] | np.ndarray]) -> tuple[list[Id], np.ndarray]:
-    """Return the different ids, and for each entry which of them it has: int64 (n,)."""
+def _join_ids(parts: list[list[Id] | np.ndarray]) -> list[Id] | np.ndarray:
     arrays = [part for part in parts if isinstance(part, np.ndarray)]
     if len(arrays) == len(parts):
-        different, numbers = np.unique(np.concatenate(arrays), return_inverse=True)
+        return np.concatenate(arrays)
+    return [id_ for part in parts for id_ in np.asarray(part, object).tolist()]
+
+
+def _number_ids(parts: list[list[Id] | np.ndarray]) -> tuple[list[Id], np.ndarray]:
+    """Return the different ids, and for each entry which of them it has: int64 (n,)."""
+    joined = _join_ids(parts)
+    if isinstance(joined, np.ndarray):
+        different, numbers = np.unique(joined, return_inverse=True)
         return different.tolist(), numbers
-    ids: list[Id] = [id_ for part in parts for id_ in part]
-    number_of = {id_: number for number, id_ in enumerate(dict.fromkeys(ids))}
-    return list(number_of), np.array([number_of[id_] for id_ in ids], np.int64)
+    number_of = {id_: number for number, id_ in enumerate(dict.fromkeys(joined))}
+    return list(number_of), np.array([number_of[id_] for id_ in joined], np.int64)

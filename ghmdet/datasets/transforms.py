@@ -1,4 +1,4 @@
-"""First and last step on the annotations of an image; mmcv's transforms do what lies between.
+"""First and last steps of a pipeline; mmcv's transforms do what lies between.
 
 mmcv's Resize, RandomFlip, RandomChoiceResize, RandomResize and Pad act on a plain `gt_bboxes` array
 and never drop a box, so labels and ignore flags stay aligned with it.
@@ -14,8 +14,102 @@ import torch
 from mmcv.transforms import BaseTransform
 from torch import Tensor
 
+from ghmdet.datasets.image_file import COLOR_TYPES, MAX_PIXELS, ImageError, read_image
 from ghmdet.registry import TRANSFORMS
 from ghmdet.structures import DetDataSample, InstanceData
+
+
+@TRANSFORMS.register_module()
+class LoadImageFromFile(BaseTransform):
+    """Decode the image at `img_path`, as `ghmdet.datasets.image_file` says.
+
+    Adds `img` uint8 (h, w, 3) in BGR, `img_shape` and `ori_shape` (h, w). Where the results have
+    `height` and `width`, those of the annotation file, the image must have that size. mmcv's class
+    of this name does not look at the size, lets cut-off files pass, and names no file.
+
+    Args:
+        to_float32: whether to make the image float32.
+        color_type: 'color', or 'color_ignore_orientation' if the boxes were drawn on the image as
+            stored, without regard to EXIF; also mmcv's 'grayscale', 'unchanged' and
+            'grayscale_ignore_orientation'.
+        imdecode_backend: OpenCV decodes, so that all images are treated alike; 'pillow' and
+            'turbojpeg', which give the same pixels of a JPEG, are accepted and make no difference.
+        file_client_args: the old name of `backend_args`.
+        ignore_empty: leave out an image that cannot be used instead of raising.
+        max_pixels: an image of more pixels is refused before it is decoded.
+        backend_args: what `mmengine.fileio.get` needs for storage that is not a local disk.
+
+    Raises:
+        ValueError: an argument is none of the above.
+    """
+
+    def __init__(
+        self,
+        to_float32: bool = False,
+        color_type: str = 'color',
+        imdecode_backend: str | None = 'cv2',
+        file_client_args: dict | None = None,
+        ignore_empty: bool = False,
+        *,
+        max_pixels: int = MAX_PIXELS,
+        backend_args: dict | None = None,
+    ) -> None:
+        if color_type not in COLOR_TYPES:
+            raise ValueError(
+                f'LoadImageFromFile: color_type must be one of {list(COLOR_TYPES)}, '
+                f'got {color_type!r}'
+            )
+        if imdecode_backend not in ('cv2', 'pillow', 'turbojpeg', None):
+            raise ValueError(
+                "LoadImageFromFile: imdecode_backend must be 'cv2' (or 'pillow' or 'turbojpeg', "
+                f'which mean the same here), got {imdecode_backend!r}'
+            )
+        if file_client_args is not None:
+            if backend_args is not None:
+                raise ValueError('LoadImageFromFile: give backend_args, not file_client_args too')
+            disk = file_client_args.get('backend', 'disk') == 'disk'
+            backend_args = None if disk else file_client_args
+        if not isinstance(max_pixels, int) or max_pixels < 1:
+            raise ValueError(
+                f'LoadImageFromFile: max_pixels must be a positive integer, got {max_pixels!r}'
+            )
+        self.to_float32 = to_float32
+        self.color_type = color_type
+        self.ignore_empty = ignore_empty
+        self.max_pixels = max_pixels
+        self.backend_args = backend_args
+
+    def transform(self, results: dict) -> dict | None:
+        """Add the image to `results`, which have `img_path`.
+
+        Raises:
+            ImageError: the image cannot be used; names its path, and its id in a dataset.
+        """
+        path = results['img_path']
+        sized = 'height' in results and 'width' in results
+        try:
+            img = read_image(
+                path,
+                expected_wh=(results['width'], results['height']) if sized else None,
+                color_type=self.color_type,
+                max_pixels=self.max_pixels,
+                backend_args=self.backend_args,
+                name=f'image {path} (id {results.get("img_id")!r})' if sized else None,
+            )
+        except ImageError:
+            if self.ignore_empty:
+                return None
+            raise
+        results['img'] = img.astype(np.float32) if self.to_float32 else img
+        results['img_shape'] = results['ori_shape'] = img.shape[:2]
+        return results
+
+    def __repr__(self) -> str:
+        return (
+            f'LoadImageFromFile(to_float32={self.to_float32}, color_type={self.color_type!r}, '
+            f'ignore_empty={self.ignore_empty}, max_pixels={self.max_pixels}, '
+            f'backend_args={self.backend_args})'
+        )
 
 
 @TRANSFORMS.register_module()

@@ -12,13 +12,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ghmdet.engine.runtime import (
         AmpOptimWrapper,
+        AnchorCheckHook,
         CheckpointError,
         DoorCheckHook,
         FastNetworkHook,
+        FiniteStepsHook,
+        FiniteWeightsHook,
+        GHMStatsHook,
         LoadReport,
         LoadWeightsHook,
         PeakMemoryHook,
         Pretrained,
+        SkippedImagesHook,
+        StartReportHook,
+        ValLoop,
         add_common_arguments,
         apply_amp,
         apply_amp_to_test,
@@ -34,17 +41,27 @@ if TYPE_CHECKING:
         load_config,
         register_loaders,
         set_up_launcher,
+        skip_evaluation,
+        use_image_folder,
+        write_coco_results,
     )
 
 __all__ = [
     'AmpOptimWrapper',
+    'AnchorCheckHook',
     'CheckpointError',
     'DoorCheckHook',
     'FastNetworkHook',
+    'FiniteStepsHook',
+    'FiniteWeightsHook',
+    'GHMStatsHook',
     'LoadReport',
     'LoadWeightsHook',
     'PeakMemoryHook',
     'Pretrained',
+    'SkippedImagesHook',
+    'StartReportHook',
+    'ValLoop',
     'add_common_arguments',
     'apply_amp',
     'apply_amp_to_test',
@@ -60,6 +77,9 @@ __all__ = [
     'load_config',
     'register_loaders',
     'set_up_launcher',
+    'skip_evaluation',
+    'use_image_folder',
+    'write_coco_results',
 ]
 
 

@@ -6,24 +6,42 @@ Needs no torch: what is wrong with the arguments is said at once.
 from __future__ import annotations
 
 import argparse
+import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
+from mmengine.logging import print_log
 
 from ghmdet.config_files import get_config
-from ghmdet.engine.cfg_options import merge_options
+from ghmdet.engine.cfg_options import add_cfg_options, merge_options
+from ghmdet.engine.cli import add_debug_argument
+from ghmdet.engine.config_errors import ConfigError, name_the_file
+from ghmdet.engine.config_keys import find_unread_keys, find_unread_parts, find_vain_options
 from ghmdet.engine.config_origins import record_origins
+from ghmdet.engine.data_root import DATA_ROOT_VARIABLE, relocate_data
+
+_MMENGINE_HOOKS = (
+    'runtime_info',
+    'timer',
+    'sampler_seed',
+    'logger',
+    'param_scheduler',
+    'checkpoint',
+)
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `--work-dir`, `--cfg-options`, `--launcher` and `--local-rank`."""
+    """Add what the programs that run a config have in common."""
     parser.add_argument('--work-dir', help='folder for logs, checkpoints and figures')
+    add_cfg_options(parser)
+    add_data_root(parser)
     parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        help='settings that override the config: a.b=1 c="[1,2]" d.0.e=x; no blanks around =',
+        '--strict',
+        action='store_true',
+        help='stop at a config key that nothing reads, instead of warning of it',
     )
     parser.add_argument(
         '--launcher',
@@ -32,24 +50,44 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help='how the processes were started',
     )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    add_debug_argument(parser)
+
+
+def add_data_root(parser: argparse.ArgumentParser) -> None:
+    """Add `--data-root`."""
+    parser.add_argument(
+        '--data-root',
+        metavar='DIR',
+        default=os.environ.get(DATA_ROOT_VARIABLE) or None,
+        help='folder of the data, in place of the data_root of every data set and evaluator '
+        f'(default: {DATA_ROOT_VARIABLE} of the environment)',
+    )
 
 
 def load_config(args: argparse.Namespace) -> Config:
     """Read the config that the arguments name and let them override it.
 
-    `args.config` is a file, or the name of a config that ghmdet ships. The work dir is, in this
-    order, `--work-dir`, the config's `work_dir`, `work_dirs/<name of the config>`.
+    `args.config` is a file, or the name of a config that ghmdet ships. The data root goes first,
+    then `--cfg-options`. The work dir is, in this order, `--work-dir`, the config's `work_dir`,
+    `work_dirs/<name of the config>`.
 
     Raises:
         FileNotFoundError: there is no such config.
+        ConfigError: its files cannot be read; the data root does not reach all data; with
+            `--strict`, a key that nothing reads.
     """
-    try:
-        cfg = get_config(args.config)
-    except KeyError:  # maybe a key that two bases set; the second reading names them
-        with record_origins():
-            cfg = get_config(args.config)
-    if args.cfg_options is not None:
-        merge_options(cfg, args.cfg_options)
+    cfg = read_config(args.config)
+    unread = list(find_unread_keys(cfg))
+    options = dict(args.cfg_options)
+    root = args.data_root or options.pop('data_root', None)
+    options.pop('data_root', None)
+    if root is not None:
+        move_data(cfg, root)
+    unread += find_vain_options(cfg, options)
+    merge_options(cfg, options)
+    unread += find_unread_parts(cfg)
+    _tell_unread(cfg, unread, args.strict)
+    remove_hooks(cfg)
     cfg.work_dir = (
         args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(cfg.filename).stem)
     )
@@ -57,3 +95,54 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.launcher = args.launcher
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return cfg
+
+
+def read_config(name: str) -> Config:
+    """Read a config by file or name; an error names the file and the line.
+
+    Raises:
+        FileNotFoundError: there is no such config.
+        ConfigError: its files cannot be read.
+    """
+    with name_the_file():
+        try:
+            return get_config(name)
+        except KeyError as error:  # of a key that two bases set; the second reading names them
+            if 'Duplicate key' not in str(error):
+                raise
+            with record_origins():
+                return get_config(name)
+
+
+def move_data(cfg: Config, root: Any) -> dict[str, Any]:
+    """Let all data of a config lie below a folder, say so, and return what was changed.
+
+    Raises:
+        ConfigError: see `relocate_data`.
+    """
+    changes = relocate_data(cfg, str(root))
+    merge_options(cfg, changes)
+    _log(f'data root {root}: {", ".join(f"{key}={value}" for key, value in changes.items())}')
+    return changes
+
+
+def remove_hooks(cfg: Config) -> None:
+    """Let None stand for no hook; mmengine does so for those only that are its own default."""
+    hooks = cfg.get('default_hooks') or {}
+    for name in [name for name, hook in hooks.items() if hook is None]:
+        if name not in _MMENGINE_HOOKS:
+            hooks.pop(name)
+
+
+def _tell_unread(cfg: Config, unread: Sequence[str], strict: bool) -> None:
+    told = list(dict.fromkeys(unread))
+    if told and strict:
+        listed = '\n  '.join(told)
+        raise ConfigError(f'{cfg.filename}, with --strict:\n  {listed}')
+    for sentence in told:
+        _log(f'config: {sentence} (--strict makes this an error)', logging.WARNING)
+
+
+def _log(text: str, level: int = logging.INFO) -> None:
+    if os.environ.get('RANK', '0') == '0':  # of torchrun's processes one speaks
+        print_log(text, logger='current', level=level)

@@ -17,7 +17,7 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from ghmdet.config_files import CONFIG_ROOT
-from ghmdet.engine.cfg_options import merge_options
+from ghmdet.engine.cfg_options import clear_nones, merge_options
 
 _DELETE = '_delete_'
 _SELF = ''  # the key under which a dict of origins keeps the dict's own
@@ -50,6 +50,7 @@ class ConfigOrigins:
     def merge(self, options: dict[str, Any], origin: str) -> None:
         """Follow `merge_options(cfg, options)`."""
         values, origins = Config(self._values), Config(self._origins)
+        options = clear_nones(values, options)
         merge_options(values, options)
         merge_options(origins, {key: _mark(value, origin) for key, value in options.items()})
         self._values, self._origins = values.to_dict(), origins.to_dict()
@@ -71,7 +72,7 @@ class ConfigOrigins:
 
     def _read(self, read: Callable, filename: str, *args: Any, **kwargs: Any) -> Any:
         """Read one file by one of mmengine's two readers, its bases included."""
-        file = _File(_name(filename))
+        file = _File(file_name(filename))
         self._files.append(file)
         try:
             result = read(filename, *args, **kwargs)
@@ -227,7 +228,7 @@ def _explain_duplicates(file: _File) -> str:
     )
 
 
-def _name(filename: str) -> str:
+def file_name(filename: str) -> str:
     """`ghmdet::...` for a shipped file, below the current folder a relative path."""
     path = Path(filename).resolve()
     root = CONFIG_ROOT.resolve()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
 from ghmdet.engine.amp import low_precision
@@ -35,9 +35,10 @@ class DoorCheckHook(Hook):
 
     Looks at the loops that mmengine has built (train and val for training, one for the others):
     whether each dataset has as many classes as the head, whether all have the same classes in the
-    same order, and, for datasets with a method `check_image_files(limit)`, whether the images are
-    there. A metric that reads another annotation file than the dataset is only warned about.
-    Says nothing when all is well.
+    same order, whether each metric reads the annotation file of its dataset (unless it has
+    `check_ann_file=False`), whether `save_best` names a value of the metrics, as far as these can
+    tell (`result_keys()`), and, for datasets with a method `check_image_files(limit)`, whether the
+    images are there. Says nothing when all is well.
 
     Args:
         image_limit: how many image files to look for in each dataset.
@@ -52,30 +53,39 @@ class DoorCheckHook(Hook):
         """Check what is built; mmengine calls this before it initialises or loads weights.
 
         Raises:
-            ValueError: class lists and `model.bbox_head.num_classes` disagree.
+            ValueError: class lists and `model.bbox_head.num_classes` disagree, or a metric reads
+                another annotation file than its dataset.
         """
         loops = _built_loops(runner)
-        classes = {split: classes_of(split, loop) for split, loop in loops.items()}
-        known = {split: names for split, names in classes.items() if names is not None}
+        known = {
+            place: names
+            for split, loop in loops.items()
+            for place, names in _all_classes(split, loop).items()
+            if names is not None
+        }
         _check_head(runner.model, known)
         _check_agreement(known)
         for split, loop in loops.items():
-            self._check_files(runner, split, loop)
+            self._check_files(split, loop)
+        if 'train' in loops and 'val' in loops:
+            _check_save_best(runner, loops['val'].evaluator.metrics)
 
-    def _check_files(self, runner: Runner, split: str, loop: Any) -> None:
-        datasets = list(_plain_datasets(loop.dataloader.dataset))
+    def _check_files(self, split: str, loop: Any) -> None:
+        datasets = list(plain_datasets(loop.dataloader.dataset))
         for dataset in datasets:
             if hasattr(dataset, 'check_image_files'):
                 dataset.check_image_files(limit=self.image_limit)
         read = {os.path.realpath(d.ann_file) for d in datasets if getattr(d, 'ann_file', None)}
         for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
             ann_file = getattr(metric, 'ann_file', None)
-            if ann_file and read and os.path.realpath(ann_file) not in read:
-                runner.logger.warning(
+            meant = not getattr(metric, 'check_ann_file', True)
+            if ann_file and read and os.path.realpath(ann_file) not in read and not meant:
+                raise ValueError(
                     f'{split}_evaluator ({type(metric).__name__}) has ann_file={ann_file}, but '
-                    f'{split}_dataloader reads {", ".join(sorted(read))}: the metric will compare '
-                    f'detections with another annotation file. Remove {split}_evaluator.ann_file '
-                    'or give both the same file.'
+                    f'{split}_dataloader reads {", ".join(sorted(read))}: detections would be '
+                    f'compared with another annotation file. Remove {split}_evaluator.ann_file '
+                    'or give both the same file; if you mean it, set '
+                    f'{split}_evaluator.check_ann_file=False.'
                 )
 
 
@@ -137,6 +147,24 @@ class FastNetworkHook(Hook):
             freeze_weights(False)
 
 
+def _check_save_best(runner: Runner, metrics: Sequence[Any]) -> None:
+    """Look for the value before the first epoch, after which mmengine would."""
+    if not all(hasattr(metric, 'result_keys') for metric in metrics):
+        return
+    known = [key for metric in metrics for key in metric.result_keys()]
+    classwise = any(getattr(metric, 'classwise', False) for metric in metrics)
+    for hook in runner.hooks:
+        if not isinstance(hook, CheckpointHook) or not hook.save_best:
+            continue
+        for key in hook.key_indicators:
+            of_a_class = classwise and str(key).endswith('_precision')
+            if key not in (*known, 'auto') and not of_a_class and not str(key).startswith('val/'):
+                raise ValueError(
+                    f'default_hooks.checkpoint.save_best={key!r}: val_evaluator gives no such '
+                    f'value, but {", ".join(known)}'
+                )
+
+
 def _memory_mb() -> int:
     if torch.cuda.is_available():
         return torch.cuda.max_memory_allocated() >> 20
@@ -152,54 +180,63 @@ def _built_loops(runner: Runner) -> dict[str, Any]:
     return {split: loop for split, loop in loops.items() if hasattr(loop, 'dataloader')}
 
 
-def _plain_datasets(dataset: Any) -> Iterator[Any]:
+def plain_datasets(dataset: Any) -> Iterator[Any]:
     """The datasets inside of repeating, balancing and concatenating ones."""
     inside = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
     for part in inside:
         if part is None:
             yield dataset
         else:
-            yield from _plain_datasets(part)
+            yield from plain_datasets(part)
 
 
 def classes_of(split: str, loop: Any) -> tuple[str, ...] | None:
-    """Class names, read from the innermost dataset: a wrapper holds a copy from before its init."""
-    dataset = next(_plain_datasets(loop.dataloader.dataset))
-    if hasattr(dataset, 'full_init'):
-        dataset.full_init()
-    classes = getattr(dataset, 'metainfo', {}).get('classes')
-    if isinstance(classes, str):
-        raise ValueError(
-            f'{split}_dataloader.dataset.metainfo.classes must be a tuple of names, but is the '
-            f'string {classes!r}; for one class write classes=({classes!r},)'
-        )
-    return None if classes is None else tuple(classes)
+    """Class names of the first dataset of a loop."""
+    return next(iter(_all_classes(split, loop).values()))
+
+
+def _all_classes(split: str, loop: Any) -> dict[str, tuple[str, ...] | None]:
+    """Class names of the innermost datasets: a wrapper holds a copy from before its init."""
+    found: dict[str, tuple[str, ...] | None] = {}
+    for number, dataset in enumerate(plain_datasets(loop.dataloader.dataset)):
+        if hasattr(dataset, 'full_init'):
+            dataset.full_init()
+        classes = getattr(dataset, 'metainfo', {}).get('classes')
+        place = f'{split}_dataloader'
+        if isinstance(classes, str):
+            raise ValueError(
+                f'{place}.dataset.metainfo.classes must be a tuple of names, but is the string '
+                f'{classes!r}; for one class write classes=({classes!r},)'
+            )
+        place += f' (part {number} of its dataset)' if number else ''
+        found[place] = None if classes is None else tuple(classes)
+    return found
 
 
 def _check_head(model: Any, classes: dict[str, tuple[str, ...]]) -> None:
     wanted = getattr(getattr(unwrap(model), 'bbox_head', None), 'num_classes', None)
     if wanted is None:
         return
-    for split, names in classes.items():
+    for place, names in classes.items():
         if len(names) != wanted:
             raise ValueError(
-                f'{split}_dataloader has a dataset of {len(names)} classes ({_shorten(names)}), '
+                f'{place} has a dataset of {len(names)} classes ({_shorten(names)}), '
                 f'but model.bbox_head.num_classes is {wanted}. Set '
                 f'model.bbox_head.num_classes={len(names)}, or name the classes to use in '
-                f'{split}_dataloader.dataset.metainfo=dict(classes=(...)).'
+                f'{place.partition(" ")[0]}.dataset.metainfo=dict(classes=(...)).'
             )
 
 
 def _check_agreement(classes: dict[str, tuple[str, ...]]) -> None:
-    for split, names in classes.items():
+    for other, names in classes.items():
         first, expected = next(iter(classes.items()))
         if names == expected:
             continue
         place = next(i for i in range(len(names) + 1) if names[i : i + 1] != expected[i : i + 1])
         raise ValueError(
-            f'{first}_dataloader and {split}_dataloader differ in their classes: number {place} is '
-            f'{_at(expected, place)} in {first} ({_shorten(expected)}), {_at(names, place)} in '
-            f'{split} ({_shorten(names)}). A class is known by its place in the list, so give '
+            f'{first} and {other} differ in their classes: number {place} is '
+            f'{_at(expected, place)} in the first ({_shorten(expected)}), {_at(names, place)} in '
+            f'the second ({_shorten(names)}). A class is known by its place in the list, so give '
             'every dataset the same metainfo=dict(classes=(...)).'
         )
 

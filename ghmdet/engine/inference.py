@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Sequence
 from typing import Any
@@ -14,6 +15,8 @@ from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader
 
 from ghmdet.config_files import get_config, published_weights
+from ghmdet.engine.class_lists import same_names, take_checkpoint_classes
+from ghmdet.engine.class_rows import list_names
 from ghmdet.engine.network import fold_batch_norms
 from ghmdet.engine.pretrained import use_own_initializer
 from ghmdet.engine.weights import fit_state_dict
@@ -41,7 +44,8 @@ def init_detector(
 
     Returns:
         The model, with `cfg` and with `dataset_meta`, the class names of its labels, taken from the
-        checkpoint, else from the config's test data.
+        checkpoint, else from the config's test data; a warning says where the config names others.
+        Where the config names no classes, their number is the checkpoint's too.
 
     Raises:
         CheckpointError: the checkpoint does not fill the model, e.g. its head has other classes.
@@ -51,12 +55,17 @@ def init_detector(
         adopt(cfg)
     else:
         cfg = get_config(config)
+    loaded = None
+    if checkpoint is not None:
+        loaded = CheckpointLoader.load_checkpoint(os.fspath(checkpoint), 'cpu', 'silent')
+        cfg = copy.deepcopy(cfg)
+        take_checkpoint_classes(cfg, loaded)
     model = MODELS.build(cfg.model)
     use_own_initializer(model)
     model.cfg = cfg
     model.dataset_meta = _dataset_meta(cfg)
-    if checkpoint is not None:
-        _load_weights(model, os.fspath(checkpoint))
+    if checkpoint is not None and loaded is not None:
+        _load_weights(model, loaded, os.fspath(checkpoint))
     model.to(device).eval()
     if fold and checkpoint is not None:
         fold_batch_norms(model)
@@ -119,10 +128,15 @@ def inference_detector(
     return [_detect(model, img) for img in imgs]
 
 
-def _load_weights(model: BaseModel, path: str) -> None:
-    checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu', 'silent')
+def _load_weights(model: BaseModel, checkpoint: dict[str, Any], path: str) -> None:
     fitted, report = fit_state_dict(checkpoint, model, path)
     report.require_filled()
+    given = (_test_dataset(model.cfg).get('metainfo') or {}).get('classes')
+    if given and report.classes and not same_names(given, report.classes):
+        report.warnings.append(
+            f'the config names other classes for test_dataloader.dataset ({list_names(given)}) '
+            f'than this file ({list_names(report.classes)}), which hold for its labels'
+        )
     if report.warnings:
         report.log()
     model.load_state_dict(fitted)
@@ -134,11 +148,17 @@ def _load_weights(model: BaseModel, path: str) -> None:
         model.dataset_meta = {**lower, 'classes': report.classes}
 
 
-def _dataset_meta(cfg: Config) -> dict[str, Any]:
-    """What the config's test data says of its classes."""
-    dataset = cfg.get('test_dataloader', {}).get('dataset', {})
+def _test_dataset(cfg: Config) -> dict[str, Any]:
+    """The config's test data set, inside of others."""
+    dataset = (cfg.get('test_dataloader') or {}).get('dataset', {})
     while 'dataset' in dataset:
         dataset = dataset.dataset
+    return dataset
+
+
+def _dataset_meta(cfg: Config) -> dict[str, Any]:
+    """What the config's test data says of its classes."""
+    dataset = _test_dataset(cfg)
     kind = dataset.get('type')
     if isinstance(kind, str):
         kind = DATASETS.get(kind) if kind in DATASETS else None
@@ -153,6 +173,11 @@ def _detect(model: BaseModel, img: Image) -> DetDataSample:
 def _start(img: Image) -> dict[str, Any]:
     """What the pipeline starts from."""
     if isinstance(img, np.ndarray):
+        if img.shape[2:] != (3,) or str(img.dtype) not in ('uint8', 'float32'):
+            raise ValueError(
+                'expected an image uint8 (h, w, 3) in BGR, got an array '
+                f'{img.dtype} {img.shape}; cv2.imread gives such an image of any file'
+            )
         return dict(img=img, img_shape=img.shape[:2], ori_shape=img.shape[:2], img_id=0)
     return dict(img_path=os.fspath(img), img_id=0)
 

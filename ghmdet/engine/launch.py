@@ -13,21 +13,35 @@ import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from datetime import timedelta
+from functools import partial
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
 from mmengine.dist import is_distributed
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import distributed
 
 from ghmdet.engine.amp import low_precision
+from ghmdet.engine.anchor_check import AnchorCheckHook
+from ghmdet.engine.class_lists import settle_classes
+from ghmdet.engine.evaluator_files import complete_evaluators
+from ghmdet.engine.finite_steps_hook import FiniteStepsHook
+from ghmdet.engine.finite_weights_hook import FiniteWeightsHook
+from ghmdet.engine.first_sample_hook import FirstSampleHook
 from ghmdet.engine.hooks import DoorCheckHook, PeakMemoryHook
 from ghmdet.engine.imported_copy import log_imported_copy
+from ghmdet.engine.learning_rate import check_auto_scale_lr, scale_lr
 from ghmdet.engine.load_weights_hook import LoadWeightsHook
+from ghmdet.engine.network_check import check_network
+from ghmdet.engine.settings_check import check_sections, check_settings
+from ghmdet.engine.skipped_images_hook import SkippedImagesHook
+from ghmdet.engine.start_report_hook import StartReportHook
 from ghmdet.foreign_configs import adopt
 from ghmdet.registry import RUNNERS
 
@@ -38,23 +52,43 @@ _RANK_VARIABLES = {  # where each launcher writes what torch calls RANK, LOCAL_R
 }
 _STARTED_BY = {'pytorch': 'torchrun --nproc_per_node N', 'slurm': 'srun', 'mpi': 'mpirun'}
 _DEFAULT_PORT = 29500
+_HOOKS: tuple[type[Hook], ...] = (
+    *(DoorCheckHook, PeakMemoryHook, LoadWeightsHook, SkippedImagesHook, AnchorCheckHook),
+    *(FiniteStepsHook, FiniteWeightsHook, StartReportHook, FirstSampleHook),
+)
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 
 
-def build_runner(cfg: Config) -> Runner:
+def build_runner(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Runner:
     """Join the processes and build the Runner (of class `runner_type` if set).
 
-    It gets a check at its door, a memory report and the fitting of weights, unless the config names
-    these hooks itself. A config of MMDetection comes out as one of ghmdet's (see `adopt`).
+    It gets the hooks in `_HOOKS`, unless the config names them itself, and a learning rate that is
+    scaled for accumulated batches too (see `scale_lr`). A config of MMDetection comes out as one of
+    ghmdet's (see `adopt`). Classes and annotation files that it leaves out are filled in (see
+    `settle_classes` and `complete_evaluators`).
+
+    Args:
+        cfg: changed in place.
+        splits: the data that will be read: ('train', 'val') to train, ('val',) or ('test',) else.
     """
     adopt(cfg)
+    _choose_val_loop(cfg)
     set_up_launcher(cfg)
     keep_freed_memory()
+    check_settings(cfg)
+    complete_evaluators(cfg)
+    check_sections(cfg)
+    taken = settle_classes(cfg, splits)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    check_network(cfg, runner.model)
     log_imported_copy()
-    for kind in (DoorCheckHook, PeakMemoryHook, LoadWeightsHook):
+    if taken:
+        runner.logger.info(taken)
+    for kind in _HOOKS:
         if not any(isinstance(hook, kind) for hook in runner.hooks):
             runner.register_hook(kind())
+    if hasattr(runner, 'scale_lr'):
+        runner.scale_lr = partial(scale_lr, runner)
     return runner
 
 
@@ -116,7 +150,7 @@ def apply_amp(cfg: Config) -> None:
     """
     _choose_autocast_dtype()
     loop = cfg.get('val_cfg')
-    if loop is not None and _type_name(loop, 'ValLoop') == 'ValLoop':
+    if loop is not None and _type_name(loop, 'ValLoop').rpartition('.')[2] == 'ValLoop':
         loop.setdefault('fp16', True)
     name = _type_name(cfg.optim_wrapper, 'OptimWrapper')
     if name == 'AmpOptimWrapper':
@@ -146,20 +180,20 @@ def apply_amp_to_test(cfg: Config) -> None:
 
 
 def apply_auto_scale_lr(cfg: Config) -> None:
-    """Let mmengine scale the learning rate by the batch of all processes / `base_batch_size`.
+    """Scale the learning rate by the images of a step / `base_batch_size`.
 
     Raises:
         ValueError: the config does not say which batch its learning rate was meant for.
     """
-    wanted = ('enable', 'base_batch_size')
-    missing = [key for key in wanted if key not in (cfg.get('auto_scale_lr') or {})]
-    if missing:
-        raise ValueError(
-            f'--auto-scale-lr needs {" and ".join(f"auto_scale_lr.{key}" for key in missing)} in '
-            'the config, e.g. auto_scale_lr=dict(enable=False, base_batch_size=16) for a learning '
-            'rate meant for 16 images a step'
-        )
+    check_auto_scale_lr(cfg.get('auto_scale_lr'), '--auto-scale-lr')
     cfg.auto_scale_lr.enable = True
+
+
+def _choose_val_loop(cfg: Config) -> None:
+    """Let `val_cfg=dict(compute_loss=True)` mean our loop without a type, and in other scopes."""
+    loop = cfg.get('val_cfg')
+    if loop is not None and 'compute_loss' in loop and _type_name(loop, 'ValLoop') == 'ValLoop':
+        loop.type = 'ghmdet.ValLoop'
 
 
 def _type_name(cfg: Config, default: str) -> str:

@@ -11,6 +11,7 @@ from mmengine.runner import BaseLoop, CheckpointLoader, Runner, find_latest_chec
 from torch import nn
 
 from ghmdet.engine.checkpoint import CheckpointError
+from ghmdet.engine.class_lists import same_names
 from ghmdet.engine.hooks import classes_of
 from ghmdet.engine.network import unwrap
 from ghmdet.engine.pretrained import drop_pretrained, pretrained_cfgs, use_own_initializer
@@ -28,19 +29,23 @@ class LoadWeightsHook(Hook):
     """Fit every checkpoint that the Runner loads to the model, and log what was loaded.
 
     Training with `load_from` goes on whatever is missing. A resumed run must have the same model.
-    A test must have all of its weights. Before training, a backbone that the checkpoint brings is
-    not downloaded.
+    A test must have all of its weights. Both must have the classes that the checkpoint names, in
+    the same order, for a class is known by its place. Before training, a backbone that the
+    checkpoint brings is not downloaded.
 
     Args:
         match_classes: for training with `load_from` on other classes, or on the same in another
             order: copy the rows of the head by class name, from the names in the checkpoint to
             those of the training dataset. Classes that the checkpoint lacks start anew.
+        check_classes: False lets a test or a resumed run go on with other class names, as many as
+            in the checkpoint.
     """
 
     priority = 'HIGH'  # after the check at the door, before EMAHook, which copies what is loaded
 
-    def __init__(self, match_classes: bool = False) -> None:
+    def __init__(self, match_classes: bool = False, check_classes: bool = True) -> None:
         self.match_classes = match_classes
+        self.check_classes = check_classes
 
     def before_run(self, runner: Runner) -> None:
         """Spare the download of what the checkpoint brings; weights are initialised after this."""
@@ -73,9 +78,10 @@ class LoadWeightsHook(Hook):
         if not _is_training(runner):
             fitted, report = fit_state_dict(checkpoint, runner.model, source)
             report.require_filled()
-            _warn_of_classes(report, _names(runner, 'test') or _names(runner, 'val'))
+            self._judge_classes(report, _names(runner, 'test') or _names(runner, 'val'))
         elif runner._resume:
             fitted, report = _fit_resumed(checkpoint, runner.model, source)
+            self._judge_classes(report, _names(runner, 'train'))
         else:
             names = _names(runner, 'train')
             if self.match_classes and names is None:
@@ -91,6 +97,19 @@ class LoadWeightsHook(Hook):
         if 'state_dict' not in checkpoint:
             checkpoint.clear()  # the names themselves
         checkpoint['state_dict'] = fitted
+
+    def _judge_classes(self, report: LoadReport, names: tuple[str, ...] | None) -> None:
+        """Raise where the dataset gives the places of the checkpoint's classes to others."""
+        told = _describe_difference(report, names)
+        if told and self.check_classes:
+            raise CheckpointError(
+                f'{report.source} was trained on other classes than the dataset has: {told}. Give '
+                "every dataset the file's classes in its order: "
+                f'metainfo=dict(classes={report.classes}), or leave them out for a test; if these '
+                'are other names of the same classes, set default_hooks.load_weights='
+                "dict(type='LoadWeightsHook', check_classes=False)"
+            )
+        report.warnings += [told] if told else []
 
     def _is_superseded(self, runner: Runner) -> bool:
         """Whether the config names another such hook after this one."""
@@ -160,15 +179,24 @@ def _fit_resumed(
     return fitted, report
 
 
-def _warn_of_classes(report: LoadReport, names: tuple[str, ...] | None, advice: str = '') -> None:
+def _warn_of_classes(report: LoadReport, names: tuple[str, ...] | None, advice: str) -> None:
     """Note where the head has another class list than the dataset."""
     if head := report.head_mismatch():
         report.warnings.append(f'{head}: bbox_head.retina_cls starts anew{advice}')
-    elif report.num_classes and names and report.classes and len(names) == len(report.classes):
-        differing = [i for i, name in enumerate(names) if name != report.classes[i]]
-        if differing:
-            first = differing[0]
-            report.warnings.append(
-                f'{len(differing)} of {len(names)} classes differ: number {first} is '
-                f'{report.classes[first]!r} in the file, {names[first]!r} in the dataset{advice}'
-            )
+    elif told := _describe_difference(report, names):
+        report.warnings.append(f'{told}{advice}')
+
+
+def _describe_difference(report: LoadReport, names: tuple[str, ...] | None) -> str:
+    """Say where as many classes have other names; '' where they agree or one side has none."""
+    in_file = report.classes
+    if not (report.num_classes and names and in_file and len(names) == len(in_file)):
+        return ''
+    differing = [i for i, name in enumerate(names) if not same_names([name], [in_file[i]])]
+    if not differing:
+        return ''
+    first = differing[0]
+    return (
+        f'{len(differing)} of {len(names)} classes differ: number {first} is {in_file[first]!r} in '
+        f'the file, {names[first]!r} in the dataset'
+    )

@@ -2,9 +2,14 @@
 
 from ghmdet import compat
 from ghmdet.engine.amp import AmpOptimWrapper
+from ghmdet.engine.anchor_check import AnchorCheckHook
 from ghmdet.engine.arguments import add_common_arguments, load_config
+from ghmdet.engine.bare_test import skip_evaluation, use_image_folder, write_coco_results
 from ghmdet.engine.checkpoint import CheckpointError, load_checkpoint_file
 from ghmdet.engine.download import register_loaders
+from ghmdet.engine.finite_steps_hook import FiniteStepsHook
+from ghmdet.engine.finite_weights_hook import FiniteWeightsHook
+from ghmdet.engine.ghm_stats_hook import GHMStatsHook
 from ghmdet.engine.hooks import DoorCheckHook, FastNetworkHook, PeakMemoryHook
 from ghmdet.engine.inference import get_model, inference_detector, init_detector
 from ghmdet.engine.launch import (
@@ -17,17 +22,27 @@ from ghmdet.engine.launch import (
 from ghmdet.engine.load_weights_hook import LoadWeightsHook
 from ghmdet.engine.network import compile_network, fold_batch_norms
 from ghmdet.engine.pretrained import Pretrained
+from ghmdet.engine.skipped_images_hook import SkippedImagesHook
+from ghmdet.engine.start_report_hook import StartReportHook
+from ghmdet.engine.val_loop import ValLoop
 from ghmdet.engine.weights import LoadReport, fit_state_dict
 
 __all__ = [
     'AmpOptimWrapper',
+    'AnchorCheckHook',
     'CheckpointError',
     'DoorCheckHook',
     'FastNetworkHook',
+    'FiniteStepsHook',
+    'FiniteWeightsHook',
+    'GHMStatsHook',
     'LoadReport',
     'LoadWeightsHook',
     'PeakMemoryHook',
     'Pretrained',
+    'SkippedImagesHook',
+    'StartReportHook',
+    'ValLoop',
     'add_common_arguments',
     'apply_amp',
     'apply_amp_to_test',
@@ -43,6 +58,9 @@ __all__ = [
     'load_config',
     'register_loaders',
     'set_up_launcher',
+    'skip_evaluation',
+    'use_image_folder',
+    'write_coco_results',
 ]
 
 compat.apply()

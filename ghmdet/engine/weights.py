@@ -24,7 +24,7 @@ from ghmdet.engine.network import unwrap
 Shape = tuple[int, ...]
 
 # What the GHM losses count while training: no weights, and another loss has none.
-_LOSS_STATE = re.compile(r'(^|\.)loss_(cls|bbox)\.(edges|acc_sum)$')
+_LOSS_STATE = re.compile(r'(^|\.)loss_(cls|bbox)\.(edges|acc_sum|acc_share)$')
 _LISTED = 6
 
 

@@ -3,64 +3,112 @@
 from __future__ import annotations
 
 import difflib
-import json
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
-from mmengine import fileio
+import torch
 
-from ghmdet.datasets.coco_records import CocoRecords, convert_records, read_records
-
-_REQUIRED = {
-    'images': {'id'},
-    'categories': {'id', 'name'},
-    'annotations': {'image_id', 'category_id', 'bbox'},
-}
+from ghmdet.datasets.coco_records import (
+    AnnotationColumns,
+    CategoryRecord,
+    CocoRecords,
+    ImageRecord,
+    read_records,
+)
 
 
 class CocoAnnotations:
-    """Images, categories and boxes of one COCO file.
+    """Images, categories and boxes of one COCO file, or of what a model was shown.
 
     COCOeval reads annotation id 0 as "unmatched", keeps one of two annotations that share an id,
     and knows integer image ids only. So it never sees the ids of the file, but numbers given here.
 
     Args:
-        ann_file: path or URL of the JSON; image ids of any JSON type, category ids in any order.
-        backend_args: how to read it, see `mmengine.fileio.get`.
-        annotated: False where no annotation is needed; then they may be absent and are not read.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: `ann_file` is None, is not JSON, or lacks a key; the message says which.
+        records: what was read; image ids of any JSON type, category ids in any order.
+        source: where it was read, for messages.
 
     Example:
-        >>> import tempfile
+        >>> import json, tempfile
         >>> content = dict(images=[dict(id='b'), dict(id='a')], categories=[dict(id=9, name='cat')])
         >>> with tempfile.NamedTemporaryFile('w', suffix='.json') as file:
         ...     json.dump(content, file)
         ...     file.flush()
-        ...     truth = CocoAnnotations(file.name, annotated=False)
-        >>> truth.image_index, truth.find_category('cat')
-        ({'a': 0, 'b': 1}, 9)
+        ...     truth = CocoAnnotations.from_file(file.name, annotated=False)
+        >>> truth.image_index, truth.find_categories(['cat'])
+        ({'a': 0, 'b': 1}, [9])
     """
 
-    def __init__(
-        self, ann_file: str | None, backend_args: dict | None = None, annotated: bool = True
-    ) -> None:
-        self.ann_file = ann_file
-        records = _read(ann_file, backend_args, annotated)
+    def __init__(self, records: CocoRecords, source: str) -> None:
+        self.source = source
         # In the order COCOeval would sort them, which decides between equal scores.
         ids = sorted({image.id for image in records.images}, key=lambda id_: (str(type(id_)), id_))
         self.image_index: dict[Hashable, int] = {id_: index for index, id_ in enumerate(ids)}
         self._categories = [(category.name, category.id) for category in records.categories]
+        self._categorised = records.categorised
         self._annotations = records.annotations
 
-    def find_category(self, name: str) -> Hashable:
-        """Return the category id of a class.
+    @classmethod
+    def from_file(
+        cls, ann_file: str, backend_args: dict | None = None, annotated: bool = True
+    ) -> CocoAnnotations:
+        """Read a COCO file.
+
+        Args:
+            ann_file: path or URL of the JSON.
+            backend_args: how to read it, see `mmengine.fileio.get`.
+            annotated: False where no ground truth is needed; then annotations and categories may be
+                absent.
 
         Raises:
-            ValueError: no category, or more than one, has that name.
+            FileNotFoundError: there is no such file.
+            ValueError: it is not JSON, or lacks a key; the message says which.
         """
+        return cls(_read(ann_file, backend_args, annotated), f'ann_file {ann_file!r}')
+
+    @classmethod
+    def from_samples(cls, samples: Sequence[Mapping], classes: Sequence[str]) -> CocoAnnotations:
+        """Take the ground truth of the images that a model was shown.
+
+        Args:
+            samples: dicts with `img_id` and `truth`: `bboxes` (n, 4) x1, y1, x2, y2 in pixels of
+                the original image, `labels` (n,), `crowds` bool (n,).
+            classes: names in the order of the labels.
+        """
+        ids = category_numbers(classes)
+        truths = [sample['truth'] for sample in samples]
+        bboxes = np.concatenate([np.empty((0, 4)), *(truth['bboxes'] for truth in truths)])
+        bboxes[:, 2:] -= bboxes[:, :2]
+        labels = np.concatenate([np.empty(0, np.int64), *(truth['labels'] for truth in truths)])
+        crowds = np.concatenate([np.empty(0, bool), *(truth['crowds'] for truth in truths)])
+        image = np.repeat(np.arange(len(truths)), [len(truth['labels']) for truth in truths])
+        image_ids = [sample['img_id'] for sample in samples]
+        unknown, no_area = np.zeros(len(labels), bool), np.full(len(labels), np.nan)
+        annotations = AnnotationColumns(
+            image_ids, list(ids), image, labels, bboxes, no_area, crowds, unknown
+        )
+        images = [ImageRecord(id_) for id_ in image_ids]
+        categories = [CategoryRecord(id_, name) for id_, name in zip(ids, classes, strict=True)]
+        return cls(CocoRecords(images, categories, annotations, True), 'the samples')
+
+    def find_categories(self, classes: Sequence[str]) -> list[Hashable]:
+        """Return the category id of each class.
+
+        A file without categories, of images only, has them numbered as by `category_numbers`.
+
+        Raises:
+            ValueError: no category, or more than one, has the name of a class.
+        """
+        if not self.has_categories:
+            return list(category_numbers(classes))
+        return [self._find_category(name) for name in classes]
+
+    @property
+    def has_categories(self) -> bool:
+        """Whether there are ids of its own."""
+        return self._categorised
+
+    def _find_category(self, name: str) -> Hashable:
         ids = [id_ for category, id_ in self._categories if category == name]
         if len(ids) == 1:
             return ids[0]
@@ -72,7 +120,7 @@ class CocoAnnotations:
             else f'is not among the categories; nearest: {", ".join(nearest)}; '
             'set `classes` of the metainfo to names in the file'
         )
-        raise ValueError(f'CocoMetric: in ann_file {self.ann_file!r} the class {name!r} {problem}')
+        raise ValueError(f'CocoMetric: in {self.source} the class {name!r} {problem}')
 
     def ground_truth(self, category_ids: Sequence[Hashable]) -> list[dict]:
         """Return new annotations of these categories, with what COCOeval reads and no more.
@@ -108,50 +156,59 @@ class CocoAnnotations:
         ]
 
 
-def _read(ann_file: str | None, backend_args: dict | None, annotated: bool) -> CocoRecords:
-    """Read the file; one that is broken or unusual is looked at item by item."""
-    if ann_file is None:
-        raise ValueError(
-            'CocoMetric: ann_file is needed; set val_evaluator.ann_file (test_evaluator.ann_file) '
-            "to the dataset's annotation file"
+def category_numbers(classes: Sequence[str]) -> range:
+    """Return category ids for classes that no file numbers: from 1, in their order."""
+    return range(1, len(classes) + 1)
+
+
+def truth_of_sample(sample: Mapping) -> dict[str, np.ndarray]:
+    """Return the ground truth of a sample as small arrays, see `CocoAnnotations.from_samples`.
+
+    Raises:
+        ValueError: the sample brings none.
+    """
+    boxes: Any
+    labels: Any
+    crowds: Any
+    if 'instances' in sample:
+        objects = sample['instances']
+        boxes, labels, crowds = (
+            [each[key] for each in objects] for key in ('bbox', 'bbox_label', 'ignore_flag')
         )
+    elif 'bboxes' in sample.get('gt_instances', ()):
+        parts = [sample[key] for key in ('gt_instances', 'ignored_instances') if key in sample]
+        boxes = torch.cat([torch.as_tensor(part['bboxes']).reshape(-1, 4).cpu() for part in parts])
+        labels = torch.cat([torch.as_tensor(part['labels']).cpu() for part in parts])
+        crowds = torch.arange(len(labels)) >= len(parts[0]['labels'])
+    else:
+        raise ValueError(
+            f'CocoMetric: no ground truth for image {sample["img_id"]!r}: without ann_file the '
+            "samples must bring it. Set the evaluator's ann_file to a COCO file, or put "
+            'LoadAnnotations after Resize into the pipeline of the dataset'
+        )
+    return {
+        'bboxes': np.asarray(boxes, np.float64).reshape(-1, 4),
+        'labels': np.asarray(labels, np.int64),
+        'crowds': np.asarray(crowds, bool),
+    }
+
+
+def _read(ann_file: str, backend_args: dict | None, annotated: bool) -> CocoRecords:
     try:
         records = read_records(ann_file, backend_args)
-        if records is not None and (records.annotated or not annotated):
-            return records
-        content = json.loads(fileio.get(ann_file, backend_args=backend_args))
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f'CocoMetric: ann_file {ann_file!r} does not exist; correct val_evaluator.ann_file '
-            '(test_evaluator.ann_file), which is not joined with data_root'
+            '(test_evaluator.ann_file), which is not joined with data_root, or leave it out: the '
+            "dataset's file is used then"
         ) from error
     except ValueError as error:
-        raise ValueError(f'CocoMetric: ann_file {ann_file!r} is not JSON: {error}') from error
-    sections = {
-        key: _read_list(ann_file, content, key) if annotated or key != 'annotations' else []
-        for key in _REQUIRED
-    }
-    for i, annotation in enumerate(sections['annotations']):
-        bbox = annotation['bbox']
-        if not isinstance(bbox, list) or len(bbox) != 4:
-            raise ValueError(
-                f'CocoMetric: annotations[{i}] of {ann_file!r} must have a bbox '
-                f'[x, y, w, h], got {bbox!r}'
-            )
-    # Names and sizes of the images are the data set's affair.
-    sections['images'] = [{'id': image['id']} for image in sections['images']]
-    return convert_records(sections, f'CocoMetric: ann_file {ann_file!r}')
-
-
-def _read_list(ann_file: str, content: object, key: str) -> list[dict]:
-    """Return the list `key` of the file, whose items have the keys they need."""
-    items = content.get(key) if isinstance(content, dict) else None
-    if not isinstance(items, list):
+        raise ValueError(f'CocoMetric: ann_file {error}') from error
+    if annotated and not (records.annotated and records.categorised):
+        absent = 'categories' if records.annotated else 'annotations'
         raise ValueError(
-            f'CocoMetric: ann_file {ann_file!r} must be a JSON object with a list {key!r}'
+            f'CocoMetric: ann_file {ann_file!r} has no list {absent!r}, so there is nothing to '
+            'compare detections with. To write detections only: tools/test.py --format-only, or '
+            'format_only=True of the evaluator'
         )
-    for i, item in enumerate(items):
-        absent = _REQUIRED[key] - (item.keys() if isinstance(item, dict) else set())
-        if absent:
-            raise ValueError(f'CocoMetric: {key}[{i}] of {ann_file!r} lacks {sorted(absent)}')
-    return items
+    return records

@@ -6,14 +6,12 @@ import contextlib
 import gc
 import io
 import logging
-import os
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import faster_coco_eval
-import msgspec
 import numpy as np
 import torch
 from mmengine.evaluator import BaseMetric
@@ -23,12 +21,14 @@ from pycocotools.cocoeval import COCOeval
 
 from ghmdet.registry import METRICS
 
-from .coco_annotations import CocoAnnotations
+from .coco_annotations import CocoAnnotations, category_numbers, truth_of_sample
+from .coco_results import number_detections, results_path, write_results
 from .coco_summary import (
     check_iou_thrs,
+    check_limits,
     check_metric_items,
-    check_proposal_nums,
     class_values,
+    default_names,
     format_table,
     mean_value,
     summary_items,
@@ -63,23 +63,30 @@ class CocoMetric(BaseMetric):
 
     Args:
         ann_file: the COCO JSON; its image ids may be of any JSON type, its category ids in any
-            order. Classes are found by name.
+            order. Classes are found by name. None: the file of the dataset, which `build_runner`
+            fills in for a `CocoDataset`; for another dataset the ground truth that its samples
+            bring, see `process`.
         metric: 'bbox' (keys `bbox_mAP`, ...) or 'proposal' (class-agnostic recall, keys `AR@100`,
             ...), or a list of both.
         classwise: also return `<class>_precision` for each class, and log a table.
         proposal_nums: detections per image and class to count. `mAP` counts 100 where 100 is among
             them, else the most; the other mAP items and `<class>_precision` count the most.
-        iou_thrs: IoU thresholds in (0, 1]; None is 0.5, 0.55, ..., 0.95. `mAP_50` and `mAP_75` are
-            left out where their threshold is not among them.
+        iou_thrs: IoU thresholds in (0, 1]; None is 0.5, 0.55, ..., 0.95, of which `mAP_50` and
+            `mAP_75` are returned. Those given here are each returned, 0.6 as `mAP_60`.
         metric_items: names to return, of `mAP mAP_50 mAP_75 mAP_s mAP_m mAP_l AR@n AR_s@n AR_m@n
-            AR_l@n` (n of `proposal_nums`; by area: the largest). None: all mAP for 'bbox', all AR
-            for 'proposal'.
-        format_only: write the results and return no metric; `ann_file` may lack annotations.
-        outfile_prefix: write COCO results (boxes x, y, w, h) to `<outfile_prefix>.bbox.json`.
+            AR_l@n` (n of `proposal_nums`; by area: the largest; mAP_<percent> of any of the
+            `iou_thrs`). None: all mAP for 'bbox', all AR for 'proposal'.
+        format_only: write the results and return no metric; `ann_file` may lack annotations, and
+            categories, which are then numbered from 1 in the order of the classes.
+        outfile_prefix: write COCO results (boxes x, y, w, h) to `<outfile_prefix>.bbox.json`, or to
+            a file that is named `.json` here; see docs/results.md.
         backend_args: how to read `ann_file`, see `mmengine.fileio.get`.
         collect_device: 'cpu' or 'gpu', where results of several processes are gathered.
         prefix: put before each key; None is `coco`.
         backend: 'faster_coco_eval', or 'pycocotools' for the same numbers ten times slower.
+        max_dets: in place of `proposal_nums`, a number or several; every mAP counts the most.
+        check_ann_file: False lets `ann_file` be another file than the dataloader reads; read by
+            `DoorCheckHook`.
 
     Raises:
         FileNotFoundError: `ann_file` does not exist.
@@ -119,6 +126,8 @@ class CocoMetric(BaseMetric):
         collect_device: str = 'cpu',
         prefix: str | None = None,
         backend: str = 'faster_coco_eval',
+        max_dets: int | Sequence[int] | None = None,
+        check_ann_file: bool = True,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.metrics = [metric] if isinstance(metric, str) else list(metric)
@@ -133,16 +142,27 @@ class CocoMetric(BaseMetric):
             raise ValueError(
                 "CocoMetric: format_only=True needs outfile_prefix, e.g. 'work_dirs/test/results'"
             )
+        self.ann_file = ann_file
+        self.check_ann_file = check_ann_file
         self.classwise = classwise
         self.metric_items = metric_items
         self.format_only = format_only
-        self.outfile_prefix = outfile_prefix
+        self.outfile = None if outfile_prefix is None else results_path(outfile_prefix)
         self.backend = backend
-        self.max_dets = check_proposal_nums(proposal_nums)
+        if max_dets is None:
+            self.max_dets = check_limits(proposal_nums, 'proposal_nums')
+        else:
+            self.max_dets = check_limits(max_dets, 'max_dets')
         self.iou_thrs = check_iou_thrs(iou_thrs)
-        self._items = summary_items(self.iou_thrs, self.max_dets)
+        overall = None if max_dets is None else self.max_dets[-1]
+        self._items = summary_items(self.iou_thrs, self.max_dets, overall)
+        self._default_names = {
+            kind: default_names(self._items, kind, iou_thrs is not None) for kind in ('mAP', 'AR')
+        }
         check_metric_items(metric_items or (), self._items)
-        self._truth = CocoAnnotations(ann_file, backend_args, annotated=not format_only)
+        self._truth: CocoAnnotations | None = None
+        if ann_file is not None:
+            self._truth = CocoAnnotations.from_file(ann_file, backend_args, not format_only)
         self._category_ids: list[Hashable] = []
 
     @BaseMetric.dataset_meta.setter
@@ -158,7 +178,10 @@ class CocoMetric(BaseMetric):
                 f'CocoMetric: metainfo of the dataset needs `classes`, names; got {classes!r}'
             )
         self._dataset_meta = dataset_meta
-        self._category_ids = [self._truth.find_category(name) for name in classes]
+        if self._truth is None:
+            self._category_ids = list(category_numbers(classes))
+        else:
+            self._category_ids = self._truth.find_categories(classes)
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keep the detections of one batch as small arrays on the CPU.
@@ -166,10 +189,14 @@ class CocoMetric(BaseMetric):
         Args:
             data_batch: not used.
             data_samples: dicts with `img_id` and `pred_instances`: `bboxes` (n, 4) x1, y1, x2, y2
-                in pixels of the original image, `scores` (n,), `labels` (n,).
+                in pixels of the original image, `scores` (n,), `labels` (n,). Without `ann_file`
+                also the ground truth, boxes in pixels of the original image too: `instances`, where
+                the pipeline's `meta_keys` name it, else `gt_instances` and `ignored_instances`, for
+                which LoadAnnotations comes after Resize.
 
         Raises:
-            ValueError: an image is not in `ann_file`, or a label has no class.
+            ValueError: an image is not in `ann_file`, a label has no class, or there is no ground
+                truth.
         """
         for sample in data_samples:
             instances = sample['pred_instances']
@@ -180,6 +207,8 @@ class CocoMetric(BaseMetric):
                 'labels': torch.as_tensor(instances['labels']).int().cpu().numpy(),
             }
             self._check_result(result)
+            if self._truth is None and not self.format_only:
+                result['truth'] = truth_of_sample(sample)
             self.results.append(result)
 
     @_gc_paused()
@@ -195,15 +224,20 @@ class CocoMetric(BaseMetric):
             # A distributed sampler repeats images so that all processes have equally many.
             unique.setdefault(result['img_id'], result)
         images = list(unique.values())
-        if self.outfile_prefix is not None:
-            self._write_results(images)
+        if self.outfile is not None:
+            self._write_results(images, self.outfile)
         if self.format_only:
             return {}
-        missing = self._truth.image_index.keys() - unique.keys()
+        source = self._truth
+        if source is None:
+            source = CocoAnnotations.from_samples(images, self._dataset_meta['classes'])
+            told = 'no ann_file: the ground truth is that of the samples, areas are those of boxes'
+            print_log(f'CocoMetric: {told}', logger='current')
+        missing = source.image_index.keys() - unique.keys()
         if missing:
             _warn(f'{len(missing)} images were not predicted; all their objects count as missed')
-        truth = self._load(self._truth.ground_truth(self._category_ids))
-        detections = self._load(self._detections(images))
+        truth = self._load(source, source.ground_truth(self._category_ids))
+        detections = self._load(source, number_detections(images, source.image_index))
         timing = [f'loading {time.perf_counter() - start:.2f} s']
 
         metrics = {}
@@ -222,10 +256,10 @@ class CocoMetric(BaseMetric):
 
     def _check_result(self, result: dict) -> None:
         """Raise where the detections of an image cannot belong to the annotation file."""
-        if result['img_id'] not in self._truth.image_index:
+        if self._truth is not None and result['img_id'] not in self._truth.image_index:
             raise ValueError(
-                f'CocoMetric: image {result["img_id"]!r} is not in ann_file '
-                f'{self._truth.ann_file!r}; dataloader and evaluator must name the same file'
+                f'CocoMetric: image {result["img_id"]!r} is not in {self._truth.source}; '
+                'dataloader and evaluator must name the same file'
             )
         labels, count = result['labels'], len(self._category_ids)
         wrong = labels[(labels < 0) | (labels >= count)]
@@ -235,40 +269,18 @@ class CocoMetric(BaseMetric):
                 f"dataset_meta has {count} names; set the head's num_classes to their number"
             )
 
-    def _write_results(self, images: list[dict]) -> None:
-        """Write COCO results with the annotation file's ids; a file half written is never seen."""
-        path = Path(f'{self.outfile_prefix}.bbox.json')
-        partial = path.with_name(f'{path.name}.tmp')
-        path.parent.mkdir(parents=True, exist_ok=True)
-        ids = self._category_ids
-        results = [
-            {'image_id': image_id, 'category_id': ids[label], 'bbox': box, 'score': score}
-            for image_id, label, box, score in _rows(images)
-        ]
-        partial.write_bytes(msgspec.json.encode(results))
-        os.replace(partial, path)
-        print_log(f'CocoMetric: {len(results)} detections written to {path}', logger='current')
+    def _write_results(self, images: list[dict], path: Path) -> None:
+        """Write COCO results, with class names where no file tells them by the ids."""
+        numbered = self._truth is not None and self._truth.has_categories
+        names = None if numbered else self._dataset_meta['classes']
+        count = write_results(path, images, self._category_ids, names)
+        print_log(f'CocoMetric: {count} detections written to {path}', logger='current')
 
-    def _detections(self, images: list[dict]) -> list[dict]:
-        """Return the detections as COCOeval reads them."""
-        return [
-            {
-                'id': i,
-                'image_id': self._truth.image_index[image_id],
-                'category_id': label,
-                'bbox': box,
-                'area': box[2] * box[3],
-                'iscrowd': 0,
-                'score': score,
-            }
-            for i, (image_id, label, box, score) in enumerate(_rows(images), 1)
-        ]
-
-    def _load(self, annotations: list[dict]) -> Any:
+    def _load(self, source: CocoAnnotations, annotations: list[dict]) -> Any:
         """Return the backend's COCO object for annotations numbered as in `ground_truth`."""
         coco = _BACKENDS[self.backend][0]()
         coco.dataset = {
-            'images': [{'id': index} for index in self._truth.image_index.values()],
+            'images': [{'id': index} for index in source.image_index.values()],
             'categories': [{'id': label} for label in range(len(self._category_ids))],
             'annotations': annotations,
         }
@@ -290,27 +302,26 @@ class CocoMetric(BaseMetric):
             evaluation.accumulate()
         return {name: evaluation.eval[name][..., places] for name in ('precision', 'recall')}
 
+    def result_keys(self) -> list[str]:
+        """Names of the values that an evaluation returns, those of single classes left out."""
+        return [f'{self.prefix}/{key}' for metric in self.metrics for key in self._keys(metric)]
+
+    def _keys(self, metric: str) -> dict[str, str]:
+        """Key of each item that an evaluation returns."""
+        kind, prefix = ('mAP', 'bbox_') if metric == 'bbox' else ('AR', '')
+        return {f'{prefix}{name}': name for name in self.metric_items or self._default_names[kind]}
+
     def _summarize(self, metric: str, arrays: dict[str, np.ndarray]) -> dict[str, float]:
         """Return the metrics of one evaluation; with `classwise`, log the table of classes."""
-        kind, prefix = ('mAP', 'bbox_') if metric == 'bbox' else ('AR', '')
-        names = self.metric_items or [name for name in self._items if name.startswith(kind)]
-        metrics = {f'{prefix}{name}': mean_value(arrays, self._items[name]) for name in names}
+        keys = self._keys(metric)
+        metrics = {key: mean_value(arrays, self._items[name]) for key, name in keys.items()}
         if metric == 'bbox' and self.classwise:
-            values = class_values(arrays['precision'], self._dataset_meta['classes'], self._items)
-            header = ['category', *(name for name in self._items if name.startswith('mAP'))]
-            print_log(f'CocoMetric:\n{format_table(header, values)}', logger='current')
+            columns = {name: self._items[name] for name in self._default_names['mAP']}
+            values = class_values(arrays['precision'], self._dataset_meta['classes'], columns)
+            table = format_table(['category', *columns], values)
+            print_log(f'CocoMetric:\n{table}', logger='current')
             metrics |= {f'{name}_precision': numbers[0] for name, numbers in values.items()}
         return metrics
-
-
-def _rows(images: list[dict]) -> Iterator[tuple[Hashable, int, list[float], float]]:
-    """Yield image id, label, box as x, y, w, h, and score of each detection."""
-    for image in images:
-        boxes = image['bboxes'].astype(np.float64)
-        boxes[:, 2:] -= boxes[:, :2]
-        scores, labels = image['scores'].tolist(), image['labels'].tolist()
-        for label, box, score in zip(labels, boxes.tolist(), scores, strict=True):
-            yield image['img_id'], label, box, score
 
 
 def _warn(message: str) -> None:

@@ -8,20 +8,23 @@ recall lacks the second axis; -1 fills what has no ground truth.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 import numpy as np
 
 Item = tuple[str, int | slice, int, int]
 
+_NAMED = {'mAP_50', 'mAP_75'}  # of COCO's ten thresholds
 
-def check_proposal_nums(proposal_nums: Sequence[int]) -> list[int]:
-    """Return them in ascending order, as COCOeval keeps them."""
-    if not proposal_nums or not all(isinstance(n, int) and n > 0 for n in proposal_nums):
-        raise ValueError(
-            f'CocoMetric: proposal_nums must be positive integers, got {proposal_nums!r}'
-        )
-    return sorted(proposal_nums)
+
+def check_limits(limits: int | Sequence[int], name: str) -> list[int]:
+    """Return them in ascending order, as COCOeval keeps them; `name` is that of the argument."""
+    many = [limits] if isinstance(limits, int) else limits
+    good = isinstance(many, Sequence) and all(isinstance(n, int) and n > 0 for n in many)
+    if not good or not many:
+        raise ValueError(f'CocoMetric: {name} must be positive integers, got {limits!r}')
+    return sorted(set(many))
 
 
 def check_iou_thrs(iou_thrs: float | Sequence[float] | None) -> np.ndarray:
@@ -38,38 +41,56 @@ def check_metric_items(names: Sequence[str], items: dict[str, Item]) -> None:
     """Raise ValueError where a name is not among the `summary_items`."""
     for name in names:
         if name not in items:
-            lost = name in ('mAP_50', 'mAP_75')
-            hint = f'; it needs 0.{name[-2:]} among the iou_thrs' if lost else ''
+            threshold = re.fullmatch(r'mAP_(\d+(\.\d+)?)', name)
+            hint = f'; it needs {_of_percent(threshold[1])} among the iou_thrs' if threshold else ''
             raise ValueError(
                 f'CocoMetric: metric_items has {name!r}{hint}; valid names are {list(items)}'
             )
 
 
-def summary_items(iou_thrs: np.ndarray, max_dets: Sequence[int]) -> dict[str, Item]:
+def _of_percent(text: str) -> str:
+    return f'{float(text) / 100:g}'
+
+
+def summary_items(
+    iou_thrs: np.ndarray, max_dets: Sequence[int], overall: int | None = None
+) -> dict[str, Item]:
     """Return the place of each number that these settings allow, by MMDetection's name.
 
     Args:
-        iou_thrs: (T,) thresholds; `mAP_50`, `mAP_75` exist where 0.5, 0.75 are among them.
-        max_dets: detections per image and class, ascending. `mAP` counts 100 where that is among
-            them, else the most, as all others do.
+        iou_thrs: (T,) thresholds; each has its item, 0.5 is `mAP_50`.
+        max_dets: detections per image and class, ascending; all but `mAP` count the most.
+        overall: which of `max_dets` counts for `mAP`; None is 100 where that is among them, else
+            the most.
 
     Example:
         >>> summary_items(np.array([0.5]), [10])['mAP_50']
         ('precision', 0, 0, -1)
         >>> list(summary_items(np.array([0.3]), [10]))
-        ['mAP', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@10', 'AR_s@10', 'AR_m@10', 'AR_l@10']
+        ['mAP', 'mAP_30', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@10', 'AR_s@10', 'AR_m@10', 'AR_l@10']
     """
     all_ious, most = slice(None), max_dets[-1]
-    overall = max_dets.index(100) if 100 in max_dets else -1
+    overall = max_dets.index(overall or 100) if (overall or 100) in max_dets else -1
     items: dict[str, Item] = {'mAP': ('precision', all_ious, 0, overall)}
-    for name, iou in (('mAP_50', 0.5), ('mAP_75', 0.75)):
-        for index in np.flatnonzero(np.isclose(iou_thrs, iou))[:1].tolist():
-            items[name] = ('precision', index, 0, -1)
+    for index, iou in enumerate(iou_thrs.tolist()):
+        items.setdefault(f'mAP_{100 * iou:.6g}', ('precision', index, 0, -1))
     sizes = list(enumerate('sml', 1))
     items |= {f'mAP_{size}': ('precision', all_ious, area, -1) for area, size in sizes}
     items |= {f'AR@{n}': ('recall', all_ious, 0, i) for i, n in enumerate(max_dets)}
     items |= {f'AR_{size}@{most}': ('recall', all_ious, area, -1) for area, size in sizes}
     return items
+
+
+def default_names(items: dict[str, Item], kind: str, given_thrs: bool) -> list[str]:
+    """Return the items that are reported unless others are asked for.
+
+    Args:
+        items: of `summary_items`.
+        kind: 'mAP' or 'AR'.
+        given_thrs: whether the IoU thresholds were chosen; of COCO's ten, 0.5 and 0.75 are named.
+    """
+    silent = () if given_thrs else {f'mAP_{percent}' for percent in range(100)} - _NAMED
+    return [name for name in items if name.startswith(kind) and name not in silent]
 
 
 def mean_value(arrays: dict[str, np.ndarray], item: Item) -> float:
@@ -94,9 +115,9 @@ def class_values(
     Args:
         precision: COCOeval's array, its class axis in the order of `classes`.
         classes: names in the order of the labels.
-        items: of `summary_items`; recall is left out, max_dets is the most for all.
+        items: of `summary_items`, about precision; max_dets is the most for all.
     """
-    places = [(*item[:3], -1) for item in items.values() if item[0] == 'precision']
+    places = [(*item[:3], -1) for item in items.values()]
     values = {}
     for label, name in enumerate(classes):
         arrays = {'precision': precision[:, :, label]}

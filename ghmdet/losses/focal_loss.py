@@ -8,6 +8,7 @@ from torchvision.ops import sigmoid_focal_loss
 from ghmdet.registry import MODELS
 
 from .reduction import expand_one_hot, resolve_reduction, weight_reduce
+from .settings import check_factor, check_flag, check_number
 
 
 @MODELS.register_module()
@@ -39,13 +40,10 @@ class FocalLoss(nn.Module):
         loss_weight: float = 1.0,
     ) -> None:
         super().__init__()
-        if not use_sigmoid:
-            raise ValueError('FocalLoss.use_sigmoid: only True is defined')
-        if gamma < 0 or not 0 <= alpha <= 1:
-            raise ValueError(
-                f'FocalLoss: gamma must not be negative and alpha must lie in [0, 1], '
-                f'got gamma={gamma}, alpha={alpha}'
-            )
+        check_flag('FocalLoss.use_sigmoid', use_sigmoid, allowed=(True,))
+        check_factor('FocalLoss.gamma', gamma)
+        check_number('FocalLoss.alpha', alpha, 'a number in [0, 1]', lambda a: 0 <= a <= 1)
+        check_factor('FocalLoss.loss_weight', loss_weight)
         self.use_sigmoid = use_sigmoid
         self.gamma = gamma
         self.alpha = alpha

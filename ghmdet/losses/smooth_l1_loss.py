@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from ghmdet.registry import MODELS
 
 from .reduction import resolve_reduction, weight_reduce
+from .settings import check_factor, check_positive
 
 
 class _BoxLoss(nn.Module):
@@ -15,6 +16,7 @@ class _BoxLoss(nn.Module):
 
     def __init__(self, reduction: str, loss_weight: float) -> None:
         super().__init__()
+        check_factor(f'{type(self).__name__}.loss_weight', loss_weight)
         self.reduction = resolve_reduction(reduction, None, type(self).__name__)
         self.loss_weight = loss_weight
 
@@ -58,8 +60,7 @@ class SmoothL1Loss(_BoxLoss):
         self, beta: float = 1.0, reduction: str = 'mean', loss_weight: float = 1.0
     ) -> None:
         super().__init__(reduction, loss_weight)
-        if beta <= 0:
-            raise ValueError(f'SmoothL1Loss.beta must be positive, got {beta}; for 0 use L1Loss')
+        check_positive('SmoothL1Loss.beta', beta, ' (for 0 use L1Loss)')
         self.beta = beta
 
     def _entries(self, pred: Tensor, target: Tensor) -> Tensor:

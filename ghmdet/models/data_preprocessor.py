@@ -25,6 +25,14 @@ class DetDataPreprocessor(ImgDataPreprocessor):
     step, and channels last in memory where convolutions run faster so: on a GPU, and on a CPU if it
     has 2**18 pixels or more.
 
+    Args:
+        *args: as of `mmengine.model.ImgDataPreprocessor`.
+        batch_augments: only None; MMDetection resizes or mixes whole batches with it.
+        **kwargs: as of `mmengine.model.ImgDataPreprocessor`.
+
+    Raises:
+        ValueError: there are `batch_augments`.
+
     Example:
         >>> import torch
         >>> from ghmdet.structures import DetDataSample
@@ -33,6 +41,14 @@ class DetDataPreprocessor(ImgDataPreprocessor):
         >>> tuple(data['inputs'].shape), data['data_samples'][0].pad_shape
         ((1, 3, 64, 96), (64, 96))
     """
+
+    def __init__(self, *args: Any, batch_augments: None = None, **kwargs: Any) -> None:
+        if batch_augments:
+            raise ValueError(
+                f'DetDataPreprocessor: batch_augments must be None, got {batch_augments!r}; ghmdet '
+                'changes images one by one: use RandomResize or RandomChoiceResize in the pipeline'
+            )
+        super().__init__(*args, **kwargs)
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Return `inputs` float32 (N, 3, H, W) and the samples, in the order given.

@@ -10,7 +10,7 @@ from mmcv.cnn import ConvModule
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
-from ghmdet.boxes.postprocess import finish_detections, select_candidates
+from ghmdet.boxes.postprocess import check_test_cfg, finish_detections, select_candidates
 from ghmdet.registry import MODELS, TASK_UTILS
 from ghmdet.structures import DetDataSample, InstanceData
 
@@ -115,6 +115,8 @@ class RetinaHead(BaseModule):
         self.retina_reg = nn.Conv2d(width, num_priors * 4, 3, padding=1)
         self._read_train_cfg(train_cfg)
         self.test_cfg = dict(test_cfg or {})
+        if self.test_cfg:
+            check_test_cfg(self.test_cfg)
 
     def _read_train_cfg(self, train_cfg: dict[str, Any] | None) -> None:
         train_cfg = train_cfg or {}
@@ -123,12 +125,16 @@ class RetinaHead(BaseModule):
             raise ValueError(
                 f'train_cfg.sampler: only PseudoSampler (all anchors) is defined, got {sampler}'
             )
-        if train_cfg.get('allowed_border', -1) >= 0:
+        if train_cfg.get('allowed_border', -1) != -1:
             raise ValueError(
                 'train_cfg.allowed_border: only -1 (anchors may cross the border) is defined, '
-                f'got {train_cfg["allowed_border"]}'
+                f'got {train_cfg["allowed_border"]!r}'
             )
         self.pos_weight = train_cfg.get('pos_weight', -1)
+        if not isinstance(self.pos_weight, int | float) or isinstance(self.pos_weight, bool):
+            raise ValueError(
+                f'model.train_cfg.pos_weight: expected a number, got {self.pos_weight!r}'
+            )
         assigner = train_cfg.get('assigner')
         self.assigner = TASK_UTILS.build(assigner) if assigner else None
 
@@ -216,6 +222,9 @@ class RetinaHead(BaseModule):
         ignored = sample.ignored_instances.bboxes if 'ignored_instances' in sample else None
         gt_inds = torch.full((len(priors),), -1, dtype=torch.int64, device=priors.device)
         gt_inds[on_image] = self.assigner.assign(priors[on_image], gts.bboxes, ignored).gt_inds
+        if len(gts) == 0 and ignored is not None and hasattr(self.assigner, 'find_ignored'):
+            # With gts assign() sees to it; without, MMDetection's matching has background alone.
+            gt_inds[self.assigner.find_ignored(priors, ignored)] = -1
 
         labels = torch.full_like(gt_inds, self.num_classes)
         label_weights = (gt_inds >= 0).to(priors.dtype)
@@ -278,9 +287,22 @@ class RetinaHead(BaseModule):
         )
         bboxes = self.bbox_coder.decode(priors, deltas, max_shape=sample.img_shape)
         bboxes, scores, labels = finish_detections(
-            bboxes, scores, labels, self.test_cfg, sample.scale_factor if rescale else None
+            bboxes, scores, labels, self.test_cfg, _scale_factor(sample) if rescale else None
         )
         return InstanceData(bboxes=bboxes, scores=scores, labels=labels)
+
+
+def _scale_factor(sample: DetDataSample) -> tuple[float, float] | None:
+    """By how much the image was resized; None is not at all, and so not noted by any transform."""
+    if 'scale_factor' in sample:
+        return sample.scale_factor
+    if sample.get('ori_shape', sample.img_shape) == sample.img_shape:
+        return None
+    raise ValueError(
+        f'scale_factor is missing in an image resized from {sample.ori_shape} to '
+        f'{sample.img_shape}, so that detections cannot be brought back to its pixels: name '
+        'scale_factor in meta_keys of PackDetInputs'
+    )
 
 
 def _make_tower(

@@ -7,6 +7,7 @@ import torch
 from mmengine.config import Config
 
 from ghmdet import CONFIG_ROOT, config_path
+from ghmdet.engine.evaluator_files import complete_evaluators
 from ghmdet.registry import METRICS, MODELS, TRANSFORMS
 
 NAMES = sorted(file.stem for file in CONFIG_ROOT.glob('*.py'))
@@ -24,7 +25,10 @@ def test_model_and_pipelines_build(name):
             assert type(built).__name__ == step.type
     assert cfg.default_scope == 'ghmdet'
     assert cfg.val_evaluator.type in METRICS
-    assert cfg.val_evaluator.ann_file.endswith(cfg.val_dataloader.dataset.ann_file)
+    complete_evaluators(cfg)
+    dataset = cfg.val_dataloader.dataset
+    assert cfg.val_evaluator.ann_file == dataset.data_root + dataset.ann_file
+    assert cfg.test_evaluator.ann_file == cfg.val_evaluator.ann_file
 
 
 @pytest.mark.parametrize(

@@ -15,21 +15,24 @@ OURS = dict(
     MODELS='RetinaNet DetDataPreprocessor ResNet ResNeXt FPN RetinaHead GHMC GHMR FocalLoss L1Loss '
     'SmoothL1Loss DetTTAModel',
     TASK_UTILS='AnchorGenerator MaxIoUAssigner DeltaXYWHBBoxCoder',
-    DATASETS='CocoDataset',
+    DATASETS='CocoDataset ImageFolder',
     DATA_SAMPLERS='AspectRatioBatchSampler',
-    TRANSFORMS='LoadAnnotations PackDetInputs',
+    TRANSFORMS='LoadAnnotations LoadImageFromFile PackDetInputs',
     METRICS='CocoMetric DumpDetResults',
     VISUALIZERS='DetLocalVisualizer',
-    HOOKS='DetVisualizationHook DoorCheckHook PeakMemoryHook FastNetworkHook LoadWeightsHook',
+    HOOKS='DetVisualizationHook DoorCheckHook PeakMemoryHook FastNetworkHook LoadWeightsHook '
+    'FiniteStepsHook FiniteWeightsHook StartReportHook '
+    'SkippedImagesHook AnchorCheckHook GHMStatsHook',
+    LOOPS='ValLoop',
     WEIGHT_INITIALIZERS='Pretrained',
     OPTIM_WRAPPERS='AmpOptimWrapper',
 )
 FROM_ROOT = dict(
-    TRANSFORMS='LoadImageFromFile Resize RandomFlip RandomChoiceResize Pad TestTimeAug',
+    TRANSFORMS='Resize RandomFlip RandomChoiceResize Pad TestTimeAug',
     DATASETS='RepeatDataset ConcatDataset ClassBalancedDataset',
     DATA_SAMPLERS='DefaultSampler InfiniteSampler',
     HOOKS='CheckpointHook EMAHook LoggerHook',
-    LOOPS='EpochBasedTrainLoop IterBasedTrainLoop ValLoop TestLoop',
+    LOOPS='EpochBasedTrainLoop IterBasedTrainLoop TestLoop',
     OPTIM_WRAPPERS='OptimWrapper',
     OPTIMIZERS='SGD AdamW',
     PARAM_SCHEDULERS='LinearLR MultiStepLR CosineAnnealingLR',
@@ -173,7 +176,7 @@ OWN = (
             'TRANSFORMS',
             'Collect',
             "; it is MMDetection's; here its work is done by PackDetInputs; ghmdet has "
-            'LoadAnnotations, PackDetInputs. Searched: ghmdet, mmengine. ',
+            'LoadAnnotations, LoadImageFromFile, PackDetInputs. Searched: ghmdet, mmengine. ',
         ),
         (
             'MODELS',

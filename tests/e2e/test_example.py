@@ -35,5 +35,5 @@ def test_it_is_no_part_of_ghmdet():
 def test_its_readme_names_files_that_are_there():
     text = (EXAMPLE / 'README.md').read_text()
     links = [part.split(')')[0] for part in text.split('](')[1:]]
-    assert len(links) == 6
+    assert len(links) == 5
     assert [link for link in links if not (EXAMPLE / link).exists()] == []

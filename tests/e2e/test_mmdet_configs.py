@@ -63,10 +63,11 @@ def test_old_keys_on_the_command_line(shapes, tmp_path):
     done = run('train.py', config, '--cfg-options', *SMALL, *bad, check=False)
     assert done.returncode != 0
     assert done.stderr.endswith(
-        f"ValueError: {config} has keys of MMDetection 2.x, which nothing reads. Today's are:\n"
+        f"error: {config} has keys of MMDetection 2.x, which nothing reads. Today's are:\n"
         '  data.samples_per_gpu=4 -> train_dataloader.batch_size=4\n'
         '  runner.max_epochs=3 -> train_cfg.max_epochs=3\n'
         'See docs/from_mmdet.md for the whole table.\n'
+        '(--debug shows where in the code)\n'
     )
     assert scalars(tmp_path, 'loss') == []
 

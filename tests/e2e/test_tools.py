@@ -185,8 +185,10 @@ def double_images(data, split):
         return
     twins = [{**image, 'id': image['id'] + 1000} for image in data['images']]
     data['images'] = [image for pair in zip(data['images'], twins, strict=True) for image in pair]
-    boxes = [{**ann, 'image_id': ann['image_id'] + 1000} for ann in data['annotations']]
-    data['annotations'] += boxes
+    data['annotations'] += [
+        {**ann, 'id': ann['id'] + 1000, 'image_id': ann['image_id'] + 1000}
+        for ann in data['annotations']
+    ]
 
 
 def test_two_processes_train_as_one(shapes, tmp_path):
@@ -234,9 +236,15 @@ def rename_square(data, split):
 BAD_OPTIONS = [
     ('train_dataloader.dataset.ann_file=annotations/trian.json', ['trian.json', 'ann_file']),
     ('train_dataloader.dataset.data_prefix.img=trian/', ['trian', 'data_prefix.img']),
-    ('model.bbox_head.loss_cls.type=GHMCC', ['GHMCC is not in the ghmdet::model registry']),
-    ('model.bbox_head.loss_cls.binz=3', ["unexpected keyword argument 'binz'"]),
-    ('model.bbox_head.loss_cls.momentum=1.0', ['GHMC.momentum', 'got 1.0']),
+    (
+        'model.bbox_head.loss_cls.type=GHMCC',
+        ['model.bbox_head.loss_cls.type: GHMCC is not in the ghmdet::model registry'],
+    ),
+    (
+        'model.bbox_head.loss_cls.binz=3',
+        ["model.bbox_head.loss_cls (GHMC): unexpected keyword argument 'binz'; nearest: bins"],
+    ),
+    ('model.bbox_head.loss_cls.momentum=1.0', ['model.bbox_head.loss_cls (GHMC): ', 'got 1.0']),
     ('model.bbox_head.num_classes=80', ['num_classes is 80', '3 classes', 'circle']),
     ('train_dataloader.dataset.metainfo.classes=circle', ['got the str', 'comma']),
     ('load_from=nowhere.pth', ['nowhere.pth']),
@@ -251,9 +259,13 @@ def test_bad_settings_stop_before_training(config, tmp_path, option, told):
     check_refused(done, work_dir, told)
 
 
+def error_of(done):
+    return f'\n{done.stderr}'.rpartition('\nerror: ')[2]
+
+
 def check_refused(done, work_dir, told):
-    assert done.returncode != 0
-    last_words = done.stderr.strip().splitlines()[-1]
+    assert done.returncode == 1
+    last_words = error_of(done)
     for text in told:
         assert text in last_words
     assert scalars(work_dir, 'loss') == []
@@ -294,4 +306,107 @@ def test_checkpoint_that_is_none_in_test(config, tmp_path):
     picture.write_bytes(cv2.imencode('.jpg', np.zeros((8, 8, 3), np.uint8))[1].tobytes())
     done = run('test.py', config, picture, check=False)
     assert done.returncode != 0
-    assert 'picture.pth is not a checkpoint' in done.stderr.strip().splitlines()[-1]
+    assert 'picture.pth is not a checkpoint' in error_of(done)
+
+
+# --- classes and results --------------------------------------------------------------------------
+
+NO_CLASSES = """
+for loader in (train_dataloader, val_dataloader, test_dataloader):
+    loader['dataset']['metainfo'] = dict(classes=None)
+model['bbox_head']['num_classes'] = 80
+val_evaluator = test_evaluator = dict(ann_file=None)
+"""
+
+
+def test_classes_come_from_the_file_and_then_from_the_checkpoint(shapes, trained, tmp_path):
+    config = write_config(tmp_path / 'bare.py', shapes, NO_CLASSES)
+    done = run('train.py', config)
+    told = (
+        f'3 classes (circle, square, triangle) taken from {shapes}/annotations/train.json, since '
+        'the config names none; model.bbox_head.num_classes = 3'
+    )
+    assert told in done.stdout + done.stderr
+    work_dir, named = tmp_path / 'work_dirs' / 'bare', trained[1]
+    assert scalars(work_dir, 'loss') == scalars(named, 'loss')
+    assert scalars(work_dir, 'coco/bbox_mAP') == scalars(named, 'coco/bbox_mAP')
+    done = run('test.py', config, work_dir / 'epoch_2.pth', '--work-dir', tmp_path / 'tested')
+    told = f'3 classes (circle, square, triangle) taken from {work_dir}/epoch_2.pth'
+    assert told in done.stdout + done.stderr
+    results = json.loads(next((tmp_path / 'tested').glob('*/*.json')).read_text())
+    assert results['coco/bbox_mAP'] == pytest.approx(scalars(named, 'coco/bbox_mAP')[-1], abs=1e-9)
+
+
+def test_a_test_with_the_classes_in_another_order(trained):
+    config, work_dir = trained
+    order = "test_dataloader.dataset.metainfo.classes=('square','circle','triangle')"
+    args = (config, work_dir / 'epoch_2.pth', '--cfg-options', order)
+    done = run('test.py', *args, check=False)
+    assert done.returncode == 1
+    assert "2 of 3 classes differ: number 0 is 'circle' in the file, 'square' in" in done.stderr
+    way_out = 'default_hooks.load_weights.check_classes=False'
+    assert run('test.py', *args, way_out).returncode == 0
+
+
+def test_an_evaluator_of_another_file(trained, shapes):
+    config, work_dir = trained
+    other = f'{shapes}/annotations/train.json'
+    args = (config, work_dir / 'epoch_2.pth', '--cfg-options', f'test_evaluator.ann_file={other}')
+    done = run('test.py', *args, check=False)
+    assert done.returncode == 1
+    assert f'test_evaluator (CocoMetric) has ann_file={other}, but test_dataloader' in done.stderr
+    # The dataset's file alone is enough.
+    options = ('test_evaluator.ann_file=None', f'test_dataloader.dataset.ann_file={other}')
+    options += ('test_dataloader.dataset.data_prefix.img=train/',)
+    assert 'CocoMetric: 12 images' in run('test.py', *args[:3], *options).stdout
+
+
+def test_results_with_and_without_annotations(trained, shapes, tmp_path):
+    config, work_dir = trained
+    checkpoint = work_dir / 'epoch_2.pth'
+    run('test.py', config, checkpoint, '--work-dir', tmp_path, '--out', tmp_path / 'x.json')
+    measured = json.loads((tmp_path / 'x.json').read_text())
+    assert 50 < len(measured) <= 500
+    assert list(measured[0]) == ['image_id', 'category_id', 'bbox', 'score']
+    assert 'coco/bbox_mAP' in next(tmp_path.glob('*/*.json')).read_text()
+
+    content = json.loads((shapes / 'annotations' / 'val.json').read_text())
+    file_names = {image['id']: image['file_name'] for image in content['images']}
+    names = {category['id']: category['name'] for category in content['categories']}
+    del content['annotations']
+    (tmp_path / 'bare.json').write_text(json.dumps(content))
+    bare = f'test_dataloader.dataset.ann_file={tmp_path}/bare.json'
+    args = (config, checkpoint, '--work-dir', tmp_path, '--cfg-options', bare)
+    run('test.py', *args, '--format-only')
+    assert json.loads((tmp_path / 'results.bbox.json').read_text()) == measured
+    done = run('test.py', *args, 'test_evaluator.ann_file=None', check=False)
+    assert done.returncode == 1
+    assert "bare.json' has no list 'annotations', so there is nothing to compare" in done.stderr
+    assert '--format-only' in done.stderr
+
+    del content['categories']
+    (tmp_path / 'bare.json').write_text(json.dumps(content))
+    run('test.py', *args, '--format-only', '--out', tmp_path / 'bare' / 'y.json')
+    found = json.loads((tmp_path / 'bare' / 'y.json').read_text())
+    assert [row['image_id'] for row in found] == [row['image_id'] for row in measured]
+    assert [row['category_name'] for row in found] == [names[r['category_id']] for r in measured]
+    assert {row['category_id'] for row in found} <= {1, 2, 3}
+
+    run('test.py', *args[:4], '--images', shapes / 'val', '--out', tmp_path / 'z.json')
+    found = json.loads((tmp_path / 'z.json').read_text())
+    assert [row['image_id'] for row in found] == [file_names[r['image_id']] for r in measured]
+    assert [row['bbox'] for row in found] == [row['bbox'] for row in measured]
+    assert [row['category_name'] for row in found] == [names[r['category_id']] for r in measured]
+
+
+@pytest.mark.parametrize(
+    ('args', 'code', 'told'),
+    [
+        (('--out', 'x.txt'), 2, '--out must end in .json, .pkl or .pickle, got x.txt'),
+        (('--images', 'nowhere'), 1, "expected a folder of images, but 'nowhere' is none"),
+    ],
+)
+def test_results_that_cannot_be(trained, args, code, told):
+    config, work_dir = trained
+    done = run('test.py', config, work_dir / 'epoch_2.pth', *args, check=False)
+    assert (done.returncode, told in done.stderr) == (code, True)

@@ -28,6 +28,8 @@ from benchmarks import dataloader, dataset, evaluation, inference, loss, startup
 from benchmarks.machine import describe_machine, list_versions, measure_rates
 from benchmarks.measure import quiet_log
 
+from ghmdet.engine.cli import add_debug_argument, run
+
 TASKS = {
     'loss': loss,
     'step': step,
@@ -45,6 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     common.add_argument('--amp', action='store_true', help='step, inference: also mixed precision')
     common.add_argument('--compile', action='store_true', help='step, inference: also compiled')
     common.add_argument('--runs', type=int, default=5, help='timed runs of each variant')
+    add_debug_argument(common)
     common.add_argument('--json', type=Path, help='also write the figures here')
     parser = argparse.ArgumentParser(description='Measure against a reference.')
     tasks = parser.add_subparsers(dest='task', required=True)
@@ -97,4 +100,4 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
 
 
 if __name__ == '__main__':
-    sys.exit(not all(all(report['checks'].values()) for report in main()))
+    run(lambda: sys.exit(not all(all(report['checks'].values()) for report in main())))

@@ -6,7 +6,8 @@ VOC_ROOT holds Annotations/*.xml, ImageSets/Main/<set>.txt and JPEGImages; DIR g
 latter, nothing is copied, so data_root=DIR and data_prefix.img='JPEGImages/'. VOC counts pixels
 from 1, so 1 is subtracted from all four coordinates; width is xmax - xmin, as MMDetection converts
 it. Images without objects are kept. What is wrong with a file or a box is reported on stderr, left
-out and counted; the rest goes on.
+out and counted; the rest goes on. Where an XML gives another size than its image has, that too is
+reported, and the image's is taken. Nothing is written outside of DIR.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import json
 import math
 import os
+import re
 import sys
 from collections import Counter
 from collections.abc import Sequence
@@ -23,10 +25,13 @@ from pathlib import Path
 from typing import NoReturn
 from xml.etree import ElementTree
 
-from ghmdet.datasets.image_file import read_image_sizes
+from ghmdet.datasets.image_file import ImageError, read_image_sizes
+from ghmdet.engine.cli import add_debug_argument, run
 
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 USUAL_SETS = ('train', 'val', 'test')
+# The largest of Pascal VOC has 20 kB.
+MAX_XML_BYTES = 16 * 2**20
 
 
 @dataclass
@@ -70,10 +75,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--sets', nargs='+', help='lists to convert (train, val, test if there)')
     parser.add_argument('--classes', nargs='+', help='classes in id order (all, alphabetically)')
     parser.add_argument('--skip-difficult', action='store_true', help='leave out hard objects')
+    add_debug_argument(parser)
     args = parser.parse_args(argv)
     for folder in ('Annotations', 'ImageSets/Main', 'JPEGImages'):
         if not (args.voc_root / folder).is_dir():
             fail(f'no folder {args.voc_root / folder}: is VOC_ROOT right?')
+    wrong = [name for name in args.sets or () if re.search(r'[/\\]|^[.]*$', name)]
+    if wrong:
+        fail(f'--sets takes names of lists without folder and ending, got {wrong}')
     lists = args.voc_root / 'ImageSets' / 'Main'
     names = args.sets or [name for name in USUAL_SETS if (lists / f'{name}.txt').is_file()]
     absent = [str(lists / f'{name}.txt') for name in names if not (lists / f'{name}.txt').is_file()]
@@ -128,20 +137,30 @@ def find_images(folder: Path) -> dict[str, str]:
 def read_set(root: Path, name: str, image_files: dict[str, str], skip_difficult: bool) -> VocSet:
     """Read the annotation of every image that the list names."""
     voc_set = VocSet(name)
-    lines = (root / 'ImageSets' / 'Main' / f'{name}.txt').read_text().splitlines()
+    list_file = root / 'ImageSets' / 'Main' / f'{name}.txt'
+    try:
+        lines = list_file.read_text(encoding='utf-8').splitlines()
+    except UnicodeDecodeError as error:
+        fail(f'{list_file} is no text in UTF-8: {error}')
     for image_id in dict.fromkeys(line.strip() for line in lines if line.strip()):
         xml_file = root / 'Annotations' / f'{image_id}.xml'
         if image_id not in image_files:
-            voc_set.report(f'{image_id}: no image of this name in {root / "JPEGImages"}')
+            voc_set.report(f'{shorten(image_id)}: no image of this name in {root / "JPEGImages"}')
             continue
         try:
             tree = read_xml(xml_file)
-            size_wh = (
-                read_size(tree) or read_image_sizes(root / 'JPEGImages' / image_files[image_id])[1]
-            )
-        except (OSError, ValueError, ElementTree.ParseError) as error:
+            told_wh = read_size(tree)
+            stored_wh, size_wh = read_image_sizes(root / 'JPEGImages' / image_files[image_id])
+        except ImageError as error:
+            voc_set.report(f'{image_id}: {error}')
+            continue
+        except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
             voc_set.report(f'{xml_file}: {error}')
             continue
+        if told_wh == stored_wh:
+            size_wh = stored_wh  # of a picture that EXIF turns, the XML may mean either
+        elif told_wh not in (None, size_wh):
+            voc_set.report(f'{xml_file}: size is {told_wh}, but the image has {size_wh}')
         objects = []
         for index, node in enumerate(tree.findall('object')):
             try:
@@ -156,6 +175,11 @@ def read_set(root: Path, name: str, image_files: dict[str, str], skip_difficult:
 
 
 def read_xml(xml_file: Path) -> ElementTree.Element:
+    if not xml_file.is_file():
+        raise FileNotFoundError('no such file')
+    size = xml_file.stat().st_size
+    if size > MAX_XML_BYTES:
+        raise ValueError(f'has {size} bytes, more than {MAX_XML_BYTES}')
     parser = ElementTree.XMLParser(target=RefuseDoctype())
     return ElementTree.parse(xml_file, parser).getroot()
 
@@ -163,7 +187,7 @@ def read_xml(xml_file: Path) -> ElementTree.Element:
 def read_size(tree: ElementTree.Element) -> tuple[int, int] | None:
     """Read (width, height); None if missing, 0 or no number."""
     texts = [tree.findtext(f'size/{key}', '').strip() for key in ('width', 'height')]
-    if not all(text.isdecimal() and int(text) > 0 for text in texts):
+    if not all(text.isdecimal() and len(text) < 10 and int(text) > 0 for text in texts):
         return None
     return int(texts[0]), int(texts[1])
 
@@ -177,13 +201,21 @@ def read_object(node: ElementTree.Element) -> VocObject:
     try:
         xmin, ymin, xmax, ymax = (float(text or 'nothing') for text in texts.values())
     except ValueError:
-        raise ValueError(f'box is not four numbers: {texts}') from None
-    if not all(map(math.isfinite, (xmin, ymin, xmax, ymax))):
-        raise ValueError(f'box is not finite: {texts}')
+        raise ValueError(f'box is not four numbers: {shorten(texts)}') from None
+    # The area too: it is written.
+    if not math.isfinite((xmax - xmin) * (ymax - ymin)) or not math.isfinite(xmin + ymin):
+        raise ValueError(f'box is not finite: {shorten(texts)}')
     if xmax <= xmin or ymax <= ymin:
-        raise ValueError(f'box is degenerate: {texts}')
+        raise ValueError(f'box is degenerate: {shorten(texts)}')
     difficult = node.findtext('difficult', '0').strip() == '1'
     return VocObject(name, [xmin - 1, ymin - 1, xmax - xmin, ymax - ymin], difficult)
+
+
+def shorten(value: str | dict) -> str:
+    """For a message: what stands in a file may be megabytes."""
+    if isinstance(value, str):
+        return value if len(value) <= 100 else f'{value[:100]}...'
+    return str({key: text and shorten(text) for key, text in value.items()})
 
 
 def make_coco(voc_set: VocSet, classes: Sequence[str]) -> dict:
@@ -221,9 +253,9 @@ def describe_set(voc_set: VocSet, classes: Sequence[str]) -> str:
 
 def write_json(path: Path, content: dict) -> None:
     draft = path.with_suffix('.tmp')
-    draft.write_text(json.dumps(content))
+    draft.write_text(json.dumps(content, allow_nan=False))
     os.replace(draft, path)
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

@@ -6,10 +6,10 @@ python tools/dataset_converters/shapes.py --out data/shapes --train 300 --val 60
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 
 from ghmdet.datasets import draw_shapes
+from ghmdet.engine.cli import add_debug_argument, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -18,14 +18,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--train', type=int, default=300, help='images to train on (%(default)s)')
     parser.add_argument('--val', type=int, default=60, help='images to validate on (%(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='same seed, same bytes (%(default)s)')
+    add_debug_argument(parser)
     args = parser.parse_args(argv)
-    try:
-        files = draw_shapes(
-            args.out, {'train': args.train, 'val': args.val}, args.seed, on_image=show_progress
-        )
-    except (ValueError, OSError) as error:
-        print(f'shapes.py: {error}', file=sys.stderr)
-        raise SystemExit(2) from None
+    files = draw_shapes(
+        args.out, {'train': args.train, 'val': args.val}, args.seed, on_image=show_progress
+    )
     for split, file in files.items():
         print(f'{split}: {file}')
 
@@ -35,4 +32,4 @@ def show_progress(split: str, done: int, total: int) -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

@@ -11,6 +11,7 @@ from typing import Any
 
 import ghmdet
 from ghmdet.engine import add_common_arguments, build_runner, load_config
+from ghmdet.engine.cli import run
 
 ROOT = Path(ghmdet.__file__).parent
 
@@ -43,4 +44,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

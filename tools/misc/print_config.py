@@ -6,10 +6,9 @@ import argparse
 import contextlib
 import sys
 
-from mmengine.config import DictAction
-
-from ghmdet.config_files import get_config
-from ghmdet.engine.cfg_options import merge_options
+from ghmdet.engine.arguments import add_data_root, move_data, read_config
+from ghmdet.engine.cfg_options import add_cfg_options, merge_options
+from ghmdet.engine.cli import add_debug_argument, run
 from ghmdet.engine.config_origins import record_origins
 
 _ADOPTED = 'ghmdet, in place of what MMDetection calls it'
@@ -18,13 +17,9 @@ _ADOPTED = 'ghmdet, in place of what MMDetection calls it'
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Print the config that a run would use.')
     parser.add_argument('config', help='config file, or the name of a config that ghmdet ships')
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        help='settings that override the config: a.b=1 c="[1,2]" d.0.e=x; no blanks around =',
-    )
+    add_cfg_options(parser)
+    add_data_root(parser)
+    add_debug_argument(parser)
     parser.add_argument(
         '--origin', action='store_true', help='one line a key, with the file that set it last'
     )
@@ -34,7 +29,10 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     args = parse_args()
     with contextlib.redirect_stdout(sys.stderr), record_origins() as origins:  # what reading logs
-        cfg = get_config(args.config)
+        cfg = read_config(args.config)
+        root = args.data_root or args.cfg_options.pop('data_root', None)
+        if root is not None:
+            origins.merge(move_data(cfg, root), '--data-root')
     merge_options(cfg, args.cfg_options)
     origins.merge(args.cfg_options, '--cfg-options')
     if not args.origin:
@@ -45,4 +43,4 @@ def main() -> None:
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

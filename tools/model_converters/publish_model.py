@@ -24,8 +24,9 @@ import torch
 from safetensors.torch import save
 
 from ghmdet import __version__
-from ghmdet.engine import CheckpointError, load_checkpoint_file
+from ghmdet.engine import load_checkpoint_file
 from ghmdet.engine.checkpoint import SAFETENSORS
+from ghmdet.engine.cli import add_debug_argument, run
 from ghmdet.engine.download import file_sha256
 
 KEPT_META = ('epoch', 'iter', 'mmengine_version', 'mmdet_version', 'mmcv_version')
@@ -43,13 +44,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         default=['meta'],
         help='what of the checkpoint to keep beside state_dict (meta); into .pth only',
     )
+    add_debug_argument(parser)
     args = parser.parse_args(argv)
     if args.out.suffix not in ('.pth', SAFETENSORS):
         fail(f'expected OUT to end in .pth or {SAFETENSORS}, got {args.out}')
-    try:
-        checkpoint = load_checkpoint_file(args.checkpoint)
-    except (OSError, CheckpointError) as error:
-        fail(str(error))
+    checkpoint = load_checkpoint_file(args.checkpoint)
     published = strip(checkpoint, args.save_keys)
     try:
         final = write(published, args.out)
@@ -59,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def fail(message: str) -> NoReturn:
-    raise SystemExit(f'publish_model.py: {message}')
+    raise ValueError(message)
 
 
 def strip(checkpoint: Mapping[str, Any], save_keys: Sequence[str]) -> dict[str, Any]:
@@ -190,4 +189,4 @@ def report(
 
 
 if __name__ == '__main__':
-    main()
+    run(main)

@@ -54,13 +54,8 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-val_evaluator = dict(
-    type='CocoMetric',
-    ann_file=data_root + 'annotations/instances_val2017.json',
-    metric='bbox',
-    format_only=False,
-    backend_args=backend_args,
-)
+# ann_file is that of the dataset
+val_evaluator = dict(type='CocoMetric', metric='bbox', format_only=False)
 test_evaluator = val_evaluator
 
 tta_model = dict(

@@ -60,7 +60,7 @@ def test_the_checkpoint_is_of_our_parts(trained):
     # GHM-C with our 10 bins, and no GHM-R.
     assert weights['bbox_head.loss_cls.acc_sum'].shape == (10,)
     assert 'bbox_head.loss_bbox.acc_sum' not in weights
-    assert 'train.csv: kept 64 of 64 images' in log
+    assert 'train.csv: 64 images, 64 used' in log
 
 
 def test_testing_repeats_the_last_validation(trained):

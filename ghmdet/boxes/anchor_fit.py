@@ -1,0 +1,61 @@
+"""How well anchors fit boxes, without laying out all of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+
+class AnchorFit(NamedTuple):
+    """The best anchor of each of n boxes."""
+
+    ious: Tensor
+    """float32 (n,) in [0, 1]."""
+    levels: Tensor
+    """int64 (n,), the pyramid level of it, the first of several."""
+
+
+def fit_anchors(
+    bboxes: Tensor,
+    input_wh: Tensor,
+    base_anchors: Sequence[Tensor],
+    strides: Sequence[tuple[int, int]],
+) -> AnchorFit:
+    """Find the best IoU of every box with any anchor on its image.
+
+    Of the anchors of one shape the one whose centre is nearest has the highest IoU, so one cell is
+    looked at instead of all.
+
+    Args:
+        bboxes: (n, 4) x1 y1 x2 y2 in pixels of the network's input.
+        input_wh: (n, 2), size of each box's image there, padded to the size divisor.
+        base_anchors: anchors (A, 4) of the cell at the origin, one tensor a level.
+        strides: (w, h) of a cell, one a level.
+
+    Example:
+        >>> anchors = [torch.tensor([[-8.0, -8.0, 8.0, 8.0]])]
+        >>> box, size = torch.tensor([[10.0, 8.0, 26.0, 24.0]]), torch.tensor([[64.0, 64.0]])
+        >>> fit_anchors(box, size, anchors, [(16, 16)]).ious  # best centred on (16, 16)
+        tensor([0.7778])
+    """
+    bboxes = bboxes.float()
+    centers, sizes = (bboxes[:, :2] + bboxes[:, 2:]) / 2, bboxes[:, 2:] - bboxes[:, :2]
+    areas = sizes.prod(1)
+    best_of_levels = []
+    for anchors, stride in zip(base_anchors, strides, strict=True):
+        step = torch.tensor(stride, dtype=torch.float32)
+        last_cell = (torch.ceil(input_wh / step) - 1).clamp(min=0)[:, None]
+        offsets = ((anchors[:, :2] + anchors[:, 2:]) / 2)[None]
+        anchor_sizes = (anchors[:, 2:] - anchors[:, :2])[None]
+        cells = torch.round((centers[:, None] - offsets) / step).clamp(min=0).minimum(last_cell)
+        apart = (centers[:, None] - offsets - cells * step).abs()
+        shared = torch.minimum(sizes[:, None], anchor_sizes)
+        shared = shared.minimum((sizes[:, None] + anchor_sizes) / 2 - apart).clamp(min=0)
+        intersection = shared.prod(2)
+        union = areas[:, None] + anchor_sizes.prod(2) - intersection
+        best_of_levels.append((intersection / union.clamp(min=1e-6)).amax(1))
+    ious, levels = torch.stack(best_of_levels).max(0)
+    return AnchorFit(ious, levels)

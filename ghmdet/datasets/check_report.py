@@ -1,0 +1,121 @@
+"""Writes what `full_check` found: text, a web page, and pictures."""
+
+from __future__ import annotations
+
+import base64
+import html
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from ghmdet.datasets.full_check import Finding, Picture, SplitCheck
+from ghmdet.datasets.image_file import ImageError, read_image
+
+_SIDE = 640  # longest of a picture
+_COLOR = (0, 0, 255)
+_STYLE = (
+    'body{font:15px sans-serif;max-width:75em;margin:2em auto}td,th{padding:0 1em 0 0;'
+    'text-align:left}.error{color:#b00}.warning{color:#950}figure{display:inline-block;margin:1em}'
+    'img{max-width:30em}figcaption{max-width:30em;font-size:85%}'
+)
+
+
+def write_report(splits: Sequence[SplitCheck], out: Path, shown: int = 100) -> str:
+    """Write `report.txt`, `report.html` and `pictures/` into a folder.
+
+    Args:
+        splits: what was found.
+        out: the folder, made if need be; other files in it are left alone.
+        shown: how many texts of each kind to write.
+
+    Returns:
+        The text.
+    """
+    (out / 'pictures').mkdir(parents=True, exist_ok=True)
+    text = '\n'.join(line for split in splits for line in _list_lines(split, shown))
+    _write(out / 'report.txt', f'{text}\n')
+    parts = [_make_html(split, number, out, shown) for number, split in enumerate(splits)]
+    page = f'<!doctype html><meta charset="utf-8"><title>Data check</title><style>{_STYLE}</style>'
+    _write(out / 'report.html', page + ''.join(parts))
+    return text
+
+
+def draw_picture(picture: Picture) -> np.ndarray:
+    """Draw boxes in red into an image, with a grey margin where they leave it.
+
+    A small box has a circle around it. Where the image cannot be read, a grey one stands for it.
+
+    Returns:
+        uint8 (h, w, 3) in BGR, of at most 640 pixels a side.
+    """
+    width, height = (max(1, round(side)) for side in picture.size_wh)
+    try:
+        image = read_image(picture.path)
+        height, width = image.shape[:2]
+    except ImageError:
+        image = None
+    scale = min(1, _SIDE / (2 * max(width, height)))
+    size_wh = max(1, round(width * scale)), max(1, round(height * scale))
+    if image is None:
+        image = np.full((size_wh[1], size_wh[0], 3), 200, np.uint8)
+    image = cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA)
+    limit = np.array(size_wh * 2) / 2  # of the margin
+    corners = np.array([[x, y, x + w, y + h] for x, y, w, h in picture.boxes]).reshape(-1, 4)
+    corners = np.clip(corners * scale, -limit, 3 * limit)
+    low = np.minimum(corners.reshape(-1, 2).min(axis=0, initial=0), 0)
+    high = np.maximum(corners.reshape(-1, 2).max(axis=0, initial=0), size_wh) - size_wh
+    (left, top), (right, bottom) = (-low).astype(int) + 4, high.astype(int) + 4
+    grey = (99, 99, 99)
+    image = cv2.copyMakeBorder(image, top, bottom, left, right, cv2.BORDER_CONSTANT, value=grey)
+    for x1, y1, x2, y2 in (corners + [left, top, left, top]).round().astype(int).tolist():
+        cv2.rectangle(image, (x1, y1), (x2, y2), _COLOR, 1)
+        if max(x2 - x1, y2 - y1) < 10:
+            cv2.circle(image, ((x1 + x2) // 2, (y1 + y2) // 2), 14, _COLOR, 1)
+    return image
+
+
+def _list_lines(split: SplitCheck, shown: int) -> list[str]:
+    lines = [f'== {split.name}: {split.ann_file}', *split.notes]
+    for finding in split.findings:
+        lines.append(f'{_grade(finding)}: {finding.count:,} x {finding.kind}')
+        lines += [f'    {text}' for text in finding.texts[:shown]]
+        if finding.count > len(finding.texts[:shown]):
+            lines.append(f'    and {finding.count - len(finding.texts[:shown]):,} more')
+    for title, rows in split.statistics.items():
+        width = max((len(name) for name, _ in rows), default=0)
+        lines += [f'{title}:', *(f'    {name:<{width}} {count:>10,}' for name, count in rows)]
+    return [*lines, '']
+
+
+def _make_html(split: SplitCheck, number: int, out: Path, shown: int) -> str:
+    def quote(text: object) -> str:
+        return html.escape(str(text).encode(errors='backslashreplace').decode())
+
+    parts = [f'<h1>{quote(split.name)}</h1><p>{quote(split.ann_file)}</p>']
+    parts += [f'<p>{quote(note)}</p>' for note in split.notes]
+    for place, finding in enumerate(split.findings):
+        grade = _grade(finding)
+        parts.append(f'<h2 class="{grade}">{grade}: {finding.count:,} x {quote(finding.kind)}</h2>')
+        parts.append(f'<details open><summary>{min(shown, len(finding.texts))} shown</summary><ul>')
+        parts += [f'<li>{quote(text)}</li>' for text in finding.texts[:shown]]
+        parts.append('</ul></details>')
+        for index, picture in enumerate(finding.pictures):
+            code = cv2.imencode('.jpg', draw_picture(picture))[1].tobytes()
+            (out / 'pictures' / f'{number}_{place}_{index}.jpg').write_bytes(code)
+            source = f'data:image/jpeg;base64,{base64.b64encode(code).decode()}'
+            caption = quote(f'{picture.path}: {picture.caption}')
+            parts.append(f'<figure><img src="{source}"><figcaption>{caption}</figcaption></figure>')
+    for title, rows in split.statistics.items():
+        cells = ''.join(f'<tr><td>{quote(name)}<td>{count:,}' for name, count in rows)
+        parts.append(f'<h3>{quote(title)}</h3><table>{cells}</table>')
+    return ''.join(parts)
+
+
+def _grade(finding: Finding) -> str:
+    return 'error' if finding.is_error else 'warning'
+
+
+def _write(path: Path, text: str) -> None:
+    path.write_text(text, encoding='utf-8', errors='backslashreplace')

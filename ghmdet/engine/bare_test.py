@@ -1,0 +1,75 @@
+"""A test without ground truth: write what is detected, on images that nobody has annotated."""
+
+from __future__ import annotations
+
+import os
+
+from mmengine.config import Config, ConfigDict
+
+from ghmdet.engine.class_lists import is_ours
+from ghmdet.engine.evaluator_files import list_metrics
+from ghmdet.registry import DATASETS, METRICS
+
+
+def write_coco_results(cfg: Config, path: str | os.PathLike[str]) -> None:
+    """Let the test write COCO results JSON to a file, beside what it measures.
+
+    Args:
+        cfg: `test_evaluator` is changed in place.
+        path: ends in `.json`.
+
+    Raises:
+        ValueError: there is no CocoMetric to write it.
+    """
+    metrics = [part for part in list_metrics(cfg, 'test') if is_ours(part, METRICS, 'CocoMetric')]
+    if not metrics:
+        raise ValueError(
+            f'--out {path} is written by CocoMetric, but test_evaluator has none; add '
+            '--format-only, or give a name that ends in .pkl'
+        )
+    metrics[0].outfile_prefix = os.fspath(path)
+
+
+def skip_evaluation(cfg: Config, path: str | os.PathLike[str]) -> None:
+    """Let the test write COCO results JSON to a file and measure nothing.
+
+    Args:
+        cfg: `test_evaluator` is replaced by a `CocoMetric` with `format_only=True`. Its `ann_file`
+            stays only where the dataset has none to give its ids.
+        path: ends in `.json`.
+    """
+    metric = next(iter(list_metrics(cfg, 'test')), ConfigDict())
+    keep = is_ours(metric, METRICS, 'CocoMetric') and not is_ours(
+        innermost(cfg.test_dataloader.dataset), DATASETS, 'CocoDataset'
+    )
+    kept = {key: metric[key] for key in ('ann_file', 'backend_args') if keep and key in metric}
+    cfg.test_evaluator = dict(
+        type='CocoMetric', format_only=True, outfile_prefix=os.fspath(path), **kept
+    )
+
+
+def use_image_folder(cfg: Config, folder: str | os.PathLike[str], path: str) -> None:
+    """Detect on the images of a folder in place of the test dataset's, and write the results.
+
+    Args:
+        cfg: `test_dataloader.dataset` and `test_evaluator` are replaced.
+        folder: searched with all its sub-folders.
+        path: of the results, ends in `.json`.
+    """
+    dataset = innermost(cfg.test_dataloader.dataset)
+    cfg.test_dataloader.dataset = dict(
+        type='ImageFolder',
+        data_prefix=dict(img=os.fspath(folder)),
+        metainfo=dataset.get('metainfo'),
+        test_mode=True,
+        pipeline=dataset.pipeline,
+    )
+    cfg.test_evaluator = dict()
+    skip_evaluation(cfg, path)
+
+
+def innermost(dataset: ConfigDict) -> ConfigDict:
+    """Return the dataset inside of those that wrap it."""
+    while 'dataset' in dataset:
+        dataset = dataset.dataset
+    return dataset

@@ -1,0 +1,284 @@
+"""One class list for every dataset and the head, settled before anything is built."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from typing import Any, NamedTuple
+
+from mmengine.config import Config, ConfigDict
+from mmengine.fileio import list_from_file
+from mmengine.registry import Registry
+from mmengine.runner import CheckpointLoader
+
+from ghmdet.engine.class_rows import class_names, list_names
+from ghmdet.engine.data_root import find_datasets
+from ghmdet.engine.key_maps import channels_per_anchor, strip_wrappers
+from ghmdet.registry import DATASETS
+
+_SPLITS = ('train', 'val', 'test')
+_INHERITED = 80  # the `num_classes` of the shipped base, which says nothing about the user's wish
+
+
+@dataclass
+class _Source:
+    """A dataset of the config, and what its annotation file says if it has one."""
+
+    key: str
+    cfg: ConfigDict
+    given: tuple[str, ...] | None
+    """Classes that the config names for it."""
+    ann_file: str = ''
+    categories: tuple[str, ...] | None = None
+    """Of the file, in the order of the ids; None where it is not read."""
+
+    def __str__(self) -> str:
+        given = 'none' if self.given is None else list_names(self.given, 20)
+        text = f'{self.key}: metainfo.classes {given}'
+        if self.categories is None:
+            return text
+        return f'{text}, categories of {self.ann_file}: {list_names(self.categories, 20) or "none"}'
+
+
+class _Origin(NamedTuple):
+    """Where the classes come from."""
+
+    kind: str
+    """'config', 'COCO', 'checkpoint' or 'file'"""
+    name: str
+
+
+def settle_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> str | None:
+    """Give every `CocoDataset` of a config and the head the same classes, in place.
+
+    Where the config names classes for one dataset, they are those of all. Where it names none, the
+    classes come from the checkpoint if `splits` are not trained on, else from the first annotation
+    file, in the order of the category ids; one that has all 80 of COCO stays COCO's. With them
+    comes `model.bbox_head.num_classes`, if it is absent or still 80. Other dataset classes are left
+    alone, as is MMDetection's own. Files that are read here are kept for the datasets.
+
+    Args:
+        cfg: changed: `metainfo.classes` of the datasets, `model.bbox_head.num_classes`.
+        splits: those whose annotation files are read. If one is trained on, the others are held to
+            the same classes.
+
+    Returns:
+        What was taken from where, for the log; None if the config says it all.
+
+    Raises:
+        ValueError: the names, their order or their number disagree. One message names the key of
+            each dataset, its classes in the config and the categories of its file.
+    """
+    ours = DATASETS.get('CocoDataset')
+    if cfg.get('default_scope') == 'mmdet':  # adopt() has left it because MMDetection is installed
+        return None
+    parts = sorted(find_datasets(cfg), key=lambda item: _split(item[0]) not in splits)
+    sources = [
+        _Source(key, part, _given_classes(key, part))
+        for key, part in parts
+        if is_ours(part, DATASETS, 'CocoDataset') or is_ours(part, DATASETS, 'ImageFolder')
+    ]
+    if not sources:
+        return None
+    for source in sources:
+        if _split(source.key) in splits and source.cfg.get('ann_file'):
+            _read_categories(source, ours)
+    chosen = _choose(cfg, sources, splits, ours.METAINFO['classes'], len(parts))
+    if chosen is None:
+        return None
+    names, origin = chosen
+    if 'train' not in splits:
+        sources = [source for source in sources if _split(source.key) in splits]
+    faults = [fault for source in sources for fault in _find_faults(source, names, origin)]
+    head = _head(cfg)
+    number = None if head is None or _is_free(head, origin.kind) else head.get('num_classes')
+    if isinstance(number, int) and number != len(names):
+        faults.append(
+            f'model.bbox_head.num_classes is {number}, but there are {len(names)} classes: set '
+            f'model.bbox_head.num_classes={len(names)}'
+        )
+    if faults:
+        told = '; '.join(map(str, sources))
+        raise ValueError(f'the classes do not agree: {"; ".join(faults)}. [{told}]')
+    return _apply(sources, names, origin, head)
+
+
+def take_checkpoint_classes(cfg: Config, checkpoint: Mapping[str, Any]) -> None:
+    """Give the head as many classes as the checkpoint names and has, where the config names none.
+
+    Args:
+        cfg: `model.bbox_head.num_classes` is changed if it is absent or still 80.
+        checkpoint: as loaded.
+    """
+    names, head = class_names(checkpoint), _head(cfg)
+    given = any(_given_classes(key, part) for key, part in find_datasets(cfg))
+    if not names or head is None or given or not _is_free(head, 'checkpoint'):
+        return
+    shape = channels_per_anchor(strip_wrappers(checkpoint.get('state_dict', checkpoint), {}))
+    if shape is not None and shape[1] == len(names):
+        head.num_classes = len(names)
+
+
+def same_names(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two class lists mean the same; MMDetection 1.x wrote `traffic_light`.
+
+    Example:
+        >>> same_names(['Cat', 'hot_dog'], ['cat', 'hot dog']), same_names(['a', 'b'], ['b', 'a'])
+        (True, False)
+    """
+    return [_plain(name) for name in one] == [_plain(name) for name in other]
+
+
+def is_ours(part: Mapping[str, Any], registry: Registry, name: str) -> bool:
+    """Whether `type` means ghmdet's class of that name, not a subclass or another package's."""
+    kind = part.get('type')
+    if isinstance(kind, str):
+        kind = registry.get(kind) if kind in registry else None
+    return kind is registry.get(name)
+
+
+def _plain(name: str) -> str:
+    return str(name).lower().replace('_', ' ')
+
+
+def _split(key: str) -> str:
+    return key.partition('_dataloader')[0]
+
+
+def _head(cfg: Config) -> ConfigDict | None:
+    model = cfg.get('model') or {}
+    return model.get('module', model).get('bbox_head')  # test-time augmentation wraps the model
+
+
+def _is_free(head: ConfigDict, kind: str) -> bool:
+    """Whether nobody has chosen the number of classes."""
+    return kind in ('checkpoint', 'file') and head.get('num_classes', _INHERITED) == _INHERITED
+
+
+def _given_classes(key: str, dataset: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the class names of the config; a string is a file with one name a line, if it is."""
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    if classes is None:
+        return None
+    key = f'{key}.metainfo.classes'
+    if isinstance(classes, str):
+        if not os.path.isfile(classes):
+            raise ValueError(
+                f'{key} must be a sequence of names, got the str {classes!r}, and there is no file '
+                f'of that name with one class a line; a tuple of one needs a comma: '
+                f'classes=({classes!r},)'
+            )
+        classes = [line.strip() for line in list_from_file(classes) if line.strip()]
+    if not isinstance(classes, list | tuple) or not all(isinstance(n, str) for n in classes):
+        raise ValueError(f'{key} must be a sequence of names, got {classes!r}')
+    repeated = [name for name, count in Counter(classes).items() if count > 1]
+    if repeated or not classes:
+        what = f'names a class twice: {", ".join(repeated)}' if repeated else 'is empty'
+        raise ValueError(f'{key} {what}; it needs each class once')
+    return tuple(classes)
+
+
+def _read_categories(source: _Source, ours: Any) -> None:
+    try:
+        source.ann_file, source.categories = ours.read_categories(
+            source.cfg.get('ann_file', ''),
+            source.cfg.get('data_root', ''),
+            source.cfg.get('backend_args'),
+            test_mode=source.cfg.get('test_mode', False),
+        )
+    except FileNotFoundError:  # for the dataset to say, should it be built
+        source.categories = None
+
+
+def _choose(
+    cfg: Config,
+    sources: Sequence[_Source],
+    splits: Sequence[str],
+    coco: tuple[str, ...],
+    num_datasets: int,
+) -> tuple[tuple[str, ...], _Origin] | None:
+    trained = 'train' in splits
+    first = next((source.given for source in sources if source.given), None)
+    of_config = first and (first, _Origin('config', 'metainfo.classes'))
+    of_coco = coco, _Origin('COCO', "COCO's 80 classes")
+    if of_config and (trained or any(s.given for s in sources if _split(s.key) in splits)):
+        return of_config
+    if not trained and cfg.get('load_from'):
+        names = class_names(CheckpointLoader.load_checkpoint(cfg.load_from, 'meta', 'silent'))
+        if names:
+            return (
+                of_coco
+                if same_names(names, coco)
+                else (names, _Origin('checkpoint', cfg.load_from))
+            )
+    if of_config:
+        return of_config
+    file = next((source for source in sources if source.categories), None)
+    if file is None or len(sources) < num_datasets:  # another dataset may have its own classes
+        return None
+    if set(coco) <= set(file.categories or ()):
+        return of_coco
+    return tuple(dict.fromkeys(file.categories or ())), _Origin('file', file.ann_file)
+
+
+def _find_faults(source: _Source, names: tuple[str, ...], origin: _Origin) -> list[str]:
+    """Say where a dataset or its file departs from the classes chosen."""
+    faults = []
+    if source.given and source.given != names:
+        pairs = zip(source.given, names, strict=False)
+        place = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
+        told = (
+            f'has {len(source.given)} classes, not {len(names)}'
+            if place is None
+            else f'has {source.given[place]!r} as number {place}, not {names[place]!r}'
+        )
+        faults.append(
+            f'{source.key}.metainfo.classes {told}; every dataset needs the same list in the same '
+            'order, for a class is known by its place'
+        )
+    if source.categories is None or (not source.categories and source.cfg.get('test_mode')):
+        return faults
+    missing = [name for name in source.given or names if name not in source.categories]
+    if missing:
+        hints = list_names([_suggest(name, source.categories) for name in missing], 10)
+        faults.append(
+            f'{source.key}: of {origin.name}, {len(missing)} of {len(names)} are not among the '
+            f'categories of {source.ann_file}: {hints}'
+        )
+    extra = [name for name in source.categories if name not in names]
+    if extra and origin.kind == 'file':
+        faults.append(
+            f'{source.key}: the categories {list_names(extra, 10)} of {source.ann_file} are not in '
+            f'{origin.name}, from which the classes are; to leave them out, name the classes in '
+            'metainfo=dict(classes=(...)) of every dataset'
+        )
+    return faults
+
+
+def _suggest(name: str, known: Sequence[str]) -> str:
+    by_lower = {other.lower(): other for other in known}
+    close = get_close_matches(name.lower(), by_lower, n=1)
+    return f'{name!r} (did you mean {by_lower[close[0]]!r}?)' if close else repr(name)
+
+
+def _apply(
+    sources: Sequence[_Source], names: tuple[str, ...], origin: _Origin, head: ConfigDict | None
+) -> str | None:
+    """Write the classes where the config has none, and say so."""
+    for source in sources:
+        if source.given or origin.kind != 'COCO':
+            source.cfg.metainfo = {**(source.cfg.get('metainfo') or {}), 'classes': names}
+    without = [source.key for source in sources if not source.given]
+    if not without or origin.kind == 'COCO':
+        return None
+    told = f'{len(names)} classes ({list_names(names)})'
+    if origin.kind == 'config':
+        return f'{", ".join(without)}: no metainfo.classes, so the {told} of the other datasets'
+    text = f'{told} taken from {origin.name}, since the config names none'
+    if head is not None and head.get('num_classes') != len(names):
+        text += f'; model.bbox_head.num_classes = {len(names)}'
+        head.num_classes = len(names)
+    return text

@@ -1,0 +1,93 @@
+"""What the GHM losses count, as curves."""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from mmengine.hooks import Hook
+from mmengine.logging import print_log
+from mmengine.runner import Runner
+from torch import Tensor, nn
+
+from ghmdet.engine.network import unwrap
+from ghmdet.registry import HOOKS
+
+
+@HOOKS.register_module()
+class GHMStatsHook(Hook):
+    """Write the bins of each GHM loss to the visualizer's backends and the JSON log of the run.
+
+    For each loss, e.g. `loss_cls`, of one training step and this process, all levels of the pyramid
+    together (they are separate calls, after each of which the running counts move):
+
+    - `ghm/loss_cls/bin_00`, `bin_01`, ...: entries whose gradient length lies in the bin;
+    - `ghm/loss_cls/non_empty_bins`: how many of them are not 0;
+    - `ghm/loss_cls/max_weight`: the largest weight of an entry in any level, before `loss_weight`;
+    - `ghm/loss_cls/acc_sum_00`, ...: the running counts after the step, with momentum.
+
+    Other steps cost nothing. It understands each part of the model that has `bin_records`, as
+    `GHMC` and `GHMR` do.
+
+    Args:
+        interval: training steps from one record to the next.
+
+    Raises:
+        ValueError: `interval` is not an integer of at least 1.
+    """
+
+    def __init__(self, interval: int = 50) -> None:
+        if not isinstance(interval, int) or isinstance(interval, bool) or interval < 1:
+            raise ValueError(
+                f'GHMStatsHook.interval: expected an integer of at least 1, got {interval!r}'
+            )
+        self.interval = interval
+        self._losses: dict[str, nn.Module] = {}
+
+    def before_train(self, runner: Runner) -> None:
+        """Find the losses; warn where there are none."""
+        modules = unwrap(runner.model).named_modules()
+        found = {name: module for name, module in modules if hasattr(module, 'bin_records')}
+        short = {name.rpartition('.')[-1]: module for name, module in found.items()}
+        self._losses = short if len(short) == len(found) else found
+        if not found:
+            print_log(
+                'GHMStatsHook has nothing to write: no part of the model is a GHM loss (GHMC, '
+                'GHMR); remove it from custom_hooks',
+                logger='current',
+                level=logging.WARNING,
+            )
+
+    def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        """Let the losses keep what they count in this step."""
+        if self.every_n_train_iters(runner, self.interval):
+            for loss in self._losses.values():
+                loss.bin_records = []  # type: ignore[assignment]
+
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        """Write what they kept."""
+        scalars: dict[str, float] = {}
+        for name, loss in self._losses.items():
+            records: Any = loss.bin_records
+            loss.bin_records = None  # type: ignore[assignment]
+            if records:
+                stats = _summarize(records, getattr(loss, 'acc_sum', None))
+                scalars.update({f'ghm/{name}/{key}': value for key, value in stats.items()})
+        if scalars:
+            log = f'{runner.timestamp}.json'
+            runner.visualizer.add_scalars(scalars, step=runner.iter + 1, file_path=log)
+
+
+def _summarize(
+    records: list[tuple[Tensor, Tensor]], running_counts: Tensor | None
+) -> dict[str, float]:
+    """Put the calls of a step together; the device is waited for here and not in between."""
+    all_counts, all_weights = zip(*records, strict=True)
+    counts = torch.stack(all_counts).sum(0).tolist()
+    stats = {f'bin_{i:02}': count for i, count in enumerate(counts)}
+    stats['non_empty_bins'] = sum(count > 0 for count in counts)
+    stats['max_weight'] = torch.stack(all_weights).max().item()
+    if running_counts is not None:
+        stats |= {f'acc_sum_{i:02}': count for i, count in enumerate(running_counts.tolist())}
+    return stats

@@ -1,0 +1,236 @@
+"""Validation that computes the loss beside the metrics."""
+
+from __future__ import annotations
+
+import copy
+import math
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import torch
+from mmengine.dist import all_gather_object
+from mmengine.runner import Runner
+from mmengine.runner import ValLoop as _ValLoop
+from mmengine.runner.amp import autocast
+from torch import Tensor
+
+from ghmdet.engine.hooks import plain_datasets
+from ghmdet.engine.network import unwrap
+from ghmdet.engine.step_guard import Buffers
+from ghmdet.registry import LOOPS
+
+
+@LOOPS.register_module()
+class ValLoop(_ValLoop):
+    """mmengine's ValLoop, with the loss of the validation set on request.
+
+    It is computed image by image in `eval` mode, so that it depends neither on `batch_size` nor on
+    the number of processes, and averaged over all images, each once; `val/loss` is the sum of
+    `val/loss_cls`, `val/loss_bbox` and whatever else the detector calls a loss. The network runs
+    twice on each image. The training does not notice: buffers (GHM running counts, batch norm
+    statistics) and random numbers are as they would be without it.
+
+    GHM weighs with its running counts, as they are, scaled to the image (see
+    `GradientDensityLoss`). In training they also move from level to level, so compare `val/loss` of
+    a GHM loss with that of other epochs rather than with the training's.
+
+    The names serve `save_best='val/loss'` too, where less is better.
+
+    Args:
+        runner: see mmengine.
+        dataloader: see mmengine; for the loss its pipeline must have LoadAnnotations, before or
+            after Resize.
+        evaluator: see mmengine.
+        fp16: validate in mixed precision, the loss too.
+        compute_loss: whether to compute the loss.
+
+    Raises:
+        ValueError: the loss is asked for where there are no annotations or no loss.
+    """
+
+    def __init__(
+        self,
+        runner: Runner,
+        dataloader: Any,
+        evaluator: Any,
+        fp16: bool = False,
+        compute_loss: bool = False,
+    ) -> None:
+        super().__init__(runner, dataloader, evaluator, fp16)
+        self.compute_loss = compute_loss
+        if compute_loss:
+            _check_annotations(self.dataloader.dataset)
+            self._rescale = not _annotations_come_first(self.dataloader.dataset)
+
+    def run(self) -> dict:
+        """Validate; return the metrics, and the losses after them."""
+        if not self.compute_loss:
+            return super().run()
+        self._losses: list[tuple[Any, dict[str, Tensor]]] = []
+        self._buffers = Buffers(unwrap(self.runner.model))
+        logged = self.runner.message_hub.log_scalars
+        for key in [key for key in logged if key.startswith('val/val/')]:
+            del logged[key]  # of which the log would show the mean over all epochs
+        evaluate = self.evaluator.evaluate
+        # mmengine hands on to the hooks what the evaluator returns.
+        self.evaluator.evaluate = lambda size: {**evaluate(size), **self._average()}
+        try:
+            return super().run()
+        finally:
+            del self.evaluator.evaluate  # the class has its own
+
+    @torch.no_grad()
+    def run_iter(self, idx: int, data_batch: Any) -> None:
+        """Validate one batch."""
+        if self.compute_loss:
+            # Before the prediction, which may write into the samples.
+            with _undisturbed(self._buffers), autocast(enabled=self.fp16):
+                for image, sample in zip(*_parts(data_batch), strict=True):
+                    self._losses.append((_identity(sample), self._compute(image, sample)))
+        super().run_iter(idx, data_batch)
+
+    def _compute(self, image: Tensor, sample: Any) -> dict[str, Tensor]:
+        """Return the losses of one image, scalars by name."""
+        model: Any = unwrap(self.runner.model)
+        sample = copy.deepcopy(sample)
+        if self._rescale:
+            _move_to_input_frame(sample)
+        data = model.data_preprocessor(dict(inputs=[image], data_samples=[sample]), False)
+        try:
+            losses = model(**data, mode='loss')
+        except NotImplementedError:
+            losses = None
+        if not isinstance(losses, dict):
+            raise ValueError(
+                f'val_cfg.compute_loss=True needs a detector with a loss: {type(model).__name__}.'
+                f"forward(mode='loss') should return a dict of losses, but returns {losses!r}"
+            )
+        _, log_vars = model.parse_losses(losses)
+        return {name: value for name, value in log_vars.items() if 'loss' in name}
+
+    def _average(self) -> dict[str, float]:
+        """Return the mean over all images of all processes."""
+        keys = [key for key, _ in self._losses]
+        names = list(self._losses[0][1]) if self._losses else []
+        values = [torch.stack([losses[name] for name in names]) for _, losses in self._losses]
+        rows = torch.stack(values).cpu().double().tolist() if values else []
+        found: dict[Any, list[float]] = {}
+        for part in all_gather_object((names, keys, rows)):
+            names = part[0] or names
+            # A sampler repeats images where their number is not a multiple of the processes'.
+            found.update(zip(part[1], part[2], strict=True))
+        sums = [math.fsum(column) for column in zip(*found.values(), strict=True)]
+        return {f'val/{name}': total / len(found) for name, total in zip(names, sums, strict=True)}
+
+
+@contextmanager
+def _undisturbed(buffers: Buffers) -> Iterator[None]:
+    """Leave buffers and random numbers as they are."""
+    buffers.save()
+    python, numpy = random.getstate(), np.random.get_state()
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    try:
+        with torch.random.fork_rng(devices):
+            yield
+    finally:
+        random.setstate(python)
+        np.random.set_state(numpy)
+        buffers.restore()
+
+
+def _parts(data_batch: Any) -> tuple[Sequence[Tensor], Sequence[Any]]:
+    """The images and their samples."""
+    if isinstance(data_batch, dict) and {'inputs', 'data_samples'} <= data_batch.keys():
+        return data_batch['inputs'], data_batch['data_samples']
+    raise ValueError(
+        'val_cfg.compute_loss=True expects batches with inputs and data_samples, as PackDetInputs '
+        f'makes them, got {type(data_batch).__name__}'
+    )
+
+
+def _identity(sample: Any) -> Any:
+    metainfo = getattr(sample, 'metainfo', {})
+    known = metainfo.get('img_id'), metainfo.get('img_path')
+    return known if known != (None, None) else id(sample)
+
+
+def _check_annotations(dataset: Any) -> None:
+    """Raise where no image of a dataset can have a loss."""
+    wanted = 'val_cfg.compute_loss=True needs annotations, but'
+    for part in plain_datasets(dataset):
+        if hasattr(part, 'pipeline') and _place(part, 'LoadAnnotations') is None:
+            raise ValueError(
+                f'{wanted} val_dataloader.dataset.pipeline has no LoadAnnotations; add '
+                "dict(type='LoadAnnotations', with_bbox=True) before PackDetInputs"
+            )
+    parts = [part for part in plain_datasets(dataset) if hasattr(part, 'get_data_info')]
+    infos = (part.get_data_info(i) for part in parts for i in range(len(part)))
+    if parts and not any(info.get('instances') for info in infos):
+        files = ', '.join(str(getattr(part, 'ann_file', '?')) for part in parts)
+        raise ValueError(
+            f'{wanted} no image of val_dataloader.dataset has any ({files}); take another '
+            'ann_file, or leave compute_loss out'
+        )
+
+
+def _annotations_come_first(dataset: Any) -> bool:
+    """Whether the boxes are resized with the image rather than loaded after that.
+
+    Raises:
+        ValueError: it is so for some of the datasets only.
+    """
+    orders = set()
+    for part in plain_datasets(dataset):
+        loaded, resized = _place(part, 'LoadAnnotations'), _place(part, 'Resize')
+        orders.add(loaded is None or resized is None or loaded < resized)
+    if len(orders) > 1:
+        raise ValueError(
+            'val_cfg.compute_loss=True: LoadAnnotations must come before Resize in the pipelines '
+            'of all datasets of val_dataloader, or after it in all'
+        )
+    return orders.pop()
+
+
+def _place(dataset: Any, name: str) -> int | None:
+    """Place of the first transform of this kind, subclasses and namesakes included."""
+    transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
+    for i, transform in enumerate(transforms):
+        if any(name in kind.__name__ for kind in type(transform).__mro__):
+            return i
+    return None
+
+
+def _move_to_input_frame(sample: Any) -> None:
+    """Resize the boxes as mmcv's Resize would have done, to the same bits.
+
+    Raises:
+        ValueError: more than resizing was done to the image before its annotations were loaded.
+    """
+    keys = ('scale_factor', 'img_shape', 'ori_shape')
+    missing = [key for key in keys if key not in sample]
+    if missing:
+        raise ValueError(
+            f'val_cfg.compute_loss=True needs {", ".join(missing)} among the meta_keys of '
+            'PackDetInputs in the pipeline of val_dataloader, since it loads the annotations after '
+            'Resize'
+        )
+    factors, img_hw, ori_hw = (sample.get(key) for key in keys)
+    expected = [round(side * f) for side, f in zip(ori_hw, reversed(factors), strict=True)]
+    if list(img_hw) != expected or sample.get('flip'):
+        raise ValueError(
+            'val_cfg.compute_loss=True: the pipeline of val_dataloader loads the annotations after '
+            f'it has changed the image by more than Resize (image {sample.get("img_path")}: '
+            f'ori_shape {ori_hw}, scale_factor {factors}, img_shape {img_hw}, flip '
+            f'{sample.get("flip")}); put LoadAnnotations right after LoadImageFromFile'
+        )
+    h, w = img_hw
+    factor = torch.tensor(factors, dtype=torch.float64).repeat(2)
+    for instances in (sample.gt_instances, sample.ignored_instances):
+        if 'bboxes' in instances:
+            bboxes = instances.bboxes.double() * factor
+            bboxes[:, 0::2].clamp_(0, w)
+            bboxes[:, 1::2].clamp_(0, h)
+            instances.bboxes = bboxes.to(instances.bboxes.dtype)

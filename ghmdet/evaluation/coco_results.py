@@ -1,0 +1,83 @@
+"""Detections as COCO results JSON, see docs/results.md."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Hashable, Iterator, Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+SUFFIX = '.bbox.json'
+
+
+def results_path(outfile_prefix: str) -> Path:
+    """Return the file to write: `<outfile_prefix>.bbox.json`, or the name itself if it is a JSON's.
+
+    Example:
+        >>> str(results_path('mine')), str(results_path('mine.json'))
+        ('mine.bbox.json', 'mine.json')
+    """
+    named = str(outfile_prefix).endswith('.json')
+    return Path(outfile_prefix if named else f'{outfile_prefix}{SUFFIX}')
+
+
+def write_results(
+    path: Path,
+    images: Sequence[dict],
+    category_ids: Sequence[Hashable],
+    names: Sequence[str] | None = None,
+) -> int:
+    """Write a list of detections; a file half written is never seen.
+
+    Args:
+        path: its folder is made if it is not there.
+        images: as in `detection_rows`.
+        category_ids: id of each label.
+        names: class name of each label, to write too.
+
+    Returns:
+        The number of detections.
+    """
+    partial = path.with_name(f'{path.name}.tmp')
+    path.parent.mkdir(parents=True, exist_ok=True)
+    results = [
+        {'image_id': image_id, 'category_id': category_ids[label], 'bbox': box, 'score': score}
+        | ({'category_name': names[label]} if names else {})
+        for image_id, label, box, score in detection_rows(images)
+    ]
+    partial.write_bytes(msgspec.json.encode(results))
+    os.replace(partial, path)
+    return len(results)
+
+
+def detection_rows(images: Sequence[dict]) -> Iterator[tuple[Hashable, int, list[float], float]]:
+    """Yield image id, label, box as x, y, w, h, and score of each detection.
+
+    Args:
+        images: dicts with `img_id` and the arrays `bboxes` (n, 4) x1, y1, x2, y2 in pixels,
+            `scores` (n,) and `labels` (n,).
+    """
+    for image in images:
+        boxes = image['bboxes'].astype(np.float64)
+        boxes[:, 2:] -= boxes[:, :2]
+        scores, labels = image['scores'].tolist(), image['labels'].tolist()
+        for label, box, score in zip(labels, boxes.tolist(), scores, strict=True):
+            yield image['img_id'], label, box, score
+
+
+def number_detections(images: list[dict], image_index: Mapping[Hashable, int]) -> list[dict]:
+    """Return the detections as COCOeval reads them, images by their number."""
+    return [
+        {
+            'id': i,
+            'image_id': image_index[image_id],
+            'category_id': label,
+            'bbox': box,
+            'area': box[2] * box[3],
+            'iscrowd': 0,
+            'score': score,
+        }
+        for i, (image_id, label, box, score) in enumerate(detection_rows(images), 1)
+    ]

@@ -1,0 +1,321 @@
+"""What GHM-C and GHM-R share: bins of gradient length, and entries weighed by them."""
+
+from __future__ import annotations
+
+import functools
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .bins import count_bins, product_tells_bin
+from .reduction import resolve_reduction
+from .settings import check_factor, check_flag, check_integer, check_number, check_positive
+
+# Bins are told apart by a byte, of which one value is no bin.
+_MAX_BINS = 255
+# Entries worked on at a time: on a CPU few enough for its cache and enough for its threads.
+_CHUNK = {'cpu': 2**18}
+_CHUNK_ELSEWHERE = 2**26
+
+
+class _KnownGradient(torch.autograd.Function):
+    """Hands on a value whose gradient with respect to `pred` was computed along with it."""
+
+    @staticmethod
+    def forward(ctx: Any, pred: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
+        """Return `value`; `gradient` has the shape of `pred`."""
+        ctx.save_for_backward(gradient)
+        ctx.pred_dtype = pred.dtype
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
+        """Scale the gradient, which is elementwise: `value` is a sum or has an entry for each."""
+        (gradient,) = ctx.saved_tensors
+        # In place, where nobody can come back for it: the gradient is as large as the logits.
+        scale = torch.mul if _graph_is_kept() else Tensor.mul_
+        return scale(gradient, grad_output).to(ctx.pred_dtype), None, None
+
+
+def _graph_is_kept() -> bool:
+    """Whether the backward pass that is running was called with `retain_graph=True`."""
+    tell = getattr(torch._C._autograd, '_get_current_graph_task_keep_graph', None)
+    return tell is None or tell()
+
+
+class GradientDensityLoss(nn.Module):
+    """What GHMC and GHMR share: entries weighted by the inverse of their gradient density.
+
+    The slope of an entry's loss is both what is counted (its length g) and, times the weight, the
+    gradient; so each is computed once. It takes two passes over the entries, one that counts and
+    one that weighs. In plain torch both go through chunks that stay in a CPU's cache, and slopes
+    and bins are kept in between. On CUDA each pass is one kernel made by `torch.compile`, and the
+    second computes slopes and bins anew, which is cheaper than to read them. Neither waits for the
+    device.
+
+    The running counts move in training mode only. In eval mode they are the histogram that entries
+    are weighed by, whatever their number: it says how much harder a validation set is than the
+    training set.
+    """
+
+    edges: Tensor
+    acc_sum: Tensor
+    acc_share: Tensor
+    bin_records: list[tuple[Tensor, Tensor]] | None
+    """None, or a list to which each call appends the entries of each bin, int64 (bins,), and the
+    weight of each of them, (bins,), where 1 is the average at momentum 0."""
+
+    def __init__(
+        self,
+        bins: int,
+        momentum: float,
+        loss_weight: float,
+        reduction: str,
+        bias_correct: bool,
+        max_weight: float | None,
+        last_edge: float,
+    ) -> None:
+        super().__init__()
+        name = type(self).__name__
+        check_integer(f'{name}.bins', bins, 1, _MAX_BINS)
+        check_number(f'{name}.momentum', momentum, 'a number in [0, 1)', lambda m: 0 <= m < 1)
+        check_factor(f'{name}.loss_weight', loss_weight)
+        check_flag(f'{name}.bias_correct', bias_correct)
+        if max_weight is not None:
+            check_positive(f'{name}.max_weight', max_weight, ', or None')
+        self.bins = int(bins)
+        self.momentum = momentum
+        self.loss_weight = loss_weight
+        self.reduction = resolve_reduction(reduction, None, name)
+        self.bias_correct = bias_correct
+        self.max_weight = max_weight
+        self.bin_records = None
+        edges = torch.arange(bins + 1).float() / bins
+        self._finds_bin_by_product = product_tells_bin(bins)
+        edges[-1] = last_edge
+        self.register_buffer('edges', edges)
+        if momentum > 0:
+            self.register_buffer('acc_sum', torch.zeros(bins))
+            if bias_correct:
+                # 1 - momentum ** (the calls that found an entry in the bin)
+                self.register_buffer('acc_share', torch.zeros(bins))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        """Load counts from a file with and without `acc_share`, whichever this loss has."""
+        if hasattr(self, 'acc_share'):
+            state_dict.setdefault(f'{prefix}acc_share', torch.zeros_like(self.acc_share))
+        else:
+            state_dict.pop(f'{prefix}acc_share', None)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
+    def _slope(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Derivative of each entry's loss."""
+        raise NotImplementedError
+
+    def _loss(self, pred: Tensor, target: Tensor) -> Tensor:
+        """Each entry's loss before it is weighted."""
+        raise NotImplementedError
+
+    def _prepare(
+        self, pred: Tensor, target: Tensor, weight: Tensor | None, by_label: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Check the shapes; return the target, labels as int64, and weights that broadcast.
+
+        Raises:
+            ValueError: shapes or types do not fit; says which would.
+        """
+        name, shape = type(self).__name__, tuple(pred.shape)
+        is_label = by_label and pred.dim() == 2 and target.dim() == 1
+        if target.shape != (pred.shape[:1] if is_label else pred.shape):
+            labels = ', or integer labels (n,) for pred (n, C)' if by_label else ''
+            raise ValueError(
+                f'{name}: expected a target of the shape of pred, {shape}{labels}; got '
+                f'{tuple(target.shape)}'
+            )
+        if is_label:
+            if target.is_floating_point() or target.dtype == torch.bool:
+                raise ValueError(f'{name}: expected labels of type int64, got {target.dtype}')
+            target = target.long()
+        if weight is None:
+            weight = torch.ones_like(pred, dtype=torch.bool)
+        elif weight.shape == shape[:-1]:
+            weight = weight.unsqueeze(-1)
+        elif weight.shape != shape:
+            raise ValueError(
+                f'{name}: expected a label_weight of shape {shape} or {shape[:-1]}, got '
+                f'{tuple(weight.shape)}'
+            )
+        return target, weight
+
+    def _harmonized(
+        self, pred: Tensor, target: Tensor, valid: Tensor, total: Tensor, reduction: str
+    ) -> Tensor:
+        """Return the loss, its gradient attached, and move the running counts.
+
+        Args:
+            pred: (n, C).
+            target: what `_slope` and `_loss` understand, (n, ...).
+            valid: bool (n, C) or (n, 1).
+            total: scalar, the number N of the paper.
+            reduction: 'none', 'mean' or 'sum'.
+        """
+        can_fuse = _can_fuse(pred.device, type(self))  # type: ignore[arg-type]
+        passes = self._fused_passes if can_fuse else self._plain_passes
+        with torch.no_grad(), torch.autocast(pred.device.type, enabled=False):
+            value, gradient = passes(pred, target, ~valid, total, reduction)
+        return _KnownGradient.apply(pred, value, gradient)
+
+    def _plain_passes(
+        self, pred: Tensor, target: Tensor, invalid: Tensor, total: Tensor, reduction: str
+    ) -> tuple[Tensor, Tensor]:
+        """Return the loss and its gradient (n, C); chunks bound what is held besides."""
+        slopes = torch.empty_like(pred, dtype=torch.float32)
+        bin_inds = torch.empty_like(pred, dtype=torch.uint8)
+        row = max(1, pred.numel() // max(1, len(pred)))
+        rows = max(1, _CHUNK.get(pred.device.type, _CHUNK_ELSEWHERE) // row)
+        parts = [slice(i, i + rows) for i in range(0, len(pred), rows)]
+        for part in parts:
+            slope = self._slope(pred[part].float(), target[part])
+            slopes[part] = slope
+            bin_inds[part] = self._find_bins(slope, invalid[part])
+        weights = self._weigh_bins(count_bins(bin_inds, self.bins), total, reduction)
+        losses = []
+        for part in parts:
+            # int32 indices are the quickest to look up.
+            weight = weights.index_select(0, bin_inds[part].flatten().int()).view_as(slopes[part])
+            loss = self._loss(pred[part].float(), target[part]).mul_(weight)
+            slopes[part] *= weight
+            losses.append(loss if reduction == 'none' else loss.sum())
+        if reduction == 'none':
+            return torch.cat(losses) if losses else torch.zeros_like(slopes), slopes
+        return torch.stack(losses).sum() if losses else slopes.sum(), slopes
+
+    def _fused_passes(
+        self, pred: Tensor, target: Tensor, invalid: Tensor, total: Tensor, reduction: str
+    ) -> tuple[Tensor, Tensor]:
+        """Return what `_plain_passes` does, from two compiled kernels."""
+        counts = _compiled(_count_pass)(self, pred, target, invalid)
+        weights = self._weigh_bins(counts, total, reduction)
+        loss, gradient = _compiled(_weigh_pass)(self, pred, target, invalid, weights, reduction)
+        return loss, gradient
+
+    def _find_bins(self, slope: Tensor, invalid: Tensor) -> Tensor:
+        """Return each entry's bin as uint8 in 0 to bins - 1; `bins` where it is invalid."""
+        length = slope.abs()
+        if self._finds_bin_by_product:
+            inds = length.mul_(self.bins).to(torch.uint8).clamp_(max=self.bins - 1)
+        else:
+            inds = torch.bucketize(length, self.edges[1:-1], out_int32=True, right=True)
+            inds = inds.to(torch.uint8)
+        return inds.masked_fill_(invalid, self.bins)
+
+    def _weigh_bins(self, counts: Tensor, total: Tensor, reduction: str) -> Tensor:
+        """Return the factor of each bin's entries, (bins + 1,), the last one 0 for no bin.
+
+        It is total / density / n (eq. 8), at most `max_weight`, with all constant factors of the
+        loss.
+
+        Args:
+            counts: int64 (bins,), the entries of each; moves the running counts.
+            total: see `_harmonized`.
+            reduction: see `_harmonized`.
+        """
+        density = counts.to(self.edges.dtype)
+        filled = counts > 0
+        if self.momentum > 0 and self.training:
+            density = self._move_running_counts(density, filled)
+        elif self.momentum > 0:
+            density = self._scale_running_counts(density)
+        weights = torch.where(filled, total / density / filled.sum().clamp(min=1), 0.0)
+        if self.max_weight is not None:
+            weights = weights.clamp(max=self.max_weight)
+        if self.bin_records is not None:
+            self.bin_records.append((counts, weights))
+        weights = self.loss_weight * weights
+        return F.pad(weights / total if reduction == 'mean' else weights, (0, 1))
+
+    def _move_running_counts(self, counts: Tensor, filled: Tensor) -> Tensor:
+        """Return the running counts (bins,) after a call that found `counts`."""
+        decay = self.momentum
+        moved = decay * self.acc_sum + (1 - decay) * counts
+        if not self.bias_correct:
+            self.acc_sum.copy_(torch.where(filled, moved, self.acc_sum))
+            return self.acc_sum
+        # Counts without a share come from a file of a loss without bias_correct: long at work.
+        share = torch.where(self.acc_sum > 0, self.acc_share + (self.acc_share == 0), 0.0)
+        self.acc_share.copy_(torch.where(filled, decay * share + (1 - decay), share))
+        self.acc_sum.copy_(torch.where(filled, moved, self.acc_sum))
+        return self.acc_sum / self.acc_share
+
+    def _scale_running_counts(self, counts: Tensor) -> Tensor:
+        """Return the running counts (bins,), which stay, scaled to as many entries as `counts` has.
+
+        So the loss of a validation does not depend on how many images come at a time. A bin that
+        training has never filled has the entries at hand.
+        """
+        running = self.acc_sum
+        if self.bias_correct:
+            running = running / torch.where(self.acc_share > 0, self.acc_share, 1.0)
+        scaled = running * (counts.sum() / running.sum())
+        return torch.where(running > 0, scaled.clamp(min=1), counts)
+
+
+def _count_pass(loss: GradientDensityLoss, pred: Tensor, target: Tensor, invalid: Tensor) -> Tensor:
+    """Return the entries of each bin, int64 (bins,)."""
+    inds = loss._find_bins(loss._slope(pred.float(), _as_dense(target, pred)), invalid)
+    return torch.stack([(inds == i).sum() for i in range(loss.bins)])
+
+
+def _weigh_pass(
+    loss: GradientDensityLoss,
+    pred: Tensor,
+    target: Tensor,
+    invalid: Tensor,
+    weights: Tensor,
+    reduction: str,
+) -> tuple[Tensor, Tensor]:
+    """Return the loss and its gradient (n, C), given the factor of each bin."""
+    pred = pred.float()
+    target = _as_dense(target, pred)
+    slope = loss._slope(pred, target)
+    weight = weights[loss._find_bins(slope, invalid).int()]
+    value = loss._loss(pred, target) * weight
+    return value if reduction == 'none' else value.sum(), slope * weight
+
+
+def _as_dense(target: Tensor, pred: Tensor) -> Tensor:
+    """Turn labels (n,) into targets (n, C), which a compiled kernel never writes out."""
+    if target.dim() == pred.dim():
+        return target
+    return target[:, None] == torch.arange(pred.size(-1), device=pred.device)
+
+
+@functools.cache
+def _compiled(function: Callable) -> Callable:
+    """Compile once for all sizes."""
+    return torch.compile(function, dynamic=True)
+
+
+@functools.cache
+def _can_fuse(device: torch.device, kind: type[GradientDensityLoss]) -> bool:
+    """Whether `torch.compile` makes kernels for the device; both passes of a loss are tried out."""
+    if device.type != 'cuda':
+        return False
+    loss = kind(bins=30).to(device)  # type: ignore[call-arg]
+    pred, labels = torch.zeros(2, 3, device=device), torch.zeros(2, dtype=torch.long, device=device)
+    invalid = torch.zeros(2, 1, dtype=torch.bool, device=device)
+    try:
+        counts = _compiled(_count_pass)(loss, pred, labels, invalid)
+        weights = F.pad(counts.float(), (0, 1))
+        _compiled(_weigh_pass)(loss, pred, labels, invalid, weights, 'mean')
+    except Exception as error:  # whatever is missing: Triton, a compiler, a supported card
+        warnings.warn(
+            f'torch.compile does not work on {device} ({type(error).__name__}: {error}); the GHM '
+            'losses run as plain torch, which is slower and gives the same results'
+        )
+        return False
+    return True

@@ -1,0 +1,158 @@
+"""The warning about boxes that no anchor fits, and where it keeps quiet."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+import torch
+from mmcv.transforms import Compose, RandomChoiceResize, Resize
+from mmengine.dataset import ConcatDataset
+
+from ghmdet.engine import AnchorCheckHook, anchor_check
+from ghmdet.engine.anchor_check import SeenBoxes, UnknownPartError, read_boxes, resize_boxes
+from ghmdet.registry import DATASETS, MODELS
+
+from .detectors import detector_cfg
+
+
+@pytest.fixture
+def messages(monkeypatch):
+    """What is logged, with its level."""
+    said = []
+    monkeypatch.setattr(
+        anchor_check,
+        'print_log',
+        lambda text, logger=None, level=20: said.append((level, text)),
+    )
+    return said
+
+
+def make_dataset(folder, sides, pipeline=(), name='train.json', crowd=()):
+    """One 320 x 320 image with a square of each side."""
+    (folder / 'img').mkdir(exist_ok=True)
+    annotations = [
+        dict(id=i + 1, image_id=1, category_id=1, bbox=[20, 20, side, side], area=side**2)
+        | dict(iscrowd=int(i in crowd))
+        for i, side in enumerate(sides)
+    ]
+    content = dict(
+        images=[dict(id=1, file_name='a.png', width=320, height=320)],
+        categories=[dict(id=1, name='cat')],
+        annotations=annotations,
+    )
+    (folder / name).write_text(json.dumps(content))
+    cfg = dict(type='CocoDataset', data_root=str(folder), ann_file=name, pipeline=list(pipeline))
+    return DATASETS.build(cfg | dict(metainfo=dict(classes=('cat',)), data_prefix=dict(img='img')))
+
+
+def check(dataset, hook=None, model=None):
+    model = model or MODELS.build(detector_cfg(num_classes=1))
+    loader = SimpleNamespace(dataset=dataset)
+    (hook or AnchorCheckHook()).before_train(SimpleNamespace(model=model, train_dataloader=loader))
+
+
+WARNING = (
+    '20% of 5 boxes looked at in the training set have no anchor of IoU >= 0.5 '
+    '(train_cfg.assigner.pos_iou_thr) and will hardly be learnt: '
+    'tools/analysis_tools/anchor_report.py CONFIG shows which and finds better'
+)
+
+
+def test_one_line_when_boxes_are_missed(tmp_path, messages):
+    # The smallest anchor is 32 x 32: an 8 x 8 box covers a sixteenth of it.
+    check(make_dataset(tmp_path, [8, 32, 40, 64, 128]))
+    assert messages == [(30, WARNING)]
+
+
+def test_silent_when_they_fit_or_are_few(tmp_path, messages):
+    check(make_dataset(tmp_path, [32, 40, 64]))
+    check(make_dataset(tmp_path, [8, *[64] * 9]))  # exactly 10 %
+    check(make_dataset(tmp_path, [8, 32, 64], crowd=[0]))
+    check(make_dataset(tmp_path, [8, 32]), AnchorCheckHook(max_share=0.5))
+    assert messages == []
+
+
+def test_boxes_are_scaled_as_by_the_pipeline(tmp_path, messages):
+    larger = [dict(type='Resize', scale=(1280, 1280), keep_ratio=True)]
+    check(make_dataset(tmp_path, [8, 32, 40, 64, 128], larger))  # the smallest becomes 32
+    assert messages == []
+    smaller = [dict(type='Resize', scale=(80, 80), keep_ratio=True)]
+    check(make_dataset(tmp_path, [32, 40, 200], smaller))
+    assert '67% of 3 boxes' in messages[0][1]
+
+
+def test_sets_in_sets_and_samples(tmp_path, messages):
+    parts = [
+        make_dataset(tmp_path, [8] * 50, name='a.json'),
+        make_dataset(tmp_path, [64] * 50, name='b.json'),
+    ]
+    check(ConcatDataset(parts), AnchorCheckHook(max_boxes=20))
+    assert [text[:20] for _, text in messages] == ['50% of 20 boxes look']
+
+
+def test_what_is_not_understood_gets_no_warning(tmp_path, messages):
+    odd = make_dataset(tmp_path, [8])
+
+    class Mosaic:
+        pass
+
+    odd.pipeline.transforms.append(Mosaic())
+    check(odd)
+    plain = make_dataset(tmp_path, [8])
+    for broken in (
+        SimpleNamespace(),  # no head
+        SimpleNamespace(bbox_head=SimpleNamespace(prior_generator=None, assigner=None)),
+    ):
+        model = torch.nn.Module()
+        model.__dict__.update(vars(broken))
+        check(plain, model=model)
+    check([1, 2, 3])
+    assert {level for level, _ in messages} == {10}
+    assert len(messages) == 4
+    assert 'it is not known how Mosaic' in messages[0][1]
+
+
+def test_no_boxes_no_warning(tmp_path, messages):
+    check(make_dataset(tmp_path, []))
+    assert messages == []
+
+
+def test_reading(tmp_path):
+    found = read_boxes(make_dataset(tmp_path, [8, 32, 50], crowd=[1]), [0, 0])
+    assert found.bboxes.tolist() == [[20, 20, 28, 28], [20, 20, 70, 70]] * 2
+    assert found.image_wh.tolist() == [[320, 320]] * 4
+    assert found.image_inds.tolist() == [0, 0, 1, 1]
+
+
+def boxes_of(*sizes_wh):
+    """In each image a box from its middle to its end."""
+    ends = torch.tensor(sizes_wh).float()
+    return SeenBoxes(torch.cat([ends / 2, ends], 1), ends, torch.arange(len(ends)))
+
+
+def test_resizing_worked_by_hand():
+    seen = boxes_of((640, 480), (500, 333))
+    bboxes, input_wh = resize_boxes(seen, [Resize((1333, 800), keep_ratio=True)], divisor=32)
+    # 640 x 480 by 5/3 is 1067 x 800; 500 x 333 by 800/333 is 1201 x 800.
+    assert input_wh.tolist() == [[1088, 800], [1216, 800]]
+    assert bboxes[:, 2:].tolist() == [[1067, 800], [1201, 800]]
+    assert bboxes[:, :2].tolist() == [[533.5, 400], [600.5, 400]]
+    bboxes, input_wh = resize_boxes(seen, [Resize((100, 50), keep_ratio=False)])
+    assert input_wh.tolist() == [[100, 50], [100, 50]]
+    bboxes, input_wh = resize_boxes(seen, Compose([]).transforms)
+    assert bboxes.equal(seen.bboxes)
+
+
+def test_images_take_turns_with_the_scales():
+    seen = boxes_of((100, 100), (100, 100), (100, 100))
+    step = RandomChoiceResize(scales=[(200, 200), (50, 50)], keep_ratio=True)
+    assert resize_boxes(seen, [step])[1].tolist() == [[200, 200], [50, 50], [200, 200]]
+
+
+@pytest.mark.parametrize('step', [Resize(scale_factor=2.0), object()], ids=['factor', 'foreign'])
+def test_unknown_steps(step):
+    name = type(step).__name__
+    with pytest.raises(UnknownPartError, match=f'not known how {name}, a step of the training'):
+        resize_boxes(boxes_of((10, 10)), [step])

@@ -1,0 +1,189 @@
+"""Errors that name the dotted key, or the file and the line, of their cause."""
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import DefaultScope
+from mmengine.runner import Runner
+
+from ghmdet import config_path
+from ghmdet.engine import arguments
+from ghmdet.engine.cfg_options import merge_options
+from ghmdet.engine.config_errors import ConfigError, name_the_place
+from ghmdet.registry import DATASETS, MODELS
+
+SHAPES = 'retinanet_ghm_r18_fpn_shapes'
+BASE = f'_base_ = {config_path(SHAPES)!r}\n'
+
+
+def build(cfg, options=None, part='model', registry=MODELS):
+    node = cfg
+    for name in part.split('.'):
+        node = node[name]
+    with pytest.raises(ConfigError) as caught, name_the_place(cfg, options or {}):
+        registry.build(node)
+    return str(caught.value)
+
+
+def with_options(**options):
+    cfg = Config.fromfile(config_path(SHAPES))
+    options = {key.replace('__', '.'): value for key, value in options.items()}
+    merge_options(cfg, options)
+    return cfg, options
+
+
+@pytest.mark.parametrize(
+    ('option', 'value', 'told'),
+    [
+        (
+            'model__bbox_head__loss_cls__binz',
+            3,
+            "model.bbox_head.loss_cls (GHMC): unexpected keyword argument 'binz'; nearest: bins",
+        ),
+        (
+            'model__bbox_hed',
+            dict(num_classes=3),
+            "model (RetinaNet): unexpected keyword argument 'bbox_hed'; nearest: bbox_head",
+        ),
+        (
+            'model__neck__quux',
+            3,
+            "model.neck (FPN): unexpected keyword argument 'quux'; it takes act_cfg, "
+            'add_extra_convs, conv_cfg, end_level, in_channels, init_cfg, no_norm_on_lateral, '
+            'norm_cfg, num_outs, out_channels, relu_before_extra_convs, start_level, upsample_cfg',
+        ),
+        (
+            'model__bbox_head__loss_cls__type',
+            'FocalLoss',
+            "model.bbox_head.loss_cls (FocalLoss): unexpected keyword argument 'bins'; it is left "
+            'over from ghmdet::retinanet_ghm_r50_fpn_1x_coco.py, while the type is from '
+            '--cfg-options: add model.bbox_head.loss_cls._delete_=True to --cfg-options',
+        ),
+        (
+            'model__backbone__depth',
+            19,
+            'model.backbone (ResNet): backbone.depth must be one of [18, 34, 50, 101, 152], got 19',
+        ),
+        (
+            'model__train_cfg__assigner__pos_iou_th',
+            0.5,
+            "model.train_cfg.assigner (MaxIoUAssigner): unexpected keyword argument 'pos_iou_th'; "
+            'nearest: pos_iou_thr',
+        ),
+        (
+            'model__backbone',
+            {'_delete_': True, 'type': 'ResNet'},
+            "model.backbone (ResNet): missing 1 required positional argument: 'depth'",
+        ),
+        (
+            'model__data_preprocessor__batch_augments',
+            [dict(type='BatchSyncRandomResize')],
+            'model.data_preprocessor (DetDataPreprocessor): DetDataPreprocessor: batch_augments '
+            "must be None, got [{'type': 'BatchSyncRandomResize'}]; ghmdet changes images one by "
+            'one: use RandomResize or RandomChoiceResize in the pipeline',
+        ),
+    ],
+)
+def test_the_dotted_key_of_a_constructor(option, value, told):
+    assert build(*with_options(**{option: value})) == told
+
+
+@pytest.mark.parametrize(
+    ('option', 'value', 'told'),
+    [
+        ('model__bbox_head__loss_cls__type', 'GHMCC', 'model.bbox_head.loss_cls.type: GHMCC is'),
+        ('model__neck__norm_cfg__type', 'BNN', 'model.neck.norm_cfg.type: BNN is in no registry'),
+        (
+            'model__bbox_head__bbox_coder',
+            {'_delete_': True},
+            'model.bbox_head.bbox_coder needs a `type`, the name of what to build; it has {}',
+        ),
+    ],
+)
+def test_the_dotted_key_of_a_type(option, value, told):
+    # An empty dict is the default, so one that is not.
+    value = {'_delete_': True, 'x': 1} if isinstance(value, dict) else value
+    told = told.replace('{}', "{'x': 1}")
+    assert build(*with_options(**{option: value})).startswith(told)
+
+
+def test_steps_of_a_pipeline_have_numbers():
+    cfg, options = with_options(train_dataloader__dataset__pipeline__2__scal=3)
+    told = build(cfg, options, 'train_dataloader.dataset', DATASETS)
+    place = 'train_dataloader.dataset.pipeline.2 (Resize)'
+    assert told == f"{place}: unexpected keyword argument 'scal'; nearest: scale"
+
+
+def test_what_is_left_over_from_the_base_names_both_files(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = "model = dict(bbox_head=dict(loss_cls=dict(type='FocalLoss')))\n"
+    (tmp_path / 'mine.py').write_text(BASE + text)
+    assert build(Config.fromfile('mine.py')) == (
+        "model.bbox_head.loss_cls (FocalLoss): unexpected keyword argument 'bins'; it is left over "
+        'from ghmdet::retinanet_ghm_r50_fpn_1x_coco.py, while the type is from mine.py: write '
+        'loss_cls=dict(_delete_=True, type=...) in mine.py'
+    )
+
+
+def test_a_typing_error_of_the_child_is_no_leftover(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    text = 'model = dict(bbox_head=dict(loss_cls=dict(binz=3)))\n'
+    (tmp_path / 'mine.py').write_text(BASE + text)
+    told = build(Config.fromfile('mine.py'))
+    assert told.endswith("(GHMC): unexpected keyword argument 'binz'; nearest: bins")
+
+
+@pytest.mark.parametrize(
+    ('option', 'value', 'told'),
+    [
+        ('randomness__sede', 3, "randomness: unexpected keyword argument 'sede'"),
+        ('env_cfg__mp_cfg__x', 3, "env_cfg.mp_cfg: unexpected keyword argument 'x'"),
+        (
+            'default_hooks__logger__intervall',
+            3,
+            "default_hooks.logger (LoggerHook): unexpected keyword argument 'intervall'; nearest: "
+            'interval',
+        ),
+        (
+            'log_processor__windowsize',
+            3,
+            "log_processor (LogProcessor): unexpected keyword argument 'windowsize'; nearest: "
+            'window_size',
+        ),
+    ],
+)
+def test_sections_of_the_runner(option, value, told, tmp_path, monkeypatch):
+    monkeypatch.setattr(DefaultScope, '_instance_dict', DefaultScope._instance_dict.copy())
+    cfg, options = with_options(**{option: value})
+    cfg.work_dir = str(tmp_path)
+    with pytest.raises(ConfigError) as caught, name_the_place(cfg, options):
+        Runner.from_cfg(cfg)
+    assert str(caught.value) == told
+
+
+def test_errors_of_nothing_in_the_config_stay_as_they_are():
+    with pytest.raises(KeyError, match='other'), name_the_place(Config(dict(model=dict())), {}):
+        raise KeyError('other')
+
+
+@pytest.mark.parametrize(
+    ('text', 'told'),
+    [
+        ('x = [1, 2\n', "mine.py, line 1: SyntaxError: '[' was never closed"),
+        ('x = 1\ny = z\n', "mine.py, line 2: NameError: name 'z' is not defined"),
+        ('x = 1 / 0\n', 'mine.py, line 1: ZeroDivisionError: division by zero'),
+        ("\nx = int('a')\n", "mine.py, line 2: invalid literal for int() with base 10: 'a'"),
+        ("_base_ = 'gone.py'\n", 'mine.py: there is no file {}/gone.py for its _base_'),
+        ("_base_ = 'base.py'\n", "base.py, line 1: NameError: name 'q' is not defined"),
+        (
+            "custom_imports = dict(imports=['nowhere_at_all'])\n",
+            'custom_imports: Failed to import nowhere_at_all; the folder of your package must be '
+            'in PYTHONPATH',
+        ),
+    ],
+)
+def test_the_file_and_the_line(text, told, tmp_path):
+    (tmp_path / 'base.py').write_text('x = q\n')
+    (tmp_path / 'mine.py').write_text(text)
+    with pytest.raises(ConfigError) as caught:
+        arguments.read_config(tmp_path / 'mine.py')
+    assert told.replace('{}', str(tmp_path)) in str(caught.value)

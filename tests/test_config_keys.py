@@ -1,0 +1,215 @@
+"""Keys of a config that nothing reads."""
+
+import argparse
+import inspect
+import logging
+from pathlib import Path
+
+import pytest
+from mmengine.config import Config
+from mmengine.runner import Runner
+
+from ghmdet import CONFIG_ROOT, config_path, get_config
+from ghmdet.engine import arguments
+from ghmdet.engine.config_errors import ConfigError
+from ghmdet.engine.config_keys import (
+    TOP_LEVEL_KEYS,
+    find_unread_keys,
+    find_unread_parts,
+    find_vain_options,
+    nearest,
+)
+
+SHAPES = 'retinanet_ghm_r18_fpn_shapes'
+BASE = f'_base_ = {config_path(SHAPES)!r}\n'
+SHIPPED = sorted(file for file in CONFIG_ROOT.rglob('*.py') if '_base_' not in file.parts)
+
+
+def unread(text, folder, base=BASE):
+    file = folder / 'mine.py'
+    file.write_text(base + text)
+    cfg = Config.fromfile(file)
+    return [*find_unread_keys(cfg), *find_unread_parts(cfg)]
+
+
+def test_all_that_the_runner_reads_is_known():
+    parameters = set(inspect.signature(Runner.__init__).parameters) - {'self', 'cfg'}
+    assert parameters - TOP_LEVEL_KEYS == set()
+
+
+@pytest.mark.parametrize('file', SHIPPED, ids=lambda file: str(file.relative_to(CONFIG_ROOT)))
+def test_the_shipped_configs_and_their_dumps_are_read_wholly(file, tmp_path):
+    cfg = get_config(file)
+    cfg.launcher = 'none'
+    cfg.dump(tmp_path / 'dump.py')
+    for each in (cfg, get_config(tmp_path / 'dump.py')):
+        assert [*find_unread_keys(each), *find_unread_parts(each)] == []
+
+
+@pytest.mark.parametrize(
+    ('text', 'told'),
+    [
+        ("modle = dict(type='A')", "modle={'type': 'A'} is read by nothing; nearest: model"),
+        ('num_classes = 3', 'num_classes=3 is read by nothing'),
+        ('resme = True', 'resme=True is read by nothing; nearest: resume'),
+        (
+            'optim_wrapper = dict(paramwise_cfg=dict(bias_lr_mul=2))',
+            'optim_wrapper.paramwise_cfg.bias_lr_mul=2 is read by nothing; nearest: '
+            'optim_wrapper.paramwise_cfg.bias_lr_mult',
+        ),
+        (
+            'model = dict(test_cfg=dict(score_thrr=0.1))',
+            'model.test_cfg.score_thrr=0.1 is read by nothing; nearest: model.test_cfg.score_thr',
+        ),
+        (
+            'model = dict(train_cfg=dict(asigner=None))',
+            'model.train_cfg.asigner=None is read by nothing; nearest: model.train_cfg.assigner',
+        ),
+        (
+            'auto_scale_lr = dict(quux=7)',
+            'auto_scale_lr.quux=7 is read by nothing; auto_scale_lr knows enable, base_batch_size',
+        ),
+        (
+            'env_cfg = dict(cudnn_benchmrk=True)',
+            'env_cfg.cudnn_benchmrk=True is read by nothing; nearest: env_cfg.cudnn_benchmark',
+        ),
+    ],
+)
+def test_what_is_read_by_nothing(text, told, tmp_path):
+    assert unread(text, tmp_path) == [told]
+
+
+@pytest.mark.parametrize(
+    'text',
+    [
+        '_mine = 3',
+        'lr = 0.1\noptim_wrapper = dict(optimizer=dict(lr=lr))',
+        'scales = [1, 2]\nx = [s for s in scales]\n_y = x',
+        "data_root = '/mine/'\ntrain_dataloader = dict(dataset=dict(data_root=data_root))",
+        "data_root = 'data/shapes/'",
+        "model = dict(type='MyNet', test_cfg=dict(own=3))",
+        'cudnn_benchmark = False',
+    ],
+)
+def test_what_is_fine(text, tmp_path):
+    assert unread(text, tmp_path) == []
+
+
+def test_a_variable_that_only_the_base_has_read(tmp_path):
+    (told,) = unread("data_root = '/mine/'", tmp_path)
+    assert told == (
+        "data_root='/mine/' changes nothing: the base files, which are read first, have used the "
+        'value that they give it. Set the keys that they used it for (print_config.py shows them), '
+        'or --data-root DIR'
+    )
+
+
+def test_a_grandchild_may_read_it(tmp_path):
+    (tmp_path / 'child.py').write_text(BASE + 'width = 32\n')
+    text = 'model = dict(neck=dict(out_channels=_base_.width))'
+    assert unread(text, tmp_path, base=f'_base_ = {str(tmp_path / "child.py")!r}\n') == []
+
+
+OPTIONS = [
+    ('modle.x=1', 'modle.x=1 is read by nothing; nearest: model'),
+    (
+        'model.bbox_hed.num_classes=3',
+        'model.bbox_hed.num_classes=3: the config has no model.bbox_hed; nearest: model.bbox_head',
+    ),
+    (
+        'train_dataloader.batchsize=4',
+        'train_dataloader.batchsize=4: the config has no train_dataloader.batchsize; nearest: '
+        'train_dataloader.batch_size',
+    ),
+    (
+        'optim_wrapper.optimizer.lrr=0.1',
+        'optim_wrapper.optimizer.lrr=0.1: the config has no optim_wrapper.optimizer.lrr; nearest: '
+        'optim_wrapper.optimizer.lr',
+    ),
+    (
+        'param_scheduler.1.T_mx=3',
+        'param_scheduler.1.T_mx=3: the config has no param_scheduler.1.T_mx; nearest: '
+        'param_scheduler.1.T_max',
+    ),
+    (
+        'classes=(a,b)',
+        'classes is a variable of the config files, which are read before --cfg-options: setting '
+        'it changes nothing. Set what it was used for: train_dataloader.dataset.metainfo.classes, '
+        'val_dataloader.dataset.metainfo.classes, test_dataloader.dataset.metainfo.classes',
+    ),
+    (
+        'train_pipeline.2.scale=(9,9)',
+        'train_pipeline is a variable of the config files, which are read before --cfg-options: '
+        'setting it changes nothing. Set what it was used for: train_dataloader.dataset.pipeline',
+    ),
+    # An argument of the class, or nothing near.
+    ('model.backbone.with_cp=True', None),
+    ('train_dataloader.dataset.indices=4', None),
+    ('train_dataloader.pin_memory=True', None),
+    ('optim_wrapper.accumulative_counts=4', None),
+    ('model.init_cfg.type=Pretrained', None),
+    ('default_hooks.checkpoint.priority=10', None),
+    ('custom_hooks=[]', None),
+    ('_mine=3', None),
+    ('model.neck.in_channels.0=3', None),
+]
+
+
+@pytest.mark.parametrize(('option', 'told'), OPTIONS, ids=[option for option, _ in OPTIONS])
+def test_options(option, told):
+    key, _, value = option.partition('=')
+    value = float(value) if value[:1].isdigit() else value
+    value = int(value) if isinstance(value, float) and value.is_integer() else value
+    found = list(find_vain_options(get_config(SHAPES), {key: value}))
+    assert found == ([] if told is None else [told])
+
+
+def load(folder, text, *words):
+    (folder / 'mine.py').write_text(BASE + text)
+    parser = argparse.ArgumentParser()
+    parser.add_argument('config')
+    arguments.add_common_arguments(parser)
+    return arguments.load_config(parser.parse_args([str(folder / 'mine.py'), *words]))
+
+
+def test_strict_stops_and_names_all(tmp_path, monkeypatch):
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    words = ['--strict', '--cfg-options', 'model.test_cfg.score_thrr=1', 'foo=2']
+    with pytest.raises(ConfigError) as caught:
+        load(tmp_path, 'bar = 3', *words)
+    assert str(caught.value).splitlines() == [
+        f'{tmp_path / "mine.py"}, with --strict:',
+        '  bar=3 is read by nothing',
+        '  foo=2 is read by nothing',
+        '  model.test_cfg.score_thrr=1 is read by nothing; nearest: model.test_cfg.score_thr',
+    ]
+    assert load(tmp_path, '', '--strict').model.type == 'RetinaNet'
+
+
+def test_without_strict_it_warns(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr(arguments, 'print_log', lambda text, **kwargs: said.append((text, kwargs)))
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    assert load(tmp_path, 'bar = 3').bar == 3
+    told = 'config: bar=3 is read by nothing (--strict makes this an error)'
+    assert said == [(told, dict(logger='current', level=logging.WARNING))]
+
+
+def test_none_is_no_hook(tmp_path, monkeypatch):
+    monkeypatch.setenv('LOCAL_RANK', '0')
+    keys = ['default_hooks.visualization=None', 'default_hooks.timer=None']
+    hooks = load(tmp_path, '', '--cfg-options', *keys).default_hooks
+    assert 'visualization' not in hooks
+    assert hooks['timer'] is None  # mmengine's own default, which only None removes
+
+
+def test_nearest():
+    assert nearest('bbox_hed', ['bbox_head', 'backbone', 'neck']) == ['bbox_head']
+    assert nearest('LR', ['lr', 'momentum']) == ['lr']
+    assert nearest('foo', ['bar']) == []
+
+
+def test_a_json_config_has_no_variables(tmp_path):
+    file = Path(tmp_path / 'mine.json')
+    file.write_text('{"model": {"type": "A"}, "foo": {"x": 1}}')
+    assert list(find_unread_keys(Config.fromfile(file))) == ["foo={'x': 1} is read by nothing"]

@@ -1,0 +1,215 @@
+"""What `python -m ghmdet.env` prints where packages are there, missing, old, broken or doubled."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+import ghmdet
+from ghmdet import env
+
+BLOCK = """
+import sys
+
+class Finder:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.partition('.')[0] in {names}:
+            raise ModuleNotFoundError(f'No module named {{name!r}}', name=name)
+
+sys.meta_path.insert(0, Finder)
+"""
+
+
+def run(folder: Path, **variables: str) -> tuple[int, list[str]]:
+    """Run it with `folder` before all other places of packages."""
+    root = Path(ghmdet.__file__).parents[1]
+    paths = {'PYTHONPATH': f'{folder}{os.pathsep}{root}'}
+    done = subprocess.run(
+        [sys.executable, '-m', 'ghmdet.env'],
+        capture_output=True,
+        text=True,
+        cwd=folder,
+        env=os.environ | paths | variables,
+    )
+    assert done.stderr == ''
+    return done.returncode, done.stdout.splitlines()
+
+
+def value(lines: list[str], name: str) -> str:
+    (found,) = (line for line in lines if line.startswith(f'{name}:'))
+    return found.removeprefix(f'{name}:').strip()
+
+
+def faults(lines: list[str]) -> list[str]:
+    return [line for line in lines if line.startswith('FAULT: ')]
+
+
+def add_metadata(folder: Path, name: str, version: str) -> None:
+    info = folder / f'{name.replace("-", "_")}-{version}.dist-info'
+    info.mkdir()
+    (info / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n')
+
+
+@pytest.mark.slow
+def test_all_is_well(tmp_path):
+    code, lines = run(tmp_path, GHMDET_TRUST_CHECKPOINT='1', RANK='3', OMP_NUM_THREADS='1')
+    assert faults(lines) == []
+    assert (code, lines[-1]) == (0, 'all that ghmdet requires is there')
+    folder = Path(ghmdet.__file__).parent
+    assert value(lines, 'ghmdet').startswith(f'{ghmdet.__version__} from {folder}')
+    assert value(lines, 'torch') == torch.__version__.partition('+')[0]
+    assert value(lines, 'torch threads') == '1'
+    assert value(lines, 'GHMDET_TRUST_CHECKPOINT') == "'1'"
+    assert value(lines, 'GHMDET_DOWNLOAD_TIMEOUT') == 'not set'
+    assert value(lines, 'RANK') == "'3'"
+
+
+@pytest.mark.slow
+def test_nothing_can_be_imported(tmp_path):
+    """Not even mmengine, which ghmdet itself needs to be imported."""
+    names = "{'torch', 'mmengine', 'mmcv', 'cv2', 'numpy', 'msgspec'}"
+    (tmp_path / 'sitecustomize.py').write_text(BLOCK.format(names=names))
+    code, lines = run(tmp_path)
+    assert code == 1
+    for module in ('torch', 'mmengine', 'numpy', 'msgspec'):
+        told = f'{module} has metadata, but there is no module {module}: install it again'
+        assert f'FAULT: {told}' in lines
+    assert lines[-1].startswith('ghmdet will not work as it should: ')
+    ordinary = [sys.executable, '-c', 'import ghmdet']
+    paths = os.pathsep.join([str(tmp_path), str(Path(ghmdet.__file__).parents[1])])
+    done = subprocess.run(
+        ordinary, capture_output=True, text=True, env=os.environ | {'PYTHONPATH': paths}
+    )
+    assert done.returncode == 1
+    assert "No module named 'mmengine'" in done.stderr
+
+
+@pytest.mark.slow
+def test_broken_and_doubled(tmp_path):
+    (tmp_path / 'torch.py').write_text(
+        "raise OSError('libcudart.so.12: cannot open shared object file\\nmore')"
+    )
+    (tmp_path / 'mmengine.py').write_text('1 / 0')
+    add_metadata(tmp_path, 'mmcv', '2.1.0')
+    add_metadata(tmp_path, 'opencv-python-headless', '4.12.0')
+    add_metadata(tmp_path, 'msgspec', '0.18.6')
+    code, lines = run(tmp_path)
+    assert code == 1
+    told = faults(lines)
+    assert (
+        'FAULT: torch cannot be imported: OSError: libcudart.so.12: cannot open shared object file'
+        in told
+    )
+    assert 'FAULT: mmengine cannot be imported: ZeroDivisionError: division by zero' in told
+    assert 'FAULT: mmcv 2.1.0 is older than 2.2.0: pip install -U "mmcv>=2.2.0"' in told
+    assert 'FAULT: msgspec 0.18.6 is older than 0.19: pip install -U "msgspec>=0.19"' in told
+    doubled = 'are both installed and write the same files: pip uninstall both, then install one'
+    assert f'remark: mmcv-lite and mmcv {doubled}' in lines
+    assert f'remark: opencv-python and opencv-python-headless {doubled}' in lines
+    assert 'mmcv 2.1.0' in value(lines, 'mmcv-lite')
+
+
+def test_missing_without_a_trace(monkeypatch, capsys):
+    monkeypatch.setattr(env, '_version', lambda name: None)
+    monkeypatch.setattr(env, '_has', lambda module: module == 'numpy')
+    assert env.main() == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert value(lines, 'torch') == 'MISSING'
+    assert value(lines, 'numpy') == 'no metadata, but numpy is there'
+    assert 'FAULT: torch is missing: pip install "torch>=2.6"' in lines
+    assert 'FAULT: mmcv-lite is missing: pip install "mmcv-lite>=2.2.0"' in lines
+    assert len(faults(lines)) == 11
+
+
+def test_a_python_that_is_too_old(monkeypatch, capsys):
+    monkeypatch.setattr(env.platform, 'python_version', lambda: '3.10.14')
+    told: list[str] = []
+    requirements = dict(env._read_requirements(told))
+    assert requirements['torch'] == '2.6'
+    assert 'pytest' not in requirements
+    assert told == ['Python 3.10.14 is older than >=3.11']
+
+
+@pytest.mark.parametrize(
+    ('version', 'least', 'older'),
+    [
+        ('2.6.0+cpu', '2.6', False),
+        ('2.5.1', '2.6', True),
+        ('2.15.0', '2.6', False),
+        ('0.10.7', '0.10.7', False),
+        ('2.0.8.post1', '2.0.8', False),
+        ('4.8', '4.8.1', True),
+        ('anything', '', False),
+    ],
+)
+def test_versions(version, least, older):
+    assert env._older(version, least) is older
+
+
+@pytest.mark.parametrize(
+    ('flags', 'known', 'remarked'),
+    [
+        ('fpu avx2 avx512f avx512_bf16 amx_bf16', 'avx2, avx512f, avx512_bf16, amx_bf16', False),
+        ('fpu avx2', 'avx2', True),
+        ('fpu', 'instructions unknown', False),
+    ],
+)
+def test_instructions(monkeypatch, capsys, flags, known, remarked):
+    cpuinfo = f'processor : 0\nmodel name\t: Some CPU\nflags\t\t: {flags}\n'
+    monkeypatch.setattr(env.sys, 'platform', 'linux')
+    monkeypatch.setattr(env.Path, 'read_text', lambda self, *_: cpuinfo)
+    monkeypatch.setattr(env, '_version', lambda name: None)
+    monkeypatch.setattr(env, '_read_requirements', lambda faults: [])
+    assert env.main() == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert value(lines, 'CPU').startswith('Some CPU, ')
+    assert value(lines, 'CPU').endswith(f' cores, {known}')
+    told = 'remark: this CPU has no bfloat16 instructions: --amp on it saves no time'
+    assert (told in lines) == remarked
+
+
+def test_a_gpu_that_torch_was_not_built_for(monkeypatch):
+    gpu = SimpleNamespace(name='Old GPU', major=3, minor=5, total_memory=12 * 2**30)
+    fake = SimpleNamespace(
+        cuda=SimpleNamespace(
+            is_available=lambda: True,
+            device_count=lambda: 1,
+            get_device_properties=lambda index: gpu,
+            get_arch_list=lambda: ['sm_75', 'sm_90', 'sm_100', 'compute_120'],
+        )
+    )
+    remarks: list[str] = []
+    assert list(env._describe_gpus(fake, remarks)) == ['Old GPU, sm_35, 12 GiB']
+    assert remarks == ['this torch was not built for Old GPU (sm_35)']
+    gpu.major, remarks = 10, []
+    list(env._describe_gpus(fake, remarks))
+    assert remarks == []
+
+
+def test_packages_that_do_not_fit_together(monkeypatch, capsys):
+    def fail(*_):
+        raise RuntimeError('operator torchvision::nms does not exist')
+
+    told: list[str] = []
+    vision = SimpleNamespace(ops=SimpleNamespace(nms=fail))
+    numpy = SimpleNamespace(zeros=fail)
+    env._tell_torch(torch, {'torchvision': vision, 'numpy': numpy}, told, [])
+    assert told == [
+        'torch and numpy do not fit together: operator torchvision::nms does not exist',
+        'torch and torchvision do not fit together: operator torchvision::nms does not exist',
+    ]
+
+
+def test_every_variable_of_ours_is_told():
+    texts = [file.read_text() for file in Path(ghmdet.__file__).parent.rglob('*.py')]
+    assert set(re.findall(r'GHMDET_[A-Z_]+', ''.join(texts))) == {
+        name for name in env._VARIABLES if name.startswith('GHMDET_')
+    }

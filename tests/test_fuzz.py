@@ -1,0 +1,362 @@
+"""Files from strangers: read, or refused by the errors that the docstrings name; nothing else.
+
+Hypothesis makes the files, the same ones in every run. No example may crash, take seconds, or leave
+a file outside of the folder it was given.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import importlib.util
+import io
+import json
+import math
+import pickle
+import shutil
+import sys
+import warnings
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+from safetensors.torch import save as save_safetensors
+
+from ghmdet.datasets import read_coco
+from ghmdet.datasets.coco_file import match_classes
+from ghmdet.datasets.coco_images import build_images
+from ghmdet.datasets.image_file import ImageError, find_image_fault, read_image
+from ghmdet.engine.checkpoint import CheckpointError, load_checkpoint_file
+
+from .hostile import write
+
+TOOL = Path(__file__).parents[1] / 'tools' / 'dataset_converters' / 'pascal_voc.py'
+spec = importlib.util.spec_from_file_location('pascal_voc_tool_fuzzed', TOOL)
+voc = importlib.util.module_from_spec(spec)
+# A dataclass looks its module up.
+sys.modules[spec.name] = voc
+spec.loader.exec_module(voc)
+
+
+def fuzz(max_examples: int) -> settings:
+    return settings(
+        max_examples=max_examples,
+        derandomize=True,
+        database=None,
+        deadline=5000,  # ms an example: a noisy machine is no hang
+        suppress_health_check=list(HealthCheck),
+    )
+
+
+def attempt(errors: Any, function: Callable, *args: Any) -> tuple[Any, Any]:
+    """What the function returns, and which of the errors it raised."""
+    try:
+        return function(*args), None
+    except errors as error:
+        return None, error
+
+
+@pytest.fixture(scope='module', autouse=True)
+def no_hang():
+    """What hangs in C cannot be interrupted: say where, and end."""
+    faulthandler.dump_traceback_later(300, exit=True)
+    yield
+    faulthandler.cancel_dump_traceback_later()
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder `in` for the example, beside which nothing may appear."""
+    folder = tmp_path / 'in'
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    yield folder
+    assert [path.name for path in tmp_path.iterdir()] == ['in']
+
+
+def renew(folder: Path) -> Path:
+    shutil.rmtree(folder)
+    folder.mkdir()
+    return folder
+
+
+@st.composite
+def damaged(draw: Any, originals: list[bytes], tokens: list[bytes]) -> bytes:
+    """A file with one to four places overwritten, cut out, repeated or filled with a token."""
+    content = bytearray(draw(st.sampled_from(originals)))
+    for _ in range(draw(st.integers(1, 4))):
+        start = draw(st.integers(0, len(content)))
+        stop = min(len(content), start + draw(st.integers(0, 40)))
+        new = draw(
+            st.one_of(
+                st.just(b''),
+                st.just(bytes(content[start:stop]) * 2),
+                st.sampled_from(tokens),
+                st.binary(max_size=8),
+            )
+        )
+        content[start:stop] = new
+    return bytes(content if draw(st.booleans()) else content[: draw(st.integers(0, len(content)))])
+
+
+# Annotation files
+
+NUMBERS = st.one_of(
+    st.integers(-3, 60),
+    st.sampled_from(
+        [2**31, 2**63, -(2**63), 2**64, 10**30, 1e308, -1e308, 0.5, math.nan, math.inf]
+    ),
+)
+VALUES = st.one_of(
+    NUMBERS,
+    st.none(),
+    st.booleans(),
+    st.sampled_from(['', '1', 'a.jpg', '../a.jpg', '/etc/passwd', 'a\0b', '\ud800', 'cat']),
+    st.lists(NUMBERS, max_size=5),
+    st.dictionaries(st.sampled_from(['id', 'counts']), NUMBERS, max_size=1),
+)
+
+
+def record(good: dict) -> st.SearchStrategy:
+    """Mostly the good values, in part others, in part none."""
+    fields = {key: st.one_of(st.just(value), st.just(value), VALUES) for key, value in good.items()}
+    return st.one_of(st.just(good), st.fixed_dictionaries({}, optional=fields), VALUES)
+
+
+IMAGE = dict(id=1, file_name='a.jpg', height=40, width=50)
+ANNOTATION = dict(
+    id=1, image_id=1, category_id=1, bbox=[1, 2, 3, 4], area=12, iscrowd=0, segmentation=[]
+)
+CATEGORY = dict(id=1, name='cat', supercategory='animal')
+GOOD = dict(images=[IMAGE], annotations=[ANNOTATION] * 3, categories=[CATEGORY])
+DOCUMENTS = st.fixed_dictionaries(
+    {
+        'images': st.one_of(st.just([IMAGE]), st.lists(record(IMAGE), max_size=3), VALUES),
+        'annotations': st.one_of(st.lists(record(ANNOTATION), max_size=4), VALUES),
+        'categories': st.one_of(
+            st.just([CATEGORY]), st.lists(record(CATEGORY), max_size=2), VALUES
+        ),
+    },
+    optional={'info': VALUES},
+)
+JSON_TOKENS = [
+    *(b'NaN', b'-Infinity', b'1e999', b'null', b'-1', b'"', b'{', b'[', b'}', b']', b',', b'//'),
+    *(
+        b'\\ud800',
+        b'\\u0000',
+        b'\xff\xfe',
+        b'\xef\xbb\xbf',
+        b'9' * 400,
+        b'true',
+        b'"annotations":[',
+    ),
+    *(b'[' * 2000, b'{"a":' * 2000),
+]
+
+
+def read_images(file: Path) -> Any:
+    """Read the file as a dataset does."""
+    records = read_coco(str(file))
+    ids = match_classes(('cat',), records.categories, str(file))
+    return build_images(records, {ids[0]: 0}, 'imgs')[0]
+
+
+def check_coco(file: Path) -> None:
+    images, error = attempt(ValueError, read_images, file)
+    if error is not None:
+        assert str(file) in str(error)
+        assert len(str(error)) < 5000
+        return
+    for image in images:
+        assert image['height'] > 0 < image['width']
+        for instance in image['instances']:
+            assert all(map(math.isfinite, instance['bbox']))
+
+
+@fuzz(800)
+@given(document=DOCUMENTS)
+def test_annotation_files_of_strange_values(place, document):
+    file = renew(place) / 'train.json'
+    file.write_text(json.dumps(document))
+    check_coco(file)
+
+
+@fuzz(800)
+@given(
+    content=damaged([json.dumps(GOOD).encode(), json.dumps(GOOD, indent=1).encode()], JSON_TOKENS)
+)
+def test_annotation_files_damaged(place, content):
+    file = renew(place) / 'train.json'
+    file.write_bytes(content)
+    check_coco(file)
+
+
+# Pascal VOC
+
+XML = (
+    b'<annotation><filename>a.png</filename><size><width>5</width><height>4</height></size><object>'
+    b'<name>cat</name><difficult>0</difficult><bndbox><xmin>1</xmin><ymin>2</ymin><xmax>3</xmax>'
+    b'<ymax>4</ymax></bndbox></object></annotation>'
+)
+XML_TOKENS = [
+    *(b'<', b'>', b'&', b'&lt;', b'&#0;', b'&x;', b'<!--', b'<![CDATA[', b'<?', b'</', b'\0'),
+    *(b'nan', b'-inf', b'1e308', b'-1e308', b'9' * 5000, b'\xff', b'<object>' * 500, b'</object>'),
+    *(b'<!DOCTYPE a [<!ENTITY x "y">]>', b'<!DOCTYPE a SYSTEM "file:///etc/passwd">'),
+    *(b'<?xml version="1.0" encoding="utf-7"?>', b'<?xml version="1.0" encoding="utf-16"?>'),
+]
+LINES = st.lists(
+    st.sampled_from(
+        [b'a', b'b', b'../a', b'/etc/passwd', b'..', b'a -1', b'', b'\xff', b'\0', b'a/b']
+    ),
+    max_size=4,
+)
+
+
+@pytest.fixture(scope='module')
+def picture() -> bytes:
+    buffer = io.BytesIO()
+    Image.new('RGB', (5, 4)).save(buffer, 'PNG')
+    return buffer.getvalue()
+
+
+@fuzz(250)
+@given(xml=damaged([XML], XML_TOKENS), lines=LINES)
+def test_the_voc_converter(place, picture, xml, lines):
+    root = renew(place)
+    for folder in ('Annotations', 'ImageSets/Main', 'JPEGImages'):
+        (root / folder).mkdir(parents=True)
+    (root / 'Annotations' / 'a.xml').write_bytes(xml)
+    (root / 'JPEGImages' / 'a.png').write_bytes(picture)
+    (root / 'ImageSets' / 'Main' / 'train.txt').write_bytes(b'\n'.join([b'a', *lines]))
+    before = set(root.rglob('*'))
+    _, end = attempt(SystemExit, voc.main, [str(root), '--out', str(root / 'out')])
+    if end is not None:
+        assert end.code == 2
+        assert set(root.rglob('*')) == before
+        return
+    out = root / 'out'
+    file = out / 'annotations' / 'train.json'
+    assert set(root.rglob('*')) - before == {out, file.parent, file, out / 'JPEGImages'}
+    assert len(read_coco(str(file)).images) <= 1
+
+
+# Checkpoints
+
+
+def saved(content: Any, **settings: Any) -> bytes:
+    buffer = io.BytesIO()
+    torch.save(content, buffer, **settings)
+    return buffer.getvalue()
+
+
+TENSOR = torch.arange(6.0).reshape(2, 3)
+CHECKPOINT = dict(state_dict={'a.weight': TENSOR, 'b': TENSOR[0]}, meta=dict(epoch=1, x=np.ones(2)))
+FILES = [saved(CHECKPOINT), saved(CHECKPOINT, _use_new_zipfile_serialization=False)]
+# Without tensors, which lie outside of the pickle.
+PICKLES = [
+    pickle.dumps(dict(state_dict={}, meta=dict(epoch=1, x=np.ones(2), y=[(1, 'a'), {2.5}])), p)
+    for p in (2, 4)
+]
+PICKLE_TOKENS = [
+    *(b'cposix\nsystem\n', b'ctorch\nload\n', b'cbuiltins\ngetattr\n', b'cnumpy\ndtype\n'),
+    *(
+        b'ctorch._utils\n_rebuild_tensor_v2\n',
+        b'R',
+        b'b',
+        b'.',
+        b'(',
+        b't',
+        b'\x81',
+        b'Q',
+        b'0',
+        b'2',
+    ),
+    *(
+        b'\x8a\xff',
+        b'I' + b'9' * 5000 + b'\n',
+        b'X\xff\xff\xff\x7f',
+        b'B\xff\xff\xff\x7f',
+        b'N',
+        b'}',
+    ),
+    *(b'\x80\x02' * 3, b'h\x00', b'j\xff\xff\xff\xff'),
+]
+SAFE = save_safetensors({'a.weight': TENSOR}, {'classes': '["cat"]', 'epoch': '3'})
+
+
+def check_checkpoint(file: Path) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter('ignore')
+        content, error = attempt(CheckpointError, load_checkpoint_file, file)
+    if error is not None:
+        assert str(file) in str(error)
+    else:
+        assert isinstance(content, Mapping)
+
+
+@fuzz(500)
+@given(content=damaged(FILES, [b'PK\x03\x04', b'PK\x01\x02', b'\xff' * 8, *PICKLE_TOKENS]))
+def test_checkpoint_files_damaged(place, monkeypatch, content):
+    monkeypatch.delenv('GHMDET_TRUST_CHECKPOINT', raising=False)
+    file = renew(place) / 'a.pth'
+    file.write_bytes(content)
+    check_checkpoint(file)
+
+
+@fuzz(800)
+@given(content=damaged(PICKLES, PICKLE_TOKENS))
+def test_checkpoints_with_a_strange_pickle(place, monkeypatch, content):
+    """In a sound archive, whose checksums hold."""
+    monkeypatch.delenv('GHMDET_TRUST_CHECKPOINT', raising=False)
+    check_checkpoint(write(renew(place) / 'a.pth', content))
+
+
+@fuzz(800)
+@given(
+    content=st.one_of(
+        damaged([SAFE], [b'"F32"', b'"shape":[-1]', b'[0,99]', *JSON_TOKENS]),
+        st.builds(
+            lambda n, rest: n.to_bytes(8, 'little') + rest,
+            NUMBERS.filter(lambda n: isinstance(n, int) and 0 <= n < 2**64),
+            st.binary(max_size=60),
+        ),
+    )
+)
+def test_safetensors_damaged(place, content):
+    file = renew(place) / 'a.safetensors'
+    file.write_bytes(content)
+    check_checkpoint(file)
+
+
+# Images
+
+NOISE = np.random.RandomState(0).randint(0, 255, (10, 20, 3), np.uint8)
+
+
+@pytest.mark.filterwarnings('ignore::UserWarning')  # Pillow's
+@fuzz(600)
+@given(data=st.data())
+def test_images_damaged(place, data, capfd):
+    """Whatever the check lets through, decoding gives an image or refuses it by name."""
+    kind = data.draw(st.sampled_from(['JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP', 'GIF', 'PPM']))
+    buffer, exif = io.BytesIO(), Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(NOISE).save(buffer, kind, exif=exif)
+    tokens = [b'\xff\xd9', b'IEND', b'\xff' * 4, bytes(4), b'\x7f\xff\xff\xff', b'Exif\0\0II*\0']
+    content = data.draw(damaged([buffer.getvalue()], tokens))
+    file = renew(place) / 'a.jpg'
+    file.write_bytes(content)
+    fault = find_image_fault(file)
+    img, error = attempt(ImageError, read_image, file)
+    if error is not None:
+        assert str(error).startswith(f'image {file} ')
+    # What is wrong with a JPEG's header, OpenCV forgives or says in other words.
+    if fault is not None and kind != 'JPEG':
+        assert str(error) == f'image {file} {fault}'
+    if error is None:
+        assert (img.dtype, img.shape[2:]) == (np.uint8, (3,))

@@ -1,0 +1,74 @@
+"""Backbone, neck and head that do not fit together are refused."""
+
+import pytest
+import torch
+
+from ghmdet import get_config
+from ghmdet.engine.cfg_options import merge_options
+from ghmdet.engine.config_errors import ConfigError
+from ghmdet.engine.network_check import check_network
+from ghmdet.registry import MODELS
+
+
+def make(options):
+    cfg = get_config('retinanet_ghm_r18_fpn_shapes')
+    merge_options(cfg, options)
+    return cfg, MODELS.build(cfg.model)
+
+
+@pytest.mark.parametrize(
+    ('options', 'told'),
+    [
+        (
+            {'model.neck.in_channels': [256, 512, 1024, 2048]},
+            'model.neck.in_channels=[256, 512, 1024, 2048], but model.backbone gives maps of '
+            '[64, 128, 256, 512] channels: set model.neck.in_channels=[64, 128, 256, 512], or '
+            'change model.backbone',
+        ),
+        (
+            {'model.bbox_head.in_channels': 256},
+            'model.bbox_head.in_channels=256, but model.neck gives maps of [64, 64, 64] channels: '
+            'set model.bbox_head.in_channels=64, or change model.neck',
+        ),
+        (
+            {'model.neck': None},
+            'model.bbox_head.in_channels=64, but model.backbone gives maps of [64, 128, 256, 512] '
+            'channels: model.neck, e.g. an FPN, has to make them equal',
+        ),
+        (
+            {'model.neck.num_outs': 5},
+            'model.bbox_head.anchor_generator.strides=[8, 16, 32], but model.neck gives 5 maps of '
+            'strides [8, 16, 32, 64, 64]',
+        ),
+        (
+            {'model.bbox_head.anchor_generator.strides': [4, 8, 16]},
+            'model.bbox_head.anchor_generator.strides=[4, 8, 16], but model.neck gives 3 maps of '
+            'strides [8, 16, 32]: give the anchors these strides, or change model.neck.num_outs '
+            'and start_level, or model.backbone.out_indices',
+        ),
+    ],
+)
+def test_what_does_not_fit(options, told):
+    with pytest.raises(ConfigError) as caught:
+        check_network(*make(options))
+    assert str(caught.value).startswith(told)
+
+
+def test_the_network_and_the_random_numbers_stay_as_they_are():
+    cfg, model = make({'model.backbone.norm_eval': False})
+    model.train()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    torch.manual_seed(0)
+    expected = torch.rand(3)
+    torch.manual_seed(0)
+    check_network(cfg, model)
+    assert torch.equal(torch.rand(3), expected)
+    assert [module.training for module in model.modules()] == modes
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_another_detector_is_not_looked_at():
+    cfg, _ = make({'model.bbox_head.in_channels': 1})
+    check_network(cfg, torch.nn.Linear(1, 1))

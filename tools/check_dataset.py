@@ -1,0 +1,175 @@
+"""Check data to the last box and image: python tools/check_dataset.py CONFIG|JSON [--out DIR].
+
+Of a config, each data set with its classes and filters; of a COCO file, that alone. Every entry is
+looked at and every image decoded; what is wrong with one does not stop the others. Writes
+report.txt, report.html and pictures of the boxes found fault with. The exit code is 1 if there are
+errors, which would stop a training; what would only be left out of it is a warning.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.logging import MMLogger
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from ghmdet.datasets import CocoDataset
+from ghmdet.datasets.check_report import write_report
+from ghmdet.datasets.coco_records import ImageRecord
+from ghmdet.datasets.full_check import SplitCheck, check_dataset, read_sound
+from ghmdet.engine.arguments import add_data_root, move_data, read_config
+from ghmdet.engine.cfg_options import add_cfg_options, merge_options
+from ghmdet.engine.class_lists import settle_classes
+from ghmdet.engine.cli import add_debug_argument, run
+from ghmdet.engine.data_root import find_datasets
+from ghmdet.registry import DATASETS
+
+# Where the images of a COCO file may be, seen from its folder.
+_GUESSES = (
+    '.',
+    'images',
+    '../images',
+    '../JPEGImages',
+    '{split}',
+    '../{split}',
+    '../images/{split}',
+)
+
+
+def parse_args() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description='Check annotations and images, all of them.')
+    parser.add_argument('source', help='config file, name of a config that ghmdet ships, or JSON')
+    parser.add_argument('--out', type=Path, help='folder of the report (check_<name of source>)')
+    parser.add_argument('--img-dir', help='folder of the images of a JSON (a guess beside it)')
+    parser.add_argument(
+        '--workers', type=int, default=os.cpu_count() or 1, help='processes that decode images'
+    )
+    parser.add_argument('--pictures', type=int, default=6, help='how many of each kind of fault')
+    add_cfg_options(parser)
+    add_data_root(parser)
+    add_debug_argument(parser)
+    args = parser.parse_args()
+    if args.workers < 0 or args.pictures < 0:
+        parser.error('--workers and --pictures must not be negative')
+    return args
+
+
+def main() -> None:
+    args = parse_args()
+    MMLogger.get_current_instance().setLevel(logging.ERROR)  # what data sets log is in the report
+    checks = [check_json(args)] if args.source.endswith('.json') else list(check_config(args))
+    out = args.out or Path(f'check_{Path(args.source).stem}')
+    write_report(checks, out)
+    print('\n'.join(line for check in checks for line in summarize(check)))
+    print(f'report: {out / "report.html"} and {out / "report.txt"}')
+    errors = sum(check.num_errors for check in checks)
+    if errors:
+        raise ValueError(f'{args.source}: {errors:,} errors in the data, see above and the report')
+
+
+def check_json(args: argparse.Namespace) -> SplitCheck:
+    """Check a COCO file with all its categories."""
+    sound = read_sound(args.source, need_annotations=False)
+    names = tuple(dict.fromkeys(category.name for category in sound[0].categories))
+    folder = args.img_dir or guess_folder(Path(args.source), sound[0].images[:1])
+    dataset = CocoDataset(
+        args.source,
+        data_prefix={'img': folder or str(Path(args.source).parent)},
+        metainfo={'classes': names} if names else None,
+        test_mode=True,
+        lazy_init=True,
+    )
+    if folder is None:
+        print('no folder of images beside the file; name it with --img-dir', file=sys.stderr)
+    return check(args, args.source, dataset, sound=sound, decode=folder is not None)
+
+
+def guess_folder(ann_file: Path, images: Sequence[ImageRecord]) -> str | None:
+    """Find the folder in which the image of a COCO file is."""
+    split = ann_file.stem.removeprefix('instances_')
+    folders = [ann_file.parent / guess.format(split=split) for guess in _GUESSES]
+    found = [d for d in folders for image in images if (d / str(image.file_name)).is_file()]
+    return str(found[0]) if found else None
+
+
+def check_config(args: argparse.Namespace) -> Iterator[SplitCheck]:
+    """Check the data sets of a config, those that read the same only once."""
+    cfg = read_config(args.source)
+    if args.data_root is not None:
+        move_data(cfg, args.data_root)
+    merge_options(cfg, args.cfg_options)
+    disagreement = ''
+    try:
+        settle_classes(cfg, ('train', 'val', 'test'))
+    except (OSError, ValueError) as error:
+        disagreement = str(error)
+    keys: dict[str, list[str]] = {}
+    configs = {key: simplify(values) for key, values in find_datasets(cfg)}
+    for key, values in configs.items():
+        keys.setdefault(repr(values), []).append(key)
+    num_errors = 0
+    for same in keys.values():
+        dataset = DATASETS.build({**configs[same[0]], 'lazy_init': True})
+        if not isinstance(dataset, CocoDataset) or not dataset.ann_file:
+            print(f'{same[0]}: {type(dataset).__name__} is not checked', file=sys.stderr)
+            continue
+        split = check(args, ', '.join(same), dataset)
+        num_errors += split.num_errors
+        yield split
+    if disagreement and not num_errors:
+        split = SplitCheck('all data sets', args.source)
+        split.add('classes', [disagreement])
+        yield split
+    elif not keys:
+        raise ValueError(f'{args.source}: no data set in train_, val_ or test_dataloader')
+
+
+def simplify(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the config of a data set without what does not matter to the check."""
+    steps = values.get('pipeline') or ()
+    loaders = [s for s in steps if str(s.get('type')).endswith('LoadImageFromFile')]
+    return {**values, 'pipeline': loaders}
+
+
+def check(args: argparse.Namespace, name: str, dataset: CocoDataset, **kwargs: Any) -> SplitCheck:
+    with show_progress(name) as progress:
+        return check_dataset(
+            dataset,
+            name,
+            workers=args.workers,
+            max_pictures=args.pictures,
+            progress=progress,
+            **kwargs,
+        )
+
+
+@contextlib.contextmanager
+def show_progress(name: str) -> Iterator:
+    """Show a bar with the time that is left on stderr."""
+    columns = [TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn()]
+    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
+        task = bar.add_task(name, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def summarize(split: SplitCheck) -> Iterator[str]:
+    """Yield the lines for the screen: what was found how often, with the first of each kind."""
+    yield f'{split.name}: {split.ann_file}'
+    yield from (f'  {note}' for note in split.notes)
+    for finding in split.findings:
+        grade = 'error' if finding.is_error else 'warning'
+        yield f'  {grade}: {finding.count:,} x {finding.kind}, first: {finding.texts[0]}'
+    if not split.findings:
+        yield '  nothing is wrong'
+
+
+if __name__ == '__main__':
+    run(main)
