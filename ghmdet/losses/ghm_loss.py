@@ -19,7 +19,6 @@ from torch import Tensor
 from ghmdet.registry import MODELS
 
 from .gradient_density import GradientDensityLoss
-from .reduction import resolve_reduction
 from .settings import check_flag, check_positive
 
 
@@ -96,11 +95,11 @@ class GHMC(GradientDensityLoss):
         Raises:
             ValueError: an unknown reduction, or shapes that do not fit.
         """
-        reduction = resolve_reduction(self.reduction, reduction_override, 'GHMC')
         target, weight = self._prepare(pred, target, label_weight, by_label=True)
         valid = weight > 0
         total = valid.sum() * _repeats(pred, valid)
-        return self._harmonized(pred, target, valid, total.clamp(min=1).float(), reduction)
+        total = total.clamp(min=1).float()
+        return self._harmonized(pred, target, valid, total, reduction_override)
 
     def _slope(self, pred: Tensor, target: Tensor) -> Tensor:
         slope = pred.sigmoid()
@@ -185,10 +184,9 @@ class GHMR(GradientDensityLoss):
         Raises:
             ValueError: an unknown reduction, or shapes that do not fit.
         """
-        reduction = resolve_reduction(self.reduction, reduction_override, 'GHMR')
         target, weight = self._prepare(pred, target, label_weight, by_label=False)
         total = weight.float().sum() * _repeats(pred, weight)
-        return self._harmonized(pred, target, weight > 0, total.clamp(min=1), reduction)
+        return self._harmonized(pred, target, weight > 0, total.clamp(min=1), reduction_override)
 
     def _slope(self, pred: Tensor, target: Tensor) -> Tensor:
         diff = pred - target.float()
