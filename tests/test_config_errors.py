@@ -1,5 +1,7 @@
 """Errors that name the dotted key, or the file and the line, of their cause."""
 
+from collections import OrderedDict
+
 import pytest
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
@@ -13,6 +15,11 @@ from ghmdet.registry import DATASETS, MODELS
 
 SHAPES = 'retinanet_ghm_r18_fpn_shapes'
 BASE = f'_base_ = {config_path(SHAPES)!r}\n'
+
+
+@pytest.fixture(autouse=True)
+def no_scope_of_an_earlier_test(monkeypatch):
+    monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
 
 
 def build(cfg, options=None, part='model', registry=MODELS):

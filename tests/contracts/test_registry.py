@@ -3,6 +3,7 @@
 import itertools
 import subprocess
 import sys
+from collections import OrderedDict
 
 import pytest
 from mmcv.cnn import build_norm_layer
@@ -92,6 +93,11 @@ def test_lives_beside_another_package():
     assert other.get('ghmdet.ResNet').__module__ == 'ghmdet.models.resnet'
 
 
+@pytest.fixture(autouse=True)
+def no_scope_of_an_earlier_test(monkeypatch):
+    monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
+
+
 @pytest.fixture
 def default_scope():
     names = (f'test scope {i}' for i in itertools.count())
@@ -99,10 +105,7 @@ def default_scope():
     def switch(scope):
         DefaultScope.get_instance(next(names), scope_name=scope)
 
-    before = dict(DefaultScope._instance_dict)
-    yield switch
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(before)
+    return switch
 
 
 def test_the_default_scope_of_others_neither_hides_nor_hijacks(default_scope):
