@@ -37,6 +37,15 @@ def parse_args() -> argparse.Namespace:
         const='auto',
         help='go on from this checkpoint; without a value from the newest in the work dir',
     )
+    parser.add_argument(
+        '--seed', type=int, help='of all that is random, in place of randomness.seed of the config'
+    )
+    parser.add_argument(
+        '--deterministic',
+        action='store_true',
+        help='on CUDA use algorithms that give the same bits each time, and stop where there is '
+        'none; on the CPU all are so',
+    )
     arguments.add_common_arguments(parser)
     return parser.parse_args()
 
@@ -55,13 +64,22 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
         engine.apply_amp(cfg)
     if args.auto_scale_lr:
         engine.apply_auto_scale_lr(cfg)
+    if args.seed is not None:
+        cfg.randomness = dict(cfg.get('randomness') or {}, seed=args.seed)
+    if args.deterministic:
+        engine.apply_deterministic(cfg)
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
     runner = engine.build_runner(cfg)
     if args.compile:
         engine.compile_network(runner.model)
-    runner.train()
+    stop = engine.StopHook()
+    runner.register_hook(stop)
+    try:
+        runner.train()
+    finally:
+        stop.release()
 
 
 if __name__ == '__main__':

@@ -11,7 +11,6 @@ import mmengine
 import numpy as np
 import pytest
 import torch
-from mmengine.dist import collect_results
 from mmengine.evaluator import Evaluator
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
@@ -368,20 +367,44 @@ def test_an_image_seen_twice_counts_once(two_boxes, monkeypatch):
         metric.dataset_meta = {'classes': ('cat', 'dog')}
         metric.process({}, samples)
         ranks.append(metric.results)
-    gathered = ranks[0] + ranks[1]
-    assert metric.compute_metrics(gathered)['bbox_mAP'] == 1
+    assert metric.compute_metrics(ranks[0] + ranks[1])['bbox_mAP'] == 1
 
-    # Through `evaluate`, as mmengine does on the first rank: gathered, cut to the data set's size.
-    calls = []
-
-    def gather(results, size, *args, **kwargs):
-        calls.append(size)
-        assert collect_results(results, size, 'cpu') == results[:size]
-        return gathered
-
-    monkeypatch.setattr('mmengine.evaluator.metric.collect_results', gather)
+    # Gathered in turns; the size of the data set plays no part.
+    monkeypatch.setattr('ghmdet.evaluation.image_results.all_gather_object', lambda own: ranks)
     assert metric.evaluate(size=2)['coco/bbox_mAP'] == 1
-    assert calls == [2]
+
+
+def gathered(monkeypatch, parts, **settings):
+    """Metrics of the first rank where the ranks hold these samples."""
+    ranks = []
+    for samples in parts:
+        metric = CocoMetric(**settings)
+        metric.dataset_meta = {'classes': ('cat', 'dog')}
+        metric.process({}, samples)
+        ranks.append(metric.results)
+    monkeypatch.setattr('ghmdet.evaluation.image_results.all_gather_object', lambda own: ranks)
+    return metric.evaluate(size=2)
+
+
+@pytest.mark.parametrize(
+    'dealt',
+    [[[0, 1]], [[0], [1]], [[], [1, 0]], [[0, 0, 0], [1]], [[0, 0], [0, 1]], [[0, 1], [], []]],
+)
+def test_however_the_images_are_dealt_out(two_boxes, monkeypatch, dealt):
+    """Uneven parts, empty ones, and repeats before the last new image: nothing is lost."""
+    images = [sample(1, [[0, 0, 40, 40]], [0.9], [0]), sample(2, [[0, 0, 200, 100]], [0.9], [1])]
+    parts = [[images[i] for i in part] for part in dealt]
+    assert gathered(monkeypatch, parts, ann_file=two_boxes)['coco/bbox_mAP'] == 1
+
+
+def test_one_id_of_two_images_is_refused(two_boxes, monkeypatch):
+    """Two data sets in a ConcatDataset, each of which numbers its images from 1."""
+    parts = [[sample(1) | {'img_path': f'{folder}/x.jpg'}] for folder in ('cats', 'dogs')]
+    with pytest.raises(ValueError, match='id 1 means two images, cats/x.jpg and dogs/x.jpg; of'):
+        gathered(monkeypatch, parts, ann_file=two_boxes)
+    # The same image again, of a RepeatDataset.
+    parts = [[sample(1, [[0, 0, 40, 40]], [0.9], [0]) | {'img_path': 'cats/x.jpg'}]] * 2
+    assert gathered(monkeypatch, parts, ann_file=two_boxes)['coco/bbox_mAP'] == 0.5
 
 
 def test_images_never_predicted_count_as_missed(two_boxes, logged):
@@ -755,3 +778,12 @@ def test_dump_leaves_annotations_out_and_the_samples_alone(tmp_path):
     assert sorted(dumped) == ['img_id', 'pred_instances']
     assert dumped['pred_instances']['scores'].tolist() == [0.5]
     assert 'gt_instances' in item
+
+
+def test_dump_is_in_the_order_of_the_data_and_has_each_image_once(tmp_path, monkeypatch):
+    file = tmp_path / 'out.pkl'
+    metric = DumpDetResults(str(file))
+    ranks = [[dict(img_id=i) for i in part] for part in ([7, 3, 5], [9, 4, 7])]
+    monkeypatch.setattr('ghmdet.evaluation.image_results.all_gather_object', lambda own: ranks)
+    assert metric.evaluate(size=5) == {}
+    assert [image['img_id'] for image in mmengine.load(file)] == [7, 9, 3, 4, 5]

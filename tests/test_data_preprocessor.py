@@ -71,3 +71,8 @@ def test_the_images_stay_as_they_are():
 def test_images_that_are_not_one_batch_are_refused(shapes, words):
     with pytest.raises(ValueError, match=words):
         DetDataPreprocessor(**IMAGENET)({'inputs': images(*shapes)})
+
+
+def test_sync_batch_shape_is_a_truth_value():
+    with pytest.raises(ValueError, match="sync_batch_shape must be True, False or None, got 'yes'"):
+        DetDataPreprocessor(sync_batch_shape='yes')

@@ -3,11 +3,6 @@
 from __future__ import annotations
 
 import copy
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -17,6 +12,7 @@ from ghmdet.registry import MODELS
 from ghmdet.structures import DetDataSample, InstanceData
 
 from .detectors import detector_cfg
+from .two_processes import run_processes
 
 LOSSES_CLS = [
     dict(type='GHMC', bins=30, momentum=0.75),
@@ -104,8 +100,6 @@ def test_anchors_in_ignored_regions_are_in_no_bin(ignore_iof_thr, bboxes, weight
 # --- two processes ----------------------------------------------------------------------------
 
 SCRIPT = """
-import sys
-sys.path.insert(0, sys.argv[1])
 import torch
 from datetime import timedelta
 from torch import distributed
@@ -137,18 +131,8 @@ distributed.destroy_process_group()
 
 @pytest.mark.slow
 def test_two_processes_of_which_one_has_objects(tmp_path):
-    (tmp_path / 'steps.py').write_text(SCRIPT)
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    env = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2']
-    command += ['--master_port', str(port), 'steps.py', str(Path(__file__).parents[1])]
-    done = subprocess.run(
-        command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    out = run_processes(SCRIPT, tmp_path)
     # The running counts are each process's own: rank 1 has never seen a box. Both write at once.
-    assert done.stdout.count('rank') == 2
-    assert 'rank 0 same True counted True' in done.stdout
-    assert 'rank 1 same True counted False' in done.stdout
+    assert out.count('rank') == 2
+    assert 'rank 0 same True counted True' in out
+    assert 'rank 1 same True counted False' in out

@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 
 from ghmdet.engine import FiniteStepsHook
 
 from .number_runs import NAN, number_cfg, train
+from .two_processes import run_processes
 
 
 def momentum(**more):
@@ -208,26 +203,9 @@ torch.distributed.destroy_process_group()
 """
 
 
-def run_two(tmp_path, *args):
-    script = tmp_path / 'run.py'
-    script.write_text(SCRIPT)
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    env = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
-    env['PYTHONPATH'] = str(Path(__file__).parents[1])
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2']
-    command += ['--master_port', str(port), str(script), str(tmp_path / 'work'), *args]
-    done = subprocess.run(
-        command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 @pytest.mark.slow
 def test_two_processes_skip_together(tmp_path):
-    out = run_two(tmp_path, 'skip')
+    out = run_processes(SCRIPT, tmp_path, tmp_path / 'work', 'skip')
     # Mean gradients 2 and 3, with momentum 2 and 4; the losses nan | 5 and 0 | 6 are skipped.
     assert 'weights [-6.0, -6.0] totals [3.0, 7.0]' in out
     assert 'iteration 2 (epoch 1): loss nan' in out
@@ -237,7 +215,7 @@ def test_two_processes_skip_together(tmp_path):
 
 @pytest.mark.slow
 def test_two_processes_stop_together_and_tell_of_the_one(tmp_path):
-    out = run_two(tmp_path, 'stop')
+    out = run_processes(SCRIPT, tmp_path, tmp_path / 'work', 'stop')
     for rank in (0, 1):
         told = (tmp_path / f'work.{rank}').read_text()
         assert told.startswith('training stops at iteration 3 (epoch 1)')

@@ -286,6 +286,7 @@ REFUSED = {
     'loss_weight': ('a number, finite and not negative', NO_FACTOR),
     'reduction': (r"one of \('none', 'mean', 'sum'\)", ['median', None, 1, ['mean']]),
     'bias_correct': ('True or False', [1, 'True', None]),
+    'sync': ('True or False', [1, 'True', None]),
     'max_weight': (
         'a number, finite and positive, or None',
         [0, -1, math.inf, math.nan, True],

@@ -4,10 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -29,6 +25,8 @@ from ghmdet.engine import (
     set_up_launcher,
 )
 from ghmdet.engine.hooks import DoorCheckHook, PeakMemoryHook
+
+from .two_processes import run_processes
 
 
 class Plain(BaseModel):
@@ -119,6 +117,14 @@ def test_wrapper_keeps_what_the_config_says(on_cpu, joined, monkeypatch):
     assert cfg.model_wrapper_cfg.find_unused_parameters is True
     assert cfg.model_wrapper_cfg.device_ids is None
     assert joined[0]['timeout'] is None
+
+
+def test_a_wrapper_of_another_class_is_left_alone(on_cpu, joined, monkeypatch):
+    give(monkeypatch, RANK='0', LOCAL_RANK='0', WORLD_SIZE='1', MASTER_ADDR='node')
+    wrapper = {'type': 'MMSeparateDistributedDataParallel'}
+    cfg = Config({'launcher': 'pytorch', 'model_wrapper_cfg': wrapper})
+    set_up_launcher(cfg)
+    assert cfg.model_wrapper_cfg == wrapper
 
 
 def test_processes_already_joined_are_not_joined_again(on_cpu, joined, monkeypatch):
@@ -218,21 +224,9 @@ torch.distributed.destroy_process_group()
 
 @pytest.mark.slow
 def test_two_processes_average_their_gradients(tmp_path):
-    script = tmp_path / 'train.py'
-    script.write_text(SCRIPT)
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    env = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
-    env['PYTHONPATH'] = str(Path(__file__).parents[1])
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2']
-    command += ['--master_port', str(port), str(script), str(tmp_path / 'work')]
-    done = subprocess.run(
-        command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    out = run_processes(SCRIPT, tmp_path, tmp_path / 'work')
     # the gradients are 1 and 3: their mean, 2, moves both copies from 0 to -2
-    assert 'weights [-2.0, -2.0] MMDistributedDataParallel' in done.stdout
+    assert 'weights [-2.0, -2.0] MMDistributedDataParallel' in out
 
 
 # --- the Runner -------------------------------------------------------------------------------

@@ -68,6 +68,56 @@ def test_pos_weight_and_ignored_regions():
     assert found.labels[0].tolist() == [0, 2, 2, 2, 2, 2]
 
 
+def test_a_stand_in_has_no_anchor_to_learn():
+    box = [[16, 0, 32, 16]]
+    found = targets(
+        CFG,
+        sample(box, [1]),
+        sample(box, [1], stand_in=True),
+        sample(stand_in=True),
+        sample(box, [0], stand_in=False),
+    )
+    assert found.label_weights[0].tolist() == [1] * 6 + [0] * 12 + [1] * 6
+    assert found.bbox_weights[0].sum(1).tolist() == [0, 4] + [0] * 17 + [4] + [0] * 4
+    assert found.avg_factor.item() == 2
+
+
+OTHERS = dict(loss_cls=dict(type='FocalLoss'), loss_bbox=dict(type='L1Loss'))
+
+
+@pytest.mark.parametrize(
+    'losses',
+    [
+        dict(),
+        dict(
+            loss_cls=dict(type='GHMC', momentum=0.5), loss_bbox=dict(type='GHMR', bias_correct=True)
+        ),
+        OTHERS,
+        {**OTHERS, 'loss_bbox': dict(type='SmoothL1Loss', beta=0.11), 'sync_avg_factor': True},
+    ],
+)
+def test_stand_ins_alone_have_no_loss(losses):
+    head = RetinaHead(**{**CFG, **losses})
+    image = sample([[16, 0, 32, 16]], [1], stand_in=True)
+    before = {name: value.clone() for name, value in head.state_dict().items()}
+    found = head.loss([torch.randn(2, 4, 2, 3)], [image, image])
+    assert [loss.item() for name in found for loss in found[name]] == [0, 0]
+    (found['loss_cls'][0] + found['loss_bbox'][0]).backward()
+    assert all(p.grad.count_nonzero() == 0 for p in head.parameters())
+    assert all(before[name].equal(value) for name, value in head.state_dict().items())
+
+
+@pytest.mark.parametrize('losses', [dict(), OTHERS], ids=['ghm', 'others'])
+def test_a_stand_in_adds_nothing_to_the_loss_of_others(losses):
+    head = RetinaHead(**{**CFG, **losses})
+    feats = torch.randn(2, 4, 2, 3, generator=torch.Generator().manual_seed(0))
+    image, other = sample([[16, 0, 32, 16]], [1]), sample([[0, 0, 16, 16]], [0], stand_in=True)
+    alone, beside = head.loss([feats[:1]], [image]), head.loss([feats], [image, other])
+    for name in ('loss_cls', 'loss_bbox'):
+        assert alone[name][0].item() > 0
+        assert beside[name][0].item() == pytest.approx(alone[name][0].item(), rel=1e-6)
+
+
 def test_losses_get_the_flattened_maps():
     head = RetinaHead(
         **{**CFG, 'loss_cls': dict(type='FocalLoss'), 'loss_bbox': dict(type='L1Loss')}
@@ -143,6 +193,7 @@ def test_anchor_default_is_retinanets():
             'train_cfg.sampler: only Pseudo',
         ),
         (dict(train_cfg=dict(allowed_border=0)), 'train_cfg.allowed_border: only -1'),
+        (dict(sync_avg_factor=1), 'bbox_head.sync_avg_factor: expected True or False, got 1'),
     ],
 )
 def test_settings_out_of_range(change, message):

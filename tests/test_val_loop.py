@@ -2,12 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import random
-import socket
-import subprocess
-import sys
-from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -19,11 +14,12 @@ from mmengine.runner import ValLoop as PlainValLoop
 
 from ghmdet.datasets import LoadAnnotations, PackDetInputs
 from ghmdet.engine import ValLoop, val_loop
-from ghmdet.engine.launch import _choose_val_loop as choose_val_loop
+from ghmdet.engine.launch import _choose_own_parts as choose_own_parts
 from ghmdet.engine.launch import apply_amp
 from ghmdet.losses import GHMC, GHMR
 
 from .number_runs import NumberModel, number_cfg, train
+from .two_processes import run_processes
 
 
 def validated(tmp_path, numbers, batch_size=2, train_numbers=(1, 1), **changes):
@@ -218,7 +214,7 @@ def test_a_detector_without_a_loss(tmp_path):
 )
 def test_which_loop_is_built(val_cfg, kind):
     cfg = Config(dict(val_cfg=val_cfg, optim_wrapper={}))
-    choose_val_loop(cfg)
+    choose_own_parts(cfg)
     assert cfg.val_cfg.get('type') == kind
     apply_amp(cfg)
     assert cfg.val_cfg.get('fp16', False) == (kind != 'MyLoop')
@@ -291,19 +287,7 @@ torch.distributed.destroy_process_group()
 
 @pytest.mark.slow
 def test_two_processes_count_each_image_once(tmp_path):
-    script = tmp_path / 'run.py'
-    script.write_text(SCRIPT)
-    with socket.socket() as free:
-        free.bind(('127.0.0.1', 0))
-        port = free.getsockname()[1]
-    env = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
-    env['PYTHONPATH'] = str(Path(__file__).parents[1])
-    command = [sys.executable, '-m', 'torch.distributed.run', '--nproc_per_node', '2']
-    command += ['--master_port', str(port), str(script), str(tmp_path / 'work')]
-    done = subprocess.run(
-        command, env=env, cwd=tmp_path, capture_output=True, text=True, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_processes(SCRIPT, tmp_path, tmp_path / 'work')
     # One step of mean gradient 1; the fifth image has no partner, and the first one is repeated.
     for rank in (0, 1):
         told = "{'val/loss': -3.0, 'val/loss_w': -4.0, 'val/loss_rest': 1.0}"

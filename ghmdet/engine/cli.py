@@ -6,6 +6,7 @@ Needs no torch.
 from __future__ import annotations
 
 import argparse
+import atexit
 import builtins
 import logging
 import os
@@ -25,6 +26,7 @@ _INTERRUPTED = 130  # what a shell gives for SIGINT
 _ACCIDENTS = (ArithmeticError, AssertionError, AttributeError, IndexError, NameError, SyntaxError)
 _FROM_A_WORKER = re.compile(r'Caught \w+ in .*\.\nOriginal Traceback \(most recent call last\):\n')
 _BUILT_BY_MMENGINE = re.compile(r'^(class `\w+` in \S+: )+')
+_FROM_GLOO = re.compile(r'gloo/.*(closed|reset|Connection refused|Broken pipe)')
 _CALLED_BY_MMENGINE = re.compile(r' in <[\w.]+ object at 0x[0-9a-f]+>$')
 
 
@@ -41,8 +43,19 @@ def run(main: Callable[[], Any]) -> None:
     An exception ends it with exit code 1 and `error: <message>` as its last words, followed by
     where the traceback is: above with `--debug` and in every process of several, always in
     `error.log` beside the log of the run if that has begun. Ctrl-C ends it with 130. What argparse
-    refuses ends it with 2.
+    refuses ends it with 2. A process of several goes without delay, so that the others need not
+    wait for it.
     """
+    try:
+        _run(main)
+    except SystemExit as stop:
+        if isinstance(stop.code, int):
+            _leave_the_others(stop.code)
+        raise
+    _leave_the_others(0)
+
+
+def _run(main: Callable[[], Any]) -> None:
     try:
         main()
     except KeyboardInterrupt:
@@ -74,12 +87,32 @@ def describe(error: BaseException) -> str:
     kind = type(error).__name__
     if _FROM_A_WORKER.match(text):
         kind, text = _last_of_traceback(text)
+    if _FROM_GLOO.search(text):
+        return f'another process of this run has ended; look there for the reason ({text})'
     text = _CALLED_BY_MMENGINE.sub('', _BUILT_BY_MMENGINE.sub('', text.strip()))
     known = getattr(builtins, kind, None)
     by_chance = isinstance(known, type) and issubclass(known, _ACCIDENTS)
     if by_chance or (known and len(text.split()) < 3):
         return f'{kind}: {text}' if text else kind
     return text
+
+
+def _leave_the_others(code: int) -> None:
+    """End this process if it belongs to a process group.
+
+    That closes its connections, which tells the others of a failure at once, whatever still holds
+    the group. And threads of gloo now and then abort an interpreter that shuts down step by step
+    ("terminate called without an active exception", exit code -6 after a good run).
+    """
+    distributed: Any = sys.modules.get('torch.distributed')
+    if distributed is None or not (distributed.is_available() and distributed.is_initialized()):
+        return
+    if code == 0:
+        distributed.destroy_process_group()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def _report(error: Exception) -> None:

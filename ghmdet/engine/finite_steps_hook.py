@@ -63,6 +63,17 @@ class FiniteStepsHook(Hook):
         if isinstance(runner.optim_wrapper, OptimWrapper) and self._guard is None:
             self._guard = StepGuard(runner.optim_wrapper, unwrap(runner.model))
 
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a resumed run has to know."""
+        guard = self._guard.state_dict() if self._guard is not None else {}
+        return dict(in_a_row=self._in_a_row, scale=self._scale, guard=guard)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from there; after `before_train`."""
+        self._in_a_row, self._scale = state['in_a_row'], state['scale']
+        if self._guard is not None:
+            self._guard.load_state_dict(state['guard'])
+
     def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Keep what the step may change."""
         if self._guard is not None:

@@ -19,8 +19,9 @@ from ghmdet.registry import HOOKS
 class GHMStatsHook(Hook):
     """Write the bins of each GHM loss to the visualizer's backends and the JSON log of the run.
 
-    For each loss, e.g. `loss_cls`, of one training step and this process, all levels of the pyramid
-    together (they are separate calls, after each of which the running counts move):
+    For each loss, e.g. `loss_cls`, of one training step and this process (of all processes where
+    the loss has `sync=True`), all levels of the pyramid together (they are separate calls, after
+    each of which the running counts move):
 
     - `ghm/loss_cls/bin_00`, `bin_01`, ...: entries whose gradient length lies in the bin;
     - `ghm/loss_cls/non_empty_bins`: how many of them are not 0;

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
+from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
@@ -114,6 +115,43 @@ class PeakMemoryHook(Hook):
         # mmengine's log processor resets torch's own peak at each line.
         self.peak_mb = max(self.peak_mb, _memory_mb())
         return self.peak_mb
+
+
+@HOOKS.register_module()
+class MeanLossesHook(Hook):
+    """Let the log show the losses as the mean over all processes, not those of the first one.
+
+    It takes those that some process has in the first iteration; a process may lack one now and
+    then.
+    """
+
+    priority = 'NORMAL'  # once FiniteStepsHook has left out what is not finite, before the logger
+
+    def before_train(self, runner: Runner) -> None:
+        """Forget the names."""
+        self._keys: list[str] = []
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Replace the newest values."""
+        if get_world_size() == 1:
+            return
+        own = {f'train/{name}' for name in outputs or ()}
+        self._keys = self._keys or sorted(set().union(*all_gather_object(own)))
+        # Values and how much they count, which is nothing if they were left out.
+        data = {key: runner.message_hub.get_scalar(key).data for key in own}
+        newest = [[float(part[-1]) for part in data.get(key, ([0], [0]))] for key in self._keys]
+        sums = torch.tensor(newest, dtype=torch.float64)
+        all_reduce(sums)
+        for key, (total, count) in zip(self._keys, sums.tolist(), strict=True):
+            if key in own and data[key][1][-1]:
+                values, counts = data[key]
+                values[-1] = total / count * counts[-1]
 
 
 @HOOKS.register_module()

@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.dist import is_distributed
+from mmengine.dist import get_rank, is_distributed
 from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
@@ -34,14 +34,18 @@ from ghmdet.engine.evaluator_files import complete_evaluators
 from ghmdet.engine.finite_steps_hook import FiniteStepsHook
 from ghmdet.engine.finite_weights_hook import FiniteWeightsHook
 from ghmdet.engine.first_sample_hook import FirstSampleHook
-from ghmdet.engine.hooks import DoorCheckHook, PeakMemoryHook
+from ghmdet.engine.hooks import DoorCheckHook, MeanLossesHook, PeakMemoryHook
 from ghmdet.engine.imported_copy import log_imported_copy
 from ghmdet.engine.learning_rate import check_auto_scale_lr, scale_lr
 from ghmdet.engine.load_weights_hook import LoadWeightsHook
+from ghmdet.engine.log_history_hook import LogHistoryHook
 from ghmdet.engine.network_check import check_network
+from ghmdet.engine.rendezvous import renew_rendezvous
+from ghmdet.engine.resume import confirm_start, plan_start
 from ghmdet.engine.settings_check import check_sections, check_settings
 from ghmdet.engine.skipped_images_hook import SkippedImagesHook
 from ghmdet.engine.start_report_hook import StartReportHook
+from ghmdet.engine.strategy_check import check_strategy
 from ghmdet.foreign_configs import adopt
 from ghmdet.registry import RUNNERS
 
@@ -54,9 +58,11 @@ _STARTED_BY = {'pytorch': 'torchrun --nproc_per_node N', 'slurm': 'srun', 'mpi':
 _DEFAULT_PORT = 29500
 _HOOKS: tuple[type[Hook], ...] = (
     *(DoorCheckHook, PeakMemoryHook, LoadWeightsHook, SkippedImagesHook, AnchorCheckHook),
-    *(FiniteStepsHook, FiniteWeightsHook, StartReportHook, FirstSampleHook),
+    *(FiniteStepsHook, FiniteWeightsHook, StartReportHook, FirstSampleHook, LogHistoryHook),
+    MeanLossesHook,
 )
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+_PREPARED = '400'
 
 
 def build_runner(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Runner:
@@ -65,21 +71,29 @@ def build_runner(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Runne
     It gets the hooks in `_HOOKS`, unless the config names them itself, and a learning rate that is
     scaled for accumulated batches too (see `scale_lr`). A config of MMDetection comes out as one of
     ghmdet's (see `adopt`). Classes and annotation files that it leaves out are filled in (see
-    `settle_classes` and `complete_evaluators`).
+    `settle_classes` and `complete_evaluators`). A training takes its work dir for itself alone, and
+    where it begins is settled here (see `plan_start`).
 
     Args:
         cfg: changed in place.
         splits: the data that will be read: ('train', 'val') to train, ('val',) or ('test',) else.
     """
     adopt(cfg)
-    _choose_val_loop(cfg)
+    _choose_own_parts(cfg)
     set_up_launcher(cfg)
     keep_freed_memory()
     check_settings(cfg)
+    trains = 'train' in splits and cfg.get('train_cfg') is not None
+    notes = plan_start(cfg, _is_first_process(cfg)) if trains else []
+    check_strategy(cfg)
     complete_evaluators(cfg)
     check_sections(cfg)
     taken = settle_classes(cfg, splits)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    for level, text in notes:
+        runner.logger.log(level, text)
+    if trains:
+        confirm_start(cfg)
     check_network(cfg, runner.model)
     log_imported_copy()
     if taken:
@@ -97,11 +111,17 @@ def keep_freed_memory() -> None:
 
     Otherwise glibc returns it, and each step gets its gigabytes anew, page by page from the kernel:
     a seventh of the time of a training step of R-50, for a tenth less memory.
+
+    Where images differ in size, what oneDNN prepares for each size comes to lie in between and
+    breaks the free memory up. So it keeps that of two sizes or three (up to 172 things each, of all
+    our models), rather than 1024 things, unless ONEDNN_PRIMITIVE_CACHE_CAPACITY is set.
     """
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
     if mallopt is not None and not _has_accelerator():
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)
+        # Heard only before the first convolution of the process.
+        os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', _PREPARED)
 
 
 def set_up_launcher(cfg: Config) -> None:
@@ -121,6 +141,8 @@ def set_up_launcher(cfg: Config) -> None:
             f'launcher must be one of none, {", ".join(_RANK_VARIABLES)}, but is {launcher!r}; '
             'set it with --launcher or `launcher` in the config'
         )
+    if launcher == 'pytorch' and not is_distributed():
+        renew_rendezvous()
     if launcher == 'none' or _has_accelerator():
         return
     dist_cfg = cfg.get('env_cfg', {}).get('dist_cfg', {})
@@ -131,13 +153,15 @@ def set_up_launcher(cfg: Config) -> None:
         distributed.init_process_group(
             backend='gloo', timeout=None if seconds is None else timedelta(seconds=seconds)
         )
-    cfg.model_wrapper_cfg = {
-        'type': 'MMDistributedDataParallel',
-        'broadcast_buffers': False,
-        'find_unused_parameters': cfg.get('find_unused_parameters', False),
-        **(cfg.get('model_wrapper_cfg') or {}),
-        'device_ids': None,
-    }
+    wrapper = cfg.get('model_wrapper_cfg') or {}
+    if _type_name(wrapper, 'MMDistributedDataParallel') == 'MMDistributedDataParallel':
+        cfg.model_wrapper_cfg = {
+            'type': 'MMDistributedDataParallel',
+            'broadcast_buffers': False,
+            'find_unused_parameters': cfg.get('find_unused_parameters', False),
+            **wrapper,
+            'device_ids': None,
+        }
 
 
 def apply_amp(cfg: Config) -> None:
@@ -189,8 +213,30 @@ def apply_auto_scale_lr(cfg: Config) -> None:
     cfg.auto_scale_lr.enable = True
 
 
-def _choose_val_loop(cfg: Config) -> None:
-    """Let `val_cfg=dict(compute_loss=True)` mean our loop without a type, and in other scopes."""
+def apply_deterministic(cfg: Config) -> None:
+    """Use only algorithms that give the same bits each time; see docs/resume.md."""
+    # cuBLAS reads it when CUDA is first used; without it torch refuses to run deterministically.
+    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    cfg.randomness = dict(cfg.get('randomness') or {}, deterministic=True)
+
+
+def _choose_own_parts(cfg: Config) -> None:
+    """Let mmengine's names mean our loops and CheckpointHook without a type, and in other scopes.
+
+    They take the arguments of mmengine's. Of the validation loop only `compute_loss` is our own.
+    """
+    loop = cfg.get('train_cfg')
+    if loop is not None:
+        if 'type' not in loop:
+            by_epoch = loop.pop('by_epoch', True)
+            loop.type = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
+        if (name := _type_name(loop, '')) in ('EpochBasedTrainLoop', 'IterBasedTrainLoop'):
+            loop.type = f'ghmdet.{name}'
+        hooks = cfg.get('default_hooks') or {}
+        hook = hooks.get('checkpoint', {})
+        if hook is not None and _type_name(hook, 'CheckpointHook') == 'CheckpointHook':
+            hook = {'interval': 1, **hook, 'type': 'ghmdet.CheckpointHook'}
+            cfg.default_hooks = {**hooks, 'checkpoint': hook}
     loop = cfg.get('val_cfg')
     if loop is not None and 'compute_loss' in loop and _type_name(loop, 'ValLoop') == 'ValLoop':
         loop.type = 'ghmdet.ValLoop'
@@ -226,6 +272,14 @@ def _has_bfloat16_instructions() -> bool:
 def _has_accelerator() -> bool:
     """Whether mmengine's launcher can work, which Apple's mps does not serve."""
     return get_device() not in ('cpu', 'mps')
+
+
+def _is_first_process(cfg: Config) -> bool:
+    """Whether this process is the one of rank 0, also before the processes are joined."""
+    names = _RANK_VARIABLES.get(cfg.get('launcher', 'none'))
+    if names is None or is_distributed():
+        return get_rank() == 0
+    return os.environ.get(names[0], '0') == '0'
 
 
 def _export_ranks(launcher: str) -> None:

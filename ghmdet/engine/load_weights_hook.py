@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from typing import Any
 
 from mmengine.hooks import Hook
-from mmengine.runner import BaseLoop, CheckpointLoader, Runner, find_latest_checkpoint
+from mmengine.runner import BaseLoop, CheckpointLoader, Runner
 from torch import nn
 
 from ghmdet.engine.checkpoint import CheckpointError
@@ -15,6 +14,7 @@ from ghmdet.engine.class_lists import same_names
 from ghmdet.engine.hooks import classes_of
 from ghmdet.engine.network import unwrap
 from ghmdet.engine.pretrained import drop_pretrained, pretrained_cfgs, use_own_initializer
+from ghmdet.engine.resume_report import log_resumption
 from ghmdet.engine.weights import LoadReport, fit_state_dict
 from ghmdet.registry import HOOKS
 
@@ -81,6 +81,7 @@ class LoadWeightsHook(Hook):
             self._judge_classes(report, _names(runner, 'test') or _names(runner, 'val'))
         elif runner._resume:
             fitted, report = _fit_resumed(checkpoint, runner.model, source)
+            log_resumption(runner, checkpoint, source)
             self._judge_classes(report, _names(runner, 'train'))
         else:
             names = _names(runner, 'train')
@@ -122,15 +123,8 @@ def _is_training(runner: Runner) -> bool:
 
 
 def _planned_checkpoint(runner: Runner) -> str | None:
-    """The file that the Runner is about to load."""
-    if getattr(runner, '_has_loaded', False):
-        return None
-    if runner._load_from is not None or not runner._resume:
-        return runner._load_from
-    # Asked only where there is one: mmengine says itself where there is none.
-    if not os.path.exists(os.path.join(runner.work_dir, 'last_checkpoint')):
-        return None
-    return find_latest_checkpoint(runner.work_dir)
+    """The file that the Runner is about to load; `plan_start` has settled it."""
+    return None if getattr(runner, '_has_loaded', False) else runner._load_from
 
 
 def _names(runner: Runner, split: str) -> tuple[str, ...] | None:

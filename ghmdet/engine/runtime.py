@@ -6,24 +6,29 @@ from ghmdet.engine.anchor_check import AnchorCheckHook
 from ghmdet.engine.arguments import add_common_arguments, load_config
 from ghmdet.engine.bare_test import skip_evaluation, use_image_folder, write_coco_results
 from ghmdet.engine.checkpoint import CheckpointError, load_checkpoint_file
+from ghmdet.engine.checkpoint_hook import CheckpointHook
 from ghmdet.engine.download import register_loaders
 from ghmdet.engine.finite_steps_hook import FiniteStepsHook
 from ghmdet.engine.finite_weights_hook import FiniteWeightsHook
 from ghmdet.engine.ghm_stats_hook import GHMStatsHook
-from ghmdet.engine.hooks import DoorCheckHook, FastNetworkHook, PeakMemoryHook
+from ghmdet.engine.hooks import DoorCheckHook, FastNetworkHook, MeanLossesHook, PeakMemoryHook
 from ghmdet.engine.inference import get_model, inference_detector, init_detector
 from ghmdet.engine.launch import (
     apply_amp,
     apply_amp_to_test,
     apply_auto_scale_lr,
+    apply_deterministic,
     build_runner,
     set_up_launcher,
 )
 from ghmdet.engine.load_weights_hook import LoadWeightsHook
+from ghmdet.engine.log_history_hook import LogHistoryHook
+from ghmdet.engine.loops import EpochBasedTrainLoop, IterBasedTrainLoop
 from ghmdet.engine.network import compile_network, fold_batch_norms
 from ghmdet.engine.pretrained import Pretrained
 from ghmdet.engine.skipped_images_hook import SkippedImagesHook
 from ghmdet.engine.start_report_hook import StartReportHook
+from ghmdet.engine.stop_hook import StopHook
 from ghmdet.engine.val_loop import ValLoop
 from ghmdet.engine.weights import LoadReport, fit_state_dict
 
@@ -31,22 +36,29 @@ __all__ = [
     'AmpOptimWrapper',
     'AnchorCheckHook',
     'CheckpointError',
+    'CheckpointHook',
     'DoorCheckHook',
+    'EpochBasedTrainLoop',
     'FastNetworkHook',
     'FiniteStepsHook',
     'FiniteWeightsHook',
     'GHMStatsHook',
+    'IterBasedTrainLoop',
     'LoadReport',
     'LoadWeightsHook',
+    'LogHistoryHook',
+    'MeanLossesHook',
     'PeakMemoryHook',
     'Pretrained',
     'SkippedImagesHook',
     'StartReportHook',
+    'StopHook',
     'ValLoop',
     'add_common_arguments',
     'apply_amp',
     'apply_amp_to_test',
     'apply_auto_scale_lr',
+    'apply_deterministic',
     'build_runner',
     'compile_network',
     'fit_state_dict',

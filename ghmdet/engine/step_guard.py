@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial, update_wrapper
 from typing import Any
 
@@ -48,6 +48,18 @@ class StepGuard:
     def remove(self) -> None:
         """Give the wrapper its own methods back."""
         self._wrapper.update_params, self._wrapper.step = self._update_params, self._step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is known of a step of which some batches are done; between steps nothing."""
+        if self._window_begins:
+            return {}
+        return dict(is_finite=self._window_is_finite, buffers=self._buffers.copies())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on in the step that `state_dict` told of."""
+        if state:
+            self._window_begins, self._window_is_finite = False, state['is_finite']
+            self._buffers.set_copies(state['buffers'])
 
     def begin_iteration(self) -> None:
         """Keep what the forward pass may change; to be called before it."""
@@ -144,6 +156,18 @@ class Buffers:
                 buffers.append(buffer)
         for copies, buffers in by_form.values():
             torch._foreach_copy_(copies, buffers)  # a few kernels for hundreds of buffers
+
+    def copies(self) -> list[Tensor | None]:
+        """Return what was saved last, on the CPU."""
+        return [None if copy is None else copy.cpu() for copy in self._copies]
+
+    def set_copies(self, copies: Sequence[Tensor | None]) -> None:
+        """Take over what `copies` of another process returned, as if saved."""
+        pairs = zip(self._places, copies, strict=True)
+        self._copies = [
+            copy if copy is None else copy.to(module._buffers[name].device)  # type: ignore[union-attr]
+            for (module, name), copy in pairs
+        ]
 
     @torch.no_grad()
     def restore(self) -> None:

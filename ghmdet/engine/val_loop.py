@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import copy
 import math
-import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from mmengine.dist import all_gather_object
 from mmengine.runner import Runner
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from ghmdet.engine.hooks import plain_datasets
 from ghmdet.engine.network import unwrap
+from ghmdet.engine.random_state import undisturbed_random
 from ghmdet.engine.step_guard import Buffers
 from ghmdet.registry import LOOPS
 
@@ -130,14 +129,10 @@ class ValLoop(_ValLoop):
 def _undisturbed(buffers: Buffers) -> Iterator[None]:
     """Leave buffers and random numbers as they are."""
     buffers.save()
-    python, numpy = random.getstate(), np.random.get_state()
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     try:
-        with torch.random.fork_rng(devices):
+        with undisturbed_random():
             yield
     finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
         buffers.restore()
 
 

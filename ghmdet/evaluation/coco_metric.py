@@ -33,6 +33,7 @@ from .coco_summary import (
     mean_value,
     summary_items,
 )
+from .image_results import ImageResults, index_images
 
 _BACKENDS = {
     'faster_coco_eval': (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
@@ -53,7 +54,7 @@ def _gc_paused() -> Iterator[None]:
 
 
 @METRICS.register_module()
-class CocoMetric(BaseMetric):
+class CocoMetric(ImageResults):
     """Mean average precision as COCO defines it, for boxes in pixels of the original image.
 
     All images of `ann_file` are evaluated: one that was never predicted counts as all missed.
@@ -81,7 +82,8 @@ class CocoMetric(BaseMetric):
         outfile_prefix: write COCO results (boxes x, y, w, h) to `<outfile_prefix>.bbox.json`, or to
             a file that is named `.json` here; see docs/results.md.
         backend_args: how to read `ann_file`, see `mmengine.fileio.get`.
-        collect_device: 'cpu' or 'gpu', where results of several processes are gathered.
+        collect_device: accepted for MMDetection's configs; results of several processes always
+            travel through the process group, see `ImageResults`.
         prefix: put before each key; None is `coco`.
         backend: 'faster_coco_eval', or 'pycocotools' for the same numbers ten times slower.
         max_dets: in place of `proposal_nums`, a number or several; every mAP counts the most.
@@ -206,6 +208,8 @@ class CocoMetric(BaseMetric):
                 'scores': torch.as_tensor(instances['scores']).float().cpu().numpy(),
                 'labels': torch.as_tensor(instances['labels']).int().cpu().numpy(),
             }
+            if 'img_path' in sample:
+                result['img_path'] = sample['img_path']
             self._check_result(result)
             if self._truth is None and not self.format_only:
                 result['truth'] = truth_of_sample(sample)
@@ -217,12 +221,12 @@ class CocoMetric(BaseMetric):
 
         Returns:
             Values without the prefix; empty with `format_only`.
+
+        Raises:
+            ValueError: two images have the same id.
         """
         start = time.perf_counter()
-        unique: dict[Hashable, dict] = {}
-        for result in results:
-            # A distributed sampler repeats images so that all processes have equally many.
-            unique.setdefault(result['img_id'], result)
+        unique = index_images(results)
         images = list(unique.values())
         if self.outfile is not None:
             self._write_results(images, self.outfile)

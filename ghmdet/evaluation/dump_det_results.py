@@ -9,12 +9,15 @@ from mmengine.evaluator import DumpResults
 
 from ghmdet.registry import METRICS
 
+from .image_results import ImageResults, unique_images
+
 
 @METRICS.register_module()
-class DumpDetResults(DumpResults):
+class DumpDetResults(ImageResults, DumpResults):
     """Write what was detected, one dict per image, to a `.pkl` file (`tools/test.py --out`).
 
-    Annotations are left out: they are in the annotation file already and may be many times larger.
+    In the order of the data set, each image once, whatever the number of processes. Annotations are
+    left out: they are in the annotation file already and may be many times larger.
 
     Example:
         >>> metric = DumpDetResults(out_file_path='detections.pkl')
@@ -40,3 +43,7 @@ class DumpDetResults(DumpResults):
                 for sample in predictions
             ],
         )
+
+    def compute_metrics(self, results: list[dict]) -> dict:
+        """Write the file; there is nothing to measure."""
+        return super().compute_metrics(unique_images(results))

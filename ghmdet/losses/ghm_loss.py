@@ -40,6 +40,9 @@ class GHMC(GradientDensityLoss):
         max_weight: bound of an entry's weight, 1 being the average at momentum 0, applied before
             loss_weight. What is cut off is not shared out, so the weights then sum to less and the
             loss is smaller. None has no bound.
+        sync: count over all processes of a distributed training, so that it equals training on one
+            process with the joined batch. Otherwise each process counts, and keeps running counts,
+            for itself. No effect in eval mode.
 
     Raises:
         ValueError: a hyper-parameter out of its range, named.
@@ -68,9 +71,17 @@ class GHMC(GradientDensityLoss):
         reduction: str = 'mean',
         bias_correct: bool = False,
         max_weight: float | None = None,
+        sync: bool = False,
     ) -> None:
         super().__init__(
-            bins, momentum, loss_weight, reduction, bias_correct, max_weight, last_edge=1 + 1e-6
+            bins,
+            momentum,
+            loss_weight,
+            reduction,
+            bias_correct,
+            max_weight,
+            sync,
+            last_edge=1 + 1e-6,
         )
         check_flag('GHMC.use_sigmoid', use_sigmoid, allowed=(True,))  # there is no softmax GHM-C
         self.use_sigmoid = use_sigmoid
@@ -98,7 +109,6 @@ class GHMC(GradientDensityLoss):
         target, weight = self._prepare(pred, target, label_weight, by_label=True)
         valid = weight > 0
         total = valid.sum() * _repeats(pred, valid)
-        total = total.clamp(min=1).float()
         return self._harmonized(pred, target, valid, total, reduction_override)
 
     def _slope(self, pred: Tensor, target: Tensor) -> Tensor:
@@ -137,6 +147,9 @@ class GHMR(GradientDensityLoss):
         max_weight: bound of an entry's weight, 1 being the average at momentum 0, applied before
             loss_weight. What is cut off is not shared out, so the weights then sum to less and the
             loss is smaller. None has no bound.
+        sync: count over all processes of a distributed training, so that it equals training on one
+            process with the joined batch. Otherwise each process counts, and keeps running counts,
+            for itself. No effect in eval mode.
 
     Raises:
         ValueError: a hyper-parameter out of its range, named.
@@ -157,9 +170,10 @@ class GHMR(GradientDensityLoss):
         reduction: str = 'mean',
         bias_correct: bool = False,
         max_weight: float | None = None,
+        sync: bool = False,
     ) -> None:
         super().__init__(
-            bins, momentum, loss_weight, reduction, bias_correct, max_weight, last_edge=1e3
+            bins, momentum, loss_weight, reduction, bias_correct, max_weight, sync, last_edge=1e3
         )
         check_positive('GHMR.mu', mu)
         self.mu = mu
@@ -186,7 +200,7 @@ class GHMR(GradientDensityLoss):
         """
         target, weight = self._prepare(pred, target, label_weight, by_label=False)
         total = weight.float().sum() * _repeats(pred, weight)
-        return self._harmonized(pred, target, weight > 0, total.clamp(min=1), reduction_override)
+        return self._harmonized(pred, target, weight > 0, total, reduction_override)
 
     def _slope(self, pred: Tensor, target: Tensor) -> Tensor:
         diff = pred - target.float()

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import torch.nn.functional as F
+from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor, nn
 
 from .reduction import resolve_reduction
@@ -60,6 +61,14 @@ class GradientDensityLoss(nn.Module):
     The running counts move in training mode only. In eval mode they are the histogram that entries
     are weighed by, whatever their number: it says how much harder a validation set is than the
     training set.
+
+    In a distributed run each process counts its own entries and has running counts of its own,
+    unless `sync` is set: then the entries of all processes are weighed as those of one batch. A
+    process's loss ('mean' or 'sum') is scaled by the number of processes, so that the mean of the
+    processes' losses, and of their gradients, which DistributedDataParallel computes, is what one
+    process would get for that batch, to float32 rounding. With 'none' entries are what they would
+    be in that batch, not scaled. The losses of all processes must be called equally often, entries
+    or not. In eval mode nothing is summed, as processes may have different numbers of images.
     """
 
     edges: Tensor
@@ -67,7 +76,8 @@ class GradientDensityLoss(nn.Module):
     acc_share: Tensor
     bin_records: list[tuple[Tensor, Tensor]] | None
     """None, or a list to which each call appends the entries of each bin, int64 (bins,), and the
-    weight of each of them, (bins,), where 1 is the average at momentum 0."""
+    weight of each of them, (bins,), where 1 is the average at momentum 0. With `sync`, of all
+    processes."""
 
     def __init__(
         self,
@@ -77,6 +87,7 @@ class GradientDensityLoss(nn.Module):
         reduction: str,
         bias_correct: bool,
         max_weight: float | None,
+        sync: bool,
         last_edge: float,
     ) -> None:
         super().__init__()
@@ -87,12 +98,14 @@ class GradientDensityLoss(nn.Module):
         check_flag(f'{name}.bias_correct', bias_correct)
         if max_weight is not None:
             check_positive(f'{name}.max_weight', max_weight, ', or None')
+        check_flag(f'{name}.sync', sync)
         self.bins = int(bins)
         self.momentum = momentum
         self.loss_weight = loss_weight
         self.reduction = resolve_reduction(reduction, None, name)
         self.bias_correct = bias_correct
         self.max_weight = max_weight
+        self.sync = sync
         self.bin_records = None
         edges = torch.arange(bins + 1).float() / bins
         self._finds_bin_by_product = _product_tells_bin(bins)
@@ -160,7 +173,7 @@ class GradientDensityLoss(nn.Module):
             pred: (n, C).
             target: what `_slope` and `_loss` understand, (n, ...).
             valid: bool (n, C) or (n, 1).
-            total: scalar, the number N of the paper.
+            total: scalar, the number N of the paper; less than 1 means 1.
             override: 'none', 'mean' or 'sum' in place of `reduction`, or None.
         """
         reduction = self.reduction
@@ -227,6 +240,10 @@ class GradientDensityLoss(nn.Module):
             total: see `_harmonized`.
             reduction: 'none', 'mean' or 'sum'.
         """
+        num_processes = get_world_size() if self.sync and self.training else 1
+        if num_processes > 1:
+            counts, total = _sum_over_processes(counts, total)
+        total = total.clamp(min=1).float()
         density = counts.to(self.edges.dtype)
         filled = counts > 0
         if self.momentum > 0 and self.training:
@@ -239,6 +256,8 @@ class GradientDensityLoss(nn.Module):
         if self.bin_records is not None:
             self.bin_records.append((counts, weights))
         weights = self.loss_weight * weights
+        if num_processes > 1 and reduction != 'none':
+            weights = weights * num_processes
         return F.pad(weights / total if reduction == 'mean' else weights, (0, 1))
 
     def _move_running_counts(self, counts: Tensor, filled: Tensor) -> Tensor:
@@ -265,6 +284,13 @@ class GradientDensityLoss(nn.Module):
             running = running / torch.where(self.acc_share > 0, self.acc_share, 1.0)
         scaled = running * (counts.sum() / running.sum())
         return torch.where(running > 0, scaled.clamp(min=1), counts)
+
+
+def _sum_over_processes(counts: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
+    """Sum both, in one collective; in float64, which holds what is counted exactly."""
+    both = torch.cat([counts.double(), total.double().reshape(1)])
+    all_reduce(both)
+    return both[:-1].to(counts.dtype), both[-1].to(total.dtype)
 
 
 def _count_pass(loss: GradientDensityLoss, pred: Tensor, target: Tensor, invalid: Tensor) -> Tensor:

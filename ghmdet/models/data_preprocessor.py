@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import torch
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import ImgDataPreprocessor
 from torch import Tensor
 
@@ -28,10 +29,14 @@ class DetDataPreprocessor(ImgDataPreprocessor):
     Args:
         *args: as of `mmengine.model.ImgDataPreprocessor`.
         batch_augments: only None; MMDetection resizes or mixes whole batches with it.
+        sync_batch_shape: whether the processes of a distributed training pad to one common size, as
+            one process would with the joined batch. What a network finds near the edge of an image
+            depends on how far it is padded, so otherwise the losses differ by percents. Costs one
+            exchange of two numbers a step. None: where RetinaNet has a loss with `sync=True`.
         **kwargs: as of `mmengine.model.ImgDataPreprocessor`.
 
     Raises:
-        ValueError: there are `batch_augments`.
+        ValueError: there are `batch_augments`, or `sync_batch_shape` is no truth value.
 
     Example:
         >>> import torch
@@ -42,13 +47,25 @@ class DetDataPreprocessor(ImgDataPreprocessor):
         ((1, 3, 64, 96), (64, 96))
     """
 
-    def __init__(self, *args: Any, batch_augments: None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *args: Any,
+        batch_augments: None = None,
+        sync_batch_shape: bool | None = None,
+        **kwargs: Any,
+    ) -> None:
         if batch_augments:
             raise ValueError(
                 f'DetDataPreprocessor: batch_augments must be None, got {batch_augments!r}; ghmdet '
                 'changes images one by one: use RandomResize or RandomChoiceResize in the pipeline'
             )
+        if not isinstance(sync_batch_shape, bool | None):
+            raise ValueError(
+                'DetDataPreprocessor: sync_batch_shape must be True, False or None, got '
+                f'{sync_batch_shape!r}'
+            )
         super().__init__(*args, **kwargs)
+        self.sync_batch_shape = sync_batch_shape
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Return `inputs` float32 (N, 3, H, W) and the samples, in the order given.
@@ -69,10 +86,12 @@ class DetDataPreprocessor(ImgDataPreprocessor):
         images = list(data['inputs'])
         self._check_images(images)
         pad_hws = [tuple(map(self._round_up, image.shape[1:])) for image in images]
-        data['inputs'] = self._stack(images, tuple(map(max, zip(*pad_hws, strict=True))))
+        batch_hw = tuple(map(max, zip(*pad_hws, strict=True)))
         data.setdefault('data_samples', None)
+        if self.sync_batch_shape and training:
+            batch_hw = _widen(batch_hw, data['data_samples'] or [])
+        data['inputs'] = self._stack(images, batch_hw)
         if data['data_samples'] is not None:
-            batch_hw = tuple(data['inputs'].shape[-2:])
             for sample, pad_hw in zip(data['data_samples'], pad_hws, strict=True):
                 sample.set_metainfo(dict(batch_input_shape=batch_hw, pad_shape=pad_hw))
         return data
@@ -113,3 +132,14 @@ class DetDataPreprocessor(ImgDataPreprocessor):
 
     def _round_up(self, side: int) -> int:
         return math.ceil(side / self.pad_size_divisor) * self.pad_size_divisor
+
+
+def _widen(batch_hw: tuple[int, ...], samples: list[Any]) -> tuple[int, ...]:
+    """Return the size (H, W) that holds the images of all processes."""
+    if get_world_size() == 1:
+        return batch_hw
+    # The joined batch has no stand-ins, and their own size matters to nobody else.
+    counts = not samples or any(not sample.get('stand_in', False) for sample in samples)
+    largest = torch.tensor(batch_hw) * counts
+    all_reduce(largest, 'max')
+    return tuple(map(max, batch_hw, largest.tolist()))

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import torch
 from mmcv.cnn import ConvModule
+from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
@@ -27,7 +28,7 @@ class Targets(NamedTuple):
     bbox_weights: list[Tensor]
     """float32 (N * P_l, 4), 1 for positives, else 0."""
     avg_factor: Tensor
-    """Number of positives, each image counted as one at least."""
+    """Number of positives, each image counted as one at least and stand-ins left out."""
 
 
 @MODELS.register_module()
@@ -53,6 +54,10 @@ class RetinaHead(BaseModule):
             positives, not positive means 1.
         test_cfg: `nms_pre` candidates a level, `score_thr`, `min_bbox_size`, `nms`, `max_per_img`.
         init_cfg: default normal with std 0.01, the class bias such that all scores start at 0.01.
+        sync_avg_factor: whether the processes of a distributed training divide by the mean of their
+            numbers of positives (`avg_factor`), rather than each by its own as MMDetection does.
+            Then the mean of their focal, L1 and smooth L1 losses is what one process gets for the
+            joined batch. GHM losses do not use it, they have `sync`.
 
     Raises:
         ValueError: a setting out of its range, named.
@@ -79,16 +84,22 @@ class RetinaHead(BaseModule):
         train_cfg: dict[str, Any] | None = None,
         test_cfg: dict[str, Any] | None = None,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
+        sync_avg_factor: bool = False,
     ) -> None:
         if not isinstance(num_classes, int) or num_classes < 1:
             raise ValueError(
                 f'model.bbox_head.num_classes must be an integer of at least 1, got {num_classes!r}'
+            )
+        if not isinstance(sync_avg_factor, bool):
+            raise ValueError(
+                f'model.bbox_head.sync_avg_factor: expected True or False, got {sync_avg_factor!r}'
             )
         last_conv = dict(type='Normal', name='retina_cls', std=0.01, bias_prob=0.01)
         super().__init__(
             init_cfg=init_cfg or dict(type='Normal', layer='Conv2d', std=0.01, override=last_conv)
         )
         self.num_classes = num_classes
+        self.sync_avg_factor = sync_avg_factor
         self.prior_generator = TASK_UTILS.build(
             anchor_generator
             or dict(
@@ -163,7 +174,8 @@ class RetinaHead(BaseModule):
 
         Args:
             feats: L maps (N, in_channels, h, w).
-            data_samples: with `gt_instances`, perhaps `ignored_instances`, and `pad_shape`.
+            data_samples: with `gt_instances`, perhaps `ignored_instances`, and `pad_shape`. One
+                that has `stand_in=True` adds nothing: its process has no image of its own.
         """
         cls_scores, bbox_preds = self(feats)
         targets = self.get_targets(cls_scores, data_samples)
@@ -208,9 +220,23 @@ class RetinaHead(BaseModule):
             [level.flatten(0, 1) for level in torch.stack(images).split(level_sizes, dim=1)]
             for images in zip(*per_image, strict=True)
         )
-        num_positives = torch.stack([weights[:, 0].sum() for *_, weights in per_image])
-        avg_factor = num_positives.clamp(min=1).sum()
+        avg_factor = self._average_factor([weights for *_, weights in per_image], data_samples)
         return Targets(labels, label_weights, bbox_targets, bbox_weights, avg_factor)
+
+    def _average_factor(
+        self, bbox_weights: list[Tensor], data_samples: list[DetDataSample]
+    ) -> Tensor:
+        """Return `Targets.avg_factor`, given weights (P, 4) of each image."""
+        num_positives = [
+            weights[:, 0].sum().clamp(min=0 if _is_stand_in(sample) else 1)
+            for weights, sample in zip(bbox_weights, data_samples, strict=True)
+        ]
+        avg_factor = torch.stack(num_positives).sum()
+        # Not in eval mode, where processes may have different numbers of images.
+        if self.sync_avg_factor and self.training:
+            all_reduce(avg_factor, 'mean')
+        # Only stand-ins give less, whose loss is 0: 0 / 0 is no number.
+        return avg_factor.clamp(min=1 / get_world_size())
 
     def _targets_of_image(
         self, priors: Tensor, on_image: Tensor, sample: DetDataSample
@@ -221,7 +247,8 @@ class RetinaHead(BaseModule):
         gts = sample.gt_instances
         ignored = sample.ignored_instances.bboxes if 'ignored_instances' in sample else None
         gt_inds = torch.full((len(priors),), -1, dtype=torch.int64, device=priors.device)
-        gt_inds[on_image] = self.assigner.assign(priors[on_image], gts.bboxes, ignored).gt_inds
+        if not _is_stand_in(sample):
+            gt_inds[on_image] = self.assigner.assign(priors[on_image], gts.bboxes, ignored).gt_inds
         if len(gts) == 0 and ignored is not None and hasattr(self.assigner, 'find_ignored'):
             # With gts assign() sees to it; without, MMDetection's matching has background alone.
             gt_inds[self.assigner.find_ignored(priors, ignored)] = -1
@@ -290,6 +317,10 @@ class RetinaHead(BaseModule):
             bboxes, scores, labels, self.test_cfg, _scale_factor(sample) if rescale else None
         )
         return InstanceData(bboxes=bboxes, scores=scores, labels=labels)
+
+
+def _is_stand_in(sample: DetDataSample) -> bool:
+    return bool(sample.get('stand_in', False))
 
 
 def _scale_factor(sample: DetDataSample) -> tuple[float, float] | None:

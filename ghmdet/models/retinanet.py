@@ -53,6 +53,11 @@ class RetinaNet(BaseModel):
         self.backbone = MODELS.build(backbone)
         self.neck = MODELS.build(neck) if neck is not None else nn.Identity()
         self.bbox_head = MODELS.build({**bbox_head, 'train_cfg': train_cfg, 'test_cfg': test_cfg})
+        if getattr(self.data_preprocessor, 'sync_batch_shape', False) is None:
+            # The loss of the joined batch is that of images padded to one size.
+            self.data_preprocessor.sync_batch_shape = any(
+                getattr(module, 'sync', False) for module in self.bbox_head.modules()
+            )
 
     def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the L feature maps of images (N, 3, H, W)."""

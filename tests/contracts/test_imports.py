@@ -32,6 +32,7 @@ ALLOWED = {
     'visualization': {'registry', 'structures'},
     'engine': {
         'boxes.anchor_fit',
+        'datasets.elastic',
         'registry',
         'structures',
         'compat',

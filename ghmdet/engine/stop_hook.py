@@ -1,0 +1,169 @@
+"""A run that is told to stop saves first."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from functools import partial
+from typing import Any
+
+import torch
+from mmengine.dist import all_reduce, barrier
+from mmengine.hooks import Hook
+from mmengine.runner import IterBasedTrainLoop, Runner
+from torch.utils.data import DataLoader
+
+from ghmdet.engine.checkpoint_hook import CheckpointHook
+from ghmdet.registry import HOOKS
+
+STOPPED = 75
+"""Exit code of a run that has saved and stopped: EX_TEMPFAIL of sysexits.h, to be tried again."""
+_NAMES = ('SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGHUP')
+_SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
+# A launcher hands on the signal that Slurm sends to every process: that is one, not two.
+_ONE_SIGNAL_S = 1.0 if 'TORCHELASTIC_RUN_ID' in os.environ else 0.3
+_NOTHING_SAVED = 'nothing is saved, since default_hooks.checkpoint is no CheckpointHook'
+
+
+class TrainingStopped(SystemExit):
+    """The run has saved, as a signal asked for; ends the program with code 75."""
+
+
+@HOOKS.register_module()
+class StopHook(Hook):
+    """Saves and ends the run at the end of the step in which a signal comes, on all processes.
+
+    The signals are SIGTERM, SIGINT (Ctrl-C), SIGUSR1 (as Slurm's `--signal` sends ahead of the time
+    limit) and SIGHUP, unless that is ignored (`nohup`). It suffices that one process gets it. The
+    run ends with exit code 75 and goes on with `--resume`. A validation is broken off, and made
+    when the run goes on. A second signal ends the process at once, without saving.
+
+    Must be released when the training has ended, however it did.
+    """
+
+    priority = 'LOWEST'  # after what is due is saved
+
+    def __init__(self) -> None:
+        self._before: dict[int, Any] = {}
+        self._pipe: tuple[int, int] | None = None
+        self._received = 0
+
+    def before_train(self, runner: Runner) -> None:
+        """Begin to listen."""
+        for loop in (runner._train_loop, runner._val_loop):
+            if isinstance(loader := getattr(loop, 'dataloader', None), DataLoader):
+                loader.worker_init_fn = partial(_shield_worker, loader.worker_init_fn)
+        self._num_val_batches = 0
+        if hasattr(runner._val_loop, 'dataloader'):
+            fewest = torch.tensor(len(runner.val_dataloader))
+            all_reduce(fewest, 'min')
+            self._num_val_batches = int(fewest)
+        if self._pipe is None and threading.current_thread() is threading.main_thread():
+            self._listen()
+
+    def after_train_iter(self, runner: Runner, batch_idx: int, *_: Any, **__: Any) -> None:
+        """Save and stop, unless the epoch ends here."""
+        loop: Any = runner.train_loop
+        if not self._is_asked(runner):
+            return
+        if isinstance(loop, IterBasedTrainLoop) or batch_idx + 1 < len(loop.dataloader):
+            self._save_and_stop(runner, batch_idx)
+
+    def after_train_epoch(self, runner: Runner) -> None:
+        """Save and stop."""
+        loop: Any = runner.train_loop
+        if not isinstance(loop, IterBasedTrainLoop) and self._is_asked(runner):
+            self._save_and_stop(runner)
+
+    def after_val_iter(self, runner: Runner, batch_idx: int, *_: Any, **__: Any) -> None:
+        """Stop, if what was trained is saved; else the validation goes on."""
+        if self._pipe is None or batch_idx >= self._num_val_batches or not self._is_asked(runner):
+            return
+        hook = _checkpoint_hook(runner)
+        if hook is None or hook.has_saved(runner):
+            self._stop(runner)
+
+    def release(self) -> None:
+        """Give the signals back to whoever had them."""
+        if self._pipe is None:
+            return
+        signal.set_wakeup_fd(-1)
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        os.close(self._pipe[1])  # which ends the thread
+        self._pipe = None
+
+    def _listen(self) -> None:
+        """Note signals in a thread of its own: this one may be waiting for other processes."""
+        self._pipe = os.pipe()
+        os.set_blocking(self._pipe[1], False)
+        for number in _SIGNALS:
+            name = signal.Signals(number).name
+            if name == 'SIGHUP' and signal.getsignal(number) is signal.SIG_IGN:
+                continue
+            self._before[number] = signal.signal(number, lambda *_: None)
+        signal.set_wakeup_fd(self._pipe[1])
+        threading.Thread(target=self._watch, args=self._pipe[:1], daemon=True).start()
+
+    def _watch(self, reader: int) -> None:
+        first = 0.0
+        while received := os.read(reader, 1):
+            number, now = received[0], time.monotonic()
+            if number not in _SIGNALS:
+                continue
+            name = signal.Signals(number).name
+            if not self._received:
+                self._received, first = number, now
+                _say(f'{name}: will save and stop after this step; once more stops at once')
+            elif now - first > _ONE_SIGNAL_S:
+                _say(f'{name} again: stopped without saving')
+                os._exit(128 + number)
+        os.close(reader)
+
+    def _is_asked(self, runner: Runner) -> bool:
+        """Whether any process has got a signal; all have to ask."""
+        flag = torch.tensor(self._received)
+        all_reduce(flag, 'max')
+        self._received = int(flag)
+        return self._received > 0
+
+    def _save_and_stop(self, runner: Runner, batch_idx: int | None = None) -> None:
+        hook = _checkpoint_hook(runner)
+        if hook is not None:
+            hook.save_before_stop(runner, batch_idx)
+        self._stop(runner)
+
+    def _stop(self, runner: Runner) -> None:
+        """End this process once all have got here.
+
+        Raises:
+            TrainingStopped: always.
+        """
+        hook, name = _checkpoint_hook(runner), signal.Signals(self._received).name
+        saved = f'{hook.last_ckpt} is saved, go on with --resume' if hook else _NOTHING_SAVED
+        runner.logger.warning(f'{name}: stopped; {saved}')
+        barrier()
+        raise TrainingStopped(STOPPED)
+
+
+def _checkpoint_hook(runner: Runner) -> CheckpointHook | None:
+    found = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
+    return found[0] if found else None
+
+
+def _shield_worker(init: Any, worker_id: int) -> None:
+    """Let a loader worker outlive a signal to all processes, so that the step can be finished."""
+    signal.set_wakeup_fd(-1)
+    for number in _SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
+    # The loader itself ends a worker with SIGTERM, if it comes to that.
+    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
+    if init is not None:
+        init(worker_id)
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

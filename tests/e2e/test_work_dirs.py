@@ -1,0 +1,91 @@
+"""Work dirs as users leave them: with a broken checkpoint, or in use by another training."""
+
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from .test_mistakes import Server
+from .test_tools import ENV, ROOT, check_equal, run, weights
+
+EPOCHS = ('--cfg-options', 'train_cfg.max_epochs=2', 'val_cfg=None', 'val_dataloader=None')
+SHORT = (*EPOCHS, 'val_evaluator=None')
+
+
+@pytest.fixture(scope='module')
+def server():
+    running = Server()
+    yield running
+    running.process.stdin.close()
+    running.process.wait(10)
+
+
+def test_a_broken_or_missing_checkpoint(server, config, tmp_path):
+    """Resumed from the one before, the run ends with the same weights."""
+    whole = tmp_path / 'whole'
+    done = server('ghmdet.train', [config, '--work-dir', whole, *SHORT], tmp_path, 120)
+    assert done['code'] == 0, done['stderr'][-3000:]
+    for name in ('cut', 'missing'):
+        folder = tmp_path / name
+        shutil.copytree(whole, folder, ignore=shutil.ignore_patterns('2*'))
+        last, before = folder / 'epoch_2.pth', folder / 'epoch_1.pth'
+        (folder / 'last_checkpoint').write_text(str(last))
+        size = last.stat().st_size // 2
+        if name == 'cut':
+            os.truncate(last, size)
+            reason = f'passed over: {last} ({size} bytes) cannot be read ('
+        else:
+            last.unlink()
+            reason = f'{folder}/last_checkpoint names {last}, which does not exist'
+        done = server('ghmdet.train', [config, '--resume', '--work-dir', folder, *SHORT], tmp_path)
+        told = done['stdout'] + done['stderr']
+        assert done['code'] == 0, told[-3000:]
+        assert reason in told
+        assert f'{before} is the newest checkpoint of {folder} that can be read' in told
+        assert f'resuming from {before} after epoch 1, iteration 3, learning rate ' in told
+        check_equal(weights(last), weights(whole / 'epoch_2.pth'))
+
+
+def test_nothing_readable_and_nothing_there(server, config, tmp_path):
+    folder = tmp_path / 'work'
+    folder.mkdir()
+    (folder / 'epoch_1.pth').write_bytes(b'PK')
+    args = [config, '--work-dir', folder, *SHORT, 'train_cfg.max_epochs=1']
+    done = server('ghmdet.train', [*args, '--resume'], tmp_path)
+    assert done['code'] == 1
+    told = done['stderr'][done['stderr'].rindex('error: ') :]
+    assert told.startswith(f'error: none of the 1 checkpoints of {folder} can be read:\n')
+    assert sorted(os.listdir(folder)) == ['epoch_1.pth', 'training.lock']
+    # Begun anew, it is told what is overwritten.
+    done = server('ghmdet.train', args, tmp_path)
+    assert done['code'] == 0, done['stderr'][-3000:]
+    told = f'{folder} holds checkpoints of an earlier run: epoch_1.pth. This run begins at the'
+    assert told in done['stdout'] + done['stderr']
+
+
+def test_two_trainings_in_one_work_dir(config, tmp_path):
+    folder = tmp_path / 'work'
+    command = [sys.executable, ROOT / 'tools' / 'train.py', config, '--work-dir', folder, *SHORT]
+    with (tmp_path / 'first.log').open('w') as log:
+        first = subprocess.Popen([*command, 'train_cfg.max_epochs=999'], env=ENV, stderr=log)
+    try:
+        while not list(folder.glob('epoch_*.pth')) and first.poll() is None:
+            time.sleep(0.1)
+        second = run('train.py', config, '--work-dir', folder, '--resume', check=False)
+        assert first.poll() is None, (tmp_path / 'first.log').read_text()[-3000:]
+    finally:
+        first.kill()
+        first.wait()
+    assert second.returncode == 1
+    told = second.stderr[second.stderr.rindex('error: ') :]
+    assert told.startswith(
+        f'error: the work dir {folder} is in use by another training: pid {first.pid} on '
+    )
+    assert f'tools/train.py {config} --work-dir {folder} --cfg-options ' in told
+    assert 'give this one another with --work-dir, or stop that one first.' in told
+    # Of the second there is no trace.
+    assert len(list(folder.glob('2*'))) == 1
+    assert not list(folder.glob('*/error*.log'))

@@ -1,0 +1,347 @@
+"""A run that was broken off anywhere and resumed ends with the bits of one that was not."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from mmengine.hooks import Hook
+from mmengine.model import BaseModel
+from torch.utils.data import Dataset
+
+from ghmdet.engine import load_checkpoint_file
+from ghmdet.engine.stop_hook import StopHook, TrainingStopped
+from ghmdet.losses import GHMR
+from ghmdet.registry import DATASETS, HOOKS, MODELS
+
+from .number_runs import number_cfg, train
+
+READ: list[int] = []
+
+
+@DATASETS.register_module(force=True)
+class NoisyDataset(Dataset):
+    """A number for each index, changed at random by each of the three generators."""
+
+    def __init__(self, length, broken=()):
+        self.length, self.broken = length, broken
+
+    def __len__(self):
+        return self.length
+
+    def get_data_info(self, index):
+        return dict(width=2 + index % 2, height=2)
+
+    def __getitem__(self, index):
+        READ.append(index)
+        noise = random.random() + np.random.rand() + torch.rand(()).item()
+        metainfo = dict(img_id=index, img_path=f'{index}.jpg')
+        number = float('nan') if index in self.broken else index / 10 + noise
+        return dict(inputs=torch.tensor([number]), data_samples=SimpleNamespace(metainfo=metainfo))
+
+
+@MODELS.register_module(force=True)
+class NoisyModel(BaseModel):
+    """Batch norm, dropout by all generators, and a GHM loss with running counts."""
+
+    def __init__(self):
+        super().__init__()
+        self.layer = torch.nn.Linear(1, 4)
+        self.norm = torch.nn.BatchNorm1d(4)
+        self.loss = GHMR(momentum=0.7, bins=4)
+
+    def forward(self, inputs, data_samples, mode='loss'):
+        if mode == 'predict':
+            torch.rand(3), np.random.rand(3), random.random()
+            return data_samples
+        x = self.norm(self.layer(torch.cat([torch.stack(inputs), torch.stack(inputs) ** 2])))
+        noise = random.random() + np.random.rand() + torch.rand(())
+        return dict(loss=self.loss(x * (torch.rand(4) < 0.7) * noise, torch.ones_like(x)))
+
+
+def noisy_cfg(work_dir, batch_size=2, **changes):
+    cfg = number_cfg(work_dir, [0], batch_size=batch_size, **changes)
+    if 'train_dataloader' not in changes:
+        cfg.train_dataloader.dataset = dict(type='NoisyDataset', length=7)
+        cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=True)
+    cfg.model = dict(type='NoisyModel')
+    cfg.randomness = dict(seed=5)
+    cfg.optim_wrapper.optimizer = dict(type='AdamW', lr=0.1)
+    return cfg
+
+
+def validated(cfg, **loop):
+    cfg.val_dataloader = dict(
+        dataset=dict(type='NoisyDataset', length=3),
+        batch_size=1,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+    )
+    cfg.val_evaluator = dict(type='RisingMetric')
+    cfg.val_cfg = dict(type='ValLoop')
+    cfg.train_cfg.update(loop)
+    return cfg
+
+
+def final(runner):
+    return load_checkpoint_file((Path(runner.work_dir) / 'last_checkpoint').read_text())
+
+
+def equal(a, b):
+    if isinstance(a, torch.Tensor):
+        return a.dtype == b.dtype and torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(equal(a[key], b[key]) for key in a)
+    if isinstance(a, list | tuple):
+        return len(a) == len(b) and all(map(equal, a, b))
+    return a == b or (a != a and b != b)
+
+
+def check_same(a, b):
+    keys = ['state_dict', 'optimizer', 'ema_state_dict', 'param_schedulers', 'run_state']
+    assert [key for key in keys if not equal(a.get(key), b.get(key))] == []
+
+
+EPOCHS = dict(by_epoch=True, max_epochs=3)
+ITERS = dict(by_epoch=False, max_iters=11, val_interval=3)
+CASES = {
+    'epochs': {},
+    'iterations': dict(train_cfg=ITERS),
+    'iterations over an endless sampler': dict(train_cfg=ITERS, sampler='InfiniteSampler'),
+    'aspect ratios': dict(batch_sampler=dict(type='AspectRatioBatchSampler')),
+    'aspect ratios, endless': dict(
+        train_cfg=ITERS,
+        sampler='InfiniteSampler',
+        batch_sampler=dict(type='AspectRatioBatchSampler'),
+    ),
+    'accumulated': dict(accumulate=3),
+    'accumulated with a bad batch': dict(accumulate=3, broken=[4]),
+    'average': dict(hooks=[dict(type='EMAHook', momentum=0.1, update_buffers=True)]),
+    'float16': dict(wrapper='AmpOptimWrapper'),
+    'validation': dict(validate=True),
+    'validation by iterations': dict(train_cfg=ITERS, validate=True),
+    'schedules': dict(
+        validate=True,
+        schedules=[
+            dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=5),
+            dict(type='StepLR', step_size=1, gamma=0.5, by_epoch=True),
+            dict(type='ReduceOnPlateauLR', monitor='up', rule='less', patience=0, factor=0.3),
+        ],
+    ),
+}
+
+
+def case_cfg(work_dir, case, **checkpoint):
+    cfg = noisy_cfg(work_dir, train_cfg=dict(case.get('train_cfg', EPOCHS)))
+    loader = cfg.train_dataloader
+    loader.dataset.broken = case.get('broken', [])
+    loader.sampler.type = case.get('sampler', 'DefaultSampler')
+    if 'batch_sampler' in case:
+        loader.batch_sampler = case['batch_sampler']
+    if 'accumulate' in case:
+        cfg.optim_wrapper.accumulative_counts = case['accumulate']
+    if 'wrapper' in case:
+        cfg.optim_wrapper.update(type=case['wrapper'], dtype='float16', loss_scale=2.0**10)
+    cfg.custom_hooks = case.get('hooks', [])
+    cfg.param_scheduler = case.get('schedules')
+    if case.get('validate'):
+        validated(cfg, val_interval=cfg.train_cfg.get('val_interval', 1))
+    default = dict(type='CheckpointHook', by_epoch=False, interval=1)
+    cfg.default_hooks.checkpoint = {**default, **checkpoint}
+    return cfg
+
+
+@pytest.mark.parametrize('case', CASES.values(), ids=CASES)
+def test_from_every_iteration(tmp_path, case):
+    whole = final(train(case_cfg(tmp_path / 'whole', case)))
+    last = whole['meta']['iter']
+    assert last == (11 if 'train_cfg' in case else 12)
+    for iteration in range(1, last):
+        cfg = case_cfg(tmp_path / str(iteration), case)
+        cfg.resume, cfg.load_from = True, str(tmp_path / f'whole/iter_{iteration}.pth')
+        check_same(whole, final(train(cfg)))
+
+
+def test_from_every_epoch(tmp_path):
+    case = CASES['schedules']
+    whole = final(train(case_cfg(tmp_path / 'whole', case, by_epoch=True)))
+    for epoch in (1, 2):
+        cfg = case_cfg(tmp_path / str(epoch), case, by_epoch=True)
+        cfg.resume, cfg.load_from = True, str(tmp_path / f'whole/epoch_{epoch}.pth')
+        resumed = train(cfg)
+        check_same(whole, final(resumed))
+        assert resumed.message_hub.get_scalar('val/up').current() == 4 - epoch  # all of them made
+
+
+def test_the_comparison_sees_each_part(tmp_path):
+    """What is left out of a checkpoint shows."""
+    case = CASES['average']
+    whole = final(train(case_cfg(tmp_path / 'whole', case)))
+    original = load_checkpoint_file(tmp_path / 'whole/iter_6.pth')
+
+    def resume_without(change):
+        checkpoint = load_checkpoint_file(tmp_path / 'whole/iter_6.pth')
+        change(checkpoint)
+        torch.save(checkpoint, tmp_path / 'changed.pth')
+        cfg = case_cfg(tmp_path / 'again', case)
+        cfg.resume, cfg.load_from = True, str(tmp_path / 'changed.pth')
+        return final(train(cfg))
+
+    for name in ('python', 'numpy', 'torch'):
+        other = load_checkpoint_file(tmp_path / 'whole/iter_5.pth')['run_state']['processes'][0]
+
+        def change(checkpoint, name=name, other=other):
+            checkpoint['run_state']['processes'][0]['random'][name] = other['random'][name]
+
+        assert not equal(whole['state_dict'], resume_without(change)['state_dict'])
+    for name in ('loss.acc_sum', 'norm.running_mean'):
+        resumed = resume_without(lambda c, name=name: c['ema_state_dict'][f'module.{name}'].add_(1))
+        assert not equal(whole['ema_state_dict'], resumed['ema_state_dict'])
+    assert equal(original['meta']['iter'], 6)
+
+
+def test_the_images_before_are_not_read(tmp_path):
+    train(case_cfg(tmp_path / 'whole', CASES['epochs']))
+    cfg = case_cfg(tmp_path / 'rest', CASES['epochs'], interval=100)
+    cfg.resume, cfg.load_from = True, str(tmp_path / 'whole/iter_7.pth')
+    READ.clear()
+    train(cfg)
+    assert len(READ) == 1 + 7  # the last of 4 batches of the second epoch has one image
+    assert len(set(READ[1:])) == 7
+
+
+@pytest.mark.parametrize('workers', [1, 3])
+def test_loader_workers_make_no_difference(tmp_path, workers):
+    alone = final(train(case_cfg(tmp_path / 'alone', CASES['epochs'])))
+    cfg = case_cfg(tmp_path / 'workers', CASES['epochs'])
+    cfg.train_dataloader.update(num_workers=workers, persistent_workers=True)
+    check_same(alone, final(train(cfg)))
+
+
+def test_epochs_differ_in_what_is_random(tmp_path):
+    cfg = case_cfg(tmp_path, CASES['epochs'])
+    cfg.train_dataloader.dataset.length = 1
+    seen = []
+
+    @HOOKS.register_module(force=True)
+    class Watch(Hook):
+        def before_train_iter(self, runner, batch_idx, data_batch=None):
+            seen.append(data_batch['inputs'][0].item())
+
+    cfg.custom_hooks = [dict(type='Watch')]
+    cfg.train_dataloader.batch_size = 1
+    cfg.model = dict(type='NumberModel')
+    train(cfg)
+    assert len(set(seen)) == 3
+
+
+def test_a_run_without_a_seed_goes_on_with_its_own(tmp_path):
+    cfg = case_cfg(tmp_path / 'whole', CASES['epochs'])
+    cfg.randomness = dict(seed=None)
+    whole = final(train(cfg))
+    cfg = case_cfg(tmp_path / 'rest', CASES['epochs'])
+    cfg.randomness = dict(seed=None)
+    cfg.resume, cfg.load_from = True, str(tmp_path / 'whole/iter_6.pth')
+    check_same(whole, final(train(cfg)))
+
+
+def test_another_batch_size_is_told(tmp_path):
+    train(case_cfg(tmp_path / 'whole', CASES['epochs']))
+    cfg = case_cfg(tmp_path / 'rest', CASES['epochs'])
+    cfg.train_dataloader.batch_size = 1
+    cfg.resume, cfg.load_from = True, str(tmp_path / 'whole/iter_7.pth')  # 6 images of epoch 2
+    READ.clear()
+    runner = train(cfg)
+    assert 'resumed with 1 images per iteration' in '\n'.join(runner.lines)
+    assert len(READ) == 1 + 7
+
+
+# --- signals ------------------------------------------------------------------------------------
+
+
+@HOOKS.register_module(force=True)
+class Signaller(Hook):
+    """Sends signals to this process at an iteration of the training or the validation."""
+
+    def __init__(self, at, during='train', number=signal.SIGTERM):
+        self.at, self.during, self.number = at, during, number
+        self.count = 0
+
+    def _count(self):
+        self.count += 1
+        if self.count == self.at:
+            os.kill(os.getpid(), self.number)
+            while not self.stop._received:  # it is noted in another thread
+                pass
+
+    def before_train_iter(self, runner, *_, **__):
+        if self.during == 'train':
+            self._count()
+
+    def after_val_iter(self, runner, *_, **__):
+        if self.during == 'val':
+            self._count()
+
+
+def stopped(cfg, at, **signaller):
+    """Train until the signal; return the exit code and what the log says."""
+    cfg.custom_hooks = [*cfg.custom_hooks, dict(type='Signaller', at=at, **signaller)]
+    stop = StopHook()
+    lines = []
+
+    @HOOKS.register_module(force=True)
+    class Bind(Hook):
+        def before_train(self, runner):
+            for hook in runner.hooks:
+                if isinstance(hook, Signaller):
+                    hook.stop = stop
+            runner.register_hook(stop)
+            runner.logger.addFilter(lambda record: lines.append(record.getMessage()) or True)
+            stop.before_train(runner)
+
+    cfg.custom_hooks = [*cfg.custom_hooks, dict(type='Bind')]
+    try:
+        with pytest.raises(TrainingStopped) as raised:
+            train(cfg)
+    finally:
+        stop.release()
+    return raised.value.code, '\n'.join(lines)
+
+
+NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP]
+
+
+@pytest.mark.parametrize(
+    ('case', 'at', 'during', 'number'),
+    [('epochs', at, 'train', NUMBERS[at % 4]) for at in (1, 3, 4, 6, 12)]
+    + [('iterations', at, 'train', signal.SIGTERM) for at in (1, 6, 11)]
+    + [('accumulated', 5, 'train', signal.SIGTERM)]
+    + [('schedules', at, 'val', signal.SIGTERM) for at in (2, 3, 9)]
+    + [('validation by iterations', 5, 'val', signal.SIGTERM)],
+)
+def test_a_signal_saves_and_the_run_goes_on(tmp_path, case, at, during, number):
+    case = CASES[case]
+    by_epoch = 'train_cfg' not in case
+    every = 1 if by_epoch else 3
+    whole = final(train(case_cfg(tmp_path / 'whole', case, by_epoch=by_epoch, interval=every)))
+    cfg = case_cfg(tmp_path / 'parts', case, by_epoch=by_epoch, interval=every)
+    before = [signal.getsignal(each) for each in NUMBERS]
+    code, log = stopped(cfg, at, during=during, number=number)
+    assert code == 75
+    assert [signal.getsignal(each) for each in NUMBERS] == before
+    saved = (tmp_path / 'parts/last_checkpoint').read_text()
+    told = f'{signal.Signals(number).name}: stopped; {saved} is saved, go on with --resume'
+    assert told in log
+    if during == 'train':
+        assert load_checkpoint_file(saved)['meta']['iter'] == at
+    cfg = case_cfg(tmp_path / 'parts', case, by_epoch=by_epoch, interval=every)
+    cfg.resume = True
+    runner = train(cfg)
+    check_same(whole, final(runner))
+    names = {file.name for file in (tmp_path / 'whole').glob('*.pth')}
+    assert {file.name for file in (tmp_path / 'parts').glob('*.pth')} == names

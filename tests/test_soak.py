@@ -1,0 +1,125 @@
+"""The long run of tools/dev/soak.py in short: do its counts count, and does nothing pile up?"""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+sys.path.insert(0, str(Path(__file__).parents[1] / 'tools' / 'dev'))
+
+import soak
+
+pytestmark = pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+
+SAMPLE = soak.Sample(
+    step=0,
+    main_mb=1000.0,
+    anon_mb=600.0,
+    children_mb=100.0,
+    files=20,
+    threads=3,
+    children=4,
+    shm=7,
+    ms=5.0,
+    cpu_ms=4.0,
+)
+KINDS = ('files', 'threads', 'children', 'shm')
+
+
+def counts(sample):
+    return {kind: getattr(sample, kind) for kind in KINDS}
+
+
+def grow(name, *values):
+    """Samples of steps 0, 10, ... of which one number takes these values."""
+    return [replace(SAMPLE, step=10 * i, **{name: value}) for i, value in enumerate(values)]
+
+
+def test_the_meter_counts_what_a_process_holds(tmp_path):
+    before = counts(soak.Meter(1).measure())
+    end = threading.Event()
+    thread = threading.Thread(target=end.wait)
+    thread.start()
+    child = multiprocessing.get_context('fork').Process(target=end.wait)
+    with open(tmp_path / 'a', 'w'), open(tmp_path / 'b', 'w'):
+        shared = torch.zeros(10).share_memory_()
+        child.start()
+        found = counts(soak.Meter(1).measure())
+    child.terminate()
+    child.join()
+    end.set()
+    thread.join()
+    assert len(shared) == 10
+    more = {kind: found[kind] - before[kind] for kind in KINDS}
+    # Beside the two files two pipes, by which parent and child see each other's end.
+    assert more == dict(files=4, threads=1, children=1, shm=1)
+
+
+def test_memory_is_that_of_the_process(tmp_path):
+    meter = soak.Meter(1)
+    before = meter.measure()
+    kept = torch.ones(32 << 18)  # 32 MB
+    after = meter.measure()
+    assert len(kept) == 8388608
+    assert after.main_mb - before.main_mb == pytest.approx(32, abs=2)
+    assert after.anon_mb - before.anon_mb == pytest.approx(32, abs=2)
+
+
+@pytest.mark.parametrize(
+    ('samples', 'faults'),
+    [
+        (grow('main_mb', 500.0, 1000.0, 1010.0, 1019.0), []),
+        (
+            grow('main_mb', 500.0, 1000.0, 1000.0, 1030.0),
+            [
+                'main_mb has grown by 3.00 %, more than 2 %',
+                'total_mb has grown by 2.73 %, more than 2 %',
+            ],
+        ),
+        (
+            grow('children_mb', 0.0, 100.0, 110.0, 155.0),
+            ['total_mb has grown by 5.00 %, more than 2 %'],
+        ),
+        (grow('files', 10, 20, 20, 20), []),
+        (grow('files', 10, 20, 20, 21), ['files: more in the second half than in the first']),
+        (grow('children', 4, 4, 4, 6), ['children: more in the second half than in the first']),
+        (grow('shm', 4, 9, 25, 13), []),
+        (grow('shm', 4, 9, 25, 14), ['shm: more in the second half than in the first']),
+    ],
+)
+def test_what_counts_as_growth(samples, faults):
+    assert soak.judge(samples, warm_up=10, limit=2.0) == faults
+
+
+def test_a_run_that_is_too_short_to_judge():
+    with pytest.raises(ValueError, match='expected two samples from step 20 on, got 1'):
+        soak.judge(grow('files', 1, 2, 3), warm_up=20, limit=2.0)
+
+
+@pytest.mark.parametrize(('fresh', 'children'), [(False, 4), (True, 2)])
+def test_epochs_and_validations_leave_nothing_behind(fresh, children, capsys):
+    options = dict(iters=24, epochs=4, workers=2, batch=2, size=64, val=4, every=2, limit=25)
+    argv = ['train', *(f'--{name}={value}' for name, value in options.items())]
+    args = soak.parse_args([*argv, '--fresh-workers', '--save'] if fresh else argv)
+    assert (args.every, args.warm_up) == (2, 13)
+    before = soak.Meter(1).measure()
+    samples = soak.soak(args)
+    assert [sample.step for sample in samples] == [1, *range(2, 25, 2)]
+    assert [sample.children - before.children for sample in samples[-4:]] == [children] * 4
+    assert soak.judge(samples, args.warm_up, args.limit) == []
+    gc.collect()
+    assert soak.Meter(1).measure().children == before.children
+    assert 'main_mb: ' in capsys.readouterr().out
+
+
+def test_detections_leave_nothing_behind():
+    samples = soak.soak(soak.parse_args(['infer', '--calls=30', '--every=5', '--varied']))
+    assert soak.judge(samples, warm_up=10, limit=5.0) == []
+    assert len({sample.files for sample in samples}) == 1
