@@ -385,5 +385,11 @@ def test_freed_memory_is_kept_on_the_cpu_only(platform, device, expected, monkey
     monkeypatch.setattr(launch.ctypes, 'CDLL', lambda name: libc)
     monkeypatch.setattr(launch, 'sys', SimpleNamespace(platform=platform))
     monkeypatch.setattr(launch, 'get_device', lambda: device)
+    environ = {}
+    monkeypatch.setattr(launch.os, 'environ', environ)
     launch.keep_freed_memory()
     assert calls == expected
+    assert environ == ({'ONEDNN_PRIMITIVE_CACHE_CAPACITY': '400'} if expected else {})
+    environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY'] = '0'  # a user's own
+    launch.keep_freed_memory()
+    assert environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY'] == '0'

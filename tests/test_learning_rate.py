@@ -164,6 +164,7 @@ def test_what_the_block_says(tmp_path):
         16,
         4,
         param_scheduler=SCHEDULES,
+        randomness=dict(seed=12),
         epochs=3,
         optim_wrapper=dict(
             optimizer=dict(type='SGD', lr=0.1, momentum=0.5, weight_decay=0.01),
@@ -185,6 +186,7 @@ def test_what_the_block_says(tmp_path):
         'gradient clipping': 'max_norm=35',
         'precision': 'float32',
         'parameters': '1 to train, of 1',
+        'seed': '12',
         'images': '4 to train',
         'length': '3 epochs x 2 iterations',
         'schedule': 'LinearLR, MultiStepLR',

@@ -133,6 +133,7 @@ def _tell_model(runner: Runner) -> Iterator[tuple[str, str]]:
     named = torch.cuda.get_device_name(device) if device.type == 'cuda' else ''
     threads = _count(torch.get_num_threads(), 'thread') if device.type == 'cpu' else ''
     yield 'device', ', '.join(filter(None, (str(device), named, threads)))
+    yield 'seed', f'{runner.seed}{", deterministic" if runner.deterministic else ""}'
 
 
 def _tell_data(runner: Runner) -> Iterator[tuple[str, str]]:

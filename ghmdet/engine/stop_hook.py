@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import sys
@@ -158,11 +159,21 @@ def _shield_worker(init: Any, worker_id: int) -> None:
     """Let a loader worker outlive a signal to all processes, so that the step can be finished."""
     signal.set_wakeup_fd(-1)
     for number in _SIGNALS:
-        signal.signal(number, signal.SIG_IGN)
-    # The loader itself ends a worker with SIGTERM, if it comes to that.
-    signal.signal(signal.SIGTERM, lambda number, _: signal.signal(number, signal.SIG_DFL))
+        if number != signal.SIGTERM:
+            signal.signal(number, signal.SIG_IGN)
+    parent = multiprocessing.parent_process()
+    if parent is not None and hasattr(signal, 'sigwaitinfo'):
+        signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+        threading.Thread(target=_obey, args=(parent.pid,), daemon=True).start()
     if init is not None:
         init(worker_id)
+
+
+def _obey(parent: int) -> None:
+    """End this process on a SIGTERM of the parent, the loader's own way, and of nobody else."""
+    while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
+        pass
+    os._exit(0)
 
 
 def _say(text: str) -> None:

@@ -17,14 +17,15 @@ OURS = dict(
     'SmoothL1Loss DetTTAModel',
     TASK_UTILS='AnchorGenerator MaxIoUAssigner DeltaXYWHBBoxCoder',
     DATASETS='CocoDataset ImageFolder',
-    DATA_SAMPLERS='AspectRatioBatchSampler',
+    DATA_SAMPLERS='AspectRatioBatchSampler ElasticBatchSampler',
     TRANSFORMS='LoadAnnotations LoadImageFromFile PackDetInputs',
     METRICS='CocoMetric DumpDetResults',
     VISUALIZERS='DetLocalVisualizer',
     HOOKS='DetVisualizationHook DoorCheckHook PeakMemoryHook FastNetworkHook LoadWeightsHook '
     'FiniteStepsHook FiniteWeightsHook StartReportHook '
-    'SkippedImagesHook AnchorCheckHook GHMStatsHook',
-    LOOPS='ValLoop',
+    'SkippedImagesHook AnchorCheckHook GHMStatsHook '
+    'CheckpointHook StopHook MeanLossesHook LogHistoryHook',
+    LOOPS='EpochBasedTrainLoop IterBasedTrainLoop ValLoop',
     WEIGHT_INITIALIZERS='Pretrained',
     OPTIM_WRAPPERS='AmpOptimWrapper',
 )
@@ -32,8 +33,8 @@ FROM_ROOT = dict(
     TRANSFORMS='Resize RandomFlip RandomChoiceResize Pad TestTimeAug',
     DATASETS='RepeatDataset ConcatDataset ClassBalancedDataset',
     DATA_SAMPLERS='DefaultSampler InfiniteSampler',
-    HOOKS='CheckpointHook EMAHook LoggerHook',
-    LOOPS='EpochBasedTrainLoop IterBasedTrainLoop TestLoop',
+    HOOKS='EMAHook LoggerHook',
+    LOOPS='TestLoop',
     OPTIM_WRAPPERS='OptimWrapper',
     OPTIMIZERS='SGD AdamW',
     PARAM_SCHEDULERS='LinearLR MultiStepLR CosineAnnealingLR',

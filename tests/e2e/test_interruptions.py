@@ -108,11 +108,7 @@ def test_stopped_on_two_and_resumed_on_one(trial, undisturbed):
     process = trial.start(work_dir, 2)
     out = crash_test.Reader(process)
     assert out.wait_for(r'\(train\)', 2), ''.join(out.lines)
-    ranks = [
-        pid
-        for pid in crash_test.descendants(process.pid)
-        if 'train.py' in crash_test.command_of(pid)
-    ]
+    ranks = crash_test.ranks_of(process.pid)
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGTERM)
     assert process.wait(100) == 1  # torchrun's own

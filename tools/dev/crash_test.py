@@ -257,12 +257,20 @@ def strike(process: subprocess.Popen, gently: bool, rng: random.Random) -> None:
             process.terminate()
             return
         family = [process.pid, *descendants(process.pid)]
-        ranks = [pid for pid in descendants(process.pid) if 'train.py' in command_of(pid)]
-        if len(ranks) > 1 and rng.random() < 0.5:
+        ranks = ranks_of(process.pid)
+        if ranks and rng.random() < 0.5:
             family = [rng.choice(ranks)]
         for pid in family:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def ranks_of(pid: int) -> list[int]:
+    """Process ids of the processes that a torchrun has started; none if it is no torchrun."""
+    if 'torch.distributed.run' not in command_of(pid):
+        return []
+    found = [child for child in descendants(pid) if 'train.py' in command_of(child)]
+    return [child for child in found if not any(child in descendants(other) for other in found)]
 
 
 def descendants(pid: int) -> list[int]:

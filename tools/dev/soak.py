@@ -6,8 +6,9 @@ python tools/dev/soak.py infer [--calls 500] [--varied] ...
 A line every so often gives memory, open files, threads, child processes, shared memory and the time
 of a step. The last words are PASS, or FAIL with exit code 1: where memory has grown by more than
 --limit percent from the end of the warm-up to the end of the run, or one of the numbers at all.
-The warm-up is the first tenth of all steps, of several epochs at least the first two. Images are
-drawn, weights are random, nothing is downloaded. Linux only, as it reads /proc.
+The warm-up is the first tenth of all steps, of several epochs at least the first two, and half of
+all where image sizes vary, as memory grows until all have met. Images are drawn, weights are
+random, nothing is downloaded. Linux only, as it reads /proc.
 """
 
 from __future__ import annotations
@@ -268,14 +269,13 @@ def infer(args: argparse.Namespace, meter: Meter, folder: Path) -> None:
     draw_shapes(folder, dict(val=20))
     images = [cv2.imread(str(path)) for path in sorted((folder / 'val').glob('*.jpg'))]
     factors = _FACTORS if args.varied else [1.0]
-    paths = []
+    inputs: list[Any] = []
     for number, factor in enumerate(factors):
-        paths.append(folder / f'{number}.png')
-        image = cv2.resize(images[number % len(images)], None, fx=factor, fy=1)
-        cv2.imwrite(str(paths[-1]), image)
+        path = folder / f'{number}.png'
+        cv2.imwrite(str(path), cv2.resize(images[number % len(images)], None, fx=factor, fy=1))
+        inputs += [path, cv2.imread(str(path))]
     for number in range(args.calls):
-        path = paths[number // 2 % len(paths)]
-        inference_detector(model, path if number % 2 else cv2.imread(str(path)))
+        inference_detector(model, inputs[number % len(inputs)])
         meter.step(number + 1)
 
 
@@ -304,7 +304,7 @@ def parse_args(argv: Sequence[str] | None = None) -> argparse.Namespace:
     steps = args.calls if args.mode == 'infer' else args.iters
     args.every = args.every or max(1, steps // 30)
     if args.warm_up is None:
-        args.warm_up = steps // 10
+        args.warm_up = steps // 2 if args.varied else steps // 10
         if args.mode == 'train' and args.epochs > 1:  # validation has been run twice by then
             args.warm_up = max(args.warm_up, 2 * -(-args.iters // args.epochs) + 1)
     return args
