@@ -15,14 +15,15 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from torch.utils.data import Dataset
 
-from ghmdet.engine import load_checkpoint_file
+from ghmdet.engine import build_runner, load_checkpoint_file
 from ghmdet.engine.stop_hook import StopHook, TrainingStopped
 from ghmdet.losses import GHMR
 from ghmdet.registry import DATASETS, HOOKS, MODELS
 
-from .number_runs import number_cfg, train
+from .number_runs import number_cfg, own_scope, train
 
 READ: list[int] = []
+FIRST = 1.6870884  # of the samples of seed 5
 
 
 @DATASETS.register_module(force=True)
@@ -223,6 +224,21 @@ def test_loader_workers_make_no_difference(tmp_path, workers):
     check_same(alone, final(train(cfg)))
 
 
+@pytest.mark.parametrize('workers', [0, 2])
+def test_the_loader_of_a_runner_that_does_not_train(tmp_path, workers):
+    cfg = case_cfg(tmp_path, CASES['epochs'])
+    cfg.train_dataloader.update(num_workers=workers)
+    with own_scope():
+        loader = build_runner(cfg).train_dataloader
+    first = [[image.item() for image in batch['inputs']] for batch in loader]
+    assert [len(batch) for batch in first] == [2, 2, 2, 1]
+    assert [[image.item() for image in batch['inputs']] for batch in loader] == first
+    loader.batch_sampler.set_epoch(1)
+    second = [[image.item() for image in batch['inputs']] for batch in loader]
+    assert not {x for batch in first for x in batch} & {x for batch in second for x in batch}
+    assert first[0][0] == pytest.approx(FIRST, rel=1e-6)  # with or without workers
+
+
 def test_epochs_differ_in_what_is_random(tmp_path):
     cfg = case_cfg(tmp_path, CASES['epochs'])
     cfg.train_dataloader.dataset.length = 1
@@ -287,6 +303,10 @@ class Signaller(Hook):
         if self.during == 'val':
             self._count()
 
+    def before_save_checkpoint(self, runner, checkpoint):
+        if self.during == 'save':
+            self._count()
+
 
 def stopped(cfg, at, **signaller):
     """Train until the signal; return the exit code and what the log says."""
@@ -321,6 +341,7 @@ NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP]
     [('epochs', at, 'train', NUMBERS[at % 4]) for at in (1, 3, 4, 6, 12)]
     + [('iterations', at, 'train', signal.SIGTERM) for at in (1, 6, 11)]
     + [('accumulated', 5, 'train', signal.SIGTERM)]
+    + [('epochs', 2, 'save', signal.SIGTERM), ('iterations', 2, 'save', signal.SIGTERM)]
     + [('schedules', at, 'val', signal.SIGTERM) for at in (2, 3, 9)]
     + [('validation by iterations', 5, 'val', signal.SIGTERM)],
 )

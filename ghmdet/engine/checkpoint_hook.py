@@ -17,6 +17,7 @@ from mmengine.hooks import CheckpointHook as _CheckpointHook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ghmdet.engine import run_state
+from ghmdet.engine.finite_weights_hook import last_checkpoint
 from ghmdet.engine.run_state import collect_run_state, mean_buffers
 from ghmdet.registry import HOOKS
 
@@ -217,13 +218,12 @@ class CheckpointHook(_CheckpointHook):
                 partial = folder / f'.{name}.tmp'
                 partial.unlink(missing_ok=True)
                 told += f'{shutil.disk_usage(folder).free / 1e6:.1f} MB are free. '
-        pointer = Path(runner.work_dir, _POINTER)
-        before = pointer.read_text().strip() if pointer.is_file() else None
+        before = last_checkpoint(runner)
         told += (
-            f'The checkpoint before, {before}, is as it was: make room (a smaller '
+            'There is none from before; make room and start again'
+            if before == 'none'
+            else f'The checkpoint before, {before}, is as it was: make room (a smaller '
             'default_hooks.checkpoint.max_keep_ckpts keeps fewer files) and go on with --resume'
-            if before
-            else 'There is none from before; make room and start again'
         )
         return SaveError(told)
 

@@ -64,9 +64,10 @@ class _ExactLoop(BaseLoop):
         with undisturbed_random(), mean_buffers(self.runner):
             self.runner.val_loop.run()
 
-    def _own_generator(self, dataloader: Any) -> None:
-        """Let loading leave the process's generators alone."""
+    def _set_up_loading(self, dataloader: Any) -> None:
+        """Let loading leave the process's generators alone, and need no training to begin."""
         self.dataloader.generator = torch.Generator()
+        seed_samples(self.dataloader.dataset, self.runner.seed)
         sampler = dataloader.get('sampler') if isinstance(dataloader, Mapping) else None
         self._sampler_follows = isinstance(sampler, Mapping) and sampler.get('seed') is None
 
@@ -121,7 +122,7 @@ class EpochBasedTrainLoop(_ExactLoop, _EpochBasedTrainLoop):
 
     def __init__(self, runner: Runner, dataloader: Any, max_epochs: int, **kwargs: Any) -> None:
         super().__init__(runner, _elastic(dataloader, endless=False), max_epochs, **kwargs)
-        self._own_generator(dataloader)
+        self._set_up_loading(dataloader)
         self._first_batch = 0
 
     def run(self) -> torch.nn.Module:
@@ -193,7 +194,7 @@ class IterBasedTrainLoop(_ExactLoop, _IterBasedTrainLoop):
     ) -> None:
         # Not mmengine's constructor, which starts to load before it is known where to begin.
         BaseLoop.__init__(self, runner, _elastic(dataloader, endless=True))
-        self._own_generator(dataloader)
+        self._set_up_loading(dataloader)
         self._max_iters, self._max_epochs = int(max_iters), 1
         self._epoch = self._iter = 0
         self.val_begin, self.val_interval = val_begin, val_interval

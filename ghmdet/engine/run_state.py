@@ -62,7 +62,8 @@ def restore_process(runner: Runner, processes: Sequence[Mapping[str, Any]]) -> N
     if as_many:
         buffers = dict(_named_buffers(runner))
         for name, value in own['buffers'].items():
-            buffers[name].copy_(value)
+            if name in buffers:  # a moving average may have been left out since
+                buffers[name].copy_(value)
     for name, hook in _hooks_with_state(runner):
         if name in own['hooks']:
             hook.load_state_dict(own['hooks'][name])

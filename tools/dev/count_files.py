@@ -10,7 +10,6 @@ from types import FrameType
 from typing import Any
 
 import ghmdet
-from ghmdet.datasets.elastic import seed_samples
 from ghmdet.engine import add_common_arguments, build_runner, load_config
 from ghmdet.engine.cli import run
 
@@ -26,7 +25,6 @@ def main() -> None:
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
     runner = build_runner(cfg)
     model, loader = runner.model, runner.train_dataloader
-    seed_samples(loader.dataset, seed=0)
     optim_wrapper = runner.build_optim_wrapper(cfg.optim_wrapper)
     model.train_step(next(iter(loader)), optim_wrapper)  # what is built on first use is built
 
