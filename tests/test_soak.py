@@ -66,7 +66,8 @@ def test_the_meter_counts_what_a_process_holds(tmp_path):
 def test_memory_is_that_of_the_process(tmp_path):
     meter = soak.Meter(1)
     before = meter.measure()
-    kept = mmap.mmap(-1, 32 << 20)  # of the system: the process itself may have some left
+    # From the system: the process itself may have some left.
+    kept = mmap.mmap(-1, 32 << 20, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
     for page in range(0, len(kept), mmap.PAGESIZE):
         kept[page] = 1
     after = meter.measure()

@@ -3,6 +3,7 @@
 from ghmdet.datasets.batch_sampler import AspectRatioBatchSampler
 from ghmdet.datasets.coco import CocoDataset
 from ghmdet.datasets.coco_file import read_coco
+from ghmdet.datasets.elastic import ElasticBatchSampler
 from ghmdet.datasets.image_folder import ImageFolder
 from ghmdet.datasets.shapes import SHAPES_CLASSES, draw_shapes
 from ghmdet.datasets.transforms import LoadAnnotations, LoadImageFromFile, PackDetInputs
@@ -11,6 +12,7 @@ __all__ = [
     'SHAPES_CLASSES',
     'AspectRatioBatchSampler',
     'CocoDataset',
+    'ElasticBatchSampler',
     'ImageFolder',
     'LoadAnnotations',
     'LoadImageFromFile',

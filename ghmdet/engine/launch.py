@@ -41,6 +41,7 @@ from ghmdet.engine.load_weights_hook import LoadWeightsHook
 from ghmdet.engine.log_history_hook import LogHistoryHook
 from ghmdet.engine.network_check import check_network
 from ghmdet.engine.rendezvous import renew_rendezvous
+from ghmdet.engine.reserve_memory_hook import ReserveMemoryHook
 from ghmdet.engine.resume import confirm_start, plan_start
 from ghmdet.engine.settings_check import check_sections, check_settings
 from ghmdet.engine.skipped_images_hook import SkippedImagesHook
@@ -59,7 +60,7 @@ _DEFAULT_PORT = 29500
 _HOOKS: tuple[type[Hook], ...] = (
     *(DoorCheckHook, PeakMemoryHook, LoadWeightsHook, SkippedImagesHook, AnchorCheckHook),
     *(FiniteStepsHook, FiniteWeightsHook, StartReportHook, FirstSampleHook, LogHistoryHook),
-    MeanLossesHook,
+    *(MeanLossesHook, ReserveMemoryHook),
 )
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
 _PREPARED = '400'

@@ -26,6 +26,7 @@ from ghmdet.engine.log_history_hook import LogHistoryHook
 from ghmdet.engine.loops import EpochBasedTrainLoop, IterBasedTrainLoop
 from ghmdet.engine.network import compile_network, fold_batch_norms
 from ghmdet.engine.pretrained import Pretrained
+from ghmdet.engine.reserve_memory_hook import ReserveMemoryHook
 from ghmdet.engine.skipped_images_hook import SkippedImagesHook
 from ghmdet.engine.start_report_hook import StartReportHook
 from ghmdet.engine.stop_hook import StopHook
@@ -50,6 +51,7 @@ __all__ = [
     'MeanLossesHook',
     'PeakMemoryHook',
     'Pretrained',
+    'ReserveMemoryHook',
     'SkippedImagesHook',
     'StartReportHook',
     'StopHook',

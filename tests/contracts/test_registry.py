@@ -24,7 +24,7 @@ OURS = dict(
     HOOKS='DetVisualizationHook DoorCheckHook PeakMemoryHook FastNetworkHook LoadWeightsHook '
     'FiniteStepsHook FiniteWeightsHook StartReportHook '
     'SkippedImagesHook AnchorCheckHook GHMStatsHook '
-    'CheckpointHook StopHook MeanLossesHook LogHistoryHook',
+    'CheckpointHook StopHook MeanLossesHook LogHistoryHook ReserveMemoryHook',
     LOOPS='EpochBasedTrainLoop IterBasedTrainLoop ValLoop',
     WEIGHT_INITIALIZERS='Pretrained',
     OPTIM_WRAPPERS='AmpOptimWrapper',
