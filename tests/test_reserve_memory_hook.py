@@ -54,6 +54,7 @@ def test_it_is_done_once_at_the_fifth_step(monkeypatch):
     shares = []
     monkeypatch.setattr(reserve_memory_hook, 'reserve_memory', shares.append)
     monkeypatch.setattr(reserve_memory_hook.torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(ReserveMemoryHook, 'done', False)
     hook = ReserveMemoryHook()
     hook.before_train(None)
     counts = []
@@ -61,6 +62,11 @@ def test_it_is_done_once_at_the_fifth_step(monkeypatch):
         hook.after_train_iter(None)
         counts.append(len(shares))
     assert counts == [0, 0, 0, 0, 1, 1, 1]
+    assert shares == [0.05]
+    again = ReserveMemoryHook()  # of another training in the same process
+    again.before_train(None)
+    for _ in range(7):
+        again.after_train_iter(None)
     assert shares == [0.05]
 
 

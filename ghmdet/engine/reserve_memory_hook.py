@@ -32,6 +32,8 @@ class ReserveMemoryHook(Hook):
     """
 
     priority = 'LOWEST'  # when the other hooks have freed theirs
+    done = False
+    """In this process, whose heap would be doubled by each time more."""
 
     def before_train(self, runner: Runner) -> None:
         """Begin to count."""
@@ -40,7 +42,8 @@ class ReserveMemoryHook(Hook):
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Reserve after some steps."""
         self._steps += 1
-        if self._steps == _STEP and not torch.cuda.is_available():
+        if self._steps == _STEP and not ReserveMemoryHook.done and not torch.cuda.is_available():
+            ReserveMemoryHook.done = True
             reserve_memory(_SHARE)
 
 
@@ -48,7 +51,7 @@ def reserve_memory(share: float) -> int:
     """Make memory resident that the heap will use before it asks the system for more, once.
 
     Args:
-        share: of the heap's size.
+        share: of the heap's size. To be called once in a process.
 
     Returns:
         How many bytes; 0 where the C library cannot tell how its heap is filled.
