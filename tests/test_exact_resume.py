@@ -15,7 +15,7 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from torch.utils.data import Dataset
 
-from ghmdet.engine import build_runner, load_checkpoint_file
+from ghmdet.engine import build_runner, load_checkpoint_file, stop_hook
 from ghmdet.engine.stop_hook import StopHook, TrainingStopped
 from ghmdet.losses import GHMR
 from ghmdet.registry import DATASETS, HOOKS, MODELS
@@ -123,7 +123,8 @@ CASES = {
     'accumulated': dict(accumulate=3),
     'accumulated with a bad batch': dict(accumulate=3, broken=[4]),
     'average': dict(hooks=[dict(type='EMAHook', momentum=0.1, update_buffers=True)]),
-    'float16': dict(wrapper='AmpOptimWrapper'),
+    'float16': dict(wrapper=dict(type='AmpOptimWrapper', dtype='float16', loss_scale=2.0**10)),
+    'bfloat16': dict(wrapper=dict(type='AmpOptimWrapper', dtype='bfloat16')),
     'validation': dict(validate=True),
     'validation by iterations': dict(train_cfg=ITERS, validate=True),
     'schedules': dict(
@@ -147,7 +148,7 @@ def case_cfg(work_dir, case, **checkpoint):
     if 'accumulate' in case:
         cfg.optim_wrapper.accumulative_counts = case['accumulate']
     if 'wrapper' in case:
-        cfg.optim_wrapper.update(type=case['wrapper'], dtype='float16', loss_scale=2.0**10)
+        cfg.optim_wrapper.update(case['wrapper'])
     cfg.custom_hooks = case.get('hooks', [])
     cfg.param_scheduler = case.get('schedules')
     if case.get('validate'):
@@ -366,3 +367,32 @@ def test_a_signal_saves_and_the_run_goes_on(tmp_path, case, at, during, number):
     check_same(whole, final(runner))
     names = {file.name for file in (tmp_path / 'whole').glob('*.pth')}
     assert {file.name for file in (tmp_path / 'parts').glob('*.pth')} == names
+
+
+def test_a_signal_in_the_validation_that_was_left(tmp_path):
+    """A resumed run begins with it; it need not end it, for what was trained is on the disk."""
+    case = CASES['schedules']
+    whole = final(train(case_cfg(tmp_path / 'whole', case, by_epoch=True)))
+    code, _ = stopped(case_cfg(tmp_path / 'parts', case, by_epoch=True), 1, during='val')
+    assert code == 75
+    cfg = case_cfg(tmp_path / 'parts', case, by_epoch=True)
+    cfg.resume = True
+    code, log = stopped(cfg, 1, during='val')
+    assert code == 75
+    assert f'stopped; {tmp_path / "parts/epoch_1.pth"} is saved' in log
+    assert [file.name for file in (tmp_path / 'parts').glob('*.pth')] == ['epoch_1.pth']
+    cfg = case_cfg(tmp_path / 'parts', case, by_epoch=True)
+    cfg.resume = True
+    check_same(whole, final(train(cfg)))
+
+
+def test_a_signal_while_the_processes_agree_is_not_lost(monkeypatch):
+    hook = StopHook()
+
+    def exchange(flag, op):
+        hook._received = int(signal.SIGTERM)  # as the thread notes it, too late for this step
+
+    monkeypatch.setattr(stop_hook, 'all_reduce', exchange)
+    assert not hook._is_asked(None)
+    monkeypatch.setattr(stop_hook, 'all_reduce', lambda flag, op: None)
+    assert hook._is_asked(None)

@@ -17,11 +17,11 @@ from mmengine.hooks import CheckpointHook as _CheckpointHook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ghmdet.engine import run_state
+from ghmdet.engine.checkpoint_files import POINTER_FILE
 from ghmdet.engine.finite_weights_hook import last_checkpoint
 from ghmdet.engine.run_state import collect_run_state, mean_buffers
 from ghmdet.registry import HOOKS
 
-_POINTER = 'last_checkpoint'
 _STOP_INFO = 'stop_ckpt'  # in the message hub: the file that a stopped run left
 
 
@@ -46,6 +46,9 @@ class CheckpointHook(_CheckpointHook):
     less of it is better, no best file is written.
     """
 
+    _resumed: dict[str, int] | None = None
+    """Where the checkpoint stands that the run goes on from."""
+
     def before_train(self, runner: Runner) -> None:
         """Find the folder, and clear it of what interrupted saves left."""
         self.keep_ckpt_ids: deque[int] = deque()
@@ -53,6 +56,9 @@ class CheckpointHook(_CheckpointHook):
         self._state: dict[str, Any] | None = None
         self._saved: dict[str, int] | None = None
         self._at = (0, False)
+        source = runner._load_from
+        if self._resumed is not None and source and Path(source).parent == Path(self.out_dir):
+            self._saved, self.last_ckpt = self._resumed, source
         self._is_local = isinstance(self.file_backend, LocalBackend) and not self.file_client_args
         if self._is_local and is_main_process():
             for leftover in Path(self.out_dir).glob('.*.pth.tmp'):
@@ -101,6 +107,7 @@ class CheckpointHook(_CheckpointHook):
         """Hand it to the training loop."""
         if runner._resume:
             runner.train_loop.resumed_state = checkpoint.pop(run_state.KEY, None)
+            self._resumed = {key: checkpoint['meta'][key] for key in ('epoch', 'iter')}
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
         """Save, then delete what is too old."""
@@ -136,7 +143,7 @@ class CheckpointHook(_CheckpointHook):
         )
         self._state = None
         if is_main_process():
-            _replace(Path(runner.work_dir, _POINTER), str(self.last_ckpt))
+            _replace(Path(runner.work_dir, POINTER_FILE), str(self.last_ckpt))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Mapping[str, Any]) -> None:
         """Save the weights where a value is the best so far, then delete the best before."""

@@ -11,6 +11,7 @@ import builtins
 import logging
 import os
 import re
+import signal
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -107,6 +108,8 @@ def _leave_the_others(code: int) -> None:
     distributed: Any = sys.modules.get('torch.distributed')
     if distributed is None or not (distributed.is_available() and distributed.is_initialized()):
         return
+    # torchrun's to those that are slower to go, whose exit code it would change.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if code == 0:
         distributed.destroy_process_group()
     atexit._run_exitfuncs()

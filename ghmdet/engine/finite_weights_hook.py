@@ -12,6 +12,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
+from ghmdet.engine.checkpoint_files import POINTER_FILE
 from ghmdet.engine.network import unwrap
 from ghmdet.registry import HOOKS
 
@@ -103,7 +104,7 @@ class FiniteWeightsHook(Hook):
 
 def last_checkpoint(runner: Runner) -> str:
     """Path of the checkpoint that was saved last in the work dir, or 'none'."""
-    file = Path(runner.work_dir) / 'last_checkpoint'
+    file = Path(runner.work_dir) / POINTER_FILE
     return file.read_text().strip() if file.is_file() else 'none'
 
 

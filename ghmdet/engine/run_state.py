@@ -13,6 +13,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
+from ghmdet.engine.learning_rate import step_batch
 from ghmdet.engine.network import unwrap
 from ghmdet.engine.random_state import get_random_state, set_random_state
 
@@ -83,9 +84,8 @@ def restore_random(processes: Sequence[Mapping[str, Any]]) -> None:
 
 def global_batch_size(runner: Runner) -> int:
     """Count the samples of an iteration, those of all processes."""
-    loader = runner.train_dataloader
-    size = getattr(loader.batch_sampler, 'batch_size', None) or loader.batch_size or 1
-    return size * get_world_size()
+    batch = step_batch(runner, runner.optim_wrapper)
+    return batch.processes * batch.images
 
 
 @contextmanager

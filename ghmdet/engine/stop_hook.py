@@ -50,7 +50,8 @@ class StopHook(Hook):
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
         self._pipe: tuple[int, int] | None = None
-        self._received = 0
+        self._received = 0  # by this process; only the thread writes it
+        self._asked = 0  # by any process, once all know
 
     def before_train(self, runner: Runner) -> None:
         """Begin to listen."""
@@ -128,8 +129,8 @@ class StopHook(Hook):
         """Whether any process has got a signal; all have to ask."""
         flag = torch.tensor(self._received)
         all_reduce(flag, 'max')
-        self._received = int(flag)
-        return self._received > 0
+        self._asked = int(flag)
+        return self._asked > 0
 
     def _save_and_stop(self, runner: Runner, batch_idx: int | None = None) -> None:
         hook = _checkpoint_hook(runner)
@@ -143,7 +144,7 @@ class StopHook(Hook):
         Raises:
             TrainingStopped: always.
         """
-        hook, name = _checkpoint_hook(runner), signal.Signals(self._received).name
+        hook, name = _checkpoint_hook(runner), signal.Signals(self._asked).name
         saved = f'{hook.last_ckpt} is saved, go on with --resume' if hook else _NOTHING_SAVED
         runner.logger.warning(f'{name}: stopped; {saved}')
         barrier()
