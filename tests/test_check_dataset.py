@@ -208,8 +208,7 @@ def test_boxes_beyond_the_image_are_drawn_in_a_margin(tmp_path):
 
 def run_tool(*args: str, cwd: Path) -> subprocess.CompletedProcess:
     command = [sys.executable, str(TOOL), *args]
-    env = {**os.environ, 'OMP_NUM_THREADS': '1'}
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd, env=env)
+    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
 
 
 def test_the_tool_finds_the_images_beside_a_json_and_counts_errors(tmp_path, coco):

@@ -173,7 +173,7 @@ train(case_cfg(sys.argv[1], CASES['epochs'], by_epoch=True))
 
 def test_killed_during_a_save(tmp_path):
     root = Path(__file__).parents[1]
-    env = dict(os.environ, PYTHONPATH=str(root))  # as many threads, for the same bits
+    env = dict(os.environ, PYTHONPATH=str(root))
     command = [sys.executable, '-c', KILLED, str(tmp_path / 'parts')]
     done = subprocess.run(command, env=env, capture_output=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]

@@ -112,11 +112,6 @@ def save(path, weights, **meta):
     return str(path)
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 # --- load_from ----------------------------------------------------------------------------------
 
 

@@ -26,11 +26,6 @@ from ghmdet.registry import MODELS
 from .detectors import FOCAL, GHM, detector, detector_cfg, randomize
 
 
-@pytest.fixture(autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
-
-
 def load(checkpoint, model, **options):
     fitted, report = fit_state_dict(checkpoint, model, **options)
     model.load_state_dict(fitted, strict=True)

@@ -20,7 +20,7 @@ def run_processes(script, folder, *args, num_processes=2, options=(), timeout=30
     with socket.socket() as free:
         free.bind(('127.0.0.1', 0))
         port = free.getsockname()[1]
-    env = {**os.environ, 'CUDA_VISIBLE_DEVICES': '', 'OMP_NUM_THREADS': '1'}
+    env = {**os.environ, 'CUDA_VISIBLE_DEVICES': ''}
     env['PYTHONPATH'] = str(Path(__file__).parents[1])
     command = [sys.executable, '-m', 'torch.distributed.run']
     command += ['--nproc_per_node', str(num_processes), '--master_port', str(port)]

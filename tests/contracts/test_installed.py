@@ -20,7 +20,7 @@ SHIPPED = (
     *('pyproject.toml', 'setup.py', 'MANIFEST.in', 'requirements.txt', 'README.md', 'LICENSE'),
     *('model-index.yml', 'ghmdet', 'configs', 'tools'),
 )
-ENV = {**os.environ, 'OMP_NUM_THREADS': '1', 'PIP_DISABLE_PIP_VERSION_CHECK': '1'}
+ENV = {**os.environ, 'PIP_DISABLE_PIP_VERSION_CHECK': '1'}
 LEFT_OUT = ('ghmdet', '__editable__', '_ghmdet')
 
 

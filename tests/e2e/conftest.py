@@ -1,7 +1,6 @@
 import json
 
 import pytest
-import torch
 
 from ghmdet import config_path
 from ghmdet.datasets import draw_shapes
@@ -49,11 +48,6 @@ tta_pipeline = [
     ),
 ]
 """
-
-
-@pytest.fixture(scope='session', autouse=True)
-def one_thread():
-    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope='session')

@@ -11,7 +11,7 @@ EXAMPLE = ROOT / 'examples' / 'cellcount'
 
 
 def test_its_own_tests_pass_outside_of_the_repository(tmp_path):
-    environment = {**os.environ, 'PYTHONPATH': str(EXAMPLE), 'OMP_NUM_THREADS': '1'}
+    environment = {**os.environ, 'PYTHONPATH': str(EXAMPLE)}
     command = [sys.executable, '-m', 'pytest', EXAMPLE, '-q', '-p', 'no:cacheprovider']
     done = subprocess.run(
         [*command, f'--basetemp={tmp_path / "base"}'],

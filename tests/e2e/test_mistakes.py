@@ -5,7 +5,6 @@ process that has torch imported (fork_server.py).
 """
 
 import json
-import os
 import shutil
 import struct
 import subprocess
@@ -32,7 +31,6 @@ class Server:
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
-            env={**os.environ, 'OMP_NUM_THREADS': '1'},
         )
 
     def __call__(self, program, args, cwd, seconds=LIMIT):

@@ -131,7 +131,6 @@ def env(tmp_path_factory):
     return {
         **os.environ,
         'CUDA_VISIBLE_DEVICES': '',
-        'OMP_NUM_THREADS': '1',
         'PYTHONPATH': os.pathsep.join([str(folder), str(ROOT)]),
         'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
     }

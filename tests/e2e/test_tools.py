@@ -17,7 +17,6 @@ from .conftest import scalars, write_config
 ROOT = Path(__file__).parents[2]
 ENV = {
     **os.environ,
-    'OMP_NUM_THREADS': '1',
     'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
 }
 
