@@ -29,7 +29,7 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 test: lint  ## lint, types, all tests, coverage
-	$(BIN)/python -m pytest --cov --cov-report=term:skip-covered --cov-fail-under=90 --durations=10
+	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90 --durations=10
 
 clean:
 	rm -rf $(VENV) work_dirs data build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache
