@@ -75,6 +75,16 @@ class DetLocalVisualizer(Visualizer):
         self.line_width = max(1, round(line_width))
         self.alpha = alpha
 
+    @classmethod
+    def get_instance(cls, name: str, **kwargs: Any) -> DetLocalVisualizer:
+        """Return the one of that name in this process; a new one where it gets a `save_dir`.
+
+        mmengine's keeps the folder of the first run: the second one would write there.
+        """
+        if kwargs.get('save_dir') is not None:
+            cls._instance_dict.pop(name, None)
+        return super().get_instance(name, **kwargs)
+
     def add_datasample(
         self,
         name: str,

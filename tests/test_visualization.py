@@ -1,5 +1,6 @@
 """Drawing: pixels, files, and which samples the hook draws."""
 
+import json
 from types import SimpleNamespace
 
 import cv2
@@ -386,3 +387,19 @@ def test_built_by_the_names_of_configs():
     made = VISUALIZERS.build(config)
     assert type(made) is DetLocalVisualizer
     assert DetLocalVisualizer.get_instance('by_config') is made
+
+
+def test_a_second_run_in_the_process_writes_to_its_own_folder(tmp_path):
+    for run in ('one', 'two'):
+        made = VISUALIZERS.build(
+            dict(
+                type='DetLocalVisualizer',
+                name='of_runs',
+                vis_backends=[dict(type='LocalVisBackend')],
+                save_dir=str(tmp_path / run),
+            )
+        )
+        made.add_scalar(run, 1.0, step=1)
+    for run in ('one', 'two'):
+        written = (tmp_path / run / 'vis_data/scalars.json').read_text()
+        assert json.loads(written) == {run: 1.0, 'step': 1}
