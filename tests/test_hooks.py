@@ -10,6 +10,7 @@ from uuid import uuid4
 
 import pytest
 import torch
+from ghmdet.engine.hooks.hooks.hooks import hooks
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import LoggerHook
@@ -18,7 +19,7 @@ from mmengine.model import BaseModel, BaseTTAModel
 from mmengine.registry import DATASETS, METRICS
 from mmengine.runner import Runner
 
-from ghmdet.engine import DoorCheckHook, FastNetworkHook, PeakMemoryHook, hooks
+from ghmdet.engine import DoorCheckHook, FastNetworkHook, PeakMemoryHook
 from ghmdet.registry import HOOKS
 
 

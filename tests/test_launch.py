@@ -8,6 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from ghmdet.engine.hooks.hooks.hooks import DoorCheckHook, PeakMemoryHook
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
@@ -24,7 +25,6 @@ from ghmdet.engine import (
     launch,
     set_up_launcher,
 )
-from ghmdet.engine.hooks import DoorCheckHook, PeakMemoryHook
 
 from .two_processes import run_processes
 

@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from ghmdet.engine.cli import describe
 from ghmdet.engine.config_errors import ConfigError
 from ghmdet.engine.config_keys import nearest, parameters_of
-from ghmdet.engine.hooks import plain_datasets
+from ghmdet.engine.hooks.hooks.hooks import plain_datasets
 from ghmdet.registry import HOOKS
 
 _SPLITS = ('train', 'val', 'test')

@@ -34,7 +34,7 @@ from ghmdet.engine.evaluator_files import complete_evaluators
 from ghmdet.engine.finite_steps_hook import FiniteStepsHook
 from ghmdet.engine.finite_weights_hook import FiniteWeightsHook
 from ghmdet.engine.first_sample_hook import FirstSampleHook
-from ghmdet.engine.hooks import DoorCheckHook, MeanLossesHook, PeakMemoryHook
+from ghmdet.engine.hooks.hooks.hooks import DoorCheckHook, MeanLossesHook, PeakMemoryHook
 from ghmdet.engine.imported_copy import log_imported_copy
 from ghmdet.engine.learning_rate import check_auto_scale_lr, scale_lr
 from ghmdet.engine.load_weights_hook import LoadWeightsHook

@@ -11,7 +11,7 @@ from torch import nn
 
 from ghmdet.engine.checkpoint import CheckpointError
 from ghmdet.engine.class_lists import same_names
-from ghmdet.engine.hooks import classes_of
+from ghmdet.engine.hooks.hooks.hooks import classes_of
 from ghmdet.engine.network import unwrap
 from ghmdet.engine.pretrained import drop_pretrained, pretrained_cfgs, use_own_initializer
 from ghmdet.engine.resume_report import log_resumption

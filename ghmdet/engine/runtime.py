@@ -11,7 +11,12 @@ from ghmdet.engine.download import register_loaders
 from ghmdet.engine.finite_steps_hook import FiniteStepsHook
 from ghmdet.engine.finite_weights_hook import FiniteWeightsHook
 from ghmdet.engine.ghm_stats_hook import GHMStatsHook
-from ghmdet.engine.hooks import DoorCheckHook, FastNetworkHook, MeanLossesHook, PeakMemoryHook
+from ghmdet.engine.hooks.hooks.hooks import (
+    DoorCheckHook,
+    FastNetworkHook,
+    MeanLossesHook,
+    PeakMemoryHook,
+)
 from ghmdet.engine.inference import get_model, inference_detector, init_detector
 from ghmdet.engine.launch import (
     apply_amp,

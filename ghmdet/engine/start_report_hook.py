@@ -11,7 +11,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from ghmdet.engine.hooks import classes_of
+from ghmdet.engine.hooks.hooks.hooks import classes_of
 from ghmdet.engine.learning_rate import find_reference, step_batch, wrappers_of
 from ghmdet.engine.network import unwrap
 from ghmdet.registry import HOOKS

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from ghmdet.engine.hooks.hooks.hooks import plain_datasets
 from matplotlib.figure import Figure
 from mmengine.config import Config, DictAction
 from mmengine.registry import DefaultScope
@@ -27,7 +28,6 @@ from ghmdet.config_files import get_config
 from ghmdet.engine import anchor_check, cli
 from ghmdet.engine.cfg_options import merge_options
 from ghmdet.engine.class_lists import settle_classes
-from ghmdet.engine.hooks import plain_datasets
 from ghmdet.registry import DATASETS, TASK_UTILS
 
 _SIZES = {'small': (0, 32**2), 'medium': (32**2, 96**2), 'large': (96**2, float('inf'))}

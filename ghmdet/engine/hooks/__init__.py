@@ -1,0 +1,1 @@
+"""Hooks of a training that no other folder is about."""
