@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from ghmdet.coco.reader import match_classes
+from ghmdet.coco.records import CategoryRecord, CocoRecords
 from ghmdet.datasets import read_coco
-from ghmdet.datasets.coco_file import match_classes
-from ghmdet.datasets.coco_records import CategoryRecord, CocoRecords
 
 
 @pytest.fixture

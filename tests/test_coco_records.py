@@ -9,8 +9,8 @@ import random
 import numpy as np
 import pytest
 
-from ghmdet.datasets import coco_records
-from ghmdet.datasets.coco_records import convert_records, read_records
+from ghmdet.coco import records as coco_records
+from ghmdet.coco.records import convert_records, read_records
 
 
 @pytest.fixture(params=[1, 300, 2**20])

@@ -27,8 +27,8 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save as save_safetensors
 
+from ghmdet.coco.reader import match_classes
 from ghmdet.datasets import read_coco
-from ghmdet.datasets.coco_file import match_classes
 from ghmdet.datasets.coco_images import build_images
 from ghmdet.datasets.image_file import ImageError, find_image_fault, read_image
 from ghmdet.engine.checkpoint import CheckpointError, load_checkpoint_file

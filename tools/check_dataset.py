@@ -21,9 +21,9 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ghmdet.coco.records import ImageRecord
 from ghmdet.datasets import CocoDataset
 from ghmdet.datasets.check_report import write_report
-from ghmdet.datasets.coco_records import ImageRecord
 from ghmdet.datasets.full_check import SplitCheck, check_dataset, read_sound
 from ghmdet.engine.arguments import add_data_root, move_data, read_config
 from ghmdet.engine.cfg_options import add_cfg_options, merge_options

@@ -1,8 +1,8 @@
 """The data room: from an annotation file to the `inputs` and `data_samples` of one batch."""
 
+from ghmdet.coco.reader import read_coco
 from ghmdet.datasets.batch_sampler import AspectRatioBatchSampler
 from ghmdet.datasets.coco import CocoDataset
-from ghmdet.datasets.coco_file import read_coco
 from ghmdet.datasets.elastic import ElasticBatchSampler
 from ghmdet.datasets.image_folder import ImageFolder
 from ghmdet.datasets.shapes import SHAPES_CLASSES, draw_shapes

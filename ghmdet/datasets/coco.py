@@ -16,11 +16,11 @@ from mmengine.logging import print_log
 from mmengine.utils import is_abs
 from torch import Tensor
 
-from ghmdet.datasets.coco_counts import CocoCounts
-from ghmdet.datasets.coco_file import match_classes, read_coco, read_coco_json
+from ghmdet.coco.coco_counts import CocoCounts
+from ghmdet.coco.file_names import find_outside_names
+from ghmdet.coco.reader import match_classes, read_coco, read_coco_json
+from ghmdet.coco.records import CocoRecords, convert_records
 from ghmdet.datasets.coco_images import CocoImages, build_images
-from ghmdet.datasets.coco_records import CocoRecords, convert_records
-from ghmdet.datasets.file_names import find_outside_names
 from ghmdet.datasets.image_file import ImageError, find_image_fault
 from ghmdet.datasets.transforms import LoadImageFromFile
 from ghmdet.registry import DATASETS, TRANSFORMS

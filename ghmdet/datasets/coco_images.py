@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ghmdet.datasets.coco_boxes import BoxCheck, check_boxes
-from ghmdet.datasets.coco_records import CocoRecords, Id
+from ghmdet.coco.box_filter import BoxCheck, check_boxes
+from ghmdet.coco.records import CocoRecords, Id
 
 
 class ValueColumn:

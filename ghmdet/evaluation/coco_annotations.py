@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from ghmdet.datasets.coco_records import (
+from ghmdet.coco.records import (
     AnnotationColumns,
     CategoryRecord,
     CocoRecords,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
-    from ghmdet.datasets.coco_records import CocoRecords
+    from ghmdet.coco.records import CocoRecords
 
 # The area of a box this large still fits float32; no image is near it.
 MAX_PIXELS = 1e9

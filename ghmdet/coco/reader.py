@@ -33,15 +33,9 @@ from typing import Any
 
 from mmengine import fileio
 
-from ghmdet.datasets.coco_faults import Faults, find_record_faults
-from ghmdet.datasets.coco_records import (
-    CategoryRecord,
-    CocoRecords,
-    Id,
-    convert_records,
-    read_records,
-)
-from ghmdet.datasets.json_errors import explain_json
+from ghmdet.coco.faults import Faults, find_record_faults
+from ghmdet.coco.json_errors import explain_json
+from ghmdet.coco.records import CategoryRecord, CocoRecords, Id, convert_records, read_records
 
 _NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ghmdet.datasets.coco_records import AnnotationColumns, CocoRecords
+from ghmdet.coco.records import AnnotationColumns, CocoRecords
 
 # Only the first that holds for a box is counted. The first is what somebody asked for.
 REASONS = (

@@ -22,8 +22,8 @@ import msgspec
 import numpy as np
 from mmengine import fileio
 
-from ghmdet.datasets.coco_faults import Faults, find_type_faults, name_annotation, show
-from ghmdet.datasets.json_errors import explain_json, find_line
+from ghmdet.coco.faults import Faults, find_type_faults, name_annotation, show
+from ghmdet.coco.json_errors import explain_json, find_line
 
 # Of any JSON type that a dict can be keyed by.
 Id = int | float | str | bool | None

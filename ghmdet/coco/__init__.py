@@ -1,0 +1,1 @@
+"""COCO annotation files: reading them, and what is wrong with them."""
