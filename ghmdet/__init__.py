@@ -10,8 +10,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 try:
-    from ghmdet import config_files, package_lookup
-    from ghmdet.config_files import CONFIG_ROOT, config_path, get_config
+    from ghmdet.config import package_lookup
+    from ghmdet.config import shipped as config_files
+    from ghmdet.config.shipped import CONFIG_ROOT, config_path, get_config
 except Exception:  # mmengine is missing or broken
     if 'ghmdet.env' not in sys.orig_argv:  # which is to say so
         raise

@@ -22,7 +22,7 @@ from mmengine.config import config as config_module
 from mmengine.fileio import file_client
 from mmengine.utils import dl_utils
 
-from ghmdet.package_lookup import rebind
+from ghmdet.config.package_lookup import rebind
 
 _OLD_FILE_CLIENT = ('"FileClient" will be deprecated', '"HardDiskBackend" is the alias')
 

@@ -10,8 +10,8 @@ import warnings
 from mmengine.config import Config, ConfigDict
 
 from ghmdet import engine
-from ghmdet.engine import arguments, cli
-from ghmdet.engine.config_errors import name_the_place
+from ghmdet.config import arguments, cli
+from ghmdet.config.errors import name_the_place
 from ghmdet.registry import METRICS
 
 _TTA_META_KEYS = (

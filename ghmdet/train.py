@@ -7,8 +7,8 @@ import argparse
 from mmengine.config import Config
 
 from ghmdet import engine
-from ghmdet.engine import arguments, cli
-from ghmdet.engine.config_errors import name_the_place
+from ghmdet.config import arguments, cli
+from ghmdet.config.errors import name_the_place
 
 
 def parse_args() -> argparse.Namespace:

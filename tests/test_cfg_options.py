@@ -5,7 +5,7 @@ import argparse
 import pytest
 from mmengine.config import Config
 
-from ghmdet.engine.cfg_options import add_cfg_options, merge_options, parse_value
+from ghmdet.config.cfg_options import add_cfg_options, merge_options, parse_value
 
 
 def make():

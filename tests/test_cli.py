@@ -9,7 +9,7 @@ import time
 import pytest
 from torch.utils.data import DataLoader
 
-from ghmdet.engine import cli
+from ghmdet.config import cli
 
 PROGRAM = """
 import argparse, sys

@@ -8,9 +8,9 @@ from mmengine.registry import DefaultScope
 from mmengine.runner import Runner
 
 from ghmdet import config_path
-from ghmdet.engine import arguments
-from ghmdet.engine.cfg_options import merge_options
-from ghmdet.engine.config_errors import ConfigError, name_the_place
+from ghmdet.config import arguments
+from ghmdet.config.cfg_options import merge_options
+from ghmdet.config.errors import ConfigError, name_the_place
 from ghmdet.registry import DATASETS, MODELS
 
 SHAPES = 'retinanet_ghm_r18_fpn_shapes'

@@ -7,7 +7,7 @@ from mmengine.config import Config
 from mmengine.config import utils as config_utils
 
 import ghmdet
-from ghmdet import config_files
+from ghmdet.config import shipped as config_files
 
 ROOT = config_files.CONFIG_ROOT.resolve()
 R50 = 'retinanet_ghm_r50_fpn_1x_coco'

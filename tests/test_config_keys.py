@@ -10,9 +10,9 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ghmdet import CONFIG_ROOT, config_path, get_config
-from ghmdet.engine import arguments
-from ghmdet.engine.config_errors import ConfigError
-from ghmdet.engine.config_keys import (
+from ghmdet.config import arguments
+from ghmdet.config.errors import ConfigError
+from ghmdet.config.unused_keys import (
     TOP_LEVEL_KEYS,
     find_unread_keys,
     find_unread_parts,

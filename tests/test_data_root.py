@@ -6,9 +6,9 @@ import pytest
 from mmengine.config import Config
 
 from ghmdet import get_config
-from ghmdet.engine import arguments
-from ghmdet.engine.config_errors import ConfigError
-from ghmdet.engine.data_root import DATA_ROOT_VARIABLE, relocate_data
+from ghmdet.config import arguments
+from ghmdet.config.data_root import DATA_ROOT_VARIABLE, relocate_data
+from ghmdet.config.errors import ConfigError
 
 SHAPES = 'retinanet_ghm_r18_fpn_shapes'
 

@@ -16,8 +16,8 @@ from mmengine.registry import OPTIM_WRAPPERS
 
 from ghmdet import test as test_tool
 from ghmdet import train as train_tool
-from ghmdet.engine import arguments
-from ghmdet.engine.config_errors import ConfigError, name_the_place
+from ghmdet.config import arguments
+from ghmdet.config.errors import ConfigError, name_the_place
 from ghmdet.registry import HOOKS, LOOPS, METRICS, MODELS, TRANSFORMS, VISBACKENDS
 
 ROOT = Path(__file__).parents[1]

@@ -10,8 +10,8 @@ from mmengine.dataset import RepeatDataset
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
+from ghmdet.config.errors import ConfigError
 from ghmdet.datasets import CocoDataset, draw_shapes
-from ghmdet.engine.config_errors import ConfigError
 from ghmdet.engine.first_sample_hook import FirstSampleHook
 
 LOAD = dict(type='LoadImageFromFile')

@@ -13,11 +13,12 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
-from ghmdet import config_path, foreign_configs
-from ghmdet.foreign_configs import adopt
+from ghmdet import config_path
+from ghmdet.config import from_mmdet as foreign_configs
+from ghmdet.config.from_mmdet import adopt
+from ghmdet.config.old_configs import REPLACED_ARGUMENTS, REPLACED_KEYS
 from ghmdet.mmdet_names import REPLACED_PARTS
 from ghmdet.models import RetinaNet
-from ghmdet.old_configs import REPLACED_ARGUMENTS, REPLACED_KEYS
 from ghmdet.registry import MODELS, TRANSFORMS
 from ghmdet.structures import DetDataSample, InstanceData
 
@@ -191,7 +192,7 @@ def test_lazily_named_parts(tmp_path, told):
 def test_adopting_needs_no_torch():
     script = (
         'import sys\nfrom mmengine.config import Config\n'
-        'from ghmdet.foreign_configs import adopt\n'
+        'from ghmdet.config.from_mmdet import adopt\n'
         "adopt(Config(dict(default_scope='ghmdet')))\nprint('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)

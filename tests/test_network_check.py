@@ -4,8 +4,8 @@ import pytest
 import torch
 
 from ghmdet import get_config
-from ghmdet.engine.cfg_options import merge_options
-from ghmdet.engine.config_errors import ConfigError
+from ghmdet.config.cfg_options import merge_options
+from ghmdet.config.errors import ConfigError
 from ghmdet.engine.network_check import check_network
 from ghmdet.registry import MODELS
 

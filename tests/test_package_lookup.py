@@ -15,7 +15,7 @@ from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.utils import package_utils
 
 import ghmdet
-from ghmdet import package_lookup
+from ghmdet.config import package_lookup
 
 OWN = Path(ghmdet.__file__).parent
 PATH_HOLDERS = (mmengine.utils, package_utils, config_module, mmengine.hub.hub)

@@ -12,7 +12,7 @@ import pytest
 from mmengine.config import Config
 
 from ghmdet import config_path, get_config
-from ghmdet.engine.config_origins import record_origins
+from ghmdet.config.origins import record_origins
 
 TOOL = Path(__file__).parents[1] / 'tools' / 'misc' / 'print_config.py'
 MODEL = 'ghmdet::_base_/models/retinanet_r50_fpn.py'

@@ -4,8 +4,8 @@ import pytest
 from mmengine.config import Config
 
 from ghmdet import CONFIG_ROOT, get_config
-from ghmdet.engine.cfg_options import merge_options
-from ghmdet.engine.config_errors import ConfigError
+from ghmdet.config.cfg_options import merge_options
+from ghmdet.config.errors import ConfigError
 from ghmdet.engine.settings_check import check_sections, check_settings
 
 SHAPES = 'retinanet_ghm_r18_fpn_shapes'

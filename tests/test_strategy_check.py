@@ -3,7 +3,7 @@
 import pytest
 from mmengine.config import Config
 
-from ghmdet.engine.config_errors import ConfigError
+from ghmdet.config.errors import ConfigError
 from ghmdet.engine.strategy_check import check_strategy
 
 FULL = dict(type='FSDPStrategy', state_dict_cfg='full')

@@ -14,8 +14,8 @@ from mmengine.fileio import list_from_file
 from mmengine.registry import Registry
 from mmengine.runner import CheckpointLoader
 
+from ghmdet.config.data_root import find_datasets
 from ghmdet.engine.class_rows import class_names, list_names
-from ghmdet.engine.data_root import find_datasets
 from ghmdet.engine.key_maps import channels_per_anchor, strip_wrappers
 from ghmdet.registry import DATASETS
 

@@ -12,9 +12,9 @@ import torch
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from ghmdet.engine.cli import describe
-from ghmdet.engine.config_errors import ConfigError
-from ghmdet.engine.config_keys import nearest, parameters_of
+from ghmdet.config.cli import describe
+from ghmdet.config.errors import ConfigError
+from ghmdet.config.unused_keys import nearest, parameters_of
 from ghmdet.engine.hooks.hooks.hooks import plain_datasets
 from ghmdet.registry import HOOKS
 

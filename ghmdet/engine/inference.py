@@ -14,13 +14,13 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader
 
-from ghmdet.config_files import get_config, published_weights
+from ghmdet.config.from_mmdet import adopt
+from ghmdet.config.shipped import get_config, published_weights
 from ghmdet.engine.class_lists import same_names, take_checkpoint_classes
 from ghmdet.engine.class_rows import list_names
 from ghmdet.engine.network import fold_batch_norms
 from ghmdet.engine.pretrained import use_own_initializer
 from ghmdet.engine.weights import fit_state_dict
-from ghmdet.foreign_configs import adopt
 from ghmdet.registry import DATASETS, MODELS, TRANSFORMS
 from ghmdet.structures import DetDataSample
 

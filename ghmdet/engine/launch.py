@@ -27,6 +27,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import distributed
 
+from ghmdet.config.from_mmdet import adopt
 from ghmdet.engine.amp import low_precision
 from ghmdet.engine.anchor_check import AnchorCheckHook
 from ghmdet.engine.class_lists import settle_classes
@@ -47,7 +48,6 @@ from ghmdet.engine.settings_check import check_sections, check_settings
 from ghmdet.engine.skipped_images_hook import SkippedImagesHook
 from ghmdet.engine.start_report_hook import StartReportHook
 from ghmdet.engine.strategy_check import check_strategy
-from ghmdet.foreign_configs import adopt
 from ghmdet.registry import RUNNERS
 
 _RANK_VARIABLES = {  # where each launcher writes what torch calls RANK, LOCAL_RANK, WORLD_SIZE

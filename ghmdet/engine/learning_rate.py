@@ -14,8 +14,8 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
-from ghmdet.config_files import config_path
-from ghmdet.engine.config_origins import record_origins
+from ghmdet.config.origins import record_origins
+from ghmdet.config.shipped import config_path
 
 _BASE = 'auto_scale_lr.base_batch_size'
 _RATE = 'optim_wrapper.optimizer.lr'

@@ -9,7 +9,7 @@ import torch
 from mmengine.config import Config
 from torch import Tensor, nn
 
-from ghmdet.engine.config_errors import ConfigError
+from ghmdet.config.errors import ConfigError
 from ghmdet.engine.network import unwrap
 
 _SMALLEST_SIDE = 64

@@ -1,9 +1,9 @@
 """All of the engine, ready to run: importing it installs the loaders and the cures of compat."""
 
 from ghmdet import compat
+from ghmdet.config.arguments import add_common_arguments, load_config
 from ghmdet.engine.amp import AmpOptimWrapper
 from ghmdet.engine.anchor_check import AnchorCheckHook
-from ghmdet.engine.arguments import add_common_arguments, load_config
 from ghmdet.engine.bare_test import skip_evaluation, use_image_folder, write_coco_results
 from ghmdet.engine.checkpoint import CheckpointError, load_checkpoint_file
 from ghmdet.engine.checkpoint_hook import CheckpointHook

@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ghmdet.engine.config_errors import ConfigError
+from ghmdet.config.errors import ConfigError
 
 _SECTIONS = {
     'train': ('train_dataloader', 'train_cfg', 'optim_wrapper'),
@@ -39,7 +39,7 @@ def check_settings(cfg: Config) -> None:
         >>> check_settings(Config(dict(train_cfg=dict(max_epochs=0))))
         Traceback (most recent call last):
         ...
-        ghmdet.engine.config_errors.ConfigError: train_cfg.max_epochs must be a whole number of at \
+        ghmdet.config.errors.ConfigError: train_cfg.max_epochs must be a whole number of at \
 least 1, got 0
     """
     if 'model' in cfg and not isinstance(cfg.model, Mapping):

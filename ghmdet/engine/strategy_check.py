@@ -7,7 +7,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ghmdet.engine.config_errors import ConfigError
+from ghmdet.config.errors import ConfigError
 
 
 def check_strategy(cfg: Config) -> None:
@@ -20,7 +20,7 @@ def check_strategy(cfg: Config) -> None:
         >>> check_strategy(Config(dict(runner_type='FlexibleRunner', strategy='FSDPStrategy')))
         Traceback (most recent call last):
         ...
-        ghmdet.engine.config_errors.ConfigError: strategy (FSDPStrategy) must have \
+        ghmdet.config.errors.ConfigError: strategy (FSDPStrategy) must have \
 state_dict_cfg='full': of others no checkpoint can be saved
     """
     wrapper, strategy = cfg.get('model_wrapper_cfg'), cfg.get('strategy')

@@ -7,7 +7,7 @@ import pytest
 from mmengine.fileio import load
 
 import ghmdet
-from ghmdet.config_files import MIM_ROOT
+from ghmdet.config.shipped import MIM_ROOT
 
 INDEX = load(MIM_ROOT / 'model-index.yml')
 METAFILES = [load(MIM_ROOT / path) for path in INDEX['Import']]

@@ -25,7 +25,7 @@ def run_child(call, stdout, stderr):
     sys.argv = [call['program'], *call['args']]
     code = 0
     try:
-        importlib.import_module('ghmdet.engine.cli').run(
+        importlib.import_module('ghmdet.config.cli').run(
             importlib.import_module(call['program']).main
         )
     except SystemExit as stop:

@@ -24,9 +24,10 @@ from mmengine.utils import ProgressBar
 from torch import Tensor
 
 from ghmdet.boxes.anchor_fit import AnchorFit, fit_anchors
-from ghmdet.config_files import get_config
-from ghmdet.engine import anchor_check, cli
-from ghmdet.engine.cfg_options import merge_options
+from ghmdet.config import cli
+from ghmdet.config.cfg_options import merge_options
+from ghmdet.config.shipped import get_config
+from ghmdet.engine import anchor_check
 from ghmdet.engine.class_lists import settle_classes
 from ghmdet.registry import DATASETS, TASK_UTILS
 

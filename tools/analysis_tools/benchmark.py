@@ -28,7 +28,7 @@ from benchmarks import dataloader, dataset, evaluation, inference, loss, startup
 from benchmarks.machine import describe_machine, list_versions, measure_rates
 from benchmarks.measure import quiet_log
 
-from ghmdet.engine.cli import add_debug_argument, run
+from ghmdet.config.cli import add_debug_argument, run
 
 TASKS = {
     'loss': loss,

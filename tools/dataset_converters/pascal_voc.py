@@ -25,8 +25,8 @@ from pathlib import Path
 from typing import NoReturn
 from xml.etree import ElementTree
 
+from ghmdet.config.cli import add_debug_argument, run
 from ghmdet.datasets.image_file import ImageError, read_image_sizes
-from ghmdet.engine.cli import add_debug_argument, run
 
 IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 USUAL_SETS = ('train', 'val', 'test')

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from ghmdet.config.cli import add_debug_argument, run
 from ghmdet.datasets import draw_shapes
-from ghmdet.engine.cli import add_debug_argument, run
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -10,8 +10,8 @@ from types import FrameType
 from typing import Any
 
 import ghmdet
+from ghmdet.config.cli import run
 from ghmdet.engine import add_common_arguments, build_runner, load_config
-from ghmdet.engine.cli import run
 
 ROOT = Path(ghmdet.__file__).parent
 

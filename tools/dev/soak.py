@@ -32,9 +32,9 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ghmdet import get_config
+from ghmdet.config.cli import add_debug_argument, run
 from ghmdet.datasets import draw_shapes
 from ghmdet.engine import build_runner, inference_detector, init_detector
-from ghmdet.engine.cli import add_debug_argument, run
 
 # Of --varied: times --size in training, times the width of images to detect in.
 _FACTORS = [0.6 + 0.05 * i for i in range(17)]

@@ -6,10 +6,10 @@ import argparse
 import contextlib
 import sys
 
-from ghmdet.engine.arguments import add_data_root, move_data, read_config
-from ghmdet.engine.cfg_options import add_cfg_options, merge_options
-from ghmdet.engine.cli import add_debug_argument, run
-from ghmdet.engine.config_origins import record_origins
+from ghmdet.config.arguments import add_data_root, move_data, read_config
+from ghmdet.config.cfg_options import add_cfg_options, merge_options
+from ghmdet.config.cli import add_debug_argument, run
+from ghmdet.config.origins import record_origins
 
 _ADOPTED = 'ghmdet, in place of what MMDetection calls it'
 

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
 from mmengine.logging import print_log
 
-from ghmdet.old_configs import describe_old_keys
+from ghmdet.config.old_configs import describe_old_keys
 
 _THEIRS, _OURS = 'mmdet', 'ghmdet'
 _NAMING_KEYS = ('type', 'constructor', 'runner_type')  # their values are names in a registry

@@ -15,13 +15,13 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.logging import print_log
 
-from ghmdet.config_files import get_config
-from ghmdet.engine.cfg_options import add_cfg_options, merge_options
-from ghmdet.engine.cli import add_debug_argument
-from ghmdet.engine.config_errors import ConfigError, name_the_file
-from ghmdet.engine.config_keys import find_unread_keys, find_unread_parts, find_vain_options
-from ghmdet.engine.config_origins import record_origins
-from ghmdet.engine.data_root import DATA_ROOT_VARIABLE, relocate_data
+from ghmdet.config.cfg_options import add_cfg_options, merge_options
+from ghmdet.config.cli import add_debug_argument
+from ghmdet.config.data_root import DATA_ROOT_VARIABLE, relocate_data
+from ghmdet.config.errors import ConfigError, name_the_file
+from ghmdet.config.origins import record_origins
+from ghmdet.config.shipped import get_config
+from ghmdet.config.unused_keys import find_unread_keys, find_unread_parts, find_vain_options
 
 _MMENGINE_HOOKS = (
     'runtime_info',

@@ -17,9 +17,9 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ghmdet.engine.cli import describe
-from ghmdet.engine.config_keys import LOADER_KEYS, nearest, parameters_of
-from ghmdet.engine.config_origins import file_name, record_origins
+from ghmdet.config.cli import describe
+from ghmdet.config.origins import file_name, record_origins
+from ghmdet.config.unused_keys import LOADER_KEYS, nearest, parameters_of
 from ghmdet.registry import MODELS, UnknownPartError
 
 # Functions of mmengine and mmcv that build a part from the dict they call `cfg`.
@@ -77,7 +77,7 @@ def name_the_place(cfg: Config, options: Mapping[str, Any]) -> Iterator[None]:
         ...     MODELS.build(cfg.model)
         Traceback (most recent call last):
         ...
-        ghmdet.engine.config_errors.ConfigError: model (GHMC): unexpected keyword argument 'binz'; \
+        ghmdet.config.errors.ConfigError: model (GHMC): unexpected keyword argument 'binz'; \
 nearest: bins
     """
     try:

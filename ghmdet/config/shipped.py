@@ -17,8 +17,8 @@ from mmengine.config import Config
 from mmengine.config import utils as config_utils
 from mmengine.fileio import load
 
-from ghmdet import package_lookup
-from ghmdet.foreign_configs import adopt, is_installed
+from ghmdet.config import package_lookup
+from ghmdet.config.from_mmdet import adopt, is_installed
 
 MIM_ROOT = Path(__file__).parent / '.mim'
 CONFIG_ROOT = MIM_ROOT / 'configs'

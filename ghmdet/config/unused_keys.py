@@ -12,7 +12,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ghmdet import registry
-from ghmdet.old_configs import sources_of
+from ghmdet.config.old_configs import sources_of
 
 
 def _words(text: str) -> frozenset[str]:

@@ -16,8 +16,8 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
-from ghmdet.config_files import CONFIG_ROOT
-from ghmdet.engine.cfg_options import clear_nones, merge_options
+from ghmdet.config.cfg_options import clear_nones, merge_options
+from ghmdet.config.shipped import CONFIG_ROOT
 
 _DELETE = '_delete_'
 _SELF = ''  # the key under which a dict of origins keeps the dict's own

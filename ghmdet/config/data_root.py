@@ -9,7 +9,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from ghmdet.engine.config_errors import ConfigError
+from ghmdet.config.errors import ConfigError
 
 DATA_ROOT_VARIABLE = 'GHMDET_DATA_ROOT'
 _SPLITS = ('train', 'val', 'test')
