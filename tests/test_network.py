@@ -11,8 +11,8 @@ from torch import nn
 from torch._dynamo.testing import CompileCounter
 
 from ghmdet import config_path
-from ghmdet.engine.network import cast_convolutions, compile_network, fold_batch_norms
 from ghmdet.models import ResNet, ResNeXt
+from ghmdet.models.speedup import cast_convolutions, compile_network, fold_batch_norms
 from ghmdet.registry import MODELS
 from ghmdet.structures import DetDataSample, InstanceData
 

@@ -1,10 +1,10 @@
 """The data room: from an annotation file to the `inputs` and `data_samples` of one batch."""
 
 from ghmdet.coco.reader import read_coco
-from ghmdet.datasets.batch_sampler import AspectRatioBatchSampler
 from ghmdet.datasets.coco import CocoDataset
 from ghmdet.datasets.elastic import ElasticBatchSampler
 from ghmdet.datasets.image_folder import ImageFolder
+from ghmdet.datasets.samplers import AspectRatioBatchSampler
 from ghmdet.datasets.shapes import SHAPES_CLASSES, draw_shapes
 from ghmdet.datasets.transforms import LoadAnnotations, LoadImageFromFile, PackDetInputs
 

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ghmdet.boxes.anchor_fit import fit_anchors
 from ghmdet.engine.hooks.hooks.hooks import plain_datasets
-from ghmdet.engine.network import unwrap
+from ghmdet.models.speedup import unwrap
 from ghmdet.registry import HOOKS
 
 # Steps of a pipeline that change neither the size of the image nor the boxes that are seen in it.

@@ -13,8 +13,8 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from ghmdet.engine.finite_weights_hook import NonFiniteError, last_checkpoint
-from ghmdet.engine.network import unwrap
 from ghmdet.engine.step_guard import StepGuard
+from ghmdet.models.speedup import unwrap
 from ghmdet.registry import HOOKS
 
 _LISTED = 32  # images in a message

@@ -13,7 +13,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from ghmdet.engine.checkpoint_files import POINTER_FILE
-from ghmdet.engine.network import unwrap
+from ghmdet.models.speedup import unwrap
 from ghmdet.registry import HOOKS
 
 

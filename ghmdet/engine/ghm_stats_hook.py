@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ghmdet.engine.network import unwrap
+from ghmdet.models.speedup import unwrap
 from ghmdet.registry import HOOKS
 
 

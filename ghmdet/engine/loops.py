@@ -18,7 +18,7 @@ from mmengine.runner.utils import calc_dynamic_intervals
 from torch.utils.data import BatchSampler, DataLoader
 
 from ghmdet.datasets.elastic import ElasticBatchSampler, seed_samples
-from ghmdet.engine.random_state import undisturbed_random
+from ghmdet.datasets.random_state import undisturbed_random
 from ghmdet.engine.run_state import (
     global_batch_size,
     mean_buffers,

@@ -13,9 +13,9 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
+from ghmdet.datasets.random_state import get_random_state, set_random_state
 from ghmdet.engine.learning_rate import step_batch
-from ghmdet.engine.network import unwrap
-from ghmdet.engine.random_state import get_random_state, set_random_state
+from ghmdet.models.speedup import unwrap
 
 KEY = 'run_state'
 """Where the checkpoint has it."""

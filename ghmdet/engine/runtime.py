@@ -29,7 +29,6 @@ from ghmdet.engine.launch import (
 from ghmdet.engine.load_weights_hook import LoadWeightsHook
 from ghmdet.engine.log_history_hook import LogHistoryHook
 from ghmdet.engine.loops import EpochBasedTrainLoop, IterBasedTrainLoop
-from ghmdet.engine.network import compile_network, fold_batch_norms
 from ghmdet.engine.pretrained import Pretrained
 from ghmdet.engine.reserve_memory_hook import ReserveMemoryHook
 from ghmdet.engine.skipped_images_hook import SkippedImagesHook
@@ -37,6 +36,7 @@ from ghmdet.engine.start_report_hook import StartReportHook
 from ghmdet.engine.stop_hook import StopHook
 from ghmdet.engine.val_loop import ValLoop
 from ghmdet.engine.weights import LoadReport, fit_state_dict
+from ghmdet.models.speedup import compile_network, fold_batch_norms
 
 __all__ = [
     'AmpOptimWrapper',

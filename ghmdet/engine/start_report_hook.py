@@ -13,7 +13,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ghmdet.engine.hooks.hooks.hooks import classes_of
 from ghmdet.engine.learning_rate import find_reference, step_batch, wrappers_of
-from ghmdet.engine.network import unwrap
+from ghmdet.models.speedup import unwrap
 from ghmdet.registry import HOOKS
 
 _FAR = 2  # a learning rate so many times off the linear rule is warned of

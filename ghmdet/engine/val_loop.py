@@ -15,10 +15,10 @@ from mmengine.runner import ValLoop as _ValLoop
 from mmengine.runner.amp import autocast
 from torch import Tensor
 
+from ghmdet.datasets.random_state import undisturbed_random
 from ghmdet.engine.hooks.hooks.hooks import plain_datasets
-from ghmdet.engine.network import unwrap
-from ghmdet.engine.random_state import undisturbed_random
 from ghmdet.engine.step_guard import Buffers
+from ghmdet.models.speedup import unwrap
 from ghmdet.registry import LOOPS
 
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from ghmdet.engine.checkpoint import CheckpointError
 from ghmdet.engine.class_rows import class_names, copy_matching_rows
 from ghmdet.engine.key_maps import channels_per_anchor, strip_wrappers, translate
-from ghmdet.engine.network import unwrap
+from ghmdet.models.speedup import unwrap
 
 Shape = tuple[int, ...]
 

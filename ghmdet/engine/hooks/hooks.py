@@ -13,7 +13,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
 from ghmdet.engine.amp import low_precision
-from ghmdet.engine.network import (
+from ghmdet.models.speedup import (
     cast_convolutions,
     compile_network,
     fold_batch_norms,
