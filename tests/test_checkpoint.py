@@ -20,9 +20,9 @@ from mmengine.runner import Runner
 from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
+from ghmdet.checkpoint import reader as module
+from ghmdet.checkpoint.reader import TRUST_VARIABLE
 from ghmdet.engine import CheckpointError, load_checkpoint_file
-from ghmdet.engine import checkpoint as module
-from ghmdet.engine.checkpoint import TRUST_VARIABLE
 
 from .hostile import HOSTILE, write
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from ghmdet.engine.checkpoint_files import Pointer, find_damage, list_checkpoints, read_pointer
+from ghmdet.checkpoint.files import Pointer, find_damage, list_checkpoints, read_pointer
 
 from .hostile import Own
 

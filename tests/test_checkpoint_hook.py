@@ -14,8 +14,8 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
+from ghmdet.checkpoint.save_hook import SaveError
 from ghmdet.engine import CheckpointHook, load_checkpoint_file
-from ghmdet.engine.checkpoint_hook import SaveError
 
 from .number_runs import number_cfg, train
 from .test_exact_resume import CASES, case_cfg, check_same, final

@@ -21,10 +21,10 @@ import torch
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
+from ghmdet.checkpoint import download as module
+from ghmdet.checkpoint.download import TIMEOUT_VARIABLE, load_from_http, load_from_local
+from ghmdet.checkpoint.reader import TRUST_VARIABLE
 from ghmdet.engine import CheckpointError
-from ghmdet.engine import download as module
-from ghmdet.engine.checkpoint import TRUST_VARIABLE
-from ghmdet.engine.download import TIMEOUT_VARIABLE, load_from_http, load_from_local
 
 from .hostile import Call, write
 

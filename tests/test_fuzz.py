@@ -27,11 +27,11 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save as save_safetensors
 
+from ghmdet.checkpoint.reader import CheckpointError, load_checkpoint_file
 from ghmdet.coco.reader import match_classes
 from ghmdet.datasets import read_coco
 from ghmdet.datasets.coco_images import build_images
 from ghmdet.datasets.image_file import ImageError, find_image_fault, read_image
-from ghmdet.engine.checkpoint import CheckpointError, load_checkpoint_file
 
 from .hostile import write
 

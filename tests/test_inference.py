@@ -64,7 +64,7 @@ def test_class_names_come_from_the_checkpoint_or_the_config(setting):
 def test_other_names_in_the_config_are_told(setting, monkeypatch):
     _, cfg, checkpoint = setting
     told = []
-    monkeypatch.setattr('ghmdet.engine.weights.print_log', lambda text, *_: told.append(text))
+    monkeypatch.setattr('ghmdet.checkpoint.weights.print_log', lambda text, *_: told.append(text))
     init_detector(cfg, checkpoint)
     assert told[0].endswith(
         'WARNING: the config names other classes for test_dataloader.dataset (circle, square, '

@@ -10,9 +10,10 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from ghmdet.engine import CheckpointError, resume
-from ghmdet.engine.resume import choose_checkpoint, plan_start
-from ghmdet.engine.work_dir import Record, WorkDirError, find_agent, read_record
+from ghmdet.checkpoint import resume
+from ghmdet.checkpoint.resume import choose_checkpoint, plan_start
+from ghmdet.checkpoint.work_dir import Record, WorkDirError, find_agent, read_record
+from ghmdet.engine import CheckpointError
 
 from .two_processes import run_processes
 
@@ -312,10 +313,10 @@ DISAGREEING = """
 import os, sys
 from mmengine.config import Config
 from torch import distributed
-from ghmdet.engine.resume import confirm_start
+from ghmdet.checkpoint.resume import confirm_start
 distributed.init_process_group('gloo')
 rank = os.environ['RANK']
-from ghmdet.engine.work_dir import hold_work_dir
+from ghmdet.checkpoint.work_dir import hold_work_dir
 if rank == '0':
     hold_work_dir(sys.argv[1])
 cfg = Config(dict(work_dir=sys.argv[1], resume=True, load_from=sys.argv[1] + '/epoch_3.pth'))

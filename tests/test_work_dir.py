@@ -15,8 +15,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from ghmdet.engine import work_dir
-from ghmdet.engine.work_dir import (
+from ghmdet.checkpoint import work_dir
+from ghmdet.checkpoint.work_dir import (
     Record,
     WorkDirError,
     find_agent,
@@ -29,7 +29,7 @@ from ghmdet.engine.work_dir import (
 # Holds a work dir, then forks a child that tries the same; both stay.
 HOLDER = """
 import os, sys, time
-from ghmdet.engine.work_dir import WorkDirError, hold_work_dir, own_record, write_record
+from ghmdet.checkpoint.work_dir import WorkDirError, hold_work_dir, own_record, write_record
 hold_work_dir(sys.argv[1])
 write_record(sys.argv[1], own_record())
 child = os.fork()

@@ -14,9 +14,9 @@ from mmengine.fileio import list_from_file
 from mmengine.registry import Registry
 from mmengine.runner import CheckpointLoader
 
+from ghmdet.checkpoint.class_rows import class_names, list_names
+from ghmdet.checkpoint.key_maps import channels_per_anchor, strip_wrappers
 from ghmdet.config.data_root import find_datasets
-from ghmdet.engine.class_rows import class_names, list_names
-from ghmdet.engine.key_maps import channels_per_anchor, strip_wrappers
 from ghmdet.registry import DATASETS
 
 _SPLITS = ('train', 'val', 'test')

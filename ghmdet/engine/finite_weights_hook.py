@@ -12,7 +12,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ghmdet.engine.checkpoint_files import POINTER_FILE
+from ghmdet.checkpoint.files import POINTER_FILE
 from ghmdet.models.speedup import unwrap
 from ghmdet.registry import HOOKS
 

@@ -27,6 +27,8 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import distributed
 
+from ghmdet.checkpoint.load_hook import LoadWeightsHook
+from ghmdet.checkpoint.resume import confirm_start, plan_start
 from ghmdet.config.from_mmdet import adopt
 from ghmdet.engine.amp import low_precision
 from ghmdet.engine.anchor_check import AnchorCheckHook
@@ -38,12 +40,10 @@ from ghmdet.engine.first_sample_hook import FirstSampleHook
 from ghmdet.engine.hooks.hooks.hooks import DoorCheckHook, MeanLossesHook, PeakMemoryHook
 from ghmdet.engine.imported_copy import log_imported_copy
 from ghmdet.engine.learning_rate import check_auto_scale_lr, scale_lr
-from ghmdet.engine.load_weights_hook import LoadWeightsHook
 from ghmdet.engine.log_history_hook import LogHistoryHook
 from ghmdet.engine.network_check import check_network
 from ghmdet.engine.rendezvous import renew_rendezvous
 from ghmdet.engine.reserve_memory_hook import ReserveMemoryHook
-from ghmdet.engine.resume import confirm_start, plan_start
 from ghmdet.engine.settings_check import check_sections, check_settings
 from ghmdet.engine.skipped_images_hook import SkippedImagesHook
 from ghmdet.engine.start_report_hook import StartReportHook

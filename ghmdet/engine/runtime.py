@@ -1,13 +1,16 @@
 """All of the engine, ready to run: importing it installs the loaders and the cures of compat."""
 
 from ghmdet import compat
+from ghmdet.checkpoint.download import register_loaders
+from ghmdet.checkpoint.load_hook import LoadWeightsHook
+from ghmdet.checkpoint.pretrained import Pretrained
+from ghmdet.checkpoint.reader import CheckpointError, load_checkpoint_file
+from ghmdet.checkpoint.save_hook import CheckpointHook
+from ghmdet.checkpoint.weights import LoadReport, fit_state_dict
 from ghmdet.config.arguments import add_common_arguments, load_config
 from ghmdet.engine.amp import AmpOptimWrapper
 from ghmdet.engine.anchor_check import AnchorCheckHook
 from ghmdet.engine.bare_test import skip_evaluation, use_image_folder, write_coco_results
-from ghmdet.engine.checkpoint import CheckpointError, load_checkpoint_file
-from ghmdet.engine.checkpoint_hook import CheckpointHook
-from ghmdet.engine.download import register_loaders
 from ghmdet.engine.finite_steps_hook import FiniteStepsHook
 from ghmdet.engine.finite_weights_hook import FiniteWeightsHook
 from ghmdet.engine.ghm_stats_hook import GHMStatsHook
@@ -26,16 +29,13 @@ from ghmdet.engine.launch import (
     build_runner,
     set_up_launcher,
 )
-from ghmdet.engine.load_weights_hook import LoadWeightsHook
 from ghmdet.engine.log_history_hook import LogHistoryHook
 from ghmdet.engine.loops import EpochBasedTrainLoop, IterBasedTrainLoop
-from ghmdet.engine.pretrained import Pretrained
 from ghmdet.engine.reserve_memory_hook import ReserveMemoryHook
 from ghmdet.engine.skipped_images_hook import SkippedImagesHook
 from ghmdet.engine.start_report_hook import StartReportHook
 from ghmdet.engine.stop_hook import StopHook
 from ghmdet.engine.val_loop import ValLoop
-from ghmdet.engine.weights import LoadReport, fit_state_dict
 from ghmdet.models.speedup import compile_network, fold_batch_norms
 
 __all__ = [

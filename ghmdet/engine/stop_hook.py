@@ -17,7 +17,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
-from ghmdet.engine.checkpoint_hook import CheckpointHook
+from ghmdet.checkpoint.save_hook import CheckpointHook
 from ghmdet.registry import HOOKS
 
 STOPPED = 75

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from ghmdet.engine.checkpoint import TRUST_VARIABLE
+from ghmdet.checkpoint.reader import TRUST_VARIABLE
 
 from ..hostile import HOSTILE, write
 

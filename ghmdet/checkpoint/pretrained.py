@@ -11,7 +11,7 @@ from mmengine.registry import WEIGHT_INITIALIZERS as ROOT_INITIALIZERS
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from ghmdet.engine.weights import fit_state_dict, shorten
+from ghmdet.checkpoint.weights import fit_state_dict, shorten
 from ghmdet.registry import WEIGHT_INITIALIZERS
 
 

@@ -5,7 +5,7 @@ weights-only reader plus the few classes that mmengine itself writes. A file tha
 else is refused by name; `GHMDET_TRUST_CHECKPOINT=1` in the environment lets it in nevertheless.
 A `.safetensors` file holds tensors and text only.
 
-`ghmdet.engine.download` makes mmengine (`load_from`, `resume`, `init_cfg`) use this reader.
+`ghmdet.checkpoint.download` makes mmengine (`load_from`, `resume`, `init_cfg`) use this reader.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ghmdet.engine.checkpoint import CheckpointError
-from ghmdet.engine.key_maps import HEAD_CLS, Weights, channels_per_anchor
+from ghmdet.checkpoint.key_maps import HEAD_CLS, Weights, channels_per_anchor
+from ghmdet.checkpoint.reader import CheckpointError
 
 
 def class_names(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:

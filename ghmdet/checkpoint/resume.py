@@ -22,9 +22,9 @@ from mmengine.dist import (
     is_distributed,
 )
 
-from ghmdet.engine.checkpoint import CheckpointError
-from ghmdet.engine.checkpoint_files import find_damage, list_checkpoints, read_pointer
-from ghmdet.engine.work_dir import (
+from ghmdet.checkpoint.files import find_damage, list_checkpoints, read_pointer
+from ghmdet.checkpoint.reader import CheckpointError
+from ghmdet.checkpoint.work_dir import (
     find_agent,
     hold_work_dir,
     own_record,

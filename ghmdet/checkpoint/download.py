@@ -46,7 +46,7 @@ from rich.progress import (
 )
 
 from ghmdet import __version__
-from ghmdet.engine.checkpoint import CheckpointError, RefusedError, load_checkpoint_file
+from ghmdet.checkpoint.reader import CheckpointError, RefusedError, load_checkpoint_file
 
 TIMEOUT_VARIABLE = 'GHMDET_DOWNLOAD_TIMEOUT'
 

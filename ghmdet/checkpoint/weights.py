@@ -16,9 +16,9 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ghmdet.engine.checkpoint import CheckpointError
-from ghmdet.engine.class_rows import class_names, copy_matching_rows
-from ghmdet.engine.key_maps import channels_per_anchor, strip_wrappers, translate
+from ghmdet.checkpoint.class_rows import class_names, copy_matching_rows
+from ghmdet.checkpoint.key_maps import channels_per_anchor, strip_wrappers, translate
+from ghmdet.checkpoint.reader import CheckpointError
 from ghmdet.models.speedup import unwrap
 
 Shape = tuple[int, ...]

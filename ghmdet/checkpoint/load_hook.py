@@ -9,12 +9,12 @@ from mmengine.hooks import Hook
 from mmengine.runner import BaseLoop, CheckpointLoader, Runner
 from torch import nn
 
-from ghmdet.engine.checkpoint import CheckpointError
+from ghmdet.checkpoint.pretrained import drop_pretrained, pretrained_cfgs, use_own_initializer
+from ghmdet.checkpoint.reader import CheckpointError
+from ghmdet.checkpoint.weights import LoadReport, fit_state_dict
 from ghmdet.engine.class_lists import same_names
 from ghmdet.engine.hooks.hooks.hooks import classes_of
-from ghmdet.engine.pretrained import drop_pretrained, pretrained_cfgs, use_own_initializer
 from ghmdet.engine.resume_report import log_resumption
-from ghmdet.engine.weights import LoadReport, fit_state_dict
 from ghmdet.models.speedup import unwrap
 from ghmdet.registry import HOOKS
 

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
-from ghmdet.engine.checkpoint import CheckpointError, RefusedError, load_checkpoint_file
+from ghmdet.checkpoint.reader import CheckpointError, RefusedError, load_checkpoint_file
 
 POINTER_FILE = 'last_checkpoint'
 
