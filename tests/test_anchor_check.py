@@ -10,8 +10,9 @@ import torch
 from mmcv.transforms import Compose, RandomChoiceResize, Resize
 from mmengine.dataset import ConcatDataset
 
-from ghmdet.engine import AnchorCheckHook, anchor_check
-from ghmdet.engine.anchor_check import SeenBoxes, UnknownPartError, read_boxes, resize_boxes
+from ghmdet.checks import anchors as anchor_check
+from ghmdet.checks.anchors import SeenBoxes, UnknownPartError, read_boxes, resize_boxes
+from ghmdet.engine import AnchorCheckHook
 from ghmdet.registry import DATASETS, MODELS
 
 from .detectors import detector_cfg

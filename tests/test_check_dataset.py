@@ -14,10 +14,11 @@ import cv2
 import numpy as np
 import pytest
 
-from ghmdet.datasets import CocoDataset, decode_images
-from ghmdet.datasets.check_report import draw_picture, write_report
-from ghmdet.datasets.decode_images import ImageJob
-from ghmdet.datasets.full_check import Picture, check_dataset
+from ghmdet.checks import decode_images
+from ghmdet.checks.audit_report import draw_picture, write_report
+from ghmdet.checks.dataset_audit import Picture, check_dataset
+from ghmdet.checks.decode_images import ImageJob
+from ghmdet.datasets import CocoDataset
 
 TOOL = Path(__file__).parents[1] / 'tools' / 'check_dataset.py'
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from mmengine.config import Config
 
+from ghmdet.checks.classes import settle_classes, take_checkpoint_classes
 from ghmdet.coco import reader as coco_file
 from ghmdet.datasets.coco import COCO_CLASSES
-from ghmdet.engine.class_lists import settle_classes, take_checkpoint_classes
 from ghmdet.registry import DATASETS
 
 CATEGORIES = {1: 'cat', 2: 'dog'}

@@ -10,9 +10,9 @@ from mmengine.dataset import RepeatDataset
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
+from ghmdet.checks.pipelines import FirstSampleHook
 from ghmdet.config.errors import ConfigError
 from ghmdet.datasets import CocoDataset, draw_shapes
-from ghmdet.engine.first_sample_hook import FirstSampleHook
 
 LOAD = dict(type='LoadImageFromFile')
 BOXES = dict(type='LoadAnnotations', with_bbox=True)

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import ghmdet
-from ghmdet.engine import imported_copy
+from ghmdet.checks import imported_copy
 
 PACKAGE = Path(ghmdet.__file__).resolve().parent
 

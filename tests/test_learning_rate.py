@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from mmengine.config import Config
 
+from ghmdet.checks.learning_rate import find_reference, scale_lr
 from ghmdet.engine import build_runner
-from ghmdet.engine.learning_rate import find_reference, scale_lr
 
 from .number_runs import number_cfg, own_scope, train
 

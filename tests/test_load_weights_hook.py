@@ -13,8 +13,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader
 from torch.utils.data import Dataset
 
+from ghmdet.checks.classes import same_names
 from ghmdet.engine import CheckpointError, LoadWeightsHook, build_runner
-from ghmdet.engine.class_lists import same_names
 from ghmdet.registry import DATASETS, HOOKS, METRICS, MODELS
 from ghmdet.structures import DetDataSample, InstanceData
 

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from ghmdet import get_config
+from ghmdet.checks.network import check_network
 from ghmdet.config.cfg_options import merge_options
 from ghmdet.config.errors import ConfigError
-from ghmdet.engine.network_check import check_network
 from ghmdet.registry import MODELS
 
 

@@ -4,9 +4,9 @@ import pytest
 from mmengine.config import Config
 
 from ghmdet import CONFIG_ROOT, get_config
+from ghmdet.checks.settings import check_sections, check_settings
 from ghmdet.config.cfg_options import merge_options
 from ghmdet.config.errors import ConfigError
-from ghmdet.engine.settings_check import check_sections, check_settings
 
 SHAPES = 'retinanet_ghm_r18_fpn_shapes'
 RECIPES = sorted(file.stem for file in CONFIG_ROOT.glob('*.py'))

@@ -3,8 +3,8 @@
 import pytest
 from mmengine.config import Config
 
+from ghmdet.checks.strategy_check import check_strategy
 from ghmdet.config.errors import ConfigError
-from ghmdet.engine.strategy_check import check_strategy
 
 FULL = dict(type='FSDPStrategy', state_dict_cfg='full')
 

@@ -21,15 +21,15 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from ghmdet.checks.audit_report import write_report
+from ghmdet.checks.classes import settle_classes
+from ghmdet.checks.dataset_audit import SplitCheck, check_dataset, read_sound
 from ghmdet.coco.records import ImageRecord
 from ghmdet.config.arguments import add_data_root, move_data, read_config
 from ghmdet.config.cfg_options import add_cfg_options, merge_options
 from ghmdet.config.cli import add_debug_argument, run
 from ghmdet.config.data_root import find_datasets
 from ghmdet.datasets import CocoDataset
-from ghmdet.datasets.check_report import write_report
-from ghmdet.datasets.full_check import SplitCheck, check_dataset, read_sound
-from ghmdet.engine.class_lists import settle_classes
 from ghmdet.registry import DATASETS
 
 # Where the images of a COCO file may be, seen from its folder.

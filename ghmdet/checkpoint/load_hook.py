@@ -12,9 +12,9 @@ from torch import nn
 from ghmdet.checkpoint.pretrained import drop_pretrained, pretrained_cfgs, use_own_initializer
 from ghmdet.checkpoint.reader import CheckpointError
 from ghmdet.checkpoint.weights import LoadReport, fit_state_dict
-from ghmdet.engine.class_lists import same_names
+from ghmdet.checks.classes import same_names
+from ghmdet.checks.resume_report import log_resumption
 from ghmdet.engine.hooks.hooks.hooks import classes_of
-from ghmdet.engine.resume_report import log_resumption
 from ghmdet.models.speedup import unwrap
 from ghmdet.registry import HOOKS
 

@@ -6,8 +6,8 @@ import os
 
 from mmengine.config import Config, ConfigDict
 
-from ghmdet.engine.class_lists import is_ours
-from ghmdet.engine.evaluator_files import list_metrics
+from ghmdet.checks.classes import is_ours
+from ghmdet.checks.evaluator_files import list_metrics
 from ghmdet.registry import DATASETS, METRICS
 
 

@@ -17,9 +17,9 @@ from mmengine.runner import CheckpointLoader
 from ghmdet.checkpoint.class_rows import list_names
 from ghmdet.checkpoint.pretrained import use_own_initializer
 from ghmdet.checkpoint.weights import fit_state_dict
+from ghmdet.checks.classes import same_names, take_checkpoint_classes
 from ghmdet.config.from_mmdet import adopt
 from ghmdet.config.shipped import get_config, published_weights
-from ghmdet.engine.class_lists import same_names, take_checkpoint_classes
 from ghmdet.models.speedup import fold_batch_norms
 from ghmdet.registry import DATASETS, MODELS, TRANSFORMS
 from ghmdet.structures import DetDataSample

@@ -29,25 +29,25 @@ from torch import distributed
 
 from ghmdet.checkpoint.load_hook import LoadWeightsHook
 from ghmdet.checkpoint.resume import confirm_start, plan_start
+from ghmdet.checks.anchors import AnchorCheckHook
+from ghmdet.checks.classes import settle_classes
+from ghmdet.checks.evaluator_files import complete_evaluators
+from ghmdet.checks.imported_copy import log_imported_copy
+from ghmdet.checks.learning_rate import check_auto_scale_lr, scale_lr
+from ghmdet.checks.network import check_network
+from ghmdet.checks.pipelines import FirstSampleHook
+from ghmdet.checks.settings import check_sections, check_settings
+from ghmdet.checks.start_report import StartReportHook
+from ghmdet.checks.strategy_check import check_strategy
 from ghmdet.config.from_mmdet import adopt
 from ghmdet.engine.amp import low_precision
-from ghmdet.engine.anchor_check import AnchorCheckHook
-from ghmdet.engine.class_lists import settle_classes
-from ghmdet.engine.evaluator_files import complete_evaluators
 from ghmdet.engine.finite_steps_hook import FiniteStepsHook
 from ghmdet.engine.finite_weights_hook import FiniteWeightsHook
-from ghmdet.engine.first_sample_hook import FirstSampleHook
 from ghmdet.engine.hooks.hooks.hooks import DoorCheckHook, MeanLossesHook, PeakMemoryHook
-from ghmdet.engine.imported_copy import log_imported_copy
-from ghmdet.engine.learning_rate import check_auto_scale_lr, scale_lr
 from ghmdet.engine.log_history_hook import LogHistoryHook
-from ghmdet.engine.network_check import check_network
 from ghmdet.engine.rendezvous import renew_rendezvous
 from ghmdet.engine.reserve_memory_hook import ReserveMemoryHook
-from ghmdet.engine.settings_check import check_sections, check_settings
 from ghmdet.engine.skipped_images_hook import SkippedImagesHook
-from ghmdet.engine.start_report_hook import StartReportHook
-from ghmdet.engine.strategy_check import check_strategy
 from ghmdet.registry import RUNNERS
 
 _RANK_VARIABLES = {  # where each launcher writes what torch calls RANK, LOCAL_RANK, WORLD_SIZE

@@ -13,8 +13,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
+from ghmdet.checks.learning_rate import step_batch
 from ghmdet.datasets.random_state import get_random_state, set_random_state
-from ghmdet.engine.learning_rate import step_batch
 from ghmdet.models.speedup import unwrap
 
 KEY = 'run_state'

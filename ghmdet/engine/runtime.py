@@ -7,9 +7,10 @@ from ghmdet.checkpoint.pretrained import Pretrained
 from ghmdet.checkpoint.reader import CheckpointError, load_checkpoint_file
 from ghmdet.checkpoint.save_hook import CheckpointHook
 from ghmdet.checkpoint.weights import LoadReport, fit_state_dict
+from ghmdet.checks.anchors import AnchorCheckHook
+from ghmdet.checks.start_report import StartReportHook
 from ghmdet.config.arguments import add_common_arguments, load_config
 from ghmdet.engine.amp import AmpOptimWrapper
-from ghmdet.engine.anchor_check import AnchorCheckHook
 from ghmdet.engine.bare_test import skip_evaluation, use_image_folder, write_coco_results
 from ghmdet.engine.finite_steps_hook import FiniteStepsHook
 from ghmdet.engine.finite_weights_hook import FiniteWeightsHook
@@ -33,7 +34,6 @@ from ghmdet.engine.log_history_hook import LogHistoryHook
 from ghmdet.engine.loops import EpochBasedTrainLoop, IterBasedTrainLoop
 from ghmdet.engine.reserve_memory_hook import ReserveMemoryHook
 from ghmdet.engine.skipped_images_hook import SkippedImagesHook
-from ghmdet.engine.start_report_hook import StartReportHook
 from ghmdet.engine.stop_hook import StopHook
 from ghmdet.engine.val_loop import ValLoop
 from ghmdet.models.speedup import compile_network, fold_batch_norms

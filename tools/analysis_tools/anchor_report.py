@@ -24,11 +24,11 @@ from mmengine.utils import ProgressBar
 from torch import Tensor
 
 from ghmdet.boxes.anchor_fit import AnchorFit, fit_anchors
+from ghmdet.checks import anchors as anchor_check
+from ghmdet.checks.classes import settle_classes
 from ghmdet.config import cli
 from ghmdet.config.cfg_options import merge_options
 from ghmdet.config.shipped import get_config
-from ghmdet.engine import anchor_check
-from ghmdet.engine.class_lists import settle_classes
 from ghmdet.registry import DATASETS, TASK_UTILS
 
 _SIZES = {'small': (0, 32**2), 'medium': (32**2, 96**2), 'large': (96**2, float('inf'))}

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ghmdet.checks.decode_images import ImageJob, decode_images
 from ghmdet.coco.box_filter import DEFECTS, BoxCheck, check_boxes
 from ghmdet.coco.faults import Faults, find_record_faults, find_type_faults
 from ghmdet.coco.file_names import find_outside_names
 from ghmdet.coco.reader import load_json, match_classes, read_coco
 from ghmdet.coco.records import CocoRecords, convert_records
 from ghmdet.datasets.coco import CocoDataset
-from ghmdet.datasets.decode_images import ImageJob, decode_images
 
 _KEPT = 1000  # texts of one kind
 _SECTIONS = ('images', 'annotations', 'categories')

@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ghmdet.datasets.full_check import Finding, Picture, SplitCheck
+from ghmdet.checks.dataset_audit import Finding, Picture, SplitCheck
 from ghmdet.datasets.image_file import ImageError, read_image
 
 _SIDE = 640  # longest of a picture

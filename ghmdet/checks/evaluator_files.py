@@ -6,8 +6,8 @@ from mmengine.config import Config, ConfigDict
 from mmengine.fileio import join_path
 from mmengine.utils import is_abs
 
+from ghmdet.checks.classes import is_ours
 from ghmdet.config.data_root import find_datasets
-from ghmdet.engine.class_lists import is_ours
 from ghmdet.registry import DATASETS, METRICS
 
 

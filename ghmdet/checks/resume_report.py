@@ -8,7 +8,7 @@ from typing import Any
 from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.runner import Runner
 
-from ghmdet.engine.learning_rate import wrappers_of
+from ghmdet.checks.learning_rate import wrappers_of
 
 # Of a schedule: where it stands, and what follows from the learning rate.
 _POSITION = ('last_step', 'base_values', 'verbose', 'best', 'num_bad_epochs', 'cooldown_counter')

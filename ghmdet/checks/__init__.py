@@ -1,0 +1,1 @@
+"""What looks at a run before it begins, and complains."""
