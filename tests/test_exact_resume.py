@@ -15,8 +15,9 @@ from mmengine.hooks import Hook
 from mmengine.model import BaseModel
 from torch.utils.data import Dataset
 
-from ghmdet.engine import build_runner, load_checkpoint_file, stop_hook
-from ghmdet.engine.stop_hook import StopHook, TrainingStopped
+from ghmdet.engine import build_runner, load_checkpoint_file
+from ghmdet.engine.hooks import stop as stop_hook
+from ghmdet.engine.hooks.stop import StopHook, TrainingStopped
 from ghmdet.losses import GHMR
 from ghmdet.registry import DATASETS, HOOKS, MODELS
 

@@ -10,7 +10,8 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
-from ghmdet.engine import GHMStatsHook, ghm_stats_hook
+from ghmdet.engine import GHMStatsHook
+from ghmdet.engine.hooks import ghm_stats as ghm_stats_hook
 from ghmdet.losses import GHMC, GHMR, FocalLoss
 
 

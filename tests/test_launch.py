@@ -22,8 +22,10 @@ from ghmdet.engine import (
     apply_amp_to_test,
     apply_auto_scale_lr,
     build_runner,
-    launch,
     set_up_launcher,
+)
+from ghmdet.engine import (
+    runner as launch,
 )
 
 from .two_processes import run_processes

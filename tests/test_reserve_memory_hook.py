@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from ghmdet.engine import reserve_memory_hook
-from ghmdet.engine.reserve_memory_hook import ReserveMemoryHook, reserve_memory
+from ghmdet.engine.hooks import reserve_memory_hook
+from ghmdet.engine.hooks.reserve_memory_hook import ReserveMemoryHook, reserve_memory
 
 SCRIPT = """
 import json
 import torch
-from ghmdet.engine.launch import keep_freed_memory
-from ghmdet.engine.reserve_memory_hook import reserve_memory
+from ghmdet.engine.runner import keep_freed_memory
+from ghmdet.engine.hooks.reserve_memory_hook import reserve_memory
 
 def resident():
     with open('/proc/self/statm') as stream:

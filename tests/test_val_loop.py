@@ -14,8 +14,8 @@ from mmengine.runner import ValLoop as PlainValLoop
 
 from ghmdet.datasets import LoadAnnotations, PackDetInputs
 from ghmdet.engine import ValLoop, val_loop
-from ghmdet.engine.launch import _choose_own_parts as choose_own_parts
-from ghmdet.engine.launch import apply_amp
+from ghmdet.engine.runner import _choose_own_parts as choose_own_parts
+from ghmdet.engine.runner import apply_amp
 from ghmdet.losses import GHMC, GHMR
 
 from .number_runs import NumberModel, number_cfg, train

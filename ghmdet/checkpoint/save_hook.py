@@ -18,7 +18,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ghmdet.checkpoint.files import POINTER_FILE
 from ghmdet.engine import run_state
-from ghmdet.engine.finite_weights_hook import last_checkpoint
+from ghmdet.engine.hooks.non_finite_weights import last_checkpoint
 from ghmdet.engine.run_state import collect_run_state, mean_buffers
 from ghmdet.registry import HOOKS
 

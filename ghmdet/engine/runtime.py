@@ -11,18 +11,23 @@ from ghmdet.checks.anchors import AnchorCheckHook
 from ghmdet.checks.start_report import StartReportHook
 from ghmdet.config.arguments import add_common_arguments, load_config
 from ghmdet.engine.amp import AmpOptimWrapper
-from ghmdet.engine.bare_test import skip_evaluation, use_image_folder, write_coco_results
-from ghmdet.engine.finite_steps_hook import FiniteStepsHook
-from ghmdet.engine.finite_weights_hook import FiniteWeightsHook
-from ghmdet.engine.ghm_stats_hook import GHMStatsHook
+from ghmdet.engine.format_only import skip_evaluation, use_image_folder, write_coco_results
+from ghmdet.engine.hooks.ghm_stats import GHMStatsHook
 from ghmdet.engine.hooks.hooks.hooks import (
     DoorCheckHook,
     FastNetworkHook,
     MeanLossesHook,
     PeakMemoryHook,
 )
+from ghmdet.engine.hooks.log_values import LogHistoryHook
+from ghmdet.engine.hooks.non_finite_steps import FiniteStepsHook
+from ghmdet.engine.hooks.non_finite_weights import FiniteWeightsHook
+from ghmdet.engine.hooks.reserve_memory_hook import ReserveMemoryHook
+from ghmdet.engine.hooks.skipped_images import SkippedImagesHook
+from ghmdet.engine.hooks.stop import StopHook
 from ghmdet.engine.inference import get_model, inference_detector, init_detector
-from ghmdet.engine.launch import (
+from ghmdet.engine.loops import EpochBasedTrainLoop, IterBasedTrainLoop
+from ghmdet.engine.runner import (
     apply_amp,
     apply_amp_to_test,
     apply_auto_scale_lr,
@@ -30,11 +35,6 @@ from ghmdet.engine.launch import (
     build_runner,
     set_up_launcher,
 )
-from ghmdet.engine.log_history_hook import LogHistoryHook
-from ghmdet.engine.loops import EpochBasedTrainLoop, IterBasedTrainLoop
-from ghmdet.engine.reserve_memory_hook import ReserveMemoryHook
-from ghmdet.engine.skipped_images_hook import SkippedImagesHook
-from ghmdet.engine.stop_hook import StopHook
 from ghmdet.engine.val_loop import ValLoop
 from ghmdet.models.speedup import compile_network, fold_batch_norms
 

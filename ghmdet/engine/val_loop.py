@@ -17,7 +17,7 @@ from torch import Tensor
 
 from ghmdet.datasets.random_state import undisturbed_random
 from ghmdet.engine.hooks.hooks.hooks import plain_datasets
-from ghmdet.engine.step_guard import Buffers
+from ghmdet.engine.hooks.step_guard import Buffers
 from ghmdet.models.speedup import unwrap
 from ghmdet.registry import LOOPS
 

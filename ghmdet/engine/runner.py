@@ -41,13 +41,13 @@ from ghmdet.checks.start_report import StartReportHook
 from ghmdet.checks.strategy_check import check_strategy
 from ghmdet.config.from_mmdet import adopt
 from ghmdet.engine.amp import low_precision
-from ghmdet.engine.finite_steps_hook import FiniteStepsHook
-from ghmdet.engine.finite_weights_hook import FiniteWeightsHook
 from ghmdet.engine.hooks.hooks.hooks import DoorCheckHook, MeanLossesHook, PeakMemoryHook
-from ghmdet.engine.log_history_hook import LogHistoryHook
+from ghmdet.engine.hooks.log_values import LogHistoryHook
+from ghmdet.engine.hooks.non_finite_steps import FiniteStepsHook
+from ghmdet.engine.hooks.non_finite_weights import FiniteWeightsHook
+from ghmdet.engine.hooks.reserve_memory_hook import ReserveMemoryHook
+from ghmdet.engine.hooks.skipped_images import SkippedImagesHook
 from ghmdet.engine.rendezvous import renew_rendezvous
-from ghmdet.engine.reserve_memory_hook import ReserveMemoryHook
-from ghmdet.engine.skipped_images_hook import SkippedImagesHook
 from ghmdet.registry import RUNNERS
 
 _RANK_VARIABLES = {  # where each launcher writes what torch calls RANK, LOCAL_RANK, WORLD_SIZE

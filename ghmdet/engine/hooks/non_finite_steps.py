@@ -12,8 +12,8 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ghmdet.engine.finite_weights_hook import NonFiniteError, last_checkpoint
-from ghmdet.engine.step_guard import StepGuard
+from ghmdet.engine.hooks.non_finite_weights import NonFiniteError, last_checkpoint
+from ghmdet.engine.hooks.step_guard import StepGuard
 from ghmdet.models.speedup import unwrap
 from ghmdet.registry import HOOKS
 
