@@ -14,7 +14,7 @@ from ghmdet.checkpoint.reader import CheckpointError
 from ghmdet.checkpoint.weights import LoadReport, fit_state_dict
 from ghmdet.checks.classes import same_names
 from ghmdet.checks.resume_report import log_resumption
-from ghmdet.engine.hooks.hooks.hooks import classes_of
+from ghmdet.engine.hooks.hooks import classes_of
 from ghmdet.models.speedup import unwrap
 from ghmdet.registry import HOOKS
 

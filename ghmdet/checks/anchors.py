@@ -14,7 +14,7 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from ghmdet.boxes.anchor_fit import fit_anchors
-from ghmdet.engine.hooks.hooks.hooks import plain_datasets
+from ghmdet.engine.hooks.hooks import plain_datasets
 from ghmdet.models.speedup import unwrap
 from ghmdet.registry import HOOKS
 

@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from ghmdet.config.cli import describe
 from ghmdet.config.errors import ConfigError
 from ghmdet.config.unused_keys import nearest, parameters_of
-from ghmdet.engine.hooks.hooks.hooks import plain_datasets
+from ghmdet.engine.hooks.hooks import plain_datasets
 from ghmdet.registry import HOOKS
 
 _SPLITS = ('train', 'val', 'test')

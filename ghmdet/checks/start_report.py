@@ -12,7 +12,7 @@ from mmengine.optim import OptimWrapper
 from mmengine.runner import IterBasedTrainLoop, Runner
 
 from ghmdet.checks.learning_rate import find_reference, step_batch, wrappers_of
-from ghmdet.engine.hooks.hooks.hooks import classes_of
+from ghmdet.engine.hooks.hooks import classes_of
 from ghmdet.models.speedup import unwrap
 from ghmdet.registry import HOOKS
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.utils import package_utils
 
-_OWN_FOLDER = Path(__file__).parent
+_OWN_FOLDER = Path(__file__).parents[1]
 _ABSENT = object()
 
 

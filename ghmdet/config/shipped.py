@@ -20,7 +20,7 @@ from mmengine.fileio import load
 from ghmdet.config import package_lookup
 from ghmdet.config.from_mmdet import adopt, is_installed
 
-MIM_ROOT = Path(__file__).parent / '.mim'
+MIM_ROOT = Path(__file__).parents[1] / '.mim'
 CONFIG_ROOT = MIM_ROOT / 'configs'
 
 _PREFIX = 'ghmdet::'

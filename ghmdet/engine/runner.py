@@ -41,7 +41,7 @@ from ghmdet.checks.start_report import StartReportHook
 from ghmdet.checks.strategy_check import check_strategy
 from ghmdet.config.from_mmdet import adopt
 from ghmdet.engine.amp import low_precision
-from ghmdet.engine.hooks.hooks.hooks import DoorCheckHook, MeanLossesHook, PeakMemoryHook
+from ghmdet.engine.hooks.hooks import DoorCheckHook, MeanLossesHook, PeakMemoryHook
 from ghmdet.engine.hooks.log_values import LogHistoryHook
 from ghmdet.engine.hooks.non_finite_steps import FiniteStepsHook
 from ghmdet.engine.hooks.non_finite_weights import FiniteWeightsHook

@@ -13,7 +13,7 @@ from ghmdet.config.arguments import add_common_arguments, load_config
 from ghmdet.engine.amp import AmpOptimWrapper
 from ghmdet.engine.format_only import skip_evaluation, use_image_folder, write_coco_results
 from ghmdet.engine.hooks.ghm_stats import GHMStatsHook
-from ghmdet.engine.hooks.hooks.hooks import (
+from ghmdet.engine.hooks.hooks import (
     DoorCheckHook,
     FastNetworkHook,
     MeanLossesHook,

@@ -16,7 +16,7 @@ from mmengine.runner.amp import autocast
 from torch import Tensor
 
 from ghmdet.datasets.random_state import undisturbed_random
-from ghmdet.engine.hooks.hooks.hooks import plain_datasets
+from ghmdet.engine.hooks.hooks import plain_datasets
 from ghmdet.engine.hooks.step_guard import Buffers
 from ghmdet.models.speedup import unwrap
 from ghmdet.registry import LOOPS

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from ghmdet.engine.hooks.hooks.hooks import plain_datasets
+from ghmdet.engine.hooks.hooks import plain_datasets
 from matplotlib.figure import Figure
 from mmengine.config import Config, DictAction
 from mmengine.registry import DefaultScope

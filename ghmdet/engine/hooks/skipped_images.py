@@ -8,7 +8,7 @@ from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ghmdet.engine.hooks.hooks.hooks import plain_datasets
+from ghmdet.engine.hooks.hooks import plain_datasets
 from ghmdet.registry import HOOKS
 
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 import torch
 
-sys.path.insert(0, str(Path(__file__).parents[1] / 'tools' / 'dev'))
+sys.path.insert(0, str(Path(__file__).parents[2] / 'tools' / 'dev'))
 
 import soak
 

@@ -36,7 +36,7 @@ print(json.dumps([reserved, after - before, resident() - after, large.sum().item
 
 @pytest.mark.skipif(sys.platform != 'linux', reason='glibc only')
 def test_a_large_tensor_finds_room_in_the_reserve():
-    env = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[1]), CUDA_VISIBLE_DEVICES='')
+    env = dict(os.environ, PYTHONPATH=str(Path(__file__).parents[2]), CUDA_VISIBLE_DEVICES='')
     done = subprocess.run(
         [sys.executable, '-c', SCRIPT], env=env, capture_output=True, text=True, timeout=100
     )

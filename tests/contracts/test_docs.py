@@ -20,7 +20,7 @@ from ghmdet.config import arguments
 from ghmdet.config.errors import ConfigError, name_the_place
 from ghmdet.registry import HOOKS, LOOPS, METRICS, MODELS, TRANSFORMS, VISBACKENDS
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SHIPPED = 'retinanet_ghm_r50_fpn_1x_coco'
 BASE = f"_base_ = __import__('ghmdet').config_path('{SHIPPED}')\n"
 

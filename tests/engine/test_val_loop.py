@@ -273,7 +273,7 @@ SCRIPT = """
 import sys
 from pathlib import Path
 from mmengine.dist import get_rank
-from tests.test_val_loop import validated
+from tests.engine.test_val_loop import validated
 from ghmdet.engine import build_runner
 import torch
 

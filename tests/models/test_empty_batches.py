@@ -106,7 +106,7 @@ from torch import distributed
 from torch.nn.parallel import DistributedDataParallel
 from ghmdet.registry import MODELS
 from tests.detectors import GHM, detector_cfg
-from tests.test_empty_batches import sample
+from tests.models.test_empty_batches import sample
 
 distributed.init_process_group('gloo', timeout=timedelta(seconds=100))
 rank = distributed.get_rank()

@@ -35,7 +35,7 @@ from ghmdet.datasets.image_file import ImageError, find_image_fault, read_image
 
 from .hostile import write
 
-TOOL = Path(__file__).parents[1] / 'tools' / 'dataset_converters' / 'pascal_voc.py'
+TOOL = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'pascal_voc.py'
 spec = importlib.util.spec_from_file_location('pascal_voc_tool_fuzzed', TOOL)
 voc = importlib.util.module_from_spec(spec)
 # A dataclass looks its module up.

@@ -19,7 +19,7 @@ from ghmdet.engine import (
     load_checkpoint_file,
 )
 
-TOOL = Path(__file__).parents[1] / 'tools' / 'model_converters' / 'publish_model.py'
+TOOL = Path(__file__).parents[2] / 'tools' / 'model_converters' / 'publish_model.py'
 
 spec = importlib.util.spec_from_file_location('publish_model_tool', TOOL)
 tool = importlib.util.module_from_spec(spec)

@@ -24,7 +24,7 @@ from ghmdet.structures import DetDataSample, InstanceData
 
 from . import golden, mmdet_layout
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 OURS = sorted((ROOT / 'configs').glob('**/retinanet*.py'))
 THEIRS = os.environ.get('GHMDET_MMDET_CONFIGS')  # MMDetection's folder of configs
 needs_theirs = pytest.mark.skipif(

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-FOLDER = Path(__file__).parents[1] / 'tools' / 'analysis_tools'
+FOLDER = Path(__file__).parents[2] / 'tools' / 'analysis_tools'
 sys.path.insert(0, str(FOLDER))
 
 import benchmark  # noqa: E402

@@ -55,7 +55,7 @@ def holder(tmp_path):
     """A training in another process: its folder, its pid, what its forked child was told."""
     folder = tmp_path / 'runs' / 'one'
     command = [sys.executable, '-c', HOLDER, str(folder)]
-    env = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[1])}
+    env = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True
     )

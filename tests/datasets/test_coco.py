@@ -13,7 +13,7 @@ from ghmdet.datasets import CocoDataset
 from ghmdet.datasets.coco import COCO_CLASSES, COCO_PALETTE
 from ghmdet.registry import DATASETS
 
-COCO_MINI = Path(__file__).parents[2] / 'shared' / 'data' / 'coco_mini'
+COCO_MINI = Path(__file__).parents[3] / 'shared' / 'data' / 'coco_mini'
 
 
 def make_coco() -> dict:

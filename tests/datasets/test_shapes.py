@@ -15,7 +15,7 @@ from ghmdet.datasets import SHAPES_CLASSES, CocoDataset, draw_shapes
 from ghmdet.datasets import shapes as shapes_module
 from ghmdet.datasets.shapes import _annotate_item, _draw_image, _draw_mask, _Item
 
-TOOL = Path(__file__).parents[1] / 'tools' / 'dataset_converters' / 'shapes.py'
+TOOL = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'shapes.py'
 
 
 @pytest.fixture(scope='module')

@@ -14,7 +14,7 @@ from mmengine.config import Config
 from ghmdet import config_path, get_config
 from ghmdet.config.origins import record_origins
 
-TOOL = Path(__file__).parents[1] / 'tools' / 'misc' / 'print_config.py'
+TOOL = Path(__file__).parents[2] / 'tools' / 'misc' / 'print_config.py'
 MODEL = 'ghmdet::_base_/models/retinanet_r50_fpn.py'
 SCHEDULE = 'ghmdet::_base_/schedules/schedule_1x.py'
 

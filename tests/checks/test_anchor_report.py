@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TOOL = ROOT / 'tools' / 'analysis_tools' / 'anchor_report.py'
 CONFIG = """
 _base_ = __import__('ghmdet').config_path('retinanet_ghm_r50_fpn_1x_coco')

@@ -358,7 +358,7 @@ def test_torchvision_v1(layout, norm):
 
 
 def test_the_config_in_the_docs_is_that_of_torchvision_v1(tmp_path):
-    text = (Path(__file__).parents[1] / 'docs/checkpoints.md').read_text()
+    text = (Path(__file__).parents[2] / 'docs/checkpoints.md').read_text()
     snippet = next(
         part for part in re.findall(r'```python\n(.*?)```', text, re.S) if '_base_' in part
     )

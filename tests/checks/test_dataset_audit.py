@@ -20,7 +20,7 @@ from ghmdet.checks.dataset_audit import Picture, check_dataset
 from ghmdet.checks.decode_images import ImageJob
 from ghmdet.datasets import CocoDataset
 
-TOOL = Path(__file__).parents[1] / 'tools' / 'check_dataset.py'
+TOOL = Path(__file__).parents[2] / 'tools' / 'check_dataset.py'
 
 
 def make_set(folder: Path) -> dict:

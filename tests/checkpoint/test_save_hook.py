@@ -154,7 +154,7 @@ def test_leftovers_of_interrupted_saves_are_removed(tmp_path):
 KILLED = """
 import os, signal, sys
 from mmengine.runner import Runner
-from tests.test_exact_resume import CASES, case_cfg, train
+from tests.engine.test_exact_resume import CASES, case_cfg, train
 
 save = Runner.save_checkpoint
 
@@ -172,7 +172,7 @@ train(case_cfg(sys.argv[1], CASES['epochs'], by_epoch=True))
 
 
 def test_killed_during_a_save(tmp_path):
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     env = dict(os.environ, PYTHONPATH=str(root))
     command = [sys.executable, '-c', KILLED, str(tmp_path / 'parts')]
     done = subprocess.run(command, env=env, capture_output=True, timeout=120)
@@ -193,7 +193,7 @@ import json, random, sys
 import numpy as np, torch
 from pathlib import Path
 from mmengine.dist import all_gather_object, get_rank
-from tests.test_exact_resume import CASES, case_cfg, train
+from tests.engine.test_exact_resume import CASES, case_cfg, train
 
 def run(name, load_from=None, **changes):
     cfg = case_cfg(f'{sys.argv[1]}/{name}', CASES['epochs'])

@@ -206,7 +206,7 @@ import sys
 from datetime import timedelta
 import torch
 from torch import distributed
-from tests.test_ghm_sync import CASES, run_literal, train
+from tests.losses.test_ghm_sync import CASES, run_literal, train
 
 distributed.init_process_group('gloo', timeout=timedelta(seconds=100))
 rank = distributed.get_rank()

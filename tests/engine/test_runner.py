@@ -8,7 +8,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from ghmdet.engine.hooks.hooks.hooks import DoorCheckHook, PeakMemoryHook
+from ghmdet.engine.hooks.hooks import DoorCheckHook, PeakMemoryHook
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel

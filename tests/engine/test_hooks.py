@@ -10,7 +10,7 @@ from uuid import uuid4
 
 import pytest
 import torch
-from ghmdet.engine.hooks.hooks.hooks import hooks
+from ghmdet.engine.hooks.hooks import hooks
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric
 from mmengine.hooks import LoggerHook
