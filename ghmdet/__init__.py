@@ -9,23 +9,22 @@ import sys
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from ghmdet.version import __version__
+
 try:
-    from ghmdet.config import package_lookup
-    from ghmdet.config import shipped as config_files
+    from ghmdet.config import package_lookup, shipped
     from ghmdet.config.shipped import CONFIG_ROOT, config_path, get_config
 except Exception:  # mmengine is missing or broken
     if 'ghmdet.env' not in sys.orig_argv:  # which is to say so
         raise
 else:
     package_lookup.apply()
-    config_files.cure_flat_names()
+    shipped.patch_flat_names()
 
 if TYPE_CHECKING:
     from ghmdet.engine import get_model
 
-__all__ = ['CONFIG_ROOT', 'config_path', 'get_config', 'get_model']
-
-__version__ = '0.1.0'
+__all__ = ['CONFIG_ROOT', '__version__', 'config_path', 'get_config', 'get_model']
 
 
 def __getattr__(name: str) -> Any:

@@ -29,13 +29,13 @@ _OLD_FILE_CLIENT = ('"FileClient" will be deprecated', '"HardDiskBackend" is the
 
 def apply() -> None:
     """Run every cure; calling it again changes nothing."""
-    cure_find_loader()
-    cure_distutils()
-    cure_file_client_warnings()
-    cure_config_formatter()
+    patch_find_loader()
+    patch_distutils()
+    patch_file_client_warnings()
+    patch_config_formatter()
 
 
-def cure_find_loader() -> None:
+def patch_find_loader() -> None:
     """Look for compiled mmcv ops without `pkgutil.find_loader`.
 
     It is deprecated since Python 3.12 and gone from 3.14, where every run on one device stops at
@@ -50,7 +50,7 @@ def cure_find_loader() -> None:
         rebind(available, _has_compiled_mmcv)
 
 
-def cure_distutils() -> None:
+def patch_distutils() -> None:
     """Report the environment without `distutils`.
 
     Python 3.12 dropped it, so a start without setuptools' stand-in stops at the report that heads
@@ -60,7 +60,7 @@ def cure_distutils() -> None:
         rebind(dl_utils.collect_env, _report_environment)
 
 
-def cure_file_client_warnings() -> None:
+def patch_file_client_warnings() -> None:
     """Demote to DEBUG two warnings that each run prints about mmengine's own choice of class.
 
     They concern mmengine's hooks, and a user can do nothing about them (they head the log in
@@ -78,7 +78,7 @@ def cure_file_client_warnings() -> None:
     file_client.print_log = print_log
 
 
-def cure_config_formatter() -> None:
+def patch_config_formatter() -> None:
     """Write a config as unformatted text where yapf cannot format it.
 
     yapf changes its interface and fails on valid code; the run then stops before it has begun

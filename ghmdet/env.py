@@ -73,7 +73,7 @@ def main() -> int:
     requirements = _read_requirements(faults)
     print()
     for name, least in requirements:
-        _tell_package(name, least, faults, remarks)
+        _describe_package(name, least, faults, remarks)
     for name in _ALSO_TOLD:
         _tell(name, _version(name) or 'none')
 
@@ -91,7 +91,7 @@ def main() -> int:
         elif any(map(_version, _SAME_MODULE.get(name, (name,)))):
             faults.append(f'{name} has metadata, but there is no module {module}: install it again')
     if torch := loaded.get('torch'):
-        _tell_torch(torch, loaded, faults, remarks)
+        _describe_torch(torch, loaded, faults, remarks)
 
     for title, told in (('remark', remarks), ('FAULT', faults)):
         for text in told:
@@ -167,7 +167,7 @@ def _read_requirements(faults: list[str]) -> list[tuple[str, str]]:
     return [(p[1], p[2] or '') for p, no in zip(parts, optional, strict=True) if p and not no]
 
 
-def _tell_package(name: str, least: str, faults: list[str], remarks: list[str]) -> None:
+def _describe_package(name: str, least: str, faults: list[str], remarks: list[str]) -> None:
     found = [(each, _version(each)) for each in _SAME_MODULE.get(name, (name,))]
     there = [(each, version) for each, version in found if version]
     known = ', '.join(v if n == name else f'{n} {v}' for n, v in there)
@@ -223,7 +223,7 @@ def _import(module: str, faults: list[str]) -> ModuleType | None:
         return None
 
 
-def _tell_torch(
+def _describe_torch(
     torch: ModuleType, loaded: dict[str, ModuleType | None], faults: list[str], remarks: list[str]
 ) -> None:
     _tell('torch threads', torch.get_num_threads())

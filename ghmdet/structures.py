@@ -12,7 +12,7 @@ Keys of `DetDataSample.metainfo` (sizes are in pixels, mind the order):
 | `batch_input_shape` | (h, w) of the whole batch, what the network sees |
 | `scale_factor` | (w, h) factors, img_shape / ori_shape |
 | `flip`, `flip_direction` | whether mirrored, and 'horizontal', 'vertical', 'diagonal' or None |
-| `stand_in` | True: repeated for a process without an image of its own, and not to be learnt from |
+| `is_padding` | True: repeats an image for a process that has none left; not to be learnt from |
 """
 
 from __future__ import annotations

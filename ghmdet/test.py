@@ -143,7 +143,7 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     if args.amp:
         engine.apply_amp_to_test(cfg)
     runner = engine.build_runner(cfg, splits=('test',))
-    runner.register_hook(engine.FastNetworkHook(cast=args.amp, compile=args.compile))
+    runner.register_hook(engine.TestSpeedupHook(cast=args.amp, compile=args.compile))
     if args.out is not None and not args.out.endswith('.json'):
         dump = METRICS.build(dict(type='DumpDetResults', out_file_path=args.out))
         runner.test_evaluator.metrics.append(dump)

@@ -22,8 +22,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from ghmdet.checks.audit_report import write_report
-from ghmdet.checks.classes import settle_classes
-from ghmdet.checks.dataset_audit import SplitCheck, check_dataset, read_sound
+from ghmdet.checks.classes import resolve_classes
+from ghmdet.checks.dataset_audit import SplitCheck, check_dataset, read_valid_entries
 from ghmdet.coco.records import ImageRecord
 from ghmdet.config.arguments import add_data_root, move_data, read_config
 from ghmdet.config.cfg_options import add_cfg_options, merge_options
@@ -77,7 +77,7 @@ def main() -> None:
 
 def check_json(args: argparse.Namespace) -> SplitCheck:
     """Check a COCO file with all its categories."""
-    sound = read_sound(args.source, need_annotations=False)
+    sound = read_valid_entries(args.source, need_annotations=False)
     names = tuple(dict.fromkeys(category.name for category in sound[0].categories))
     folder = args.img_dir or guess_folder(Path(args.source), sound[0].images[:1])
     dataset = CocoDataset(
@@ -108,7 +108,7 @@ def check_config(args: argparse.Namespace) -> Iterator[SplitCheck]:
     merge_options(cfg, args.cfg_options)
     disagreement = ''
     try:
-        settle_classes(cfg, ('train', 'val', 'test'))
+        resolve_classes(cfg, ('train', 'val', 'test'))
     except (OSError, ValueError) as error:
         disagreement = str(error)
     keys: dict[str, list[str]] = {}

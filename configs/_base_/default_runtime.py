@@ -8,7 +8,7 @@ default_hooks = dict(
     sampler_seed=dict(type='DistSamplerSeedHook'),
     visualization=dict(type='DetVisualizationHook'),
     load_weights=dict(type='LoadWeightsHook'),
-    finite_steps=dict(type='FiniteStepsHook', max_in_a_row=10),
+    finite_steps=dict(type='SkipNonFiniteStepsHook', max_in_a_row=10),
 )
 env_cfg = dict(
     cudnn_benchmark=False,

@@ -45,8 +45,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
-from ghmdet import __version__
 from ghmdet.checkpoint.reader import CheckpointError, RefusedError, load_checkpoint_file
+from ghmdet.version import __version__
 
 TIMEOUT_VARIABLE = 'GHMDET_DOWNLOAD_TIMEOUT'
 

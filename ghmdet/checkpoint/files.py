@@ -14,14 +14,16 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
+from mmengine.hooks import CheckpointHook
+from mmengine.runner import Runner
 
 from ghmdet.checkpoint.reader import CheckpointError, RefusedError, load_checkpoint_file
 
 POINTER_FILE = 'last_checkpoint'
-
 _LONGEST = 10_000  # bytes of a path
 _TEMPLATES = ('epoch_{}.pth', 'iter_{}.pth')
 _ZIP_DAMAGE = (
@@ -158,3 +160,13 @@ def _pattern(template: str) -> re.Pattern[str]:
     for literal, field, *_ in string.Formatter().parse(template):
         text += re.escape(literal) + ('' if field is None else r'0*(\d+)')
     return re.compile(text)
+
+
+def last_checkpoint(runner: Runner) -> str:
+    """Path of the checkpoint that was saved last in the work dir, or 'none'."""
+    file = Path(runner.work_dir) / POINTER_FILE
+    return file.read_text().strip() if file.is_file() else 'none'
+
+
+def _saving_hooks(runner: Runner) -> list[CheckpointHook]:
+    return [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]

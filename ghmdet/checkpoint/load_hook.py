@@ -11,11 +11,10 @@ from torch import nn
 
 from ghmdet.checkpoint.pretrained import drop_pretrained, pretrained_cfgs, use_own_initializer
 from ghmdet.checkpoint.reader import CheckpointError
-from ghmdet.checkpoint.weights import LoadReport, fit_state_dict
-from ghmdet.checks.classes import same_names
-from ghmdet.checks.resume_report import log_resumption
-from ghmdet.engine.hooks.hooks import classes_of
-from ghmdet.models.speedup import unwrap
+from ghmdet.checkpoint.weights import LoadReport, fit_state_dict, same_names
+from ghmdet.checks.start_report import log_resumption
+from ghmdet.datasets.wrappers import classes_of
+from ghmdet.models.wrappers import unwrap
 from ghmdet.registry import HOOKS
 
 _HOW_TO_MATCH = (
@@ -59,7 +58,7 @@ class LoadWeightsHook(Hook):
             return
         checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu', 'silent')
         _, report = fit_state_dict(checkpoint, model, path)
-        gaps = [*report.missing, *report.misshapen]
+        gaps = [*report.missing, *report.mismatched]
         for name, module in modules.items():
             if not any(gap.startswith(f'{name}.' if name else '') for gap in gaps):
                 files = ', '.join(cfg['checkpoint'] for cfg in pretrained_cfgs(module))
@@ -77,12 +76,12 @@ class LoadWeightsHook(Hook):
         source = _planned_checkpoint(runner) or 'checkpoint'
         if not _is_training(runner):
             fitted, report = fit_state_dict(checkpoint, runner.model, source)
-            report.require_filled()
-            self._judge_classes(report, _names(runner, 'test') or _names(runner, 'val'))
+            report.require_complete()
+            self._check_classes(report, _names(runner, 'test') or _names(runner, 'val'))
         elif runner._resume:
             fitted, report = _fit_resumed(checkpoint, runner.model, source)
             log_resumption(runner, checkpoint, source)
-            self._judge_classes(report, _names(runner, 'train'))
+            self._check_classes(report, _names(runner, 'train'))
         else:
             names = _names(runner, 'train')
             if self.match_classes and names is None:
@@ -99,7 +98,7 @@ class LoadWeightsHook(Hook):
             checkpoint.clear()  # the names themselves
         checkpoint['state_dict'] = fitted
 
-    def _judge_classes(self, report: LoadReport, names: tuple[str, ...] | None) -> None:
+    def _check_classes(self, report: LoadReport, names: tuple[str, ...] | None) -> None:
         """Raise where the dataset gives the places of the checkpoint's classes to others."""
         told = _describe_difference(report, names)
         if told and self.check_classes:

@@ -34,7 +34,7 @@ class Pretrained(PretrainedInit):
         checkpoint = CheckpointLoader.load_checkpoint(self.checkpoint, self.map_location, 'silent')
         fitted, report = fit_state_dict(checkpoint, module, self.checkpoint, self.prefix)
         module.load_state_dict(fitted)
-        if report.unfilled or report.warnings:
+        if report.missing_parameters or report.warnings:
             report.log()
         else:
             unused = f'; not used: {shorten(report.unexpected)}' if report.unexpected else ''

@@ -16,9 +16,8 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook as _CheckpointHook
 from mmengine.runner import IterBasedTrainLoop, Runner
 
-from ghmdet.checkpoint.files import POINTER_FILE
+from ghmdet.checkpoint.files import POINTER_FILE, last_checkpoint
 from ghmdet.engine import run_state
-from ghmdet.engine.hooks.non_finite_weights import last_checkpoint
 from ghmdet.engine.run_state import collect_run_state, mean_buffers
 from ghmdet.registry import HOOKS
 

@@ -16,10 +16,15 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ghmdet.checkpoint.class_rows import class_names, copy_matching_rows
-from ghmdet.checkpoint.key_maps import channels_per_anchor, strip_wrappers, translate
+from ghmdet.checkpoint.key_maps import (
+    HEAD_CLS,
+    Weights,
+    channels_per_anchor,
+    strip_wrappers,
+    translate,
+)
 from ghmdet.checkpoint.reader import CheckpointError
-from ghmdet.models.speedup import unwrap
+from ghmdet.models.wrappers import unwrap
 
 Shape = tuple[int, ...]
 
@@ -40,10 +45,10 @@ class LoadReport:
     """Names of the model that are not in the file."""
     unexpected: list[str] = field(default_factory=list)
     """Names in the file that the model does not have."""
-    misshapen: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
+    mismatched: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
     """Names whose shapes, in file and model, differ; they are not loaded."""
-    unfilled: list[str] = field(default_factory=list)
-    """Parameters and batch norm statistics among the missing and misshapen."""
+    missing_parameters: list[str] = field(default_factory=list)
+    """Parameters and batch norm statistics among the missing and mismatched."""
     classes: tuple[str, ...] | None = None
     """Class names of the file."""
     num_classes: tuple[int, int] | None = None
@@ -56,29 +61,29 @@ class LoadReport:
     @property
     def same_names(self) -> bool:
         """Whether file and model have the same tensors, all of the same shape."""
-        return not (self.missing or self.unexpected or self.misshapen)
+        return not (self.missing or self.unexpected or self.mismatched)
 
     def __str__(self) -> str:
         """Return one line where all fits, else the table."""
-        total = len(self.loaded) + len(self.missing) + len(self.misshapen)
+        total = len(self.loaded) + len(self.missing) + len(self.mismatched)
         lines = [f'{self.source}: {len(self.loaded)} of {total} tensors of the model loaded']
         if self.same_names:
             lines[0] += ', none missing, unexpected or skipped for its shape'
         else:
             lines += _row('missing', self.missing)
             lines += _row('unexpected', self.unexpected)
-            lines.append(f'  {"skipped for shape":18}{len(self.misshapen):5}')
-            for name, shapes in list(self.misshapen.items())[:_LISTED]:
+            lines.append(f'  {"skipped for shape":18}{len(self.mismatched):5}')
+            for name, shapes in list(self.mismatched.items())[:_LISTED]:
                 lines.append(f'    {name}: {shapes[0]} in the file, {shapes[1]} in the model')
-            if len(self.misshapen) > _LISTED:
-                lines.append(f'    and {len(self.misshapen) - _LISTED} more')
+            if len(self.mismatched) > _LISTED:
+                lines.append(f'    and {len(self.mismatched) - _LISTED} more')
         lines += [f'  {note}' for note in self.notes]
         return '\n'.join(lines + [f'  WARNING: {warning}' for warning in self.warnings])
 
     def log(self) -> None:
         """Write the text to the log of the first process, as a warning if the model has gaps."""
-        alarming = self.unfilled or self.warnings
-        print_log(str(self), 'current', logging.WARNING if alarming else logging.INFO)
+        incomplete = self.missing_parameters or self.warnings
+        print_log(str(self), 'current', logging.WARNING if incomplete else logging.INFO)
 
     def head_mismatch(self) -> str:
         """Say which class counts differ, '' where they do not."""
@@ -87,13 +92,13 @@ class LoadReport:
         in_file, in_model = self.num_classes
         return f"the file's head has {in_file} classes, the config's {in_model}"
 
-    def require_filled(self) -> None:
+    def require_complete(self) -> None:
         """Check that the model can make predictions with what was loaded.
 
         Raises:
             CheckpointError: a parameter or batch norm statistic keeps its initial value.
         """
-        if not self.unfilled:
+        if not self.missing_parameters:
             return
         if head := self.head_mismatch():
             advice = (
@@ -103,8 +108,8 @@ class LoadReport:
             )
         else:
             advice = (
-                f'{len(self.unfilled)} of the weights would keep their initial values. Give the '
-                'config that the file was trained with, or another file'
+                f'{len(self.missing_parameters)} of the weights would keep their initial values. '
+                'Give the config that the file was trained with, or another file'
             )
         raise CheckpointError(
             f'this checkpoint cannot be used for a test or prediction: {advice}.\n{self}'
@@ -160,9 +165,9 @@ def fit_state_dict(
         report.notes.append(copy_matching_rows(given, own, report.classes, match_classes, source))
     fitted = _compare(given, own, report)
     vital = dict(model.named_parameters(remove_duplicate=False))
-    report.unfilled = [
+    report.missing_parameters = [
         name
-        for name in (*report.missing, *report.misshapen)
+        for name in (*report.missing, *report.mismatched)
         if name in vital or name.endswith(('running_mean', 'running_var'))
     ]
     if not report.loaded and vital:
@@ -200,7 +205,7 @@ def _compare(
         elif name.endswith('num_batches_tracked'):
             pass  # FrozenBatchNorm and old files have none, and nothing here depends on it
         elif name in given:
-            report.misshapen[name] = (_shape(found), _shape(value))
+            report.mismatched[name] = (_shape(found), _shape(value))
         else:
             report.missing.append(name)
     extra = [name for name in given if name not in own]
@@ -239,3 +244,104 @@ def shorten(names: Sequence[str]) -> str:
     shown = [f'{group}.* ({n})' if n > 1 else group for group, n in groups.items()]
     rest = len(shown) - _LISTED
     return ', '.join(shown[:_LISTED]) + (f' and {rest} more' if rest > 0 else '')
+
+
+def class_names(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the class names in a checkpoint's meta, None where it has none.
+
+    They stand under `dataset_meta.classes` (mmengine), `dataset_meta.CLASSES` (its first releases)
+    or `CLASSES` (MMDetection 2.x).
+    """
+    meta = checkpoint.get('meta')
+    meta = meta if isinstance(meta, Mapping) else {}
+    dataset_meta = meta.get('dataset_meta')
+    dataset_meta = dataset_meta if isinstance(dataset_meta, Mapping) else {}
+    for place, key in ((dataset_meta, 'classes'), (dataset_meta, 'CLASSES'), (meta, 'CLASSES')):
+        names = place.get(key)
+        if names:
+            return (names,) if isinstance(names, str) else tuple(map(str, names))
+    return None
+
+
+def copy_matching_rows(
+    weights: Weights,
+    own: Mapping[str, Any],
+    in_file: tuple[str, ...] | None,
+    wanted: Sequence[str],
+    source: str,
+) -> str:
+    """Turn the head of a file into one for other classes.
+
+    The rows of classes that both have, by name, come from the file, the others from the model.
+
+    Args:
+        weights: of the file; its head is replaced.
+        own: state dict of the model.
+        in_file: class names of the file.
+        wanted: class names of the model.
+        source: the file, for messages.
+
+    Returns:
+        What was copied, for the log.
+
+    Raises:
+        CheckpointError: the file does not name its classes, or their number is not its head's.
+    """
+    there, here = channels_per_anchor(weights), channels_per_anchor(own)
+    if there is None or here is None or there[0] != here[0]:
+        return 'match_classes: no rows to match, the file has no head with as many anchors per cell'
+    if in_file is None:
+        raise CheckpointError(
+            f'match_classes=True needs the class names of {source}, but its meta has neither '
+            'dataset_meta.classes nor CLASSES. Leave match_classes out, or save the names: '
+            "checkpoint['meta'] = dict(dataset_meta=dict(classes=(...)))."
+        )
+    if len(in_file) != there[1]:
+        raise CheckpointError(
+            f'match_classes=True: the meta of {source} names {len(in_file)} classes, but its head '
+            f'has {there[1]}, so it is unknown which row is which class. Correct the names in the '
+            'file or leave match_classes out.'
+        )
+    if len(wanted) != here[1]:
+        raise CheckpointError(
+            f'match_classes=True: the training dataset has {len(wanted)} classes, but '
+            f'model.bbox_head.num_classes is {here[1]}'
+        )
+    rows = {name: row for row, name in reversed(list(enumerate(in_file)))}
+    common = [(place, rows[name]) for place, name in enumerate(wanted) if name in rows]
+    places, sources = [place for place, _ in common], [row for _, row in common]
+    for key in (f'{HEAD_CLS}.weight', f'{HEAD_CLS}.bias'):
+        theirs = weights[key].unflatten(0, there)
+        ours = own[key].clone().unflatten(0, here)
+        if theirs.shape[2:] != ours.shape[2:]:
+            return 'match_classes: no rows to match, the towers of the file have another width'
+        ours[:, places] = theirs[:, sources].to(ours)
+        weights[key] = ours.flatten(0, 1)
+    return _describe([wanted[place] for place in places], wanted)
+
+
+def _describe(copied: Sequence[str], wanted: Sequence[str]) -> str:
+    rest = [name for name in wanted if name not in set(copied)]
+    text = f'match_classes: {len(copied)} of {len(wanted)} classes copied from the file'
+    text += f' ({list_names(copied)})' if copied else ''
+    return f'{text}; not in the file, start anew: {list_names(rest)}' if rest else text
+
+
+def list_names(names: Sequence[str], limit: int = 12) -> str:
+    """Return names with commas between, the end of a long list counted only."""
+    rest = len(names) - limit
+    return ', '.join(names[:limit]) + (f' and {rest} more' if rest > 0 else '')
+
+
+def same_names(one: Sequence[str], other: Sequence[str]) -> bool:
+    """Whether two class lists mean the same; MMDetection 1.x wrote `traffic_light`.
+
+    Example:
+        >>> same_names(['Cat', 'hot_dog'], ['cat', 'hot dog']), same_names(['a', 'b'], ['b', 'a'])
+        (True, False)
+    """
+    return [_plain(name) for name in one] == [_plain(name) for name in other]
+
+
+def _plain(name: str) -> str:
+    return str(name).lower().replace('_', ' ')

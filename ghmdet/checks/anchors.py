@@ -14,8 +14,8 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from ghmdet.boxes.anchor_fit import fit_anchors
-from ghmdet.engine.hooks.hooks import plain_datasets
-from ghmdet.models.speedup import unwrap
+from ghmdet.datasets.wrappers import base_datasets
+from ghmdet.models.wrappers import unwrap
 from ghmdet.registry import HOOKS
 
 # Steps of a pipeline that change neither the size of the image nor the boxes that are seen in it.
@@ -95,7 +95,7 @@ class AnchorCheckHook(Hook):
         generator = model.bbox_head.prior_generator
         threshold = float(model.bbox_head.assigner.pos_iou_thr)
         divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1)
-        datasets = list(plain_datasets(runner.train_dataloader.dataset))
+        datasets = list(base_datasets(runner.train_dataloader.dataset))
         ious = []
         for dataset in datasets:
             count = max(1, self.max_images // len(datasets))

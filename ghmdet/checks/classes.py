@@ -10,14 +10,15 @@ from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from mmengine.config import Config, ConfigDict
-from mmengine.fileio import list_from_file
+from mmengine.fileio import join_path, list_from_file
 from mmengine.registry import Registry
 from mmengine.runner import CheckpointLoader
+from mmengine.utils import is_abs
 
-from ghmdet.checkpoint.class_rows import class_names, list_names
 from ghmdet.checkpoint.key_maps import channels_per_anchor, strip_wrappers
+from ghmdet.checkpoint.weights import class_names, list_names, same_names
 from ghmdet.config.data_root import find_datasets
-from ghmdet.registry import DATASETS
+from ghmdet.registry import DATASETS, METRICS
 
 _SPLITS = ('train', 'val', 'test')
 _INHERITED = 80  # the `num_classes` of the shipped base, which says nothing about the user's wish
@@ -51,7 +52,7 @@ class _Origin(NamedTuple):
     name: str
 
 
-def settle_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> str | None:
+def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> str | None:
     """Give every `CocoDataset` of a config and the head the same classes, in place.
 
     Where the config names classes for one dataset, they are those of all. Where it names none, the
@@ -73,7 +74,9 @@ def settle_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> str
             each dataset, its classes in the config and the categories of its file.
     """
     ours = DATASETS.get('CocoDataset')
-    if cfg.get('default_scope') == 'mmdet':  # adopt() has left it because MMDetection is installed
+    if (
+        cfg.get('default_scope') == 'mmdet'
+    ):  # convert_mmdet_config() has left it because MMDetection is installed
         return None
     parts = sorted(find_datasets(cfg), key=lambda item: _split(item[0]) not in splits)
     sources = [
@@ -122,26 +125,12 @@ def take_checkpoint_classes(cfg: Config, checkpoint: Mapping[str, Any]) -> None:
         head.num_classes = len(names)
 
 
-def same_names(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two class lists mean the same; MMDetection 1.x wrote `traffic_light`.
-
-    Example:
-        >>> same_names(['Cat', 'hot_dog'], ['cat', 'hot dog']), same_names(['a', 'b'], ['b', 'a'])
-        (True, False)
-    """
-    return [_plain(name) for name in one] == [_plain(name) for name in other]
-
-
 def is_ours(part: Mapping[str, Any], registry: Registry, name: str) -> bool:
     """Whether `type` means ghmdet's class of that name, not a subclass or another package's."""
     kind = part.get('type')
     if isinstance(kind, str):
         kind = registry.get(kind) if kind in registry else None
     return kind is registry.get(name)
-
-
-def _plain(name: str) -> str:
-    return str(name).lower().replace('_', ' ')
 
 
 def _split(key: str) -> str:
@@ -282,3 +271,34 @@ def _apply(
         text += f'; model.bbox_head.num_classes = {len(names)}'
         head.num_classes = len(names)
     return text
+
+
+def complete_evaluators(cfg: Config) -> None:
+    """Give every `CocoMetric` without `ann_file` the file of its dataloader's `CocoDataset`.
+
+    Subclasses, other datasets, and several datasets in one loader are left alone: the metric then
+    takes the ground truth from the samples.
+
+    Args:
+        cfg: `val_evaluator` and `test_evaluator` are changed in place.
+    """
+    if (
+        cfg.get('default_scope') == 'mmdet'
+    ):  # convert_mmdet_config() has left it because MMDetection is installed
+        return
+    for split in ('val', 'test'):
+        datasets = [part for key, part in find_datasets(cfg) if key.startswith(f'{split}_')]
+        if len(datasets) != 1 or not is_ours(datasets[0], DATASETS, 'CocoDataset'):
+            continue
+        for metric in list_metrics(cfg, split):
+            if is_ours(metric, METRICS, 'CocoMetric') and not metric.get('ann_file'):
+                path, root = datasets[0].get('ann_file', ''), datasets[0].get('data_root')
+                metric.ann_file = join_path(root, path) if root and not is_abs(path) else path
+                metric.setdefault('backend_args', datasets[0].get('backend_args'))
+
+
+def list_metrics(cfg: Config, split: str) -> list[ConfigDict]:
+    """Return the configs of the metrics of a split, of which there may be one or a list."""
+    evaluator = cfg.get(f'{split}_evaluator')
+    several = evaluator if isinstance(evaluator, list | tuple) else [evaluator]
+    return [metric for metric in several if isinstance(metric, dict)]

@@ -12,9 +12,9 @@ import numpy as np
 
 from ghmdet.checks.decode_images import ImageJob, decode_images
 from ghmdet.coco.box_filter import DEFECTS, BoxCheck, check_boxes
-from ghmdet.coco.faults import Faults, find_record_faults, find_type_faults
-from ghmdet.coco.file_names import find_outside_names
-from ghmdet.coco.reader import load_json, match_classes, read_coco
+from ghmdet.coco.classes import match_classes
+from ghmdet.coco.faults import Faults, find_outside_names, find_type_faults
+from ghmdet.coco.reader import find_record_faults, load_json, read_coco
 from ghmdet.coco.records import CocoRecords, convert_records
 from ghmdet.datasets.coco import CocoDataset
 
@@ -87,7 +87,7 @@ def check_dataset(
     Args:
         dataset: made with `lazy_init=True`, so that it has read nothing yet.
         name: what the report calls it.
-        sound: what `read_sound` made of its annotation file, where that was read before.
+        sound: what `read_valid_entries` made of its annotation file, where that was read before.
         decode: False leaves the images alone.
         workers: processes that decode images; 0 is this one.
         max_pictures: how many pictures of each kind of box are asked for.
@@ -95,7 +95,7 @@ def check_dataset(
     """
     split = SplitCheck(name, dataset.ann_file)
     try:
-        records, faults = sound or read_sound(
+        records, faults = sound or read_valid_entries(
             dataset.ann_file, dataset.backend_args, not dataset.test_mode
         )
     except (OSError, ValueError) as error:
@@ -117,14 +117,14 @@ def check_dataset(
     split.add('file name', repeated, is_error=False)
     if decode and dataset.is_local(folder):
         _check_images(split, dataset, records, workers, progress)
-        _show_misfits(split, records, boxes, folder, max_pictures)
+        _show_size_mismatches(split, records, boxes, folder, max_pictures)
     else:
         split.notes.append(f'images were not looked at: {"remote" if decode else "no folder"}')
     split.statistics = count_statistics(records, boxes, labels)
     return split
 
 
-def read_sound(
+def read_valid_entries(
     ann_file: str, backend_args: dict | None = None, need_annotations: bool = True
 ) -> tuple[CocoRecords, Faults]:
     """Read a COCO file without its broken entries, which are returned too.
@@ -260,7 +260,7 @@ def _check_images(
         )
 
 
-def _show_misfits(
+def _show_size_mismatches(
     split: SplitCheck, records: CocoRecords, boxes: BoxCheck, folder: str, max_pictures: int
 ) -> None:
     """Draw the boxes of images that can be decoded but have another size."""

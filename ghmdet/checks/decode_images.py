@@ -25,14 +25,14 @@ class ImageJob(NamedTuple):
     max_pixels: int
 
 
-class Verdict(NamedTuple):
+class DecodeResult(NamedTuple):
     """What is wrong with an image, and whether EXIF turns it by a quarter."""
 
     fault: str | None = None
     turned: bool = False
 
 
-def decode_images(jobs: Sequence[ImageJob], workers: int) -> Iterator[tuple[int, Verdict]]:
+def decode_images(jobs: Sequence[ImageJob], workers: int) -> Iterator[tuple[int, DecodeResult]]:
     """Decode all, in any order; an image at which the decoding process dies is a fault as well.
 
     With `workers=0` this process decodes, and dies.
@@ -49,12 +49,12 @@ def decode_images(jobs: Sequence[ImageJob], workers: int) -> Iterator[tuple[int,
             yield from _decode_chunks(jobs, [range(index, index + 1)], 1, alone)
             for place in alone:
                 fault = f'image {jobs[place[0]].path} kills the process that decodes it'
-                yield place[0], Verdict(fault)
+                yield place[0], DecodeResult(fault)
 
 
 def _decode_chunks(
     jobs: Sequence[ImageJob], chunks: Sequence[range], workers: int, lost: list[range]
-) -> Iterator[tuple[int, Verdict]]:
+) -> Iterator[tuple[int, DecodeResult]]:
     waiting = iter(chunks)
     context = get_context(_START_METHOD)
     context.set_forkserver_preload([__name__])
@@ -81,17 +81,17 @@ def _decode_chunks(
     lost.extend(waiting)
 
 
-def _decode_all(jobs: Sequence[ImageJob]) -> list[Verdict]:
+def _decode_all(jobs: Sequence[ImageJob]) -> list[DecodeResult]:
     return [_decode(job) for job in jobs]
 
 
-def _decode(job: ImageJob) -> Verdict:
+def _decode(job: ImageJob) -> DecodeResult:
     path, size_wh, color_type, max_pixels = job
     try:
         read_image(path, expected_wh=size_wh, color_type=color_type, max_pixels=max_pixels)
         stored_wh, shown_wh = read_image_sizes(path, max_pixels)
-        return Verdict(turned=stored_wh != shown_wh)
+        return DecodeResult(turned=stored_wh != shown_wh)
     except ImageError as error:
-        return Verdict(str(error))
+        return DecodeResult(str(error))
     except Exception as error:  # whatever it is, the other images are still to be looked at
-        return Verdict(f'image {path}: {type(error).__name__}: {error}')
+        return DecodeResult(f'image {path}: {type(error).__name__}: {error}')

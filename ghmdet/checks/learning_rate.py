@@ -88,32 +88,6 @@ def check_auto_scale_lr(settings: Any, wanted_by: str) -> None:
         )
 
 
-def scale_lr(
-    runner: Runner, wrapper: OptimWrapper | OptimWrapperDict, auto_scale_lr: Any = None
-) -> None:
-    """Scale the learning rates by images a step / `base_batch_size`, if `enable` says so.
-
-    In place of mmengine's `Runner.scale_lr`, which does not count accumulated batches. Like it, it
-    comes before the schedulers and before a checkpoint is resumed: this brings scaled rates along,
-    and they are not scaled again.
-
-    Raises:
-        ValueError: see `check_auto_scale_lr`.
-    """
-    if not (auto_scale_lr or {}).get('enable', False):
-        return
-    check_auto_scale_lr(auto_scale_lr, 'auto_scale_lr.enable=True')
-    base = auto_scale_lr['base_batch_size']
-    for name, each in wrappers_of(runner):
-        batch = step_batch(runner, each)
-        for group in each.param_groups:
-            group['lr'] = group['lr'] * (batch.total / base)
-        runner.logger.info(
-            f'auto_scale_lr: {f"{name}: " if name else ""}learning rate x {batch.total / base:g} '
-            f'for {batch.total} images a step instead of {base}'
-        )
-
-
 def find_reference(cfg: Config, rate: float) -> Reference | None:
     """Return the learning rate and the number of images that belong together.
 

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from torch import Tensor, nn
 
 from ghmdet.config.errors import ConfigError
-from ghmdet.models.speedup import unwrap
+from ghmdet.models.wrappers import unwrap
 
 _SMALLEST_SIDE = 64
 

@@ -15,7 +15,7 @@ from mmengine.runner import Runner
 from ghmdet.config.cli import describe
 from ghmdet.config.errors import ConfigError
 from ghmdet.config.unused_keys import nearest, parameters_of
-from ghmdet.engine.hooks.hooks import plain_datasets
+from ghmdet.datasets.wrappers import base_datasets
 from ghmdet.registry import HOOKS
 
 _SPLITS = ('train', 'val', 'test')
@@ -43,7 +43,7 @@ class FirstSampleHook(Hook):
         for split in _SPLITS:
             loop: Any = getattr(runner, f'_{split}_loop', None)
             if hasattr(loop, 'dataloader'):
-                for dataset in plain_datasets(loop.dataloader.dataset):
+                for dataset in base_datasets(loop.dataloader.dataset):
                     _try_pipeline(f'{split}_dataloader.dataset.pipeline', dataset, split)
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook):
@@ -71,7 +71,7 @@ def _try_pipeline(place: str, dataset: Any, split: str) -> None:
             except Exception as error:
                 if number == 0 and getattr(dataset, 'on_error', 'raise') == 'skip':
                     return
-                raise ConfigError(_tell_failure(name, step, image, error)) from error
+                raise ConfigError(_describe_failure(name, step, image, error)) from error
             if results is None:  # the step leaves this image out
                 return
             if split == 'train' and moved and not had_boxes and _state_of(results)[0]:
@@ -89,7 +89,7 @@ def _state_of(results: Any) -> tuple[bool, bool]:
     return 'gt_bboxes' in results, any(results.get(key) for key in _MOVES_BOXES)
 
 
-def _tell_failure(name: str, step: Any, image: str, error: Exception) -> str:
+def _describe_failure(name: str, step: Any, image: str, error: Exception) -> str:
     if isinstance(error, KeyError) and error.args and error.args[0] in _MADE_BY:
         return (
             f'{name} needs {error.args[0]!r}, which {_MADE_BY[error.args[0]]} makes: that step is '

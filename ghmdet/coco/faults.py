@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
+import mmap
+import os.path as osp
 import reprlib
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
-
-if TYPE_CHECKING:
-    from ghmdet.coco.records import CocoRecords
+from pathlib import PurePath
+from typing import Any
 
 # The area of a box this large still fits float32; no image is near it.
 MAX_PIXELS = 1e9
 _SHOWN = 5
-
 _REPR = reprlib.Repr()
 _REPR.maxstring, _REPR.maxlong, _REPR.maxother = 100, 60, 60
 
@@ -79,92 +77,14 @@ def find_type_faults(faults: Faults, section: str, entries: Iterable[Any], first
                 faults.add(section, index, f'{name}: {key} must be {words}, got {show(entry[key])}')
 
 
-def find_record_faults(faults: Faults, records: CocoRecords) -> None:
-    """Look for ids used twice or unknown, and sizes, names and boxes that cannot be."""
-    _find_image_faults(faults, records)
-    _find_repeated(faults, 'categories', [category.id for category in records.categories])
-    annotations = records.annotations
-    _find_repeated(faults, 'annotations', annotations.ids)
-    for key, ids, section, known in (
-        ('image_id', annotations.image_ids, 'image', [image.id for image in records.images]),
-        ('category_id', annotations.category_ids, 'category', [c.id for c in records.categories]),
-    ):
-        unknown = set(ids) - set(known)
-        if unknown:
-            places = (annotations.image, annotations.category)[section == 'category']
-            like = {str(id_): id_ for id_ in known}
-            lost = np.array([id_ in unknown for id_ in ids])[places]
-            for index in np.flatnonzero(lost).tolist():
-                id_ = ids[places[index]]
-                near = like.get(str(id_))
-                hint = f'; there is {near!r}, which is another type' if str(id_) in like else ''
-                text = f'{annotations.name(index)}: no {section} has its {key} {show(id_)}{hint}'
-                faults.add('annotations', index, text)
-    for index in np.flatnonzero((np.abs(annotations.bbox) > MAX_PIXELS).any(axis=1)).tolist():
-        bbox = annotations.bbox[index].tolist()
-        text = f'{annotations.name(index)}: bbox must be {_BOX_WORDS}, got {bbox}'
-        faults.add('annotations', index, text)
-
-
 def show(value: Any) -> str:
     """Return the repr of a value of any size and depth, shortened."""
     return _REPR.repr(value)
 
 
-def _find_image_faults(faults: Faults, records: CocoRecords) -> None:
-    images = records.images
-    names = [image.file_name for image in images]
-    for index, image in enumerate(images):
-        height, width = image.height, image.width
-        if height and width and 0 < height <= MAX_PIXELS and 0 < width <= MAX_PIXELS:
-            continue
-        absent = ', '.join(key for key in ('height', 'width') if getattr(image, key) is None)
-        text = (
-            f' lacks {absent}'
-            if absent
-            else (
-                ': height and width must be positive numbers up to 1e9, got '
-                f'{show(height)} and {show(width)}'
-            )
-        )
-        faults.add('images', index, _name_image(image.id, image.file_name) + text)
-    if not all(names) or not _can_be_path(''.join(filter(None, names))):
-        for index, image in enumerate(images):
-            name = _name_image(image.id)
-            if image.file_name is None:
-                faults.add('images', index, f'{name} lacks file_name')
-            elif not image.file_name or not _can_be_path(image.file_name):
-                text = f'{name}: file_name must name a file, got {show(image.file_name)}'
-                faults.add('images', index, text)
-    _find_repeated(faults, 'images', [image.id for image in images])
-
-
-def _find_repeated(faults: Faults, section: str, ids: Sequence[Any] | np.ndarray) -> None:
-    """Look for an id that an earlier entry has; None stands for no id, but in `images`."""
-    if isinstance(ids, np.ndarray):
-        ordered = np.sort(ids)
-        if not (ordered[1:] == ordered[:-1]).any():
-            return
-        ids = ids.tolist()
-    elif len(set(ids)) == len(ids):
-        return
-    counts = Counter(ids)
-    kind = {'images': 'image', 'annotations': 'annotation', 'categories': 'category'}[section]
-    seen = set()
-    for index, id_ in enumerate(ids):
-        if id_ in seen and (id_ is not None or section != 'annotations'):
-            text = f'{kind} id {show(id_)} is used {_say_times(counts[id_])}, again by {section}'
-            faults.add(section, index, f'{text}[{index}]')
-        seen.add(id_)
-
-
-def _say_times(count: int) -> str:
-    return 'twice' if count == 2 else f'{count} times'
-
-
 def _name_entry(section: str, index: int, entry: dict) -> str:
     if section == 'images' and 'id' in entry:
-        return _name_image(entry['id'], entry.get('file_name'))
+        return name_image(entry['id'], entry.get('file_name'))
     if section == 'annotations':
         return name_annotation(index, entry.get('id'), entry.get('image_id'))
     if section == 'categories' and 'id' in entry:
@@ -172,7 +92,8 @@ def _name_entry(section: str, index: int, entry: dict) -> str:
     return f'{section}[{index}]'
 
 
-def _name_image(id_: Any, file_name: Any = None) -> str:
+def name_image(id_: Any, file_name: Any = None) -> str:
+    """Name an image by its id, and its file if that is a text."""
     return f'image id {show(id_)}' + (f' ({file_name})' if isinstance(file_name, str) else '')
 
 
@@ -198,7 +119,8 @@ def _is_box(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
-def _can_be_path(text: str) -> bool:
+def can_be_path(text: str) -> bool:
+    """Whether the system can take it for the name of a file."""
     try:
         return b'\0' not in text.encode()
     except UnicodeEncodeError:  # half of a surrogate pair
@@ -209,7 +131,7 @@ def _is_flag(value: Any) -> bool:
     return value is None or isinstance(value, bool) or _is_number(value)
 
 
-_BOX_WORDS = 'four finite numbers [x, y, width, height] up to 1e9'
+BOX_WORDS = 'four finite numbers [x, y, width, height] up to 1e9'
 _ID: tuple[Callable[[Any], bool], str] = (_is_id, 'a number or a str')
 _SIDE = (lambda value: value is None or _is_number(value), 'a positive number')
 _FLAG = (_is_flag, '0 or 1')
@@ -225,7 +147,7 @@ _FIELDS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
         'id': _ID,
         'image_id': _ID,
         'category_id': _ID,
-        'bbox': (_is_box, _BOX_WORDS),
+        'bbox': (_is_box, BOX_WORDS),
         'area': (lambda value: value is None or _is_number(value), 'a finite number'),
         'iscrowd': _FLAG,
         'ignore': _FLAG,
@@ -236,3 +158,75 @@ _REQUIRED = {
     'categories': ('id', 'name'),
     'annotations': ('image_id', 'category_id', 'bbox'),
 }
+_LINE_BLOCK = 2**20
+
+
+@contextmanager
+def explain_json(ann_file: str) -> Iterator[None]:
+    """Turn what goes wrong when JSON is decoded into ValueErrors that name the file."""
+    try:
+        yield
+    except RecursionError:
+        raise ValueError(
+            f'{ann_file}: lists or objects are nested in each other too deeply for a COCO file'
+        ) from None
+    except json.JSONDecodeError as error:
+        if not error.doc:
+            raise ValueError(f'{ann_file}: the file is empty (0 bytes)') from None
+        raise ValueError(
+            f'{ann_file}: broken JSON at line {error.lineno}, column {error.colno}: {error.msg}; '
+            'was the file cut short while it was written or copied?'
+        ) from None
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f'{ann_file}: expected a JSON text file in UTF-8, but byte {error.start} is none of it '
+            f'({error.reason})'
+        ) from None
+    except ValueError as error:
+        # Python reads no integer of more than 4300 digits.
+        raise ValueError(f'{ann_file}: {str(error).removeprefix(f"{ann_file}: ")}') from None
+
+
+def find_line(text: bytes | mmap.mmap, place: int) -> tuple[str, int]:
+    """Return as much of the text as tells the line and column of a byte, and its place there."""
+    line_feeds, begin = 0, -1
+    for start in range(place // _LINE_BLOCK * _LINE_BLOCK, -1, -_LINE_BLOCK):
+        block = text[start : min(start + _LINE_BLOCK, place)]
+        line_feeds += block.count(b'\n')
+        if begin < 0 <= (last := block.rfind(b'\n')):
+            begin = start + last + 1
+    begin = max(begin, 0)
+    # Of a line as long as the file it is enough to know the byte.
+    short = place - begin < _LINE_BLOCK
+    column = len(text[begin:place].decode(errors='replace')) if short else place - begin
+    return '\n' * line_feeds + ' ' * column, line_feeds + column
+
+
+def find_outside_names(names: Iterable[str], folder: str) -> list[str]:
+    """Return the names that lead out of a folder: absolute paths, and `..` past its top.
+
+    An absolute path below the folder is inside. Links are followed where there is a `..`, since
+    `link/..` is not where it looks; a link in the folder may point anywhere, it is the owner's.
+
+    Args:
+        names: file names of images.
+        folder: where they are to be, '' for the working directory.
+
+    Example:
+        >>> find_outside_names(['a.jpg', 'b/../c.jpg', '../d.jpg', '/etc/passwd'], 'images')
+        ['../d.jpg', '/etc/passwd']
+    """
+    # Most need no second look.
+    suspects = [name for name in names if '..' in name or osp.isabs(name)]
+    return [name for name in suspects if not _is_inside(name, folder)]
+
+
+def _is_inside(name: str, folder: str) -> bool:
+    path = osp.join(folder, name)
+    if '..' not in PurePath(name).parts and _is_below(osp.abspath(path), osp.abspath(folder)):
+        return True
+    return _is_below(osp.realpath(osp.dirname(path)), osp.realpath(folder))
+
+
+def _is_below(path: str, folder: str) -> bool:
+    return PurePath(path).is_relative_to(folder)

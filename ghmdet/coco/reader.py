@@ -27,18 +27,25 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Sequence
-from difflib import get_close_matches
+from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 from mmengine import fileio
 
-from ghmdet.coco.faults import Faults, find_record_faults
-from ghmdet.coco.json_errors import explain_json
-from ghmdet.coco.records import CategoryRecord, CocoRecords, Id, convert_records, read_records
+from ghmdet.coco.faults import (
+    BOX_WORDS,
+    MAX_PIXELS,
+    Faults,
+    can_be_path,
+    explain_json,
+    name_image,
+    show,
+)
+from ghmdet.coco.records import CocoRecords, convert_records, read_records
 
 _NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
-
 
 # Read ahead, for the next reader of the file, by path, time stamp, size and how it was checked.
 _kept: dict[tuple, CocoRecords] = {}
@@ -119,44 +126,6 @@ def load_json(ann_file: str, backend_args: dict | None = None) -> Any:
         raise _explain_no_file(ann_file) from None
 
 
-def match_classes(
-    classes: Sequence[str], categories: Sequence[CategoryRecord], ann_file: str
-) -> list[Id]:
-    """Find the category id of each class, in the order of the classes.
-
-    This order is what makes a label mean the class at its place in `metainfo.classes`. MMDetection
-    returns the ids in the order of the file, which swaps names as soon as the two orders differ.
-
-    Raises:
-        ValueError: a class is not among the categories, or two categories bear its name.
-
-    Example:
-        >>> categories = [CategoryRecord(7, 'dog'), CategoryRecord(3, 'cat')]
-        >>> match_classes(('cat', 'dog'), categories, 'train.json')
-        [3, 7]
-    """
-    ids: dict[str, list[Id]] = {}
-    for category in categories:
-        ids.setdefault(category.name, []).append(category.id)
-    missing = [name for name in classes if name not in ids]
-    if missing:
-        hints = ', '.join(_suggest_name(name, ids) for name in missing[:10])
-        more = f' and {len(missing) - 10} more' if len(missing) > 10 else ''
-        raise ValueError(
-            f'{ann_file}: of the {len(classes)} classes in metainfo.classes, {len(missing)} are '
-            f'not in the file: {hints}{more}. Its categories are {_shorten(list(ids), 100)}. Set '
-            'metainfo=dict(classes=(...)) of every dataset in the config to these names (without '
-            "it the 80 COCO classes hold), and the head's num_classes to their number"
-        )
-    repeated = {name: ids[name] for name in classes if len(ids[name]) > 1}
-    if repeated:
-        raise ValueError(
-            f'{ann_file}: expected one category per class, got several ids for {repeated}; rename '
-            'or merge these categories in the file'
-        )
-    return [ids[name][0] for name in classes]
-
-
 def _explain_no_file(ann_file: str) -> FileNotFoundError:
     return FileNotFoundError(
         f'no annotation file at {str(ann_file)!r}: check the keys data_root and ann_file of '
@@ -180,12 +149,79 @@ def _check_records(records: CocoRecords, ann_file: str, need_annotations: bool) 
     faults.raise_any(ann_file)
 
 
-def _suggest_name(name: str, known: Iterable[str]) -> str:
-    by_lower = {other.lower(): other for other in known}
-    close = get_close_matches(str(name).lower(), by_lower, n=1)
-    return f'{name!r} (did you mean {by_lower[close[0]]!r}?)' if close else repr(name)
+def find_record_faults(faults: Faults, records: CocoRecords) -> None:
+    """Look for ids used twice or unknown, and sizes, names and boxes that cannot be."""
+    _find_image_faults(faults, records)
+    _find_repeated(faults, 'categories', [category.id for category in records.categories])
+    annotations = records.annotations
+    _find_repeated(faults, 'annotations', annotations.ids)
+    for key, ids, section, known in (
+        ('image_id', annotations.image_ids, 'image', [image.id for image in records.images]),
+        ('category_id', annotations.category_ids, 'category', [c.id for c in records.categories]),
+    ):
+        unknown = set(ids) - set(known)
+        if unknown:
+            places = (annotations.image, annotations.category)[section == 'category']
+            like = {str(id_): id_ for id_ in known}
+            lost = np.array([id_ in unknown for id_ in ids])[places]
+            for index in np.flatnonzero(lost).tolist():
+                id_ = ids[places[index]]
+                near = like.get(str(id_))
+                hint = f'; there is {near!r}, which is another type' if str(id_) in like else ''
+                text = f'{annotations.name(index)}: no {section} has its {key} {show(id_)}{hint}'
+                faults.add('annotations', index, text)
+    for index in np.flatnonzero((np.abs(annotations.bbox) > MAX_PIXELS).any(axis=1)).tolist():
+        bbox = annotations.bbox[index].tolist()
+        text = f'{annotations.name(index)}: bbox must be {BOX_WORDS}, got {bbox}'
+        faults.add('annotations', index, text)
 
 
-def _shorten(items: Sequence[str], limit: int) -> str:
-    more = f', and {len(items) - limit} more' if len(items) > limit else ''
-    return ', '.join(items[:limit]) + more
+def _find_image_faults(faults: Faults, records: CocoRecords) -> None:
+    images = records.images
+    names = [image.file_name for image in images]
+    for index, image in enumerate(images):
+        height, width = image.height, image.width
+        if height and width and 0 < height <= MAX_PIXELS and 0 < width <= MAX_PIXELS:
+            continue
+        absent = ', '.join(key for key in ('height', 'width') if getattr(image, key) is None)
+        text = (
+            f' lacks {absent}'
+            if absent
+            else (
+                ': height and width must be positive numbers up to 1e9, got '
+                f'{show(height)} and {show(width)}'
+            )
+        )
+        faults.add('images', index, name_image(image.id, image.file_name) + text)
+    if not all(names) or not can_be_path(''.join(filter(None, names))):
+        for index, image in enumerate(images):
+            name = name_image(image.id)
+            if image.file_name is None:
+                faults.add('images', index, f'{name} lacks file_name')
+            elif not image.file_name or not can_be_path(image.file_name):
+                text = f'{name}: file_name must name a file, got {show(image.file_name)}'
+                faults.add('images', index, text)
+    _find_repeated(faults, 'images', [image.id for image in images])
+
+
+def _find_repeated(faults: Faults, section: str, ids: Sequence[Any] | np.ndarray) -> None:
+    """Look for an id that an earlier entry has; None stands for no id, but in `images`."""
+    if isinstance(ids, np.ndarray):
+        ordered = np.sort(ids)
+        if not (ordered[1:] == ordered[:-1]).any():
+            return
+        ids = ids.tolist()
+    elif len(set(ids)) == len(ids):
+        return
+    counts = Counter(ids)
+    kind = {'images': 'image', 'annotations': 'annotation', 'categories': 'category'}[section]
+    seen = set()
+    for index, id_ in enumerate(ids):
+        if id_ in seen and (id_ is not None or section != 'annotations'):
+            text = f'{kind} id {show(id_)} is used {_say_times(counts[id_])}, again by {section}'
+            faults.add(section, index, f'{text}[{index}]')
+        seen.add(id_)
+
+
+def _say_times(count: int) -> str:
+    return 'twice' if count == 2 else f'{count} times'

@@ -22,8 +22,14 @@ import msgspec
 import numpy as np
 from mmengine import fileio
 
-from ghmdet.coco.faults import Faults, find_type_faults, name_annotation, show
-from ghmdet.coco.json_errors import explain_json, find_line
+from ghmdet.coco.faults import (
+    Faults,
+    explain_json,
+    find_line,
+    find_type_faults,
+    name_annotation,
+    show,
+)
 
 # Of any JSON type that a dict can be keyed by.
 Id = int | float | str | bool | None

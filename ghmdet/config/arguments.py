@@ -21,7 +21,7 @@ from ghmdet.config.data_root import DATA_ROOT_VARIABLE, relocate_data
 from ghmdet.config.errors import ConfigError, name_the_file
 from ghmdet.config.origins import record_origins
 from ghmdet.config.shipped import get_config
-from ghmdet.config.unused_keys import find_unread_keys, find_unread_parts, find_vain_options
+from ghmdet.config.unused_keys import find_unused_keys, find_unused_options, find_unused_parts
 
 _MMENGINE_HOOKS = (
     'runtime_info',
@@ -77,16 +77,16 @@ def load_config(args: argparse.Namespace) -> Config:
             `--strict`, a key that nothing reads.
     """
     cfg = read_config(args.config)
-    unread = list(find_unread_keys(cfg))
+    unread = list(find_unused_keys(cfg))
     options = dict(args.cfg_options)
     root = args.data_root or options.pop('data_root', None)
     options.pop('data_root', None)
     if root is not None:
         move_data(cfg, root)
-    unread += find_vain_options(cfg, options)
+    unread += find_unused_options(cfg, options)
     merge_options(cfg, options)
-    unread += find_unread_parts(cfg)
-    _tell_unread(cfg, unread, args.strict)
+    unread += find_unused_parts(cfg)
+    _report_unused(cfg, unread, args.strict)
     remove_hooks(cfg)
     cfg.work_dir = (
         args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(cfg.filename).stem)
@@ -134,7 +134,7 @@ def remove_hooks(cfg: Config) -> None:
             hooks.pop(name)
 
 
-def _tell_unread(cfg: Config, unread: Sequence[str], strict: bool) -> None:
+def _report_unused(cfg: Config, unread: Sequence[str], strict: bool) -> None:
     told = list(dict.fromkeys(unread))
     if told and strict:
         listed = '\n  '.join(told)

@@ -51,9 +51,9 @@ def run(main: Callable[[], Any]) -> None:
         _run(main)
     except SystemExit as stop:
         if isinstance(stop.code, int):
-            _leave_the_others(stop.code)
+            _exit_process_group(stop.code)
         raise
-    _leave_the_others(0)
+    _exit_process_group(0)
 
 
 def _run(main: Callable[[], Any]) -> None:
@@ -98,7 +98,7 @@ def describe(error: BaseException) -> str:
     return text
 
 
-def _leave_the_others(code: int) -> None:
+def _exit_process_group(code: int) -> None:
     """End this process if it belongs to a process group.
 
     That closes its connections, which tells the others of a failure at once, whatever still holds

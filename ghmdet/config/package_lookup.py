@@ -22,11 +22,11 @@ _ABSENT = object()
 
 def apply() -> None:
     """Run both cures; calling it again changes nothing."""
-    cure_module_names()
-    cure_installed_path()
+    patch_module_names()
+    patch_installed_path()
 
 
-def cure_module_names() -> None:
+def patch_module_names() -> None:
     """Let mmengine take `ghmdet::`.
 
     It accepts only the names in a table of its own, whatever a package ships
@@ -35,7 +35,7 @@ def cure_module_names() -> None:
     MODULE2PACKAGE.setdefault('ghmdet', 'ghmdet')
 
 
-def cure_installed_path() -> None:
+def patch_installed_path() -> None:
     """Find packages without pkg_resources, editable installs too.
 
     Setuptools no longer has it (https://github.com/open-mmlab/mmcv/issues/3325 is the same fault in

@@ -18,7 +18,7 @@ from mmengine.config import utils as config_utils
 from mmengine.fileio import load
 
 from ghmdet.config import package_lookup
-from ghmdet.config.from_mmdet import adopt, is_installed
+from ghmdet.config.from_mmdet import convert_mmdet_config, is_installed
 
 MIM_ROOT = Path(__file__).parents[1] / '.mim'
 CONFIG_ROOT = MIM_ROOT / 'configs'
@@ -48,7 +48,7 @@ def config_path(name: str | os.PathLike[str]) -> str:
 def get_config(name: str | os.PathLike[str]) -> Config:
     """Read a config: a file of yours, or one that ghmdet ships.
 
-    A file that was written for MMDetection comes out as one of ghmdet's (see `adopt`).
+    A file written for MMDetection comes out as one of ghmdet's (see `convert_mmdet_config`).
 
     Args:
         name: path of an existing file, which goes first, or a name as for `config_path`.
@@ -63,7 +63,7 @@ def get_config(name: str | os.PathLike[str]) -> Config:
         'GHMC'
     """
     cfg = Config.fromfile(_existing_file(name) or config_path(name))
-    adopt(cfg)
+    convert_mmdet_config(cfg)
     return cfg
 
 
@@ -92,7 +92,7 @@ def shipped_values(name: str) -> dict[str, Any]:
     return Config.fromfile(config_path(name)).to_dict()
 
 
-def cure_flat_names() -> None:
+def patch_flat_names() -> None:
     """Let `ghmdet::` name a config as `config_path` does, and say which names are near.
 
     mmengine asks for a folder and for `.py`, and reports a typing error as a missing file deep in

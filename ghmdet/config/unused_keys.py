@@ -12,7 +12,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ghmdet import registry
-from ghmdet.config.old_configs import sources_of
+from ghmdet.config.from_mmdet import sources_of
 
 
 def _words(text: str) -> frozenset[str]:
@@ -66,7 +66,7 @@ LOADER_KEYS = _words(
 _MOST_PLACES = 6
 
 
-def find_unread_keys(cfg: Config) -> Iterator[str]:
+def find_unused_keys(cfg: Config) -> Iterator[str]:
     """Yield a sentence for each key of the files of a config that nothing reads.
 
     Exempt at the top level are names that begin with `_` and names that a file reads, as
@@ -74,7 +74,7 @@ def find_unread_keys(cfg: Config) -> Iterator[str]:
     effect, unless that file reads it too.
 
     Example:
-        >>> list(find_unread_keys(Config(dict(modle=dict(type='RetinaNet')))))
+        >>> list(find_unused_keys(Config(dict(modle=dict(type='RetinaNet')))))
         ["modle={'type': 'RetinaNet'} is read by nothing; nearest: model"]
     """
     values = cfg.to_dict()
@@ -102,7 +102,7 @@ def find_unread_keys(cfg: Config) -> Iterator[str]:
             )
 
 
-def find_vain_options(cfg: Config, options: Mapping[str, Any]) -> Iterator[str]:
+def find_unused_options(cfg: Config, options: Mapping[str, Any]) -> Iterator[str]:
     """Yield a sentence for each option of the command line that would change nothing.
 
     Args:
@@ -113,7 +113,7 @@ def find_vain_options(cfg: Config, options: Mapping[str, Any]) -> Iterator[str]:
     for key, value in options.items():
         first, *rest = key.split('.')
         if first in TOP_LEVEL_KEYS or first.startswith('_'):
-            yield from _find_vain_part(values, first, rest, f'{key}={_shorten(value)}')
+            yield from _find_unused_part(values, first, rest, f'{key}={_shorten(value)}')
         elif first in values:
             yield _describe_variable(values, first)
         else:
@@ -121,7 +121,7 @@ def find_vain_options(cfg: Config, options: Mapping[str, Any]) -> Iterator[str]:
             yield f'{key}={_shorten(value)} is read by nothing{_told(near)}'
 
 
-def find_unread_parts(cfg: Config) -> Iterator[str]:
+def find_unused_parts(cfg: Config) -> Iterator[str]:
     """Yield a sentence for each unknown key of a dict that is read key by key.
 
     No constructor would refuse these.
@@ -154,7 +154,7 @@ def parameters_of(part: Any) -> set[str]:
     return {each.name for each in parameters if each.kind in kinds} - {'self'}
 
 
-def _find_vain_part(
+def _find_unused_part(
     values: dict[str, Any], place: str, names: list[str], option: str
 ) -> Iterator[str]:
     """Look at the first key of an option that is not in the config yet."""

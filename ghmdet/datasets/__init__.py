@@ -2,9 +2,8 @@
 
 from ghmdet.coco.reader import read_coco
 from ghmdet.datasets.coco import CocoDataset
-from ghmdet.datasets.elastic import ElasticBatchSampler
 from ghmdet.datasets.image_folder import ImageFolder
-from ghmdet.datasets.samplers import AspectRatioBatchSampler
+from ghmdet.datasets.samplers import AspectRatioBatchSampler, GlobalBatchSampler
 from ghmdet.datasets.shapes import SHAPES_CLASSES, draw_shapes
 from ghmdet.datasets.transforms import LoadAnnotations, LoadImageFromFile, PackDetInputs
 
@@ -12,7 +11,7 @@ __all__ = [
     'SHAPES_CLASSES',
     'AspectRatioBatchSampler',
     'CocoDataset',
-    'ElasticBatchSampler',
+    'GlobalBatchSampler',
     'ImageFolder',
     'LoadAnnotations',
     'LoadImageFromFile',

@@ -16,9 +16,10 @@ from mmengine.logging import print_log
 from mmengine.utils import is_abs
 from torch import Tensor
 
-from ghmdet.coco.coco_counts import CocoCounts
-from ghmdet.coco.file_names import find_outside_names
-from ghmdet.coco.reader import match_classes, read_coco, read_coco_json
+from ghmdet.coco.box_filter import CocoCounts
+from ghmdet.coco.classes import match_classes
+from ghmdet.coco.faults import find_outside_names
+from ghmdet.coco.reader import read_coco, read_coco_json
 from ghmdet.coco.records import CocoRecords, convert_records
 from ghmdet.datasets.coco_images import CocoImages, build_images
 from ghmdet.datasets.image_file import ImageError, find_image_fault

@@ -41,7 +41,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 
 @contextmanager
-def undisturbed_random() -> Iterator[None]:
+def preserve_random_state() -> Iterator[None]:
     """Leave the generators as they are."""
     state = get_random_state()
     try:

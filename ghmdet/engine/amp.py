@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 import torch
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.logging import print_log
 from mmengine.optim import AmpOptimWrapper as _AmpOptimWrapper
 from torch import nn
 from torch.amp import GradScaler
 from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
+from ghmdet.messages import type_name
 from ghmdet.registry import OPTIM_WRAPPERS
 
 _DTYPES = {'float16': torch.float16, 'bfloat16': torch.bfloat16}
@@ -108,3 +114,63 @@ def _read_dtype(dtype: str | torch.dtype) -> torch.dtype:
     if name not in _DTYPES:
         raise ValueError(f'optim_wrapper.dtype must be one of {list(_DTYPES)}, got {dtype!r}')
     return _DTYPES[name]
+
+
+def apply_amp(cfg: Config) -> None:
+    """Train in mixed precision: `optim_wrapper` becomes AmpOptimWrapper.
+
+    Validation follows, unless `val_cfg` says `fp16=False` or names a loop of another class.
+
+    Raises:
+        ValueError: the device has no mixed precision, or `optim_wrapper.type` is another wrapper.
+    """
+    _choose_autocast_dtype()
+    loop = cfg.get('val_cfg')
+    if loop is not None and type_name(loop, 'ValLoop').rpartition('.')[2] == 'ValLoop':
+        loop.setdefault('fp16', True)
+    name = type_name(cfg.optim_wrapper, 'OptimWrapper')
+    if name == 'AmpOptimWrapper':
+        print_log(
+            '--amp leaves optim_wrapper as it is: its type is AmpOptimWrapper already',
+            logger='current',
+            level=logging.WARNING,
+        )
+    elif name == 'OptimWrapper':
+        cfg.optim_wrapper.type = 'AmpOptimWrapper'
+        cfg.optim_wrapper.loss_scale = 'dynamic'
+    else:
+        raise ValueError(
+            '--amp needs optim_wrapper.type to be OptimWrapper or AmpOptimWrapper, but it is '
+            f'{name}; leave --amp out, or choose the wrapper in the config'
+        )
+
+
+def apply_amp_to_test(cfg: Config) -> None:
+    """Test in mixed precision.
+
+    Raises:
+        ValueError: the device has no mixed precision.
+    """
+    _choose_autocast_dtype()
+    cfg.test_cfg.fp16 = True
+
+
+def _choose_autocast_dtype() -> None:
+    """Let mmengine's loops, which take torch's default, use the precision that training uses."""
+    device = get_device()
+    torch.set_autocast_dtype(device, low_precision(device))
+    if device == 'cpu' and not _has_bfloat16_instructions():
+        print_log(
+            'this CPU has no instructions for bfloat16 (AMX or AVX512-BF16): --amp works, but is '
+            'slower than float32',
+            logger='current',
+            level=logging.WARNING,
+        )
+
+
+def _has_bfloat16_instructions() -> bool:
+    """Whether bfloat16 is worth it; on processors other than x86 that is taken for granted."""
+    if platform.machine() not in ('x86_64', 'AMD64'):
+        return True
+    probes = ('_is_amx_tile_supported', '_is_avx512_bf16_supported')
+    return any(getattr(torch.cpu, probe, lambda: True)() for probe in probes)

@@ -6,8 +6,7 @@ import os
 
 from mmengine.config import Config, ConfigDict
 
-from ghmdet.checks.classes import is_ours
-from ghmdet.checks.evaluator_files import list_metrics
+from ghmdet.checks.classes import is_ours, list_metrics
 from ghmdet.registry import DATASETS, METRICS
 
 

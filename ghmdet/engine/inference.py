@@ -14,13 +14,12 @@ from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader
 
-from ghmdet.checkpoint.class_rows import list_names
 from ghmdet.checkpoint.pretrained import use_own_initializer
-from ghmdet.checkpoint.weights import fit_state_dict
-from ghmdet.checks.classes import same_names, take_checkpoint_classes
-from ghmdet.config.from_mmdet import adopt
+from ghmdet.checkpoint.weights import fit_state_dict, list_names, same_names
+from ghmdet.checks.classes import take_checkpoint_classes
+from ghmdet.config.from_mmdet import convert_mmdet_config
 from ghmdet.config.shipped import get_config, published_weights
-from ghmdet.models.speedup import fold_batch_norms
+from ghmdet.models.speedup import fuse_conv_bn
 from ghmdet.registry import DATASETS, MODELS, TRANSFORMS
 from ghmdet.structures import DetDataSample
 
@@ -52,7 +51,7 @@ def init_detector(
     """
     if isinstance(config, Config):
         cfg = config
-        adopt(cfg)
+        convert_mmdet_config(cfg)
     else:
         cfg = get_config(config)
     loaded = None
@@ -68,7 +67,7 @@ def init_detector(
         _load_weights(model, loaded, os.fspath(checkpoint))
     model.to(device).eval()
     if fold and checkpoint is not None:
-        fold_batch_norms(model)
+        fuse_conv_bn(model)
     return model
 
 
@@ -130,7 +129,7 @@ def inference_detector(
 
 def _load_weights(model: BaseModel, checkpoint: dict[str, Any], path: str) -> None:
     fitted, report = fit_state_dict(checkpoint, model, path)
-    report.require_filled()
+    report.require_complete()
     given = (_test_dataset(model.cfg).get('metainfo') or {}).get('classes')
     if given and report.classes and not same_names(given, report.classes):
         report.warnings.append(

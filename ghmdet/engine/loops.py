@@ -17,8 +17,8 @@ from mmengine.runner.loops import _InfiniteDataloaderIterator
 from mmengine.runner.utils import calc_dynamic_intervals
 from torch.utils.data import BatchSampler, DataLoader
 
-from ghmdet.datasets.elastic import ElasticBatchSampler, seed_samples
-from ghmdet.datasets.random_state import undisturbed_random
+from ghmdet.datasets.random_state import preserve_random_state
+from ghmdet.datasets.samplers import GlobalBatchSampler, seed_samples
 from ghmdet.engine.run_state import (
     global_batch_size,
     mean_buffers,
@@ -61,7 +61,7 @@ class _ExactLoop(BaseLoop):
 
     def _validate(self) -> None:
         """Validate so that the training does not notice."""
-        with undisturbed_random(), mean_buffers(self.runner):
+        with preserve_random_state(), mean_buffers(self.runner):
             self.runner.val_loop.run()
 
     def _set_up_loading(self, dataloader: Any) -> None:
@@ -99,7 +99,7 @@ class _ExactLoop(BaseLoop):
     def _batches(self, first: int) -> Iterator[Any]:
         """Load batches, from number `first` on; those before are not read."""
         sampler = self.dataloader.batch_sampler
-        if isinstance(sampler, ElasticBatchSampler):
+        if isinstance(sampler, GlobalBatchSampler):
             sampler.first = first
             return iter(self.dataloader)
         return islice(self.dataloader, first, None)
@@ -111,7 +111,7 @@ class EpochBasedTrainLoop(_ExactLoop, _EpochBasedTrainLoop):
 
     A checkpoint inside of an epoch leads to its next batch, one that waits for its validation to
     that. Batches and random changes of images do not depend on the number of processes or loader
-    workers (see `ghmdet.datasets.elastic`). A validation leaves random generators alone.
+    workers (see `ghmdet.datasets.samplers`). A validation leaves random generators alone.
 
     Args:
         runner: see mmengine.
@@ -145,7 +145,7 @@ class EpochBasedTrainLoop(_ExactLoop, _EpochBasedTrainLoop):
     def run_epoch(self) -> None:
         """Train an epoch, or what is left of it."""
         first, self._first_batch = self._first_batch, 0
-        if isinstance(self.dataloader.batch_sampler, ElasticBatchSampler):
+        if isinstance(self.dataloader.batch_sampler, GlobalBatchSampler):
             self.dataloader.batch_sampler.set_epoch(self._epoch)
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
@@ -228,7 +228,7 @@ class IterBasedTrainLoop(_ExactLoop, _IterBasedTrainLoop):
         return self._max_iters
 
     def _batches(self, first: int) -> Iterator[Any]:
-        if isinstance(self.dataloader.batch_sampler, ElasticBatchSampler):
+        if isinstance(self.dataloader.batch_sampler, GlobalBatchSampler):
             return super()._batches(first)
         return islice(_InfiniteDataloaderIterator(self.dataloader), first, None)
 
@@ -242,5 +242,5 @@ def _elastic(dataloader: Any, endless: bool) -> Any:
     cfg: Any = copy.deepcopy(dataloader)
     if inner is None:
         inner = dict(type=BatchSampler, drop_last=cfg.pop('drop_last', False))
-    cfg['batch_sampler'] = dict(type=ElasticBatchSampler, batches=inner, endless=endless)
+    cfg['batch_sampler'] = dict(type=GlobalBatchSampler, batches=inner, endless=endless)
     return cfg

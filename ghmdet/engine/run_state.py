@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ghmdet.checks.learning_rate import step_batch
 from ghmdet.datasets.random_state import get_random_state, set_random_state
-from ghmdet.models.speedup import unwrap
+from ghmdet.models.wrappers import unwrap
 
 KEY = 'run_state'
 """Where the checkpoint has it."""

@@ -8,58 +8,49 @@ from ghmdet.checkpoint.reader import CheckpointError, load_checkpoint_file
 from ghmdet.checkpoint.save_hook import CheckpointHook
 from ghmdet.checkpoint.weights import LoadReport, fit_state_dict
 from ghmdet.checks.anchors import AnchorCheckHook
+from ghmdet.checks.start_check import StartCheckHook
 from ghmdet.checks.start_report import StartReportHook
 from ghmdet.config.arguments import add_common_arguments, load_config
-from ghmdet.engine.amp import AmpOptimWrapper
+from ghmdet.engine.amp import AmpOptimWrapper, apply_amp, apply_amp_to_test
 from ghmdet.engine.format_only import skip_evaluation, use_image_folder, write_coco_results
+from ghmdet.engine.hooks.fast_network import TestSpeedupHook
 from ghmdet.engine.hooks.ghm_stats import GHMStatsHook
-from ghmdet.engine.hooks.hooks import (
-    DoorCheckHook,
-    FastNetworkHook,
-    MeanLossesHook,
-    PeakMemoryHook,
-)
-from ghmdet.engine.hooks.log_values import LogHistoryHook
-from ghmdet.engine.hooks.non_finite_steps import FiniteStepsHook
-from ghmdet.engine.hooks.non_finite_weights import FiniteWeightsHook
+from ghmdet.engine.hooks.log_values import LogHistoryHook, MeanLossesHook
+from ghmdet.engine.hooks.memory import PeakMemoryHook
+from ghmdet.engine.hooks.non_finite_steps import SkipNonFiniteStepsHook
+from ghmdet.engine.hooks.non_finite_weights import NonFiniteWeightsHook
 from ghmdet.engine.hooks.reserve_memory_hook import ReserveMemoryHook
 from ghmdet.engine.hooks.skipped_images import SkippedImagesHook
 from ghmdet.engine.hooks.stop import StopHook
 from ghmdet.engine.inference import get_model, inference_detector, init_detector
+from ghmdet.engine.launcher import set_up_launcher
 from ghmdet.engine.loops import EpochBasedTrainLoop, IterBasedTrainLoop
-from ghmdet.engine.runner import (
-    apply_amp,
-    apply_amp_to_test,
-    apply_auto_scale_lr,
-    apply_deterministic,
-    build_runner,
-    set_up_launcher,
-)
+from ghmdet.engine.runner import apply_auto_scale_lr, apply_deterministic, build_runner
 from ghmdet.engine.val_loop import ValLoop
-from ghmdet.models.speedup import compile_network, fold_batch_norms
+from ghmdet.models.speedup import compile_network, fuse_conv_bn
 
 __all__ = [
     'AmpOptimWrapper',
     'AnchorCheckHook',
     'CheckpointError',
     'CheckpointHook',
-    'DoorCheckHook',
     'EpochBasedTrainLoop',
-    'FastNetworkHook',
-    'FiniteStepsHook',
-    'FiniteWeightsHook',
     'GHMStatsHook',
     'IterBasedTrainLoop',
     'LoadReport',
     'LoadWeightsHook',
     'LogHistoryHook',
     'MeanLossesHook',
+    'NonFiniteWeightsHook',
     'PeakMemoryHook',
     'Pretrained',
     'ReserveMemoryHook',
+    'SkipNonFiniteStepsHook',
     'SkippedImagesHook',
+    'StartCheckHook',
     'StartReportHook',
     'StopHook',
+    'TestSpeedupHook',
     'ValLoop',
     'add_common_arguments',
     'apply_amp',
@@ -69,7 +60,7 @@ __all__ = [
     'build_runner',
     'compile_network',
     'fit_state_dict',
-    'fold_batch_norms',
+    'fuse_conv_bn',
     'get_model',
     'inference_detector',
     'init_detector',

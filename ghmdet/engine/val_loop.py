@@ -15,10 +15,10 @@ from mmengine.runner import ValLoop as _ValLoop
 from mmengine.runner.amp import autocast
 from torch import Tensor
 
-from ghmdet.datasets.random_state import undisturbed_random
-from ghmdet.engine.hooks.hooks import plain_datasets
-from ghmdet.engine.hooks.step_guard import Buffers
-from ghmdet.models.speedup import unwrap
+from ghmdet.datasets.random_state import preserve_random_state
+from ghmdet.datasets.wrappers import base_datasets
+from ghmdet.models.buffers import Buffers
+from ghmdet.models.wrappers import unwrap
 from ghmdet.registry import LOOPS
 
 
@@ -86,7 +86,7 @@ class ValLoop(_ValLoop):
         """Validate one batch."""
         if self.compute_loss:
             # Before the prediction, which may write into the samples.
-            with _undisturbed(self._buffers), autocast(enabled=self.fp16):
+            with _preserve_state(self._buffers), autocast(enabled=self.fp16):
                 for image, sample in zip(*_parts(data_batch), strict=True):
                     self._losses.append((_identity(sample), self._compute(image, sample)))
         super().run_iter(idx, data_batch)
@@ -126,11 +126,11 @@ class ValLoop(_ValLoop):
 
 
 @contextmanager
-def _undisturbed(buffers: Buffers) -> Iterator[None]:
+def _preserve_state(buffers: Buffers) -> Iterator[None]:
     """Leave buffers and random numbers as they are."""
     buffers.save()
     try:
-        with undisturbed_random():
+        with preserve_random_state():
             yield
     finally:
         buffers.restore()
@@ -155,13 +155,13 @@ def _identity(sample: Any) -> Any:
 def _check_annotations(dataset: Any) -> None:
     """Raise where no image of a dataset can have a loss."""
     wanted = 'val_cfg.compute_loss=True needs annotations, but'
-    for part in plain_datasets(dataset):
+    for part in base_datasets(dataset):
         if hasattr(part, 'pipeline') and _place(part, 'LoadAnnotations') is None:
             raise ValueError(
                 f'{wanted} val_dataloader.dataset.pipeline has no LoadAnnotations; add '
                 "dict(type='LoadAnnotations', with_bbox=True) before PackDetInputs"
             )
-    parts = [part for part in plain_datasets(dataset) if hasattr(part, 'get_data_info')]
+    parts = [part for part in base_datasets(dataset) if hasattr(part, 'get_data_info')]
     infos = (part.get_data_info(i) for part in parts for i in range(len(part)))
     if parts and not any(info.get('instances') for info in infos):
         files = ', '.join(str(getattr(part, 'ann_file', '?')) for part in parts)
@@ -178,7 +178,7 @@ def _annotations_come_first(dataset: Any) -> bool:
         ValueError: it is so for some of the datasets only.
     """
     orders = set()
-    for part in plain_datasets(dataset):
+    for part in base_datasets(dataset):
         loaded, resized = _place(part, 'LoadAnnotations'), _place(part, 'Resize')
         orders.add(loaded is None or resized is None or loaded < resized)
     if len(orders) > 1:

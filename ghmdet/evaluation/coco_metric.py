@@ -88,7 +88,7 @@ class CocoMetric(ImageResults):
         backend: 'faster_coco_eval', or 'pycocotools' for the same numbers ten times slower.
         max_dets: in place of `proposal_nums`, a number or several; every mAP counts the most.
         check_ann_file: False lets `ann_file` be another file than the dataloader reads; read by
-            `DoorCheckHook`.
+            `StartCheckHook`.
 
     Raises:
         FileNotFoundError: `ann_file` does not exist.

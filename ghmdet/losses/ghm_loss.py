@@ -111,7 +111,7 @@ class GHMC(GradientDensityLoss):
         total = valid.sum() * _repeats(pred, valid)
         return self._harmonized(pred, target, valid, total, reduction_override)
 
-    def _slope(self, pred: Tensor, target: Tensor) -> Tensor:
+    def _gradient(self, pred: Tensor, target: Tensor) -> Tensor:
         slope = pred.sigmoid()
         if target.dim() == pred.dim():
             return slope - target.float()
@@ -202,7 +202,7 @@ class GHMR(GradientDensityLoss):
         total = weight.float().sum() * _repeats(pred, weight)
         return self._harmonized(pred, target, weight > 0, total, reduction_override)
 
-    def _slope(self, pred: Tensor, target: Tensor) -> Tensor:
+    def _gradient(self, pred: Tensor, target: Tensor) -> Tensor:
         diff = pred - target.float()
         return diff / torch.sqrt(diff * diff + self.mu * self.mu)
 

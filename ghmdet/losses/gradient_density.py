@@ -125,7 +125,7 @@ class GradientDensityLoss(nn.Module):
             state_dict.pop(f'{prefix}acc_share', None)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _slope(self, pred: Tensor, target: Tensor) -> Tensor:
+    def _gradient(self, pred: Tensor, target: Tensor) -> Tensor:
         """Derivative of each entry's loss."""
         raise NotImplementedError
 
@@ -171,7 +171,7 @@ class GradientDensityLoss(nn.Module):
 
         Args:
             pred: (n, C).
-            target: what `_slope` and `_loss` understand, (n, ...).
+            target: what `_gradient` and `_loss` understand, (n, ...).
             valid: bool (n, C) or (n, 1).
             total: scalar, the number N of the paper; less than 1 means 1.
             override: 'none', 'mean' or 'sum' in place of `reduction`, or None.
@@ -195,7 +195,7 @@ class GradientDensityLoss(nn.Module):
         rows = max(1, _CHUNK.get(pred.device.type, _CHUNK_ELSEWHERE) // row)
         parts = [slice(i, i + rows) for i in range(0, len(pred), rows)]
         for part in parts:
-            slope = self._slope(pred[part].float(), target[part])
+            slope = self._gradient(pred[part].float(), target[part])
             slopes[part] = slope
             bin_inds[part] = self._find_bins(slope, invalid[part])
         weights = self._weigh_bins(_count_bins(bin_inds, self.bins), total, reduction)
@@ -295,7 +295,7 @@ def _sum_over_processes(counts: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
 
 def _count_pass(loss: GradientDensityLoss, pred: Tensor, target: Tensor, invalid: Tensor) -> Tensor:
     """Return the entries of each bin, int64 (bins,)."""
-    inds = loss._find_bins(loss._slope(pred.float(), _as_dense(target, pred)), invalid)
+    inds = loss._find_bins(loss._gradient(pred.float(), _as_dense(target, pred)), invalid)
     return torch.stack([(inds == i).sum() for i in range(loss.bins)])
 
 
@@ -310,7 +310,7 @@ def _weigh_pass(
     """Return the loss and its gradient (n, C), given the factor of each bin."""
     pred = pred.float()
     target = _as_dense(target, pred)
-    slope = loss._slope(pred, target)
+    slope = loss._gradient(pred, target)
     weight = weights[loss._find_bins(slope, invalid).int()]
     value = loss._loss(pred, target) * weight
     return value if reduction == 'none' else value.sum(), slope * weight

@@ -139,7 +139,7 @@ def _widen(batch_hw: tuple[int, ...], samples: list[Any]) -> tuple[int, ...]:
     if get_world_size() == 1:
         return batch_hw
     # The joined batch has no stand-ins, and their own size matters to nobody else.
-    counts = not samples or any(not sample.get('stand_in', False) for sample in samples)
+    counts = not samples or any(not sample.get('is_padding', False) for sample in samples)
     largest = torch.tensor(batch_hw) * counts
     all_reduce(largest, 'max')
     return tuple(map(max, batch_hw, largest.tolist()))

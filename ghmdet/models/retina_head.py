@@ -175,7 +175,7 @@ class RetinaHead(BaseModule):
         Args:
             feats: L maps (N, in_channels, h, w).
             data_samples: with `gt_instances`, perhaps `ignored_instances`, and `pad_shape`. One
-                that has `stand_in=True` adds nothing: its process has no image of its own.
+                that has `is_padding=True` adds nothing: its process has no image of its own.
         """
         cls_scores, bbox_preds = self(feats)
         targets = self.get_targets(cls_scores, data_samples)
@@ -228,7 +228,7 @@ class RetinaHead(BaseModule):
     ) -> Tensor:
         """Return `Targets.avg_factor`, given weights (P, 4) of each image."""
         num_positives = [
-            weights[:, 0].sum().clamp(min=0 if _is_stand_in(sample) else 1)
+            weights[:, 0].sum().clamp(min=0 if _is_padding(sample) else 1)
             for weights, sample in zip(bbox_weights, data_samples, strict=True)
         ]
         avg_factor = torch.stack(num_positives).sum()
@@ -247,7 +247,7 @@ class RetinaHead(BaseModule):
         gts = sample.gt_instances
         ignored = sample.ignored_instances.bboxes if 'ignored_instances' in sample else None
         gt_inds = torch.full((len(priors),), -1, dtype=torch.int64, device=priors.device)
-        if not _is_stand_in(sample):
+        if not _is_padding(sample):
             gt_inds[on_image] = self.assigner.assign(priors[on_image], gts.bboxes, ignored).gt_inds
         if len(gts) == 0 and ignored is not None and hasattr(self.assigner, 'find_ignored'):
             # With gts assign() sees to it; without, MMDetection's matching has background alone.
@@ -319,8 +319,8 @@ class RetinaHead(BaseModule):
         return InstanceData(bboxes=bboxes, scores=scores, labels=labels)
 
 
-def _is_stand_in(sample: DetDataSample) -> bool:
-    return bool(sample.get('stand_in', False))
+def _is_padding(sample: DetDataSample) -> bool:
+    return bool(sample.get('is_padding', False))
 
 
 def _scale_factor(sample: DetDataSample) -> tuple[float, float] | None:

@@ -12,23 +12,17 @@ from typing import Any, cast
 
 import torch
 from mmcv.cnn import ConvModule
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from ghmdet.models.wrappers import unwrap
 
 _PARTS = ('backbone', 'neck', 'bbox_head')
 _COMPILERS = {'win32': 'cl', 'darwin': 'clang++'}
 
 
-def unwrap(model: nn.Module) -> nn.Module:
-    """Return the detector inside of distributed and test-time augmentation wrappers."""
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = cast(nn.Module, model.module)
-    return model
-
-
-def fold_batch_norms(model: nn.Module) -> None:
+def fuse_conv_bn(model: nn.Module) -> None:
     """Multiply batch norms into the convolutions before them, in place.
 
     For a model in eval mode that is not to be trained or saved any more: a folded convolution gains
@@ -37,7 +31,7 @@ def fold_batch_norms(model: nn.Module) -> None:
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)).eval()
-        >>> fold_batch_norms(model)
+        >>> fuse_conv_bn(model)
         >>> model[1]
         Identity()
     """
@@ -91,7 +85,7 @@ def compile_network(model: nn.Module) -> None:
         part.compile(dynamic=True)
 
 
-def freeze_weights(freeze: bool) -> None:
+def set_inductor_freezing(freeze: bool) -> None:
     """Let what is compiled under `torch.no_grad` from now on take its weights for constants.
 
     Convolutions then keep their weights in the layout that the machine likes best, and activations

@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from ghmdet.boxes import AnchorGenerator
-
-from . import golden
+from tests import golden
 
 
 @pytest.fixture

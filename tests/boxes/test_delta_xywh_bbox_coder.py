@@ -5,8 +5,7 @@ import pytest
 import torch
 
 from ghmdet.boxes import DeltaXYWHBBoxCoder
-
-from . import golden
+from tests import golden
 
 MEANS, STDS = [0.1, 0.0, 0.0, -0.1], [0.1, 0.1, 0.2, 0.2]
 

@@ -4,8 +4,7 @@ import torch
 
 from ghmdet.boxes import MaxIoUAssigner, max_iou_assigner
 from ghmdet.boxes.max_iou_assigner import bbox_overlaps
-
-from . import golden
+from tests import golden
 
 RETINA = dict(pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0, ignore_iof_thr=-1)
 SETTINGS = dict(

@@ -25,8 +25,7 @@ from ghmdet.checkpoint import download as module
 from ghmdet.checkpoint.download import TIMEOUT_VARIABLE, load_from_http, load_from_local
 from ghmdet.checkpoint.reader import TRUST_VARIABLE
 from ghmdet.engine import CheckpointError
-
-from .hostile import Call, write
+from tests.hostile import Call, write
 
 
 class Site:

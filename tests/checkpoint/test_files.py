@@ -10,8 +10,7 @@ import torch
 from mmengine.config import Config
 
 from ghmdet.checkpoint.files import Pointer, find_damage, list_checkpoints, read_pointer
-
-from .hostile import Own
+from tests.hostile import Own
 
 
 def config(work_dir, **hook):

@@ -13,12 +13,11 @@ from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader
 from torch.utils.data import Dataset
 
-from ghmdet.checks.classes import same_names
+from ghmdet.checkpoint.weights import same_names
 from ghmdet.engine import CheckpointError, LoadWeightsHook, build_runner
 from ghmdet.registry import DATASETS, HOOKS, METRICS, MODELS
 from ghmdet.structures import DetDataSample, InstanceData
-
-from .detectors import FOCAL, GHM, detector, detector_cfg
+from tests.detectors import FOCAL, GHM, detector, detector_cfg
 
 CLASSES = ('cat', 'dog', 'owl')
 

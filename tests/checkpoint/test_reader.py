@@ -23,8 +23,7 @@ from torch.utils.data import Dataset
 from ghmdet.checkpoint import reader as module
 from ghmdet.checkpoint.reader import TRUST_VARIABLE
 from ghmdet.engine import CheckpointError, load_checkpoint_file
-
-from .hostile import HOSTILE, write
+from tests.hostile import HOSTILE, write
 
 
 @pytest.fixture(autouse=True)

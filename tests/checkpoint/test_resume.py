@@ -14,8 +14,7 @@ from ghmdet.checkpoint import resume
 from ghmdet.checkpoint.resume import choose_checkpoint, plan_start
 from ghmdet.checkpoint.work_dir import Record, WorkDirError, find_agent, read_record
 from ghmdet.engine import CheckpointError
-
-from .two_processes import run_processes
+from tests.two_processes import run_processes
 
 
 @pytest.fixture(autouse=True)

@@ -16,10 +16,9 @@ from mmengine.runner import Runner
 
 from ghmdet.checkpoint.save_hook import SaveError
 from ghmdet.engine import CheckpointHook, load_checkpoint_file
-
-from .number_runs import number_cfg, train
-from .test_exact_resume import CASES, case_cfg, check_same, final
-from .two_processes import run_processes
+from tests.engine.test_exact_resume import CASES, case_cfg, check_same, final
+from tests.number_runs import number_cfg, train
+from tests.two_processes import run_processes
 
 
 def files(folder):

@@ -22,8 +22,7 @@ from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 from ghmdet.datasets.coco import COCO_CLASSES
 from ghmdet.engine import CheckpointError, fit_state_dict, get_model
 from ghmdet.registry import MODELS
-
-from .detectors import FOCAL, GHM, detector, detector_cfg, randomize
+from tests.detectors import FOCAL, GHM, detector, detector_cfg, randomize
 
 
 def load(checkpoint, model, **options):
@@ -96,7 +95,7 @@ def test_counts_of_the_losses_are_no_weights(in_file, in_model, left_alone):
     source, model = detector(seed=1, losses=in_file), detector(seed=2, losses=in_model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     report = load(source.state_dict(), model)
-    report.require_filled()
+    report.require_complete()
     assert report.same_names
     assert report.notes == [f'counts of another loss setting: {left_alone} tensors left alone']
     for name, value in model.state_dict().items():
@@ -123,8 +122,8 @@ def test_the_table():
         '    bbox_head.retina_cls.weight: (720, 8, 3, 3) in the file, (27, 8, 3, 3) in the model',
         '    bbox_head.retina_cls.bias: (720,) in the file, (27,) in the model',
     ]
-    kept = [*report.missing, *report.misshapen]
-    assert report.unfilled == kept
+    kept = [*report.missing, *report.mismatched]
+    assert report.missing_parameters == kept
     assert_same(model, before, kept)
     assert_same(model, source, report.loaded)
 
@@ -143,7 +142,7 @@ def test_a_test_names_the_classes_that_do_not_fit():
     _, report = fit_state_dict(detector(80).state_dict(), detector(3))
     match = "(?s)cannot be used for a test.*file's head has 80 classes, the config's 3.*num_classes"
     with pytest.raises(CheckpointError, match=match):
-        report.require_filled()
+        report.require_complete()
 
 
 @pytest.mark.parametrize(
@@ -155,7 +154,7 @@ def test_a_test_needs_every_parameter_and_statistic(lost):
     del source[lost]
     _, report = fit_state_dict(source, detector())
     with pytest.raises(CheckpointError, match=rf'(?s)1 of the weights would keep.*{lost}'):
-        report.require_filled()
+        report.require_complete()
 
 
 def test_a_file_of_another_model_is_refused():
@@ -268,7 +267,7 @@ def test_no_head_to_match():
     assert report.notes[0] == (
         'match_classes: no rows to match, the towers of the file have another width'
     )
-    assert 'bbox_head.retina_cls.weight' in report.misshapen
+    assert 'bbox_head.retina_cls.weight' in report.mismatched
 
 
 # --- torchvision --------------------------------------------------------------------------------
@@ -349,7 +348,7 @@ def test_torchvision_v1(layout, norm):
     assert_same(again, theirs.state_dict())
     ours = our_retinanet(80, 'on_output')
     report = load(weights, ours)
-    report.require_filled()
+    report.require_complete()
     assert report.same_names
     assert report.classes == COCO_CLASSES
     assert report.notes == ['of its 91 classes the 80 that COCO uses, in the order of their ids']

@@ -14,8 +14,7 @@ from ghmdet.checks import anchors as anchor_check
 from ghmdet.checks.anchors import SeenBoxes, UnknownPartError, read_boxes, resize_boxes
 from ghmdet.engine import AnchorCheckHook
 from ghmdet.registry import DATASETS, MODELS
-
-from .detectors import detector_cfg
+from tests.detectors import detector_cfg
 
 
 @pytest.fixture

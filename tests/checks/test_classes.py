@@ -7,7 +7,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from ghmdet.checks.classes import settle_classes, take_checkpoint_classes
+from ghmdet.checks.classes import resolve_classes, take_checkpoint_classes
 from ghmdet.coco import reader as coco_file
 from ghmdet.datasets.coco import COCO_CLASSES
 from ghmdet.registry import DATASETS
@@ -50,7 +50,7 @@ def classes(cfg, split='train'):
 
 def refusal(cfg, splits=('train', 'val')):
     with pytest.raises(ValueError, match='class') as caught:
-        settle_classes(cfg, splits)
+        resolve_classes(cfg, splits)
     return str(caught.value)
 
 
@@ -62,7 +62,7 @@ def test_classes_and_their_number_come_from_the_training_file(make, tmp_path, nu
     categories = {9: 'cat', -4: 'dog'}  # in the order of the ids
     splits = dict(train=(categories, None), val=({0: 'cat', 1: 'dog'}, None), test=({}, None))
     cfg = make(num_classes, **splits)
-    told = settle_classes(cfg)
+    told = resolve_classes(cfg)
     assert cfg.model.bbox_head.num_classes == 2
     assert [classes(cfg, split) for split in splits] == [('dog', 'cat')] * 3
     number = '' if num_classes == 2 else '; model.bbox_head.num_classes = 2'
@@ -70,7 +70,7 @@ def test_classes_and_their_number_come_from_the_training_file(make, tmp_path, nu
         f'2 classes (dog, cat) taken from {tmp_path}/train.json, since the config names none'
         f'{number}'
     )
-    assert settle_classes(cfg) is None
+    assert resolve_classes(cfg) is None
 
 
 @pytest.mark.parametrize(
@@ -83,7 +83,7 @@ def test_classes_and_their_number_come_from_the_training_file(make, tmp_path, nu
 )
 def test_ids_of_any_type_have_an_order(make, ids, expected):
     cfg = make(train=(dict(zip(ids, 'abc', strict=True)), None))
-    settle_classes(cfg)
+    resolve_classes(cfg)
     assert classes(cfg) == expected
 
 
@@ -91,7 +91,7 @@ def test_coco_stays_as_it_is(make):
     coco = dict(enumerate(reversed(COCO_CLASSES)))
     cfg = make(train=(coco, None), val=(coco | {80: 'unicorn'}, None))
     before = cfg.to_dict()
-    assert settle_classes(cfg) is None
+    assert resolve_classes(cfg) is None
     assert cfg.to_dict() == before
 
 
@@ -122,7 +122,7 @@ def test_wrapped_and_several_datasets(make):
     inner = cfg.train_dataloader.dataset
     repeated = dict(type='RepeatDataset', times=2, dataset=inner)
     cfg.train_dataloader.dataset = dict(type='ConcatDataset', datasets=[repeated, inner])
-    settle_classes(cfg)
+    resolve_classes(cfg)
     one, two = cfg.train_dataloader.dataset.datasets
     assert one.dataset.metainfo.classes == two.metainfo.classes == classes(cfg, 'val')
     assert cfg.model.bbox_head.num_classes == 2
@@ -131,7 +131,7 @@ def test_wrapped_and_several_datasets(make):
 def test_a_model_for_test_time_augmentation(make):
     cfg = make(train=(CATEGORIES, None))
     cfg.model = dict(type='DetTTAModel', module=cfg.model)
-    settle_classes(cfg)
+    resolve_classes(cfg)
     assert cfg.model.module.bbox_head.num_classes == 2
 
 
@@ -144,20 +144,20 @@ def test_other_dataset_classes_are_left_alone(make):
     cfg = make(train=(CATEGORIES, None), val=(CATEGORIES, None))
     for kind in ('OwnCoco', 'ClassBalancedDataset', OwnCoco, 'mmengine.ConcatDataset', 'Unknown'):
         cfg.train_dataloader.dataset.type = kind
-        assert settle_classes(cfg) is None
+        assert resolve_classes(cfg) is None
         assert cfg.model.bbox_head.num_classes == 80
     cfg = make(train=(CATEGORIES, None))
     cfg.default_scope = 'mmdet'
-    assert settle_classes(cfg) is None
+    assert resolve_classes(cfg) is None
     cfg.default_scope = 'ghmdet'
     cfg.train_dataloader.dataset.type = DATASETS.get('CocoDataset')  # as a config by import has it
-    assert settle_classes(cfg).startswith('2 classes (cat, dog)')
+    assert resolve_classes(cfg).startswith('2 classes (cat, dog)')
 
 
 def test_a_missing_file_is_left_for_the_dataset_to_say(make, tmp_path):
     cfg = make(train=(CATEGORIES, None))
     (tmp_path / 'train.json').unlink()
-    assert settle_classes(cfg) is None
+    assert resolve_classes(cfg) is None
 
 
 def test_the_file_is_read_once(make, monkeypatch):
@@ -170,7 +170,7 @@ def test_the_file_is_read_once(make, monkeypatch):
         return original(path, backend_args)
 
     monkeypatch.setattr(coco_file, 'read_records', count)
-    settle_classes(cfg)
+    resolve_classes(cfg)
     assert read == ['train.json', 'val.json']
     for split in ('train', 'val'):
         DATASETS.build(cfg[f'{split}_dataloader'].dataset).full_init()
@@ -182,7 +182,7 @@ def test_the_file_is_read_once(make, monkeypatch):
 
 def test_a_file_that_changed_meanwhile_is_read_anew(make, tmp_path):
     cfg = make(train=(CATEGORIES, None))
-    settle_classes(cfg)
+    resolve_classes(cfg)
     file = tmp_path / 'train.json'
     file.write_text(file.read_text().replace('"dog"', '"doge"'))
     with pytest.raises(ValueError, match=r"'dog' \(did you mean 'doge'\?\)"):
@@ -194,7 +194,7 @@ def test_a_file_that_changed_meanwhile_is_read_anew(make, tmp_path):
 
 def test_one_list_serves_the_datasets_that_have_none(make):
     cfg = make(1, train=(CATEGORIES, ['dog']), val=(CATEGORIES, None), test=({}, None))
-    assert settle_classes(cfg) == (
+    assert resolve_classes(cfg) == (
         'val_dataloader.dataset, test_dataloader.dataset: no metainfo.classes, so the 1 classes '
         '(dog) of the other datasets'
     )
@@ -266,7 +266,7 @@ def test_names_in_a_file(make, tmp_path):
     names = tmp_path / 'names.txt'
     names.write_text('dog\n cat\n\n')
     cfg = make(2, train=(CATEGORIES, str(names)))
-    settle_classes(cfg)
+    resolve_classes(cfg)
     assert classes(cfg) == ('dog', 'cat')
     assert refusal(make(2, train=(CATEGORIES, str(tmp_path)))).startswith(
         'train_dataloader.dataset.metainfo.classes must be a sequence of names'
@@ -286,7 +286,7 @@ def test_a_test_takes_the_classes_of_the_checkpoint(make, tmp_path):
     cfg = make(80, train=({5: 'x'}, None), test=(CATEGORIES, None))
     cfg.load_from = checkpoint(tmp_path, ('dog', 'cat'))
     (tmp_path / 'train.json').unlink()  # not needed
-    assert settle_classes(cfg, ('test',)) == (
+    assert resolve_classes(cfg, ('test',)) == (
         f'2 classes (dog, cat) taken from {cfg.load_from}, since the config names none; '
         'model.bbox_head.num_classes = 2'
     )
@@ -305,19 +305,19 @@ def test_a_test_file_without_a_class_of_the_checkpoint(make, tmp_path):
 def test_a_test_with_classes_in_the_config_or_without_names_in_the_checkpoint(make, tmp_path):
     cfg = make(2, test=(CATEGORIES, ('dog', 'cat')))
     cfg.load_from = 'nowhere.pth'  # not read
-    assert settle_classes(cfg, ('test',)) is None
+    assert resolve_classes(cfg, ('test',)) is None
     cfg = make(80, test=(CATEGORIES, None))
     cfg.load_from = checkpoint(tmp_path, ())
-    settle_classes(cfg, ('test',))
+    resolve_classes(cfg, ('test',))
     assert classes(cfg, 'test') == ('cat', 'dog')
 
 
 def test_a_test_is_not_held_to_the_training_classes_of_the_config(make):
     categories = {1: 'cat', 2: 'dog', 3: 'owl'}
     cfg = make(2, train=(categories, ('dog', 'owl')), test=(categories, ('dog', 'cat')))
-    assert settle_classes(cfg, ('test',)) is None
+    assert resolve_classes(cfg, ('test',)) is None
     cfg = make(2, train=(categories, ('dog', 'owl')), test=(categories, None))
-    assert settle_classes(cfg, ('test',)) == (
+    assert resolve_classes(cfg, ('test',)) == (
         'test_dataloader.dataset: no metainfo.classes, so the 2 classes (dog, owl) of the other '
         'datasets'
     )
@@ -326,7 +326,7 @@ def test_a_test_is_not_held_to_the_training_classes_of_the_config(make):
 def test_a_checkpoint_of_coco_under_its_old_names(make, tmp_path):
     cfg = make(80, test=(dict(enumerate(COCO_CLASSES)), None))
     cfg.load_from = checkpoint(tmp_path, [name.replace(' ', '_') for name in COCO_CLASSES])
-    assert settle_classes(cfg, ('test',)) is None
+    assert resolve_classes(cfg, ('test',)) is None
     assert classes(cfg, 'test') is None
 
 
@@ -336,7 +336,7 @@ def test_images_without_categories(make, tmp_path):
     images = [dict(id=1, file_name='1.jpg', width=9, height=9)]
     (tmp_path / 'test.json').write_text(json.dumps(dict(images=images)))
     cfg.load_from = checkpoint(tmp_path, ('dog', 'cat'))
-    settle_classes(cfg, ('test',))
+    resolve_classes(cfg, ('test',))
     dataset = DATASETS.build(cfg.test_dataloader.dataset)
     assert dataset.cat_ids == [1, 2]
     assert dataset.metainfo['classes'] == ('dog', 'cat')

@@ -158,7 +158,7 @@ def die(job: ImageJob):
     """Take the place of the decoder in the other process, which a fork inherits."""
     if job.path == 'evil':
         os._exit(9)
-    return decode_images.Verdict()
+    return decode_images.DecodeResult()
 
 
 def test_an_image_that_kills_its_process_stops_no_other(monkeypatch):

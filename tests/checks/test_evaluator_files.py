@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from mmengine.config import Config
 
-from ghmdet.checks.evaluator_files import complete_evaluators
+from ghmdet.checks.classes import complete_evaluators
 from ghmdet.datasets import ImageFolder
 from ghmdet.datasets.image_file import ImageError
 from ghmdet.engine import skip_evaluation, use_image_folder, write_coco_results

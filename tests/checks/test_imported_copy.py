@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 
 import ghmdet
-from ghmdet.checks import imported_copy
+from ghmdet.checks import start_report as imported_copy
 
 PACKAGE = Path(ghmdet.__file__).resolve().parent
 
@@ -15,7 +15,7 @@ def said(monkeypatch, script):
     monkeypatch.setattr(
         imported_copy, 'print_log', lambda text, logger, level=20: lines.append((level, text))
     )
-    imported_copy.log_imported_copy()
+    imported_copy.log_package_path()
     return lines
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 from mmengine.config import Config
 
-from ghmdet.checks.learning_rate import find_reference, scale_lr
+from ghmdet.checks.learning_rate import find_reference
 from ghmdet.engine import build_runner
-
-from .number_runs import number_cfg, own_scope, train
+from ghmdet.engine.runner import scale_lr
+from tests.number_runs import number_cfg, own_scope, train
 
 
 def rates(runner, name='lr'):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .number_runs import number_cfg, train
+from tests.number_runs import number_cfg, train
 
 
 def resumed_lines(tmp_path, schedule=None, **changes):

@@ -3,7 +3,7 @@
 import pytest
 from mmengine.config import Config
 
-from ghmdet.checks.strategy_check import check_strategy
+from ghmdet.checks.settings import check_strategy
 from ghmdet.config.errors import ConfigError
 
 FULL = dict(type='FSDPStrategy', state_dict_cfg='full')

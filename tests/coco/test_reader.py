@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from ghmdet.coco.reader import match_classes
+from ghmdet.coco.classes import match_classes
 from ghmdet.coco.records import CategoryRecord, CocoRecords
 from ghmdet.datasets import read_coco
 

@@ -15,14 +15,11 @@ from mmengine.registry import DefaultScope
 
 from ghmdet import config_path
 from ghmdet.config import from_mmdet as foreign_configs
-from ghmdet.config.from_mmdet import adopt
-from ghmdet.config.old_configs import REPLACED_ARGUMENTS, REPLACED_KEYS
-from ghmdet.mmdet_names import REPLACED_PARTS
+from ghmdet.config.from_mmdet import REPLACED_ARGUMENTS, REPLACED_KEYS, convert_mmdet_config
 from ghmdet.models import RetinaNet
-from ghmdet.registry import MODELS, TRANSFORMS
+from ghmdet.registry import MODELS, REPLACED_PARTS, TRANSFORMS
 from ghmdet.structures import DetDataSample, InstanceData
-
-from . import golden, mmdet_layout
+from tests import golden, mmdet_layout
 
 ROOT = Path(__file__).parents[2]
 OURS = sorted((ROOT / 'configs').glob('**/retinanet*.py'))
@@ -77,7 +74,7 @@ def check_golden_losses(cfg, figures):
 def test_a_config_of_theirs_runs_here(tmp_path, told):
     path = mmdet_layout.write(tmp_path)
     cfg = Config.fromfile(path)
-    adopt(cfg)
+    convert_mmdet_config(cfg)
     assert cfg.default_scope == 'ghmdet'
     assert cfg.visualizer.type == 'DetLocalVisualizer'
     assert cfg.val_evaluator.type == 'CocoMetric'
@@ -90,7 +87,7 @@ def test_a_config_of_theirs_runs_here(tmp_path, told):
         f'{path} is written for MMDetection, which is not installed: it runs under ghmdet (scope '
         'mmdet -> ghmdet)'
     ]
-    adopt(cfg)
+    convert_mmdet_config(cfg)
     assert len(told) == 1
     check_golden_losses(cfg, golden.load('model_r50'))
     with DefaultScope.overwrite_default_scope(cfg.default_scope):  # TestTimeAug asks the root
@@ -101,7 +98,7 @@ def test_a_config_of_theirs_runs_here(tmp_path, told):
 def test_where_mmdet_is_installed_nothing_is_touched(tmp_path, told, with_mmdet):
     cfg = Config.fromfile(mmdet_layout.write(tmp_path))
     before = copy.deepcopy(cfg.to_dict())
-    adopt(cfg)
+    convert_mmdet_config(cfg)
     assert (cfg.to_dict(), told) == (before, [])
 
 
@@ -112,7 +109,7 @@ def test_their_recipes_and_base_files_by_name_are_ours(tmp_path, told, base):
     cfg = read(
         tmp_path, 'model = dict(bbox_head=dict(num_classes=3))', f"_base_ = 'mmdet::{base}'\n"
     )
-    adopt(cfg)
+    convert_mmdet_config(cfg)
     ours = Config.fromfile(config_path(base))
     assert cfg.model.bbox_head == dict(ours.model.bbox_head, num_classes=3)
     assert cfg.train_dataloader.dataset.type == 'CocoDataset'
@@ -138,7 +135,7 @@ def test_a_folder_of_the_name_is_no_installation(tmp_path, told, monkeypatch):
     (tmp_path / 'mmdet').mkdir()
     monkeypatch.syspath_prepend(tmp_path)
     cfg = Config(dict(default_scope='mmdet'))
-    adopt(cfg)
+    convert_mmdet_config(cfg)
     assert (cfg.default_scope, len(told)) == ('ghmdet', 1)
 
 
@@ -146,7 +143,7 @@ def test_a_folder_of_the_name_is_no_installation(tmp_path, told, monkeypatch):
 def test_ours_are_left_as_they_are(path, told):
     cfg = Config.fromfile(path)
     before = copy.deepcopy(cfg.to_dict())
-    adopt(cfg)
+    convert_mmdet_config(cfg)
     assert (cfg.to_dict(), told) == (before, [])
 
 
@@ -160,7 +157,7 @@ def test_their_parts_in_a_project_of_another_scope(told):
             load_from='mmdet.pth',
         )
     )
-    adopt(cfg)
+    convert_mmdet_config(cfg)
     assert cfg.default_scope == 'mydet'
     assert cfg.model.type == 'ghmdet.RetinaNet'
     assert cfg.model.backbone.type == 'MyNet'
@@ -180,20 +177,20 @@ def test_lazily_named_parts(tmp_path, told):
         'model = dict(type=models.RetinaNet, backbone=dict(type=ResNet), neck=dict(type=FPN))\n',
         base='',
     )
-    adopt(cfg)
+    convert_mmdet_config(cfg)
     assert (cfg.model.type, cfg.model.backbone.type) == ('RetinaNet', 'ResNet')
     assert cfg.model.neck.type.__module__ == 'ghmdet.models.fpn'
     assert len(told) == 1
     cfg = Config(dict(default_scope='ghmdet', model=dict(type=RetinaNet)))
-    adopt(cfg)
+    convert_mmdet_config(cfg)
     assert cfg.model.type is RetinaNet
 
 
 def test_adopting_needs_no_torch():
     script = (
         'import sys\nfrom mmengine.config import Config\n'
-        'from ghmdet.config.from_mmdet import adopt\n'
-        "adopt(Config(dict(default_scope='ghmdet')))\nprint('torch' in sys.modules)"
+        'from ghmdet.config.from_mmdet import convert_mmdet_config\n'
+        "convert_mmdet_config(Config(dict(default_scope='ghmdet')))\nprint('torch' in sys.modules)"
     )
     done = subprocess.run([sys.executable, '-c', script], capture_output=True, text=True)
     assert done.stdout == 'False\n', done.stderr
@@ -274,7 +271,7 @@ model.data_preprocessor=dict(mean=[1.0, 2.0, 3.0], std=[4.0, 5.0, 6.0], bgr_to_r
 def test_an_old_config_is_told_all_at_once(tmp_path):
     cfg = read(tmp_path, OLD, base='')
     with pytest.raises(ValueError, match='keys of MMDetection 2.x') as caught:
-        adopt(cfg)
+        convert_mmdet_config(cfg)
     assert str(caught.value) == (
         f'{tmp_path}/mine.py has keys of MMDetection 2.x, which nothing reads. '
         f"Today's are:{OLD_TOLD}See docs/from_mmdet.md for the whole table."
@@ -309,7 +306,7 @@ def test_an_old_config_is_told_all_at_once(tmp_path):
 )
 def test_an_old_key_in_a_child_of_todays_config(tmp_path, text, line):
     with pytest.raises(ValueError, match=f'-> .*{re.escape(line)}\nSee docs'):
-        adopt(read(tmp_path, text))
+        convert_mmdet_config(read(tmp_path, text))
 
 
 @pytest.mark.parametrize(
@@ -332,7 +329,7 @@ def test_an_old_key_in_a_child_of_todays_config(tmp_path, text, line):
 def test_names_that_a_config_of_today_uses_itself(tmp_path, text):
     cfg = read(tmp_path, text)
     before = copy.deepcopy(cfg.to_dict())
-    adopt(cfg)
+    convert_mmdet_config(cfg)
     assert cfg.to_dict() == before
 
 
@@ -342,20 +339,22 @@ def test_what_a_base_reads_is_no_mistake_of_the_child(tmp_path):
     )
     cfg = read(tmp_path, 'optim_wrapper = dict(optimizer=dict(lr=2))', "_base_ = 'base.py'\n")
     cfg.merge_from_dict({'optim_wrapper.optimizer.lr': 3})
-    adopt(cfg)
+    convert_mmdet_config(cfg)
     # The dump, too, which the run leaves in its folder, holds the variable.
     cfg.dump(tmp_path / 'dumped.py')
     again = Config.fromfile(tmp_path / 'dumped.py')
-    adopt(again)
+    convert_mmdet_config(again)
     assert (again.optimizer.lr, again.optim_wrapper.optimizer.lr) == (1, 3)
     again.merge_from_dict({'data.samples_per_gpu': 4})
     with pytest.raises(ValueError, match=r'dumped\.py has.*\n  data\.samples_per_gpu=4 -> '):
-        adopt(again)
+        convert_mmdet_config(again)
 
 
 def test_a_variable_of_the_base_may_be_used_by_the_child(tmp_path):
     (tmp_path / 'base.py').write_text(BASE + "optimizer = dict(type='SGD', lr=1)\n")
-    adopt(read(tmp_path, 'optim_wrapper = dict(optimizer=_base_.optimizer)', "_base_='base.py'\n"))
+    convert_mmdet_config(
+        read(tmp_path, 'optim_wrapper = dict(optimizer=_base_.optimizer)', "_base_='base.py'\n")
+    )
 
 
 def test_the_page_shows_the_tables_of_the_code():
@@ -375,7 +374,7 @@ def test_the_page_shows_the_tables_of_the_code():
 )
 def test_golden_losses_of_their_files(name, figures, told):
     cfg = Config.fromfile(f'{THEIRS}/{name}.py')
-    adopt(cfg)
+    convert_mmdet_config(cfg)
     assert len(told) == 1
     check_golden_losses(cfg, golden.load(figures))
 
@@ -386,7 +385,7 @@ def test_their_retinanets_build(told):
     built = []
     for file in files:
         cfg = Config.fromfile(file)
-        adopt(cfg)
+        convert_mmdet_config(cfg)
         if 'lsj' in file.stem or file.stem == 'retinanet_tta':
             continue
         with torch.device('meta'):

@@ -48,7 +48,7 @@ def check_cured():
 
 def test_without_pkg_resources(released):
     released.delitem(sys.modules, 'pkg_resources', raising=False)
-    package_lookup.cure_installed_path()
+    package_lookup.patch_installed_path()
     check_cured()
     assert 'pkg_resources' not in sys.modules
 
@@ -57,7 +57,7 @@ def test_an_old_pkg_resources_is_not_asked_and_stays(released):
     old = types.ModuleType('pkg_resources')
     old.folder_of = lambda package: pytest.fail('slow, and wrong for editable installs')
     released.setitem(sys.modules, 'pkg_resources', old)
-    package_lookup.cure_installed_path()
+    package_lookup.patch_installed_path()
     check_cured()
     assert sys.modules['pkg_resources'] is old
 
@@ -68,7 +68,7 @@ def test_a_wrong_answer_is_replaced(released):
 
     for module in PATH_HOLDERS:
         released.setattr(module, 'get_installed_path', get_installed_path)
-    package_lookup.cure_installed_path()
+    package_lookup.patch_installed_path()
     assert mmengine.utils.get_installed_path('ghmdet') == str(OWN)
 
 
@@ -84,14 +84,14 @@ def test_a_healthy_mmengine_is_left(monkeypatch):
         ('is_installed', is_installed),
     ):
         monkeypatch.setattr(package_utils, name, function)
-    package_lookup.cure_installed_path()
+    package_lookup.patch_installed_path()
     assert package_utils.get_installed_path is get_installed_path
     assert package_utils.is_installed is is_installed
 
 
 def test_module_names(monkeypatch):
     monkeypatch.delitem(MODULE2PACKAGE, 'ghmdet')
-    package_lookup.cure_module_names()
+    package_lookup.patch_module_names()
     assert MODULE2PACKAGE['ghmdet'] == 'ghmdet'
     assert MODULE2PACKAGE['mmseg'] == 'mmsegmentation'
 

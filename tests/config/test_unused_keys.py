@@ -14,9 +14,9 @@ from ghmdet.config import arguments
 from ghmdet.config.errors import ConfigError
 from ghmdet.config.unused_keys import (
     TOP_LEVEL_KEYS,
-    find_unread_keys,
-    find_unread_parts,
-    find_vain_options,
+    find_unused_keys,
+    find_unused_options,
+    find_unused_parts,
     nearest,
 )
 
@@ -29,7 +29,7 @@ def unread(text, folder, base=BASE):
     file = folder / 'mine.py'
     file.write_text(base + text)
     cfg = Config.fromfile(file)
-    return [*find_unread_keys(cfg), *find_unread_parts(cfg)]
+    return [*find_unused_keys(cfg), *find_unused_parts(cfg)]
 
 
 def test_all_that_the_runner_reads_is_known():
@@ -43,7 +43,7 @@ def test_the_shipped_configs_and_their_dumps_are_read_wholly(file, tmp_path):
     cfg.launcher = 'none'
     cfg.dump(tmp_path / 'dump.py')
     for each in (cfg, get_config(tmp_path / 'dump.py')):
-        assert [*find_unread_keys(each), *find_unread_parts(each)] == []
+        assert [*find_unused_keys(each), *find_unused_parts(each)] == []
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_options(option, told):
     key, _, value = option.partition('=')
     value = float(value) if value[:1].isdigit() else value
     value = int(value) if isinstance(value, float) and value.is_integer() else value
-    found = list(find_vain_options(get_config(SHAPES), {key: value}))
+    found = list(find_unused_options(get_config(SHAPES), {key: value}))
     assert found == ([] if told is None else [told])
 
 
@@ -212,4 +212,4 @@ def test_nearest():
 def test_a_json_config_has_no_variables(tmp_path):
     file = Path(tmp_path / 'mine.json')
     file.write_text('{"model": {"type": "A"}, "foo": {"x": 1}}')
-    assert list(find_unread_keys(Config.fromfile(file))) == ["foo={'x': 1} is read by nothing"]
+    assert list(find_unused_keys(Config.fromfile(file))) == ["foo={'x': 1} is read by nothing"]

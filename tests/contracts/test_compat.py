@@ -41,7 +41,7 @@ def faulty(monkeypatch):
 
 def test_find_loader_removed(faulty):
     faulty.delattr(pkgutil, 'find_loader', raising=False)
-    compat.cure_find_loader()
+    compat.patch_find_loader()
     for module in HOLDERS:
         assert module.mmcv_full_available is compat._has_compiled_mmcv
     assert dl_utils.mmcv_full_available() is False  # mmcv-lite
@@ -52,13 +52,13 @@ def test_find_loader_deprecated(faulty):
         warnings.warn('slated for removal', DeprecationWarning)
 
     faulty.setattr(pkgutil, 'find_loader', deprecated, raising=False)
-    compat.cure_find_loader()
+    compat.patch_find_loader()
     assert mmengine.model.utils.mmcv_full_available is compat._has_compiled_mmcv
 
 
 def test_find_loader_healthy_is_left(faulty):
     faulty.setattr(pkgutil, 'find_loader', lambda name: None, raising=False)
-    compat.cure_find_loader()
+    compat.patch_find_loader()
     assert dl_utils.mmcv_full_available is faulty_available
 
 
@@ -67,7 +67,7 @@ def test_environment_without_distutils(monkeypatch):
     for module in (dl_utils, mmengine.runner.runner):
         monkeypatch.setattr(module, 'collect_env', original)
     monkeypatch.setattr(compat, 'find_spec', lambda name: None)
-    compat.cure_distutils()
+    compat.patch_distutils()
     report = mmengine.runner.runner.collect_env()
     assert dl_utils.collect_env is mmengine.runner.runner.collect_env
     assert report['sys.platform'] == sys.platform
@@ -78,7 +78,7 @@ def test_environment_without_distutils(monkeypatch):
 def test_environment_with_distutils_is_left(monkeypatch):
     original = mmengine.runner.runner.collect_env
     monkeypatch.setattr(compat, 'find_spec', lambda name: object())
-    compat.cure_distutils()
+    compat.patch_distutils()
     assert mmengine.runner.runner.collect_env is original
 
 
@@ -99,10 +99,10 @@ def test_file_client_messages_are_demoted_and_others_kept(monkeypatch):
 
 def test_demoting_twice_wraps_once_and_needs_print_log(monkeypatch):
     wrapped = file_client.print_log
-    compat.cure_file_client_warnings()
+    compat.patch_file_client_warnings()
     assert file_client.print_log is wrapped
     monkeypatch.delattr(file_client, 'print_log')
-    compat.cure_file_client_warnings()
+    compat.patch_file_client_warnings()
     assert not hasattr(file_client, 'print_log')
 
 
@@ -125,7 +125,7 @@ def test_config_text_is_formatted_when_yapf_works():
 
 def test_formatter_probe_leaves_no_trace(monkeypatch):
     formatter, text = config_module.FormatCode, Config.pretty_text
-    compat.cure_config_formatter()
+    compat.patch_config_formatter()
     assert (config_module.FormatCode, Config.pretty_text) == (formatter, text)
     monkeypatch.delattr(config_module, 'FormatCode')
     assert compat._survives_formatter()
@@ -141,5 +141,5 @@ def test_formatter_fault_is_found(monkeypatch):
 
     monkeypatch.setattr(Config, 'pretty_text', property(released))
     assert not compat._survives_formatter()
-    compat.cure_config_formatter()
+    compat.patch_config_formatter()
     assert Config.pretty_text.fget is not released

@@ -7,7 +7,7 @@ import torch
 from mmengine.config import Config
 
 from ghmdet import CONFIG_ROOT, config_path
-from ghmdet.checks.evaluator_files import complete_evaluators
+from ghmdet.checks.classes import complete_evaluators
 from ghmdet.registry import METRICS, MODELS, TRANSFORMS
 
 NAMES = sorted(file.stem for file in CONFIG_ROOT.glob('*.py'))

@@ -342,7 +342,7 @@ def loss_of_validation(cfg, folder):
 
 def stop_after_three(cfg, folder):
     hook = HOOKS.build(cfg.default_hooks.finite_steps)
-    assert (type(hook).__name__, hook.max_in_a_row) == ('FiniteStepsHook', 3)
+    assert (type(hook).__name__, hook.max_in_a_row) == ('SkipNonFiniteStepsHook', 3)
 
 
 def metrics(cfg, folder):

@@ -201,7 +201,7 @@ def test_packages_that_do_not_fit_together(monkeypatch, capsys):
     told: list[str] = []
     vision = SimpleNamespace(ops=SimpleNamespace(nms=fail))
     numpy = SimpleNamespace(zeros=fail)
-    env._tell_torch(torch, {'torchvision': vision, 'numpy': numpy}, told, [])
+    env._describe_torch(torch, {'torchvision': vision, 'numpy': numpy}, told, [])
     assert told == [
         'torch and numpy do not fit together: operator torchvision::nms does not exist',
         'torch and torchvision do not fit together: operator torchvision::nms does not exist',

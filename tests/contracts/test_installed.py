@@ -135,7 +135,7 @@ def test_a_tool_of_another_tree_says_that_it_runs_the_installed_package(environm
     (other / '__init__.py').touch()
     (tmp_path / 'tools').mkdir()
     tool = tmp_path / 'tools' / 'train.py'
-    tool.write_text('from ghmdet.checks.imported_copy import log_imported_copy as f\nf()\n')
+    tool.write_text('from ghmdet.checks.start_report import log_package_path as f\nf()\n')
     said = run(python, tool)
     assert f'{tool} stands beside {other}, but the package that runs is {site}/ghmdet' in said
     inner = site / 'ghmdet' / '.mim' / 'tools' / 'log.py'

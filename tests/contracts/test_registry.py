@@ -17,12 +17,12 @@ OURS = dict(
     'SmoothL1Loss DetTTAModel',
     TASK_UTILS='AnchorGenerator MaxIoUAssigner DeltaXYWHBBoxCoder',
     DATASETS='CocoDataset ImageFolder',
-    DATA_SAMPLERS='AspectRatioBatchSampler ElasticBatchSampler',
+    DATA_SAMPLERS='AspectRatioBatchSampler GlobalBatchSampler',
     TRANSFORMS='LoadAnnotations LoadImageFromFile PackDetInputs',
     METRICS='CocoMetric DumpDetResults',
     VISUALIZERS='DetLocalVisualizer',
-    HOOKS='DetVisualizationHook DoorCheckHook PeakMemoryHook FastNetworkHook LoadWeightsHook '
-    'FiniteStepsHook FiniteWeightsHook StartReportHook '
+    HOOKS='DetVisualizationHook StartCheckHook PeakMemoryHook TestSpeedupHook LoadWeightsHook '
+    'SkipNonFiniteStepsHook NonFiniteWeightsHook StartReportHook '
     'SkippedImagesHook AnchorCheckHook GHMStatsHook '
     'CheckpointHook StopHook MeanLossesHook LogHistoryHook ReserveMemoryHook',
     LOOPS='EpochBasedTrainLoop IterBasedTrainLoop ValLoop',

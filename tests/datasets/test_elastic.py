@@ -10,8 +10,9 @@ import torch
 from mmengine.dataset import DefaultSampler, InfiniteSampler
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
 
-from ghmdet.datasets import AspectRatioBatchSampler, elastic
-from ghmdet.datasets.elastic import ElasticBatchSampler, Place, seed_samples
+from ghmdet.datasets import AspectRatioBatchSampler
+from ghmdet.datasets import samplers as elastic
+from ghmdet.datasets.samplers import GlobalBatchSampler, SampleIndex, seed_samples
 from ghmdet.structures import DetDataSample
 
 PLAIN = dict(type=BatchSampler, drop_last=False)
@@ -39,11 +40,11 @@ def sampler_of(kind, letters, monkeypatch, rank, world_size, batch_size, batches
     if kind is DefaultSampler:
         sampler.num_samples = -(-len(letters) // world_size)
         sampler.total_size = sampler.num_samples * world_size
-    return ElasticBatchSampler(sampler, batch_size, dict(batches), **settings)
+    return GlobalBatchSampler(sampler, batch_size, dict(batches), **settings)
 
 
 def indices(batches):
-    return [[place.sample for place in batch if not place.stand_in] for batch in batches]
+    return [[place.sample for place in batch if not place.is_padding] for batch in batches]
 
 
 def test_shares_of_two_processes(monkeypatch):
@@ -52,7 +53,7 @@ def test_shares_of_two_processes(monkeypatch):
     ]
     assert indices(found[0]) == [[0, 2], [4, 6], [8]]
     assert indices(found[1]) == [[1, 3], [5, 7], []]
-    assert found[1][2] == [Place(8, 0, stand_in=True)]
+    assert found[1][2] == [SampleIndex(8, 0, is_padding=True)]
     assert len(sampler_of(DefaultSampler, 'l' * 9, monkeypatch, 1, 2, 2, PLAIN)) == 3
 
 
@@ -88,7 +89,7 @@ def test_any_number_of_processes_sees_the_same(monkeypatch, kind, length, batche
             )
             shares.append([batch for batch, _ in zip(sampler, range(10), strict=False)])
         dealt = zip(*shares, strict=True)
-        return [sorted(p for part in step for p in part if not p.stand_in) for step in dealt]
+        return [sorted(p for part in step for p in part if not p.is_padding) for step in dealt]
 
     alone = steps(1)
     assert sum(map(len, alone)) >= 34
@@ -113,20 +114,20 @@ def test_an_epoch_left_in_the_middle(monkeypatch):
     sampler = sampler_of(DefaultSampler, 'lllll', monkeypatch, 0, 1, 2, PLAIN)
     sampler.set_epoch(3)
     sampler.first = 2
-    assert list(sampler) == [[Place(4, 3)]]
+    assert list(sampler) == [[SampleIndex(4, 3)]]
     assert indices(sampler) == [[0, 1], [2, 3], [4]]  # only once
 
 
 def test_other_samplers_are_left_to_themselves(monkeypatch):
     monkeypatch.setattr(elastic, 'get_dist_info', lambda: (1, 2))
-    batches = ElasticBatchSampler(SequentialSampler(range(3)), 2, PLAIN)
+    batches = GlobalBatchSampler(SequentialSampler(range(3)), 2, PLAIN)
     assert indices(batches) == [[0, 1], [2]]
 
 
 def test_one_process_has_the_batches_of_the_other_sampler():
     letters = 'luulsul'
     plain = AspectRatioBatchSampler(DefaultSampler(Sizes(letters), seed=1), 2)
-    batches = ElasticBatchSampler(DefaultSampler(Sizes(letters), seed=1), 2, GROUPED)
+    batches = GlobalBatchSampler(DefaultSampler(Sizes(letters), seed=1), 2, GROUPED)
     assert indices(batches) == list(plain)
 
 
@@ -158,7 +159,7 @@ def load(seed, places, workers=0):
 
 
 def test_changes_belong_to_seed_epoch_and_sample():
-    places = [Place(index, epoch) for epoch in (0, 1) for index in range(4)]
+    places = [SampleIndex(index, epoch) for epoch in (0, 1) for index in range(4)]
     found = load(5, places)
     assert load(5, places[::-1], workers=2) == found
     assert load(5, places[::-1], workers=1) == found
@@ -178,14 +179,14 @@ def test_the_generators_of_the_process_do_not_notice():
     random.setstate(states[0])
     np.random.set_state(states[1])
     torch.set_rng_state(states[2])
-    dataset.__getitems__([Place(0, 0), Place(1, 0)])
+    dataset.__getitems__([SampleIndex(0, 0), SampleIndex(1, 0)])
     assert draw() == expected
 
 
 def test_a_stand_in_is_marked():
     dataset = Noise()
     seed_samples(dataset, 0)
-    samples = dataset.__getitems__([Place(1, 0), Place(1, 0, stand_in=True), 2])
-    assert [s['data_samples'].get('stand_in', False) for s in samples] == [False, True, False]
+    samples = dataset.__getitems__([SampleIndex(1, 0), SampleIndex(1, 0, is_padding=True), 2])
+    assert [s['data_samples'].get('is_padding', False) for s in samples] == [False, True, False]
     assert samples[0]['inputs'] == samples[1]['inputs']
     assert samples[2]['inputs'][0] == 2

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from ghmdet.checkpoint.reader import TRUST_VARIABLE
-
-from ..hostile import HOSTILE, write
+from tests.hostile import HOSTILE, write
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 

@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 
 from ghmdet.engine import load_checkpoint_file
-
-from .conftest import scalars
+from tests.e2e.conftest import scalars
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'dev' / 'crash_test.py'
 spec = importlib.util.spec_from_file_location('crash_test', TOOL)

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import torch
 
-from .conftest import write_config
+from tests.e2e.conftest import write_config
 
 SERVER = Path(__file__).with_name('fork_server.py')
 LIMIT = 20  # seconds

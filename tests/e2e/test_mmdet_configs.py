@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from tests import mmdet_layout
+from tests.e2e.conftest import scalars
 
-from .conftest import scalars
 from .test_tools import run
 
 THEIRS = os.environ.get('GHMDET_MMDET_CONFIGS')  # MMDetection's folder of configs

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from .conftest import scalars, write_config
+from tests.e2e.conftest import scalars, write_config
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from .conftest import scalars, write_config
+from tests.e2e.conftest import scalars, write_config
 
 ROOT = Path(__file__).parents[2]
 ENV = {

@@ -1,6 +1,7 @@
 """A learning rate without measure, as users meet it on the command line."""
 
-from .conftest import scalars
+from tests.e2e.conftest import scalars
+
 from .test_tools import run
 
 WILD = (

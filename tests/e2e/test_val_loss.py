@@ -8,9 +8,8 @@ import torch
 
 from ghmdet import get_config
 from ghmdet.engine import build_runner
-
-from ..number_runs import own_scope
-from .conftest import write_config
+from tests.e2e.conftest import write_config
+from tests.number_runs import own_scope
 
 KEYS = ('val/loss', 'val/loss_cls', 'val/loss_bbox')
 

@@ -20,8 +20,7 @@ from ghmdet.engine.hooks import stop as stop_hook
 from ghmdet.engine.hooks.stop import StopHook, TrainingStopped
 from ghmdet.losses import GHMR
 from ghmdet.registry import DATASETS, HOOKS, MODELS
-
-from .number_runs import number_cfg, own_scope, train
+from tests.number_runs import number_cfg, own_scope, train
 
 READ: list[int] = []
 FIRST = 1.6870884  # of the samples of seed 5

@@ -14,7 +14,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import LogProcessor, Runner
 from mmengine.structures import BaseDataElement
 
-from ghmdet.engine import FiniteStepsHook, LogHistoryHook
+from ghmdet.engine import LogHistoryHook, SkipNonFiniteStepsHook
 from ghmdet.registry import HOOKS
 
 
@@ -214,7 +214,7 @@ def test_a_resumed_run_with_a_wider_window_keeps_more(tmp_path):
 
 def test_steps_left_out_by_the_other_hook_stay_left_out():
     assert LogHistoryHook().keep == 1000  # of which more than max_in_a_row must have a loss
-    assert FiniteStepsHook().max_in_a_row == 10
+    assert SkipNonFiniteStepsHook().max_in_a_row == 10
 
 
 @pytest.mark.parametrize('keep', [0, -1, 1.5, True, '50', None])

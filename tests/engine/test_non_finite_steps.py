@@ -5,10 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ghmdet.engine import FiniteStepsHook
-
-from .number_runs import NAN, number_cfg, train
-from .two_processes import run_processes
+from ghmdet.engine import SkipNonFiniteStepsHook
+from tests.number_runs import NAN, number_cfg, train
+from tests.two_processes import run_processes
 
 
 def momentum(**more):
@@ -95,7 +94,7 @@ def test_buffers_are_clean_in_the_middle_of_a_step(tmp_path):
 
 def test_enough_in_a_row_stops_the_run(tmp_path):
     cfg = number_cfg(tmp_path, [1, NAN, NAN, 2, NAN, NAN, NAN, 5])
-    cfg.default_hooks.finite_steps = dict(type='FiniteStepsHook', max_in_a_row=3)
+    cfg.default_hooks.finite_steps = dict(type='SkipNonFiniteStepsHook', max_in_a_row=3)
     cfg.default_hooks.checkpoint.update(by_epoch=False)
     with pytest.raises(FloatingPointError) as caught:
         train(cfg)
@@ -166,7 +165,7 @@ def test_a_scale_that_falls_without_end_stops_the_run(tmp_path):
 @pytest.mark.parametrize('wrong', [0, -1, 'ten', 2.5])
 def test_number_in_a_row(wrong):
     with pytest.raises(ValueError, match='max_in_a_row must be an integer of at least 1'):
-        FiniteStepsHook(wrong)
+        SkipNonFiniteStepsHook(wrong)
 
 
 def test_the_wrapper_has_its_own_methods_back(tmp_path):
@@ -189,7 +188,7 @@ numbers = [1, 3, NAN, 5, 2, 4, 0, 6]  # rank 0 sees 1, nan, 2, 0; rank 1 sees 3,
 changes = {'optim_wrapper': {'optimizer': {'type': 'SGD', 'lr': 1.0, 'momentum': 0.5}}}
 if sys.argv[2] == 'stop':
     numbers = [1, NAN] * 4  # of rank 1 only
-    changes['custom_hooks'] = [dict(type='FiniteStepsHook', max_in_a_row=3)]
+    changes['custom_hooks'] = [dict(type='SkipNonFiniteStepsHook', max_in_a_row=3)]
 runner = build_runner(number_cfg(sys.argv[1], numbers, launcher='pytorch', **changes))
 try:
     runner.train()

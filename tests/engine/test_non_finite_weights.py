@@ -9,8 +9,7 @@ import torch
 from mmengine.hooks import Hook
 
 from ghmdet.registry import HOOKS
-
-from .number_runs import NAN, NumberModel, number_cfg, train
+from tests.number_runs import NAN, NumberModel, number_cfg, train
 
 
 @HOOKS.register_module(force=True)

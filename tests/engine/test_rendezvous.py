@@ -9,8 +9,8 @@ from datetime import timedelta
 import pytest
 from torch.distributed import TCPStore
 
-from ghmdet.engine import rendezvous
-from ghmdet.engine.rendezvous import renew_rendezvous
+from ghmdet.engine import launcher as rendezvous
+from ghmdet.engine.launcher import renew_rendezvous
 
 
 @pytest.fixture

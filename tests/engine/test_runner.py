@@ -8,7 +8,6 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from ghmdet.engine.hooks.hooks import DoorCheckHook, PeakMemoryHook
 from mmengine.config import Config
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
@@ -17,18 +16,19 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 from torch import distributed
 
+from ghmdet.checks.start_check import StartCheckHook
 from ghmdet.engine import (
+    amp,
     apply_amp,
     apply_amp_to_test,
     apply_auto_scale_lr,
     build_runner,
+    launcher,
     set_up_launcher,
 )
-from ghmdet.engine import (
-    runner as launch,
-)
-
-from .two_processes import run_processes
+from ghmdet.engine.hooks import memory
+from ghmdet.engine.hooks.memory import PeakMemoryHook
+from tests.two_processes import run_processes
 
 
 class Plain(BaseModel):
@@ -44,7 +44,8 @@ class LoudRunner(Runner):
 @pytest.fixture
 def on_cpu(monkeypatch):
     """A machine without accelerator whose environment names no launcher."""
-    monkeypatch.setattr(launch, 'get_device', lambda: 'cpu')
+    for module in (launcher, amp):
+        monkeypatch.setattr(module, 'get_device', lambda: 'cpu')
     for name in list(os.environ):
         if name.startswith(('SLURM', 'OMPI', 'MASTER')) or name.endswith(('RANK', 'WORLD_SIZE')):
             monkeypatch.delenv(name)
@@ -63,16 +64,17 @@ def joined(monkeypatch):
 
 @pytest.fixture
 def on_gpu(monkeypatch):
-    monkeypatch.setattr(launch, 'get_device', lambda: 'cuda')
+    for module in (launcher, amp):
+        monkeypatch.setattr(module, 'get_device', lambda: 'cuda')
 
 
 # --- the launcher -----------------------------------------------------------------------------
 
 
 def test_no_launcher_or_a_gpu_leaves_all_to_mmengine(monkeypatch, joined):
-    for device, launcher in (('cpu', 'none'), ('cuda', 'pytorch')):
-        monkeypatch.setattr(launch, 'get_device', lambda device=device: device)
-        cfg = Config({'launcher': launcher})
+    for device, name in (('cpu', 'none'), ('cuda', 'pytorch')):
+        monkeypatch.setattr(launcher, 'get_device', lambda device=device: device)
+        cfg = Config({'launcher': name})
         set_up_launcher(cfg)
         assert 'model_wrapper_cfg' not in cfg
     assert joined == []
@@ -130,7 +132,7 @@ def test_a_wrapper_of_another_class_is_left_alone(on_cpu, joined, monkeypatch):
 
 
 def test_processes_already_joined_are_not_joined_again(on_cpu, joined, monkeypatch):
-    monkeypatch.setattr(launch, 'is_distributed', lambda: True)
+    monkeypatch.setattr(launcher, 'is_distributed', lambda: True)
     cfg = Config({'launcher': 'pytorch'})
     set_up_launcher(cfg)
     assert joined == []
@@ -239,8 +241,8 @@ def test_runner_gets_one_door_check_and_one_memory_report(tmp_path):
     runner = build_runner(cfg)
     assert type(runner) is Runner
     kinds = [type(hook) for hook in runner.hooks]
-    assert (kinds.count(DoorCheckHook), kinds.count(PeakMemoryHook)) == (1, 1)
-    assert runner.hooks.index(next(h for h in runner.hooks if type(h) is DoorCheckHook)) <= 1
+    assert (kinds.count(StartCheckHook), kinds.count(PeakMemoryHook)) == (1, 1)
+    assert runner.hooks.index(next(h for h in runner.hooks if type(h) is StartCheckHook)) <= 1
 
 
 def test_runner_type_and_a_hook_of_the_config(tmp_path):
@@ -249,13 +251,13 @@ def test_runner_type_and_a_hook_of_the_config(tmp_path):
             'model': {'type': Plain},
             'work_dir': str(tmp_path),
             'runner_type': 'LoudRunner',
-            'custom_hooks': [{'type': DoorCheckHook, 'image_limit': 5}],
+            'custom_hooks': [{'type': StartCheckHook, 'image_limit': 5}],
             'log_level': 'ERROR',
         }
     )
     runner = build_runner(cfg)
     assert type(runner) is LoudRunner
-    assert [h.image_limit for h in runner.hooks if type(h) is DoorCheckHook] == [5]
+    assert [h.image_limit for h in runner.hooks if type(h) is StartCheckHook] == [5]
 
 
 # --- options ----------------------------------------------------------------------------------
@@ -300,7 +302,7 @@ def test_loops_autocast_to_what_the_card_has(on_gpu, monkeypatch, has_it, dtype)
 
 
 def test_amp_on_mps(monkeypatch):
-    monkeypatch.setattr(launch, 'get_device', lambda: 'mps')
+    monkeypatch.setattr(amp, 'get_device', lambda: 'mps')
     with pytest.raises(ValueError, match=r'\(--amp, AmpOptimWrapper\) is not available on mps'):
         apply_amp(Config({'optim_wrapper': {}}))
 
@@ -351,10 +353,10 @@ def test_auto_scale_lr_needs_a_batch_size(base):
 
 
 def test_apple_gpus_do_not_count(monkeypatch):
-    monkeypatch.setattr(launch, 'get_device', lambda: 'mps')
-    assert not launch._has_accelerator()
-    monkeypatch.setattr(launch, 'get_device', lambda: 'npu')
-    assert launch._has_accelerator()
+    monkeypatch.setattr(launcher, 'get_device', lambda: 'mps')
+    assert not launcher.has_accelerator()
+    monkeypatch.setattr(launcher, 'get_device', lambda: 'npu')
+    assert launcher.has_accelerator()
 
 
 @pytest.mark.parametrize(
@@ -367,7 +369,7 @@ def test_apple_gpus_do_not_count(monkeypatch):
     ],
 )
 def test_amp_on_a_cpu_that_is_slow_in_bfloat16(on_cpu, monkeypatch, machine, amx, avx, warned):
-    monkeypatch.setattr(launch.platform, 'machine', lambda: machine)
+    monkeypatch.setattr(amp.platform, 'machine', lambda: machine)
     monkeypatch.setattr(torch.cpu, '_is_amx_tile_supported', lambda: amx, raising=False)
     monkeypatch.setattr(torch.cpu, '_is_avx512_bf16_supported', lambda: avx, raising=False)
     logger, stream = MMLogger.get_instance(f'{machine}{amx}{avx}'), io.StringIO()
@@ -384,14 +386,14 @@ def test_freed_memory_is_kept_on_the_cpu_only(platform, device, expected, monkey
     # malloc.h: M_MMAP_MAX is -4, of which none; M_TRIM_THRESHOLD is -1, and -1 turns it off.
     calls = []
     libc = SimpleNamespace(mallopt=lambda *arguments: calls.append(arguments))
-    monkeypatch.setattr(launch.ctypes, 'CDLL', lambda name: libc)
-    monkeypatch.setattr(launch, 'sys', SimpleNamespace(platform=platform))
-    monkeypatch.setattr(launch, 'get_device', lambda: device)
+    monkeypatch.setattr(memory.ctypes, 'CDLL', lambda name: libc)
+    monkeypatch.setattr(memory, 'sys', SimpleNamespace(platform=platform))
+    monkeypatch.setattr(launcher, 'get_device', lambda: device)
     environ = {}
-    monkeypatch.setattr(launch.os, 'environ', environ)
-    launch.keep_freed_memory()
+    monkeypatch.setattr(memory.os, 'environ', environ)
+    memory.keep_freed_memory()
     assert calls == expected
     assert environ == ({'ONEDNN_PRIMITIVE_CACHE_CAPACITY': '400'} if expected else {})
     environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY'] = '0'  # a user's own
-    launch.keep_freed_memory()
+    memory.keep_freed_memory()
     assert environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY'] == '0'

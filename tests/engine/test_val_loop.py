@@ -14,12 +14,11 @@ from mmengine.runner import ValLoop as PlainValLoop
 
 from ghmdet.datasets import LoadAnnotations, PackDetInputs
 from ghmdet.engine import ValLoop, val_loop
+from ghmdet.engine.amp import apply_amp
 from ghmdet.engine.runner import _choose_own_parts as choose_own_parts
-from ghmdet.engine.runner import apply_amp
 from ghmdet.losses import GHMC, GHMR
-
-from .number_runs import NumberModel, number_cfg, train
-from .two_processes import run_processes
+from tests.number_runs import NumberModel, number_cfg, train
+from tests.two_processes import run_processes
 
 
 def validated(tmp_path, numbers, batch_size=2, train_numbers=(1, 1), **changes):

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from ghmdet.losses import GHMC, GHMR, gradient_density
-
-from . import golden
+from tests import golden
 
 GHMC_CASES = {
     'ghmc': (200, 20, dict(bins=30, momentum=0.75), 4),

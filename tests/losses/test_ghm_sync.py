@@ -14,9 +14,8 @@ from ghmdet.losses import GHMC, GHMR, gradient_density
 from ghmdet.models import DetDataPreprocessor
 from ghmdet.registry import MODELS
 from ghmdet.structures import DetDataSample, InstanceData
-
-from .detectors import detector_cfg, randomize
-from .two_processes import run_processes
+from tests.detectors import detector_cfg, randomize
+from tests.two_processes import run_processes
 
 STEPS = 5
 BOXES = {
@@ -89,7 +88,7 @@ def make_batch(names, step):
         labels = torch.arange(len(bboxes)) + step % 2
         sample.gt_instances = InstanceData(bboxes=bboxes, labels=labels)
         if name == 'stand-in':
-            sample.set_metainfo(dict(stand_in=True))
+            sample.set_metainfo(dict(is_padding=True))
         samples.append(sample)
     return torch.stack(images), samples
 
@@ -183,17 +182,17 @@ def run_literal(rank):
     found['nothing'] = loss.item(), loss.requires_grad
     found['shapes'] = [
         pad_batch(rank, sync_batch_shape=True),
-        pad_batch(rank, sync_batch_shape=True, stand_in=rank == 1),
+        pad_batch(rank, sync_batch_shape=True, is_padding=rank == 1),
         pad_batch(rank, sync_batch_shape=False),
     ]
     return found
 
 
-def pad_batch(rank, sync_batch_shape, stand_in=False):
+def pad_batch(rank, sync_batch_shape, is_padding=False):
     """Size of a process's batch in training and in validation, and of the padded image."""
     shapes = []
     for training in (True, False):
-        sample = DetDataSample(metainfo=dict(stand_in=stand_in))
+        sample = DetDataSample(metainfo=dict(is_padding=is_padding))
         image = torch.zeros(3, *[(40, 20), (30, 90)][rank])
         preprocessor = DetDataPreprocessor(pad_size_divisor=32, sync_batch_shape=sync_batch_shape)
         batch = preprocessor(dict(inputs=[image], data_samples=[sample]), training)

@@ -10,9 +10,8 @@ import torch
 from ghmdet.models import RetinaHead
 from ghmdet.registry import MODELS
 from ghmdet.structures import DetDataSample, InstanceData
-
-from .detectors import detector_cfg
-from .two_processes import run_processes
+from tests.detectors import detector_cfg
+from tests.two_processes import run_processes
 
 LOSSES_CLS = [
     dict(type='GHMC', bins=30, momentum=0.75),

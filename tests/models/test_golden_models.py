@@ -10,8 +10,7 @@ from mmengine.config import Config
 import ghmdet
 from ghmdet.registry import MODELS
 from ghmdet.structures import DetDataSample, InstanceData
-
-from . import golden
+from tests import golden
 
 CONFIGS = {
     'model_r50': 'retinanet_ghm_r50_fpn_1x_coco',

@@ -73,9 +73,9 @@ def test_a_stand_in_has_no_anchor_to_learn():
     found = targets(
         CFG,
         sample(box, [1]),
-        sample(box, [1], stand_in=True),
-        sample(stand_in=True),
-        sample(box, [0], stand_in=False),
+        sample(box, [1], is_padding=True),
+        sample(is_padding=True),
+        sample(box, [0], is_padding=False),
     )
     assert found.label_weights[0].tolist() == [1] * 6 + [0] * 12 + [1] * 6
     assert found.bbox_weights[0].sum(1).tolist() == [0, 4] + [0] * 17 + [4] + [0] * 4
@@ -98,7 +98,7 @@ OTHERS = dict(loss_cls=dict(type='FocalLoss'), loss_bbox=dict(type='L1Loss'))
 )
 def test_stand_ins_alone_have_no_loss(losses):
     head = RetinaHead(**{**CFG, **losses})
-    image = sample([[16, 0, 32, 16]], [1], stand_in=True)
+    image = sample([[16, 0, 32, 16]], [1], is_padding=True)
     before = {name: value.clone() for name, value in head.state_dict().items()}
     found = head.loss([torch.randn(2, 4, 2, 3)], [image, image])
     assert [loss.item() for name in found for loss in found[name]] == [0, 0]
@@ -111,7 +111,7 @@ def test_stand_ins_alone_have_no_loss(losses):
 def test_a_stand_in_adds_nothing_to_the_loss_of_others(losses):
     head = RetinaHead(**{**CFG, **losses})
     feats = torch.randn(2, 4, 2, 3, generator=torch.Generator().manual_seed(0))
-    image, other = sample([[16, 0, 32, 16]], [1]), sample([[0, 0, 16, 16]], [0], stand_in=True)
+    image, other = sample([[16, 0, 32, 16]], [1]), sample([[0, 0, 16, 16]], [0], is_padding=True)
     alone, beside = head.loss([feats[:1]], [image]), head.loss([feats], [image, other])
     for name in ('loss_cls', 'loss_bbox'):
         assert alone[name][0].item() > 0

@@ -12,11 +12,10 @@ from torch._dynamo.testing import CompileCounter
 
 from ghmdet import config_path
 from ghmdet.models import ResNet, ResNeXt
-from ghmdet.models.speedup import cast_convolutions, compile_network, fold_batch_norms
+from ghmdet.models.speedup import cast_convolutions, compile_network, fuse_conv_bn
 from ghmdet.registry import MODELS
 from ghmdet.structures import DetDataSample, InstanceData
-
-from . import golden
+from tests import golden
 
 
 def norms_of(model):
@@ -37,7 +36,7 @@ def test_folded_by_hand():
         tensor.data.fill_(value)
     # ((3x + 1) - 5) / 2 * 8 + 0.5 = 12x - 15.5
     assert model(torch.full((1, 1, 1, 1), 2.0)).item() == 8.5
-    fold_batch_norms(model)
+    fuse_conv_bn(model)
     assert (model[0].weight.item(), model[0].bias.item()) == (12, -15.5)
     assert model(torch.full((1, 1, 1, 1), 2.0)).item() == 8.5
 
@@ -60,7 +59,7 @@ def test_all_batch_norms_of_our_parts_are_folded(build):
     x = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         expected = model(x)
-        fold_batch_norms(model)
+        fuse_conv_bn(model)
         found = model(x)
     assert not [m for m in model.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     for a, b in zip(found, expected, strict=True):
@@ -111,7 +110,7 @@ def test_what_may_not_be_folded_is_left_alone(build):
     with torch.no_grad():
         expected = model(x)
         norms = len(norms_of(model))
-        fold_batch_norms(model)
+        fuse_conv_bn(model)
         torch.testing.assert_close(model(x), expected, rtol=0, atol=0)
     assert len(norms_of(model)) == norms
 
@@ -133,7 +132,7 @@ def r50():
 
 def test_folding_keeps_the_golden_detections(r50):
     model = copy.deepcopy(r50)
-    fold_batch_norms(model)
+    fuse_conv_bn(model)
     assert norms_of(model) == []
     figures = golden.load('model_r50')
     for i, found in enumerate(detect(model)):

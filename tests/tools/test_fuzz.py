@@ -28,12 +28,11 @@ from PIL import Image
 from safetensors.torch import save as save_safetensors
 
 from ghmdet.checkpoint.reader import CheckpointError, load_checkpoint_file
-from ghmdet.coco.reader import match_classes
+from ghmdet.coco.classes import match_classes
 from ghmdet.datasets import read_coco
 from ghmdet.datasets.coco_images import build_images
 from ghmdet.datasets.image_file import ImageError, find_image_fault, read_image
-
-from .hostile import write
+from tests.hostile import write
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'pascal_voc.py'
 spec = importlib.util.spec_from_file_location('pascal_voc_tool_fuzzed', TOOL)

@@ -16,7 +16,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from ghmdet.engine.hooks.hooks import plain_datasets
 from matplotlib.figure import Figure
 from mmengine.config import Config, DictAction
 from mmengine.registry import DefaultScope
@@ -25,10 +24,11 @@ from torch import Tensor
 
 from ghmdet.boxes.anchor_fit import AnchorFit, fit_anchors
 from ghmdet.checks import anchors as anchor_check
-from ghmdet.checks.classes import settle_classes
+from ghmdet.checks.classes import resolve_classes
 from ghmdet.config import cli
 from ghmdet.config.cfg_options import merge_options
 from ghmdet.config.shipped import get_config
+from ghmdet.datasets.wrappers import base_datasets
 from ghmdet.registry import DATASETS, TASK_UTILS
 
 _SIZES = {'small': (0, 32**2), 'medium': (32**2, 96**2), 'large': (96**2, float('inf'))}
@@ -81,7 +81,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     cfg = get_config(args.config)
     merge_options(cfg, args.cfg_options)
-    settle_classes(cfg, ['train'])
+    resolve_classes(cfg, ['train'])
     anchor_cfg, threshold = read_settings(cfg)
     with DefaultScope.overwrite_default_scope('ghmdet'):
         boxes = read_boxes(cfg, args.max_images)
@@ -128,7 +128,7 @@ def read_boxes(cfg: Config, max_images: int | None) -> Boxes:
         ValueError: it has none.
     """
     divisor = (cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor', 1)
-    datasets = list(plain_datasets(DATASETS.build(cfg.train_dataloader.dataset)))
+    datasets = list(base_datasets(DATASETS.build(cfg.train_dataloader.dataset)))
     parts = []
     for dataset in datasets:
         count = len(dataset) if max_images is None else max(1, max_images // len(datasets))

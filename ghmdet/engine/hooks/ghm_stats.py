@@ -11,7 +11,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
-from ghmdet.models.speedup import unwrap
+from ghmdet.models.wrappers import unwrap
 from ghmdet.registry import HOOKS
 
 

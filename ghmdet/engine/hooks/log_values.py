@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
+from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import EpochBasedTrainLoop, LogProcessor, Runner
@@ -98,3 +101,42 @@ def _resolve(window: Any, loop: Any) -> int | None:
     if hasattr(loop, 'max_iters') and not isinstance(loop, EpochBasedTrainLoop):
         return None  # all of it is one epoch
     return len(loop.dataloader) + 1  # of validation mmengine takes one more than it has
+
+
+@HOOKS.register_module()
+class MeanLossesHook(Hook):
+    """Let the log show the losses as the mean over all processes, not those of the first one.
+
+    It takes those that some process has in the first iteration; a process may lack one now and
+    then.
+    """
+
+    priority = (
+        'NORMAL'  # once SkipNonFiniteStepsHook has left out what is not finite, before the logger
+    )
+
+    def before_train(self, runner: Runner) -> None:
+        """Forget the names."""
+        self._keys: list[str] = []
+
+    def after_train_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Replace the newest values."""
+        if get_world_size() == 1:
+            return
+        own = {f'train/{name}' for name in outputs or ()}
+        self._keys = self._keys or sorted(set().union(*all_gather_object(own)))
+        # Values and how much they count, which is nothing if they were left out.
+        data = {key: runner.message_hub.get_scalar(key).data for key in own}
+        newest = [[float(part[-1]) for part in data.get(key, ([0], [0]))] for key in self._keys]
+        sums = torch.tensor(newest, dtype=torch.float64)
+        all_reduce(sums)
+        for key, (total, count) in zip(self._keys, sums.tolist(), strict=True):
+            if key in own and data[key][1][-1]:
+                values, counts = data[key]
+                values[-1] = total / count * counts[-1]

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from functools import partial, update_wrapper
 from typing import Any
 
-from mmengine.dist import all_gather_object
+import torch
+from mmengine.dist import all_gather_object, all_reduce
 from mmengine.hooks import Hook
 from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.utils import get_total_norm
 
-from ghmdet.engine.hooks.non_finite_weights import NonFiniteError, last_checkpoint
-from ghmdet.engine.hooks.step_guard import StepGuard
-from ghmdet.models.speedup import unwrap
+from ghmdet.checkpoint.files import last_checkpoint
+from ghmdet.engine.hooks.non_finite_weights import NonFiniteError
+from ghmdet.models.buffers import Buffers
+from ghmdet.models.wrappers import unwrap
 from ghmdet.registry import HOOKS
 
 _LISTED = 32  # images in a message
@@ -22,7 +26,7 @@ _TOLD = 10  # skipped steps told one by one, then each hundredth
 
 
 @HOOKS.register_module()
-class FiniteStepsHook(Hook):
+class SkipNonFiniteStepsHook(Hook):
     """Skip steps whose loss or gradients are not finite, and stop where there is no end of them.
 
     A skipped step leaves the weights, the optimizer's state and the buffers of the model (GHM
@@ -48,7 +52,7 @@ class FiniteStepsHook(Hook):
     def __init__(self, max_in_a_row: int = 10) -> None:
         if not isinstance(max_in_a_row, int) or max_in_a_row < 1:
             raise ValueError(
-                'FiniteStepsHook.max_in_a_row must be an integer of at least 1, got '
+                'SkipNonFiniteStepsHook.max_in_a_row must be an integer of at least 1, got '
                 f'{max_in_a_row!r}'
             )
         self.max_in_a_row = max_in_a_row
@@ -207,3 +211,112 @@ def _advice(runner: Runner) -> str:
         f'images (tools/check_dataset.py). Checkpoints written before are as they were; the last '
         f'is {last_checkpoint(runner)}.'
     )
+
+
+class StepGuard:
+    """Looks at each step of an optimizer wrapper before it is made, and may leave it out.
+
+    It stands between `update_params` and `step` of one wrapper, of whatever class, since only there
+    loss and gradients are known and the weights are not changed yet. The processes of a distributed
+    training decide together. Costs one pass over the gradients and one wait for the device, where
+    mmengine waits at each iteration anyhow, to log the loss.
+
+    Args:
+        wrapper: its methods are replaced until `remove` is called.
+        model: the model without wrappers, whose buffers a skipped step puts back.
+    """
+
+    made: bool
+    """Whether the last iteration ended in a step."""
+    skipped: bool
+    """Whether it ended where a step was due that was left out."""
+    at_fault: bool
+    """Whether the batch that this process had in the last iteration is a reason to skip."""
+    blamed: list[str]
+    """Parameters with gradients that were not finite, where the loss was."""
+
+    def __init__(self, wrapper: OptimWrapper, model: nn.Module) -> None:
+        self._wrapper = wrapper
+        self._model = model
+        self._buffers = Buffers(model)
+        self._update_params, self._step = wrapper.update_params, wrapper.step
+        self._window_is_finite = self._window_begins = True
+        # As mmengine's schedulers do it, whose mark on `step` is kept.
+        wrapper.update_params = update_wrapper(partial(self._guard_update), self._update_params)
+        wrapper.step = update_wrapper(partial(self._guard_step), self._step)
+
+    def remove(self) -> None:
+        """Give the wrapper its own methods back."""
+        self._wrapper.update_params, self._wrapper.step = self._update_params, self._step
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what is known of a step of which some batches are done; between steps nothing."""
+        if self._window_begins:
+            return {}
+        return dict(is_finite=self._window_is_finite, buffers=self._buffers.copies())
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on in the step that `state_dict` told of."""
+        if state:
+            self._window_begins, self._window_is_finite = False, state['is_finite']
+            self._buffers.set_copies(state['buffers'])
+
+    def begin_iteration(self) -> None:
+        """Keep what the forward pass may change; to be called before it."""
+        self.made = self.skipped = self.at_fault = False
+        self.blamed = []
+        if self._window_begins:
+            self._window_begins, self._window_is_finite = False, True
+            self._buffers.save()
+
+    def _guard_update(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        self._loss = loss.detach()
+        self._update_params(loss, *args, **kwargs)  # backward, then perhaps `_guard_step`
+        if not self._window_begins:  # a part of a step over several batches
+            self._check_finite([])
+
+    def _guard_step(self, **kwargs: Any) -> None:
+        scaler = getattr(self._wrapper, 'loss_scaler', None)
+        if scaler is not None and scaler.is_enabled():
+            gradients = []  # scaled, and the scaler looks at them itself
+        else:
+            groups = self._wrapper.optimizer.param_groups
+            gradients = [p.grad for group in groups for p in group['params'] if p.grad is not None]
+            gradients = [g.coalesce().values() if g.is_sparse else g for g in gradients]
+        self._check_finite(gradients)
+        self._window_begins = True
+        self.made, self.skipped = self._window_is_finite, not self._window_is_finite
+        if self.made:
+            self._step(**kwargs)
+            return
+        if hasattr(self._wrapper, '_global_step'):  # by which schedulers see that they follow it
+            self._wrapper._global_step += 1
+
+    def _check_finite(self, gradients: Sequence[Tensor]) -> None:
+        """Look at loss and gradients; where they are not finite, the buffers are put back."""
+        length = get_total_norm(gradients).to(self._loss.device)
+        bad_loss, bad_gradients = _any_process(~self._loss.isfinite().all(), ~length.isfinite())
+        if bad_gradients:  # or large ones, whose squares overflow
+            (bad_gradients,) = _any_process(
+                torch.stack([~g.isfinite().all().to(self._loss.device) for g in gradients]).any()
+            )
+        self._window_is_finite &= not (bad_loss or bad_gradients)
+        if self._window_is_finite:
+            return
+        self._buffers.restore()
+        if bad_loss:
+            self.at_fault = not self._loss.isfinite().all().item()
+        elif bad_gradients:
+            self.at_fault = True  # as far as one can tell: they are sums over all processes
+            self.blamed = [
+                name
+                for name, parameter in self._model.named_parameters()
+                if parameter.grad is not None and not parameter.grad.isfinite().all()
+            ]
+
+
+def _any_process(*flags: Tensor) -> list[bool]:
+    """Whether a flag is up on this or any other process, for each flag."""
+    raised = torch.stack(flags).int()
+    all_reduce(raised, 'max')
+    return [bool(flag) for flag in raised.tolist()]

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ghmdet.checkpoint.files import POINTER_FILE
-from ghmdet.models.speedup import unwrap
+from ghmdet.checkpoint.files import _saving_hooks, last_checkpoint
+from ghmdet.models.wrappers import unwrap
 from ghmdet.registry import HOOKS
 
 
@@ -22,7 +21,7 @@ class NonFiniteError(FloatingPointError):
 
 
 @HOOKS.register_module()
-class FiniteWeightsHook(Hook):
+class NonFiniteWeightsHook(Hook):
     """Stop a run whose weights are not finite before it begins, saves them or deletes a checkpoint.
 
     Looks at parameters and buffers when the training begins and whenever CheckpointHook is about to
@@ -53,7 +52,7 @@ class FiniteWeightsHook(Hook):
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Check where a checkpoint is due after this iteration."""
-        hooks = [hook for hook in _checkpoint_hooks(runner) if not hook.by_epoch]
+        hooks = [hook for hook in _saving_hooks(runner) if not hook.by_epoch]
         if any(
             hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
             or (hook.save_last and hook.is_last_train_iter(runner))
@@ -67,7 +66,7 @@ class FiniteWeightsHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float] | None = None) -> None:
         """Check before the best are saved."""
-        if any(hook.save_best for hook in _checkpoint_hooks(runner)):
+        if any(hook.save_best for hook in _saving_hooks(runner)):
             self._check(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
@@ -100,16 +99,6 @@ class FiniteWeightsHook(Hook):
                 'go on from it with --resume and a lower optim_wrapper.optimizer.lr, or gradient '
                 'clipping (optim_wrapper.clip_grad="dict(max_norm=35, norm_type=2)").'
             )
-
-
-def last_checkpoint(runner: Runner) -> str:
-    """Path of the checkpoint that was saved last in the work dir, or 'none'."""
-    file = Path(runner.work_dir) / POINTER_FILE
-    return file.read_text().strip() if file.is_file() else 'none'
-
-
-def _checkpoint_hooks(runner: Runner) -> list[CheckpointHook]:
-    return [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
 
 
 @torch.no_grad()

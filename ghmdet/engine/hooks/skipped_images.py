@@ -8,7 +8,7 @@ from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ghmdet.engine.hooks.hooks import plain_datasets
+from ghmdet.datasets.wrappers import base_datasets
 from ghmdet.registry import HOOKS
 
 
@@ -22,7 +22,7 @@ class SkippedImagesHook(Hook):
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Warn of the images skipped since the start of this run."""
-        for dataset in plain_datasets(runner.train_dataloader.dataset):
+        for dataset in base_datasets(runner.train_dataloader.dataset):
             if getattr(dataset, 'skipped', None) is not None:
                 self._report(runner, dataset)
 

@@ -119,7 +119,7 @@ def _report(
 def _prepare(template: BaseModel, amp: bool, compiled: bool) -> BaseModel:
     """Prepare a copy as `tools/test.py [--amp] [--compile]` does."""
     model = copy.deepcopy(template)
-    hook = engine.FastNetworkHook(cast=amp, compile=compiled)
+    hook = engine.TestSpeedupHook(cast=amp, compile=compiled)
     hook.before_test(SimpleNamespace(model=model))
     return model
 

@@ -3,23 +3,19 @@
 from __future__ import annotations
 
 import io
-import json
-import re
 from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 import torch
-from ghmdet.engine.hooks.hooks import hooks
 from mmengine.dataset import BaseDataset
 from mmengine.evaluator import BaseMetric
-from mmengine.hooks import LoggerHook
 from mmengine.logging import MMLogger
 from mmengine.model import BaseModel, BaseTTAModel
 from mmengine.registry import DATASETS, METRICS
 from mmengine.runner import Runner
 
-from ghmdet.engine import DoorCheckHook, FastNetworkHook, PeakMemoryHook
+from ghmdet.engine import StartCheckHook
 from ghmdet.registry import HOOKS
 
 
@@ -95,20 +91,20 @@ def make_runner(tmp_path, train=None, val=None, test=None, model=None, metric=No
             parts[f'{split}_evaluator'] = metric or {'type': 'DoorMetric'}
     # mmengine keeps loggers and visualizers by this name, else by the second.
     parts['experiment_name'] = uuid4().hex
-    runner = Runner(**parts, work_dir=str(tmp_path), custom_hooks=[DoorCheckHook()])
+    runner = Runner(**parts, work_dir=str(tmp_path), custom_hooks=[StartCheckHook()])
     DoorDataset.asked.clear()
     return runner
 
 
 def test_registered_and_early():
-    assert HOOKS.module_dict['DoorCheckHook'] is DoorCheckHook
-    assert DoorCheckHook.priority == 'VERY_HIGH'
+    assert HOOKS.module_dict['StartCheckHook'] is StartCheckHook
+    assert StartCheckHook.priority == 'VERY_HIGH'
 
 
 def test_silent_when_well_and_run_goes_on(tmp_path, monkeypatch):
     runner = make_runner(tmp_path, loader(), loader(), loader())
     stream = io.StringIO()
-    hook = next(hook for hook in runner.hooks if isinstance(hook, DoorCheckHook))
+    hook = next(hook for hook in runner.hooks if isinstance(hook, StartCheckHook))
     runner._train_loop = runner.build_train_loop(runner._train_loop)
     runner._val_loop = runner.build_val_loop(runner._val_loop)
     logger = MMLogger.get_current_instance()
@@ -242,7 +238,7 @@ def test_metric_of_another_annotation_file_is_refused_unless_meant(tmp_path, mon
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'a.json').write_text('{}')
     (tmp_path / 'same.json').symlink_to(tmp_path / 'a.json')
-    hook = DoorCheckHook(image_limit=7)
+    hook = StartCheckHook(image_limit=7)
 
     def check(ann_file, **settings):
         dataset = SimpleNamespace(ann_file=str(tmp_path / 'a.json'), metainfo={})
@@ -266,84 +262,3 @@ def test_metric_of_another_annotation_file_is_refused_unless_meant(tmp_path, mon
 
 
 # --- memory -----------------------------------------------------------------------------------
-
-
-def test_peak_memory_stands_in_the_log_line_and_in_the_scalars(tmp_path, monkeypatch):
-    peaks = iter([300, 700, 500])
-    monkeypatch.setattr(hooks, '_memory_mb', lambda: next(peaks))
-    runner = make_runner(tmp_path, loader(), test=loader())
-    runner.register_hook(PeakMemoryHook())
-    lines = []
-    monkeypatch.setattr(runner.logger, 'info', lines.append)
-    next(h for h in runner.hooks if isinstance(h, LoggerHook)).interval = 1
-    runner.train()
-    logged = [line for line in lines if 'peak_memory: ' in line]
-    assert [re.search(r'peak_memory: (\d+)', line)[1] for line in logged] == ['300', '700']
-    scalars = next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines()
-    assert [json.loads(line)['peak_memory'] for line in scalars] == [300, 700]
-    assert runner.test() == {'n': 2}
-    results = next(tmp_path.glob(f'{runner.timestamp}/*.json'))
-    assert json.loads(results.read_text())['peak_memory'] == 700
-
-
-def test_memory_of_the_process_and_of_the_card(monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    usage = SimpleNamespace(ru_maxrss=3 * 1024**2)
-    fake = SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda who: usage)
-    monkeypatch.setattr(hooks, 'resource', fake)
-    monkeypatch.setattr(hooks.sys, 'platform', 'linux')
-    assert hooks._memory_mb() == 3 * 1024  # from KB
-    monkeypatch.setattr(hooks.sys, 'platform', 'darwin')
-    assert hooks._memory_mb() == 3  # from bytes
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
-    monkeypatch.setattr(torch.cuda, 'max_memory_allocated', lambda: 5 * 2**20)
-    assert hooks._memory_mb() == 5
-
-
-def test_without_a_figure_nothing_is_logged(monkeypatch):
-    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
-    monkeypatch.setattr(hooks, 'resource', None)
-    hook = PeakMemoryHook()
-    hook.after_train_iter(SimpleNamespace())  # has no message_hub to report to
-    assert hook.peak_mb == 0
-
-
-# --- the network of a test --------------------------------------------------------------------
-
-
-class Detector(BaseModel):
-    def __init__(self):
-        super().__init__()
-        self.backbone = torch.nn.Sequential(torch.nn.Conv2d(3, 4, 1), torch.nn.BatchNorm2d(4))
-
-    def forward(self, inputs):
-        return self.backbone(inputs)
-
-
-def test_fast_network(monkeypatch):
-    torch.manual_seed(0)
-    model, plain, x = Detector(), Detector(), torch.randn(1, 3, 2, 2)
-    model.backbone[1].running_mean.uniform_()
-    plain.load_state_dict(model.state_dict())
-    compiled = []
-    monkeypatch.setattr(hooks, 'compile_network', compiled.append)
-    runner = SimpleNamespace(model=model)
-    hook = FastNetworkHook(cast=True, compile=True)
-    hook.before_test(runner)
-    assert compiled == [model]
-    assert torch._inductor.config.freezing
-    hook.after_test(runner)
-    assert not torch._inductor.config.freezing
-    assert list(model.state_dict()) == ['backbone.0.weight', 'backbone.0.bias']
-    with torch.autocast('cpu', torch.bfloat16):
-        found = model.backbone(x)
-    assert found.dtype == torch.bfloat16
-    torch.testing.assert_close(found.float(), plain.eval().backbone(x), rtol=0.02, atol=0.02)
-
-
-def test_fast_network_in_float32_leaves_compilation_alone():
-    model = Detector()
-    FastNetworkHook().before_test(SimpleNamespace(model=model))
-    assert model.backbone[0].weight.dtype == torch.float32
-    assert model.backbone._compiled_call_impl is None
-    assert list(model.state_dict()) == ['backbone.0.weight', 'backbone.0.bias']

@@ -1,0 +1,47 @@
+"""A network made fast before a test."""
+
+from __future__ import annotations
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ghmdet.engine.amp import low_precision
+from ghmdet.models.speedup import (
+    cast_convolutions,
+    compile_network,
+    fuse_conv_bn,
+    set_inductor_freezing,
+)
+from ghmdet.models.wrappers import unwrap
+from ghmdet.registry import HOOKS
+
+
+@HOOKS.register_module()
+class TestSpeedupHook(Hook):
+    """Prepare the network once, when its weights are loaded and a test begins.
+
+    Batch norms are folded into the convolutions, so the model is not to be trained or saved after.
+
+    Args:
+        cast: hold the weights of convolutions in low precision; needs `test_cfg.fp16`.
+        compile: compile backbone, neck and head.
+    """
+
+    def __init__(self, cast: bool = False, compile: bool = False) -> None:
+        self.cast = cast
+        self.compile = compile
+
+    def before_test(self, runner: Runner) -> None:
+        """Fold, cast and compile."""
+        model = unwrap(runner.model).eval()
+        fuse_conv_bn(model)
+        if self.cast:
+            cast_convolutions(model, low_precision(next(model.parameters()).device.type))
+        if self.compile:
+            set_inductor_freezing(True)
+            compile_network(model)
+
+    def after_test(self, runner: Runner) -> None:
+        """Leave the next compilation of the process as torch does it."""
+        if self.compile:
+            set_inductor_freezing(False)

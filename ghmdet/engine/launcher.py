@@ -1,0 +1,186 @@
+"""The processes of a run: their ranks, where they meet, how they are joined."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import time
+from datetime import timedelta
+from typing import Any
+from uuid import uuid4
+
+from mmengine.config import Config
+from mmengine.device import get_device
+from mmengine.dist import get_rank, is_distributed
+from torch import distributed
+from torch.distributed import TCPStore
+
+from ghmdet.messages import type_name
+
+_RANK_VARIABLES = {  # where each launcher writes what torch calls RANK, LOCAL_RANK, WORLD_SIZE
+    'pytorch': ('RANK', 'LOCAL_RANK', 'WORLD_SIZE'),
+    'slurm': ('SLURM_PROCID', 'SLURM_LOCALID', 'SLURM_NTASKS'),
+    'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE'),
+}
+_STARTED_BY = {'pytorch': 'torchrun --nproc_per_node N', 'slurm': 'srun', 'mpi': 'mpirun'}
+_DEFAULT_PORT = 29500
+
+
+def set_up_launcher(cfg: Config) -> None:
+    """Join the processes of `cfg.launcher` through gloo on a machine without accelerator.
+
+    `build_runner` calls it first: mmengine then finds the processes joined and skips its own
+    launcher, which needs CUDA, and takes from `cfg.model_wrapper_cfg` a wrapper without device ids.
+    With an accelerator, or with launcher 'none', nothing is done.
+
+    Raises:
+        ValueError: unknown launcher, or the variables it should have set are not in the
+            environment.
+    """
+    launcher = cfg.get('launcher', 'none')
+    if launcher != 'none' and launcher not in _RANK_VARIABLES:
+        raise ValueError(
+            f'launcher must be one of none, {", ".join(_RANK_VARIABLES)}, but is {launcher!r}; '
+            'set it with --launcher or `launcher` in the config'
+        )
+    if launcher == 'pytorch' and not is_distributed():
+        renew_rendezvous()
+    if launcher == 'none' or has_accelerator():
+        return
+    dist_cfg = cfg.get('env_cfg', {}).get('dist_cfg', {})
+    if not is_distributed():
+        _export_ranks(launcher)
+        _export_master(launcher, dist_cfg.get('port'))
+        seconds = dist_cfg.get('timeout')
+        distributed.init_process_group(
+            backend='gloo', timeout=None if seconds is None else timedelta(seconds=seconds)
+        )
+    wrapper = cfg.get('model_wrapper_cfg') or {}
+    if type_name(wrapper, 'MMDistributedDataParallel') == 'MMDistributedDataParallel':
+        cfg.model_wrapper_cfg = {
+            'type': 'MMDistributedDataParallel',
+            'broadcast_buffers': False,
+            'find_unused_parameters': cfg.get('find_unused_parameters', False),
+            **wrapper,
+            'device_ids': None,
+        }
+
+
+def has_accelerator() -> bool:
+    """Whether mmengine's launcher can work, which Apple's mps does not serve."""
+    return get_device() not in ('cpu', 'mps')
+
+
+def is_first_process(cfg: Config) -> bool:
+    """Whether this process is the one of rank 0, also before the processes are joined."""
+    names = _RANK_VARIABLES.get(cfg.get('launcher', 'none'))
+    if names is None or is_distributed():
+        return get_rank() == 0
+    return os.environ.get(names[0], '0') == '0'
+
+
+def _export_ranks(launcher: str) -> None:
+    """Give torch the three numbers under the names that torchrun uses."""
+    names = _RANK_VARIABLES[launcher]
+    missing = [name for name in names if name not in os.environ]
+    if missing:
+        raise ValueError(
+            f'launcher {launcher!r} expects {", ".join(missing)} in the environment; start the '
+            f'command with {_STARTED_BY[launcher]}, or use --launcher none for one process'
+        )
+    for target, source in zip(_RANK_VARIABLES['pytorch'], names, strict=True):
+        os.environ[target] = os.environ[source]
+
+
+def _export_master(launcher: str, port: Any) -> None:
+    """Say where the first process listens; torchrun has said so itself."""
+    if port is not None:
+        os.environ['MASTER_PORT'] = str(port)
+    os.environ.setdefault('MASTER_PORT', str(_DEFAULT_PORT))
+    if 'MASTER_ADDR' in os.environ:
+        return
+    address = _master_address(launcher)
+    if address is None:
+        raise ValueError(
+            f'launcher {launcher!r} expects MASTER_ADDR in the environment: the address of the '
+            'machine that runs the process of rank 0'
+        )
+    os.environ['MASTER_ADDR'] = address
+
+
+def _master_address(launcher: str) -> str | None:
+    """The machine of rank 0, or None where the launcher does not tell."""
+    here_alone = {
+        'slurm': os.environ.get('SLURM_NNODES') == '1',
+        'mpi': os.environ.get('OMPI_COMM_WORLD_LOCAL_SIZE') == os.environ['WORLD_SIZE'],
+    }
+    if here_alone.get(launcher):
+        return '127.0.0.1'
+    if launcher == 'slurm' and 'SLURM_NODELIST' in os.environ and shutil.which('scontrol'):
+        command = ['scontrol', 'show', 'hostnames', os.environ['SLURM_NODELIST']]
+        nodes = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        return nodes.split()[0]
+    return None
+
+
+_AGENT_STORE = 'TORCHELASTIC_USE_AGENT_STORE'
+_PATIENCE = timedelta(minutes=30)  # as torch itself
+
+
+def renew_rendezvous() -> None:
+    """Let the processes of a torchrun job meet at a store of their own.
+
+    torchrun (2.4 to 2.15 at least) gives all attempts of a job the same store, in which the
+    addresses of the killed processes still stand: restarted ones try to reach those, and fail or
+    wait till the time-out. So the first process chooses a port, hands it to the others through that
+    store, and is the server there. Each of them asks with a key that nobody used before, since
+    TORCHELASTIC_RESTART_COUNT may differ between machines.
+
+    Must be called by all processes before they join. Changes MASTER_PORT in the environment.
+    Without the store of torchrun nothing is done.
+    """
+    if os.environ.get(_AGENT_STORE) != 'True':
+        return
+    rank, size = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
+    address, port = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
+    store = TCPStore(address, port, None, False, timeout=_PATIENCE, wait_for_workers=False)
+    new_port = _hand_out(store, size) if rank == 0 else _ask(store, rank)
+    os.environ['MASTER_PORT'] = new_port
+    os.environ[_AGENT_STORE] = 'False'
+
+
+def _ask(store: TCPStore, rank: int) -> str:
+    """Ask the first process for the port."""
+    name = uuid4().hex
+    store.set(f'ghmdet/ask/{rank}', name)
+    port, attempt = store.get(f'ghmdet/answer/{name}').decode().split()  # waits
+    store.set(f'ghmdet/thanks/{attempt}/{rank}', '')
+    return port
+
+
+def _hand_out(store: TCPStore, size: int) -> str:
+    """Choose a port, and answer till every other process has it.
+
+    What processes asked that were killed is answered too, without thanks.
+    """
+    with socket.socket() as free:
+        free.bind(('', 0))
+        port = str(free.getsockname()[1])
+    attempt = uuid4().hex
+    waiting = set(range(1, size))
+    end = time.monotonic() + _PATIENCE.total_seconds()
+    while waiting:
+        for rank in waiting:
+            if store.check([f'ghmdet/ask/{rank}']):
+                name = store.get(f'ghmdet/ask/{rank}').decode()
+                store.set(f'ghmdet/answer/{name}', f'{port} {attempt}')
+        waiting = {rank for rank in waiting if not store.check([f'ghmdet/thanks/{attempt}/{rank}'])}
+        if time.monotonic() > end:
+            raise TimeoutError(
+                f'processes {sorted(waiting)} of {size} did not come in {_PATIENCE}; their own '
+                'output says why'
+            )
+        time.sleep(0.01)
+    return port

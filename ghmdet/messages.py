@@ -1,0 +1,56 @@
+"""What error messages and reports have in common. Needs neither torch nor anything of ghmdet."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+
+def list_items(items: Iterable[Any], limit: int = 5, separator: str = ', ') -> str:
+    """Return the first `limit` items, and how many more there are.
+
+    Example:
+        >>> list_items('abcd', 2), list_items(['x; y'], separator='; ')
+        ('a, b and 2 more', 'x; y')
+    """
+    texts = [str(item) for item in items]
+    rest = len(texts) - limit
+    listed = separator.join(texts[:limit])
+    return f'{listed}{separator.strip().strip(",")} and {rest:,} more' if rest > 0 else listed
+
+
+def nearest(name: str, names: Iterable[str], count: int = 2, cutoff: float = 0.75) -> list[str]:
+    """Return the names, at most `count`, for which `name` may be a typing error; the best first.
+
+    Upper and lower case are alike.
+    """
+    others = {other.lower(): other for other in names if other != name}
+    found = difflib.get_close_matches(name.lower(), others, n=count, cutoff=cutoff)
+    return [others[near] for near in found]
+
+
+def did_you_mean(near: Iterable[str], prefix: str = '') -> str:
+    """Return the question that ends a message, '' where nothing is near.
+
+    Example:
+        >>> did_you_mean(['bins'], 'loss_cls.'), did_you_mean([])
+        ('; did you mean loss_cls.bins?', '')
+    """
+    listed = ' or '.join(f'{prefix}{name}' for name in near)
+    return f'; did you mean {listed}?' if listed else ''
+
+
+def type_name(part: Any, default: str = '') -> str:
+    """Return the name of the class that a config of a part names, with its scope if it has one.
+
+    Args:
+        part: a dict with `type`, or what stands there: a name, perhaps with a scope, or the class.
+        default: where the dict has no `type`.
+
+    Example:
+        >>> type_name(dict(type='mmdet.RetinaNet')), type_name({}, 'OptimWrapper')
+        ('mmdet.RetinaNet', 'OptimWrapper')
+    """
+    kind = part.get('type', default) if isinstance(part, Mapping) else part
+    return str(getattr(kind, '__name__', kind))

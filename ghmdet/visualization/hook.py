@@ -1,0 +1,119 @@
+"""Pictures of the detections of a validation or test."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import mmcv
+from mmengine.fileio import get
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from ghmdet.registry import HOOKS
+from ghmdet.structures import DetDataSample
+from ghmdet.visualization.drawing import DetLocalVisualizer
+
+
+@HOOKS.register_module()
+class DetVisualizationHook(Hook):
+    """Draw images while validating and testing, in the frame of the image file.
+
+    Detections are in that frame, and so is the ground truth if `LoadAnnotations` comes after
+    `Resize`, as in the shipped test pipelines; loaded before, it would be drawn in wrong places.
+
+    Args:
+        draw: False makes the hook do nothing; True needs a `DetLocalVisualizer` in the config.
+        interval: when validating, draw the first image of the first and then every `interval`-th
+            batch. When testing, all images are drawn.
+        score_thr: draw detections that score above it.
+        show: open a window for each image instead of storing it.
+        wait_time: seconds to keep a window open, 0 is until the space key is pressed.
+        test_out_dir: write test images to `<work_dir>/<timestamp>/<test_out_dir>/<file name>`, with
+            the folder's name before it where the file name is taken; None: to the backends.
+        backend_args: how to read images, see `mmengine.fileio.get`.
+
+    Raises:
+        ValueError: `interval` < 1, a visualizer that draws no boxes, a sample without `img_path`.
+    """
+
+    def __init__(
+        self,
+        draw: bool = False,
+        interval: int = 50,
+        score_thr: float = 0.3,
+        show: bool = False,
+        wait_time: float = 0.0,
+        test_out_dir: str | None = None,
+        backend_args: dict | None = None,
+    ) -> None:
+        if interval < 1:
+            raise ValueError(f'DetVisualizationHook: interval must be at least 1, got {interval}')
+        self.draw, self.interval, self.score_thr = draw, interval, score_thr
+        self.show, self.wait_time = show, wait_time
+        self.test_out_dir, self.backend_args = test_out_dir, backend_args
+        self._test_index = 0
+        self._drawn: dict[Path, str] = {}
+
+    def before_run(self, runner: Runner) -> None:
+        """Check that what shall be drawn can be drawn."""
+        if self.draw and not isinstance(runner.visualizer, DetLocalVisualizer):
+            raise ValueError(
+                "DetVisualizationHook: draw=True needs visualizer=dict(type='DetLocalVisualizer', "
+                f'...) in the config, got {type(runner.visualizer).__name__}'
+            )
+
+    def after_val_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence[DetDataSample] | None = None,
+    ) -> None:
+        """Draw the first image of the batch, if it is its turn."""
+        if self.draw and outputs and batch_idx % self.interval == 0:
+            self._draw_sample(runner, outputs[0], 'val_img', runner.iter + batch_idx, None)
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: Any = None,
+        outputs: Sequence[DetDataSample] | None = None,
+    ) -> None:
+        """Draw each image of the batch."""
+        for sample in outputs if self.draw and outputs else ():
+            self._test_index += 1
+            self._draw_sample(runner, sample, 'test_img', self._test_index, self.test_out_dir)
+
+    def _draw_sample(
+        self, runner: Runner, sample: DetDataSample, name: str, step: int, out_dir: str | None
+    ) -> None:
+        if 'img_path' not in sample:
+            raise ValueError(
+                "DetVisualizationHook: a sample lacks 'img_path'; add it to PackDetInputs.meta_keys"
+            )
+        path, out_file = sample.img_path, None
+        if out_dir is not None:
+            out_file = self._find_out_file(Path(runner.work_dir, runner.timestamp, out_dir), path)
+        image = mmcv.imfrombytes(get(path, backend_args=self.backend_args), channel_order='rgb')
+        runner.visualizer.add_datasample(
+            Path(path).name if self.show else name,
+            image,
+            data_sample=sample,
+            show=self.show,
+            wait_time=self.wait_time,
+            out_file=out_file,
+            pred_score_thr=self.score_thr,
+            step=step,
+        )
+
+    def _find_out_file(self, folder: Path, img_path: str) -> Path:
+        """Return a file for the image that this process wrote no other image to."""
+        path = Path(img_path)
+        parts = path.relative_to(path.anchor).parts
+        files = [folder / '_'.join(parts[-n:]) for n in range(1, len(parts) + 1)]
+        # The first name that is free, or that the same image had before.
+        free = (f for f in files if self._drawn.setdefault(f, img_path) == img_path)
+        return next(free, files[-1])
