@@ -287,7 +287,6 @@ build_runner(cfg).train()
 """
 
 
-@pytest.mark.slow
 def test_torchrun_restarts_a_killed_group(two_runs):
     """Epoch 2 is the one that rank 1 does not survive; an older run has left 3, 4 and 12."""
     out = run_processes(

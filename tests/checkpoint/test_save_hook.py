@@ -212,7 +212,6 @@ torch.distributed.destroy_process_group()
 """
 
 
-@pytest.mark.slow
 def test_buffers_of_two_processes(tmp_path):
     """Each goes on with its own; in the file stands their mean."""
     told = run_processes(TWO, tmp_path, tmp_path)

@@ -58,7 +58,6 @@ def add_metadata(folder: Path, name: str, version: str) -> None:
     (info / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n')
 
 
-@pytest.mark.slow
 def test_all_is_well(tmp_path):
     code, lines = run(tmp_path, GHMDET_TRUST_CHECKPOINT='1', RANK='3', OMP_NUM_THREADS='1')
     assert faults(lines) == []
@@ -72,7 +71,6 @@ def test_all_is_well(tmp_path):
     assert value(lines, 'RANK') == "'3'"
 
 
-@pytest.mark.slow
 def test_nothing_can_be_imported(tmp_path):
     """Not even mmengine, which ghmdet itself needs to be imported."""
     names = "{'torch', 'mmengine', 'mmcv', 'cv2', 'numpy', 'msgspec'}"
@@ -92,7 +90,6 @@ def test_nothing_can_be_imported(tmp_path):
     assert "No module named 'mmengine'" in done.stderr
 
 
-@pytest.mark.slow
 def test_broken_and_doubled(tmp_path):
     (tmp_path / 'torch.py').write_text(
         "raise OSError('libcudart.so.12: cannot open shared object file\\nmore')"

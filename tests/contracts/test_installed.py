@@ -113,7 +113,6 @@ def test_the_wheel_holds_files_where_the_tree_has_links(wheel):
     assert not [name for name in held if name.endswith('.pyc')]
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     ('kind', 'beside'), [('wheel', 'setuptools'), ('editable', 'no setuptools')]
 )

@@ -184,7 +184,6 @@ def test_wrong_numbers(tmp_path, num_images, seed):
     assert not (tmp_path / 'out').exists()
 
 
-@pytest.mark.slow
 def test_the_tool(tmp_path):
     def run(*args: str) -> subprocess.CompletedProcess:
         command = [sys.executable, str(TOOL), '--out', str(tmp_path / 'out'), *args]

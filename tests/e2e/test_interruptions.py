@@ -64,7 +64,6 @@ def check(work_dir, undisturbed, tolerance=0.0):
     assert list(crash_test.compare(last(undisturbed), last(work_dir), tolerance)) == []
 
 
-@pytest.mark.slow
 def test_killed_again_and_again(tmp_path, capsys):
     arguments = ['--kills', '2', '--seed', '2', '--epochs', '2', '--folder', str(tmp_path)]
     failed = crash_test.main(arguments)
@@ -74,7 +73,6 @@ def test_killed_again_and_again(tmp_path, capsys):
     assert ' 0 faults, bit for bit' in out
 
 
-@pytest.mark.slow
 def test_the_comparison_of_the_crash_test(undisturbed):
     found = last(undisturbed)
     assert list(crash_test.compare(last(undisturbed), found, 0.0)) == []
@@ -89,7 +87,6 @@ def test_the_comparison_of_the_crash_test(undisturbed):
     assert told[2].startswith('best_score: ')
 
 
-@pytest.mark.slow
 def test_two_processes_train_as_one(trial, undisturbed):
     """13 images in batches of 4: of the last one, one process has nothing but a stand-in."""
     work_dir = trial.folder / 'two'
@@ -100,7 +97,6 @@ def test_two_processes_train_as_one(trial, undisturbed):
     check(work_dir, undisturbed, tolerance=1e-3)
 
 
-@pytest.mark.slow
 def test_stopped_on_two_and_resumed_on_one(trial, undisturbed):
     """One of the two gets the signal; both stop."""
     work_dir = trial.folder / 'stopped'
@@ -122,7 +118,6 @@ def test_stopped_on_two_and_resumed_on_one(trial, undisturbed):
     assert not list(work_dir.glob('iter_*.pth'))
 
 
-@pytest.mark.slow
 def test_a_second_signal_stops_at_once(trial):
     work_dir = trial.folder / 'twice'
     process = trial.start(work_dir, 0)
@@ -157,7 +152,6 @@ def small_disk(tmp_path):
     subprocess.run(['umount', '-l', str(folder)], check=True)
 
 
-@pytest.mark.slow
 def test_a_full_disk(trial, undisturbed, small_disk):
     work_dir = small_disk / 'work'
     keep_all = ('--cfg-options', 'default_hooks.checkpoint.max_keep_ckpts=-1')

@@ -17,7 +17,6 @@ import pytest
 
 from tests.e2e.conftest import scalars, write_config
 
-pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[2]
 SERVER = Path(__file__).with_name('fork_server.py')
 LIMIT = 60  # seconds: far from gloo's time-out of half an hour

@@ -202,7 +202,6 @@ torch.distributed.destroy_process_group()
 """
 
 
-@pytest.mark.slow
 def test_two_processes_skip_together(tmp_path):
     out = run_processes(SCRIPT, tmp_path, tmp_path / 'work', 'skip')
     # Mean gradients 2 and 3, with momentum 2 and 4; the losses nan | 5 and 0 | 6 are skipped.
@@ -212,7 +211,6 @@ def test_two_processes_skip_together(tmp_path):
     assert '3 (3.jpg)' not in out
 
 
-@pytest.mark.slow
 def test_two_processes_stop_together_and_tell_of_the_one(tmp_path):
     out = run_processes(SCRIPT, tmp_path, tmp_path / 'work', 'stop')
     for rank in (0, 1):

@@ -226,7 +226,6 @@ torch.distributed.destroy_process_group()
 """
 
 
-@pytest.mark.slow
 def test_two_processes_average_their_gradients(tmp_path):
     out = run_processes(SCRIPT, tmp_path, tmp_path / 'work')
     # the gradients are 1 and 3: their mean, 2, moves both copies from 0 to -2

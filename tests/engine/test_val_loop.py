@@ -284,7 +284,6 @@ torch.distributed.destroy_process_group()
 """
 
 
-@pytest.mark.slow
 def test_two_processes_count_each_image_once(tmp_path):
     run_processes(SCRIPT, tmp_path, tmp_path / 'work')
     # One step of mean gradient 1; the fifth image has no partner, and the first one is repeated.

@@ -301,7 +301,6 @@ def test_fused_passes_equal_the_plain_ones(case, monkeypatch):
     check_fused(loss_fn, *arguments, monkeypatch)
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(shutil.which('g++') is None, reason='torch.compile needs a C++ compiler')
 def test_compiled_passes_equal_the_plain_ones(monkeypatch):
     loss_fn, arguments = calls_to_compare()['labels']

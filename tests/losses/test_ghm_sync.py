@@ -232,7 +232,6 @@ def is_count(name):
     return name.endswith(('acc_sum', 'acc_share'))
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('case', [case for case in CASES if 'without sync' not in case])
 def test_two_processes_train_as_one_with_the_joined_batch(both, case):
     (losses0, state0), (losses1, state1) = (found[case] for _, found in both)
@@ -246,7 +245,6 @@ def test_two_processes_train_as_one_with_the_joined_batch(both, case):
             assert state0[name].equal(value), name
 
 
-@pytest.mark.slow
 def test_without_sync_each_process_counts_for_itself(both):
     (losses0, state0), (losses1, state1) = (found['without sync'] for _, found in both)
     losses, state = joined('without sync')
@@ -260,7 +258,6 @@ def test_without_sync_each_process_counts_for_itself(both):
     assert not state0[weight].isclose(state[weight], rtol=1e-3).all()
 
 
-@pytest.mark.slow
 def test_focal_loss_without_sync_divides_by_its_own_positives(both):
     losses0, losses1 = (found['focal without sync'][0] for _, found in both)
     synced0, synced1 = (found['focal'][0] for _, found in both)
@@ -285,7 +282,6 @@ def expected_positives(names):
     )
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize('passes', ['plain', 'fused'])
 def test_four_logits_on_two_processes_worked_by_hand(both, passes):
     (found0, _), (found1, _) = both
@@ -305,7 +301,6 @@ def test_four_logits_on_two_processes_worked_by_hand(both, passes):
     assert found1['unsynced'][0] == [pytest.approx(three_quarters)]
 
 
-@pytest.mark.slow
 def test_counts_of_two_processes_worked_by_hand(both):
     (found0, _), (found1, _) = both
     # A quarter of 1 and 3 entries on both, the evaluation that follows moves none.
@@ -318,7 +313,6 @@ def test_counts_of_two_processes_worked_by_hand(both):
     assert found0['reduced numbers'] == found1['reduced numbers'] == [3]
 
 
-@pytest.mark.slow
 def test_boxes_and_a_process_without_entries(both):
     (found0, _), (found1, _) = both
     # N is 1.5, the weight of the hard entry 1.5 / 1 / 2, its loss sqrt(3 + 1) - 1; times 2 / N.
@@ -331,7 +325,6 @@ def test_boxes_and_a_process_without_entries(both):
     assert found1['nothing'] == (0, True)
 
 
-@pytest.mark.slow
 def test_batches_are_padded_to_a_common_size(both):
     (found0, _), (found1, _) = both
     own0, own1, common = (64, 32), (32, 96), (64, 96)

@@ -128,7 +128,6 @@ distributed.destroy_process_group()
 """
 
 
-@pytest.mark.slow
 def test_two_processes_of_which_one_has_objects(tmp_path):
     out = run_processes(SCRIPT, tmp_path)
     # The running counts are each process's own: rank 1 has never seen a box. Both write at once.

@@ -154,7 +154,6 @@ def test_dataloader():
         assert row.notes['images/s'] == 3 / row.median
 
 
-@pytest.mark.slow
 def test_dataset():
     report, rows = run('dataset', '--images', 100, '--runs', 1)
     # Without the hundredth image, which has no box; 860,001 boxes in 118,287 images.
@@ -176,7 +175,6 @@ def test_an_evaluation_that_differs_fails(monkeypatch):
     assert report.checks == {'the twelve numbers are equal to 1e-12': False}
 
 
-@pytest.mark.slow
 def test_startup(monkeypatch):
     commands = {name: startup._COMMANDS[name] for name in ('tools/train.py --help', 'import torch')}
     monkeypatch.setattr(startup, '_COMMANDS', commands)
