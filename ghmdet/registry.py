@@ -169,7 +169,7 @@ HOOKS = Registry(
     'hook',
     parent=root.HOOKS,
     scope=_SCOPE,
-    locations=['mmengine.hooks', 'ghmdet.engine.runtime', 'ghmdet.visualization'],
+    locations=['mmengine.hooks', 'ghmdet.engine.runner', 'ghmdet.visualization'],
 )
 VISUALIZERS = Registry(
     'visualizer', parent=root.VISUALIZERS, scope=_SCOPE, locations=['ghmdet.visualization']
@@ -178,7 +178,7 @@ LOOPS = Registry(
     'loop',
     parent=root.LOOPS,
     scope=_SCOPE,
-    locations=['mmengine.runner', 'ghmdet.engine.runtime'],
+    locations=['mmengine.runner', 'ghmdet.engine.loops', 'ghmdet.engine.val_loop'],
 )
 
 # Nothing of ours yet, but a scope that lacks a registry makes mmengine warn at every build.
@@ -192,7 +192,7 @@ WEIGHT_INITIALIZERS = Registry(
     'weight initializer',
     parent=root.WEIGHT_INITIALIZERS,
     scope=_SCOPE,
-    locations=['mmengine.model', 'ghmdet.engine.runtime'],
+    locations=['mmengine.model', 'ghmdet.checkpoint'],
 )
 OPTIMIZERS = Registry(
     'optimizer', parent=root.OPTIMIZERS, scope=_SCOPE, locations=['mmengine.optim']
@@ -201,7 +201,7 @@ OPTIM_WRAPPERS = Registry(
     'optim_wrapper',
     parent=root.OPTIM_WRAPPERS,
     scope=_SCOPE,
-    locations=['mmengine.optim', 'ghmdet.engine.runtime'],
+    locations=['mmengine.optim', 'ghmdet.engine.amp'],
 )
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',

@@ -10,10 +10,21 @@ import warnings
 from mmengine.registry import DefaultScope
 
 from ghmdet import boxes, datasets, evaluation, losses, models, visualization
-from ghmdet.engine import runtime
+from ghmdet.engine import amp, loops, runner, val_loop
 
 # Importing them registered what they define, and the loaders of checkpoints.
-__all__ = ['boxes', 'datasets', 'evaluation', 'losses', 'models', 'runtime', 'visualization']
+__all__ = [
+    'amp',
+    'boxes',
+    'datasets',
+    'evaluation',
+    'loops',
+    'losses',
+    'models',
+    'runner',
+    'val_loop',
+    'visualization',
+]
 
 
 def register_all_modules(init_default_scope: bool = True) -> None:

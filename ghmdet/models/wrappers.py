@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import cast
 
+from mmengine.hooks import EMAHook
 from mmengine.model import BaseTTAModel, is_model_wrapper
+from mmengine.runner import Runner
 from torch import nn
 
 
@@ -13,3 +15,12 @@ def unwrap(model: nn.Module) -> nn.Module:
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = cast(nn.Module, model.module)
     return model
+
+
+def detectors_of(runner: Runner) -> dict[str, nn.Module]:
+    """Return the detector of a run as '', and its moving average, if there is one, as 'ema.'."""
+    found = {'': unwrap(runner.model)}
+    for hook in runner.hooks:
+        if isinstance(hook, EMAHook):
+            found['ema.'] = hook.ema_model.module
+    return found

@@ -14,8 +14,13 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
-from ghmdet.checkpoint.save_hook import SaveError
-from ghmdet.engine import CheckpointHook, load_checkpoint_file
+from ghmdet.checkpoint.save_hook import (
+    CheckpointHook,
+    SaveError,
+)
+from ghmdet.engine import (
+    load_checkpoint_file,
+)
 from tests.engine.test_exact_resume import CASES, case_cfg, check_same, final
 from tests.number_runs import number_cfg, train
 from tests.two_processes import run_processes

@@ -11,8 +11,13 @@ from mmcv.transforms import Compose, RandomChoiceResize, Resize
 from mmengine.dataset import ConcatDataset
 
 from ghmdet.checks import anchors as anchor_check
-from ghmdet.checks.anchors import SeenBoxes, UnknownPartError, read_boxes, resize_boxes
-from ghmdet.engine import AnchorCheckHook
+from ghmdet.checks.anchors import (
+    AnchorCheckHook,
+    SeenBoxes,
+    UnknownPartError,
+    read_boxes,
+    resize_boxes,
+)
 from ghmdet.registry import DATASETS, MODELS
 from tests.detectors import detector_cfg
 

@@ -15,7 +15,9 @@ from mmengine.model import BaseModel, BaseTTAModel
 from mmengine.registry import DATASETS, METRICS
 from mmengine.runner import Runner
 
-from ghmdet.engine import StartCheckHook
+from ghmdet.checks.start_check import (
+    StartCheckHook,
+)
 from ghmdet.registry import HOOKS
 
 

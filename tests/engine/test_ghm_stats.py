@@ -10,8 +10,10 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
-from ghmdet.engine import GHMStatsHook
 from ghmdet.engine.hooks import ghm_stats as ghm_stats_hook
+from ghmdet.engine.hooks.ghm_stats import (
+    GHMStatsHook,
+)
 from ghmdet.losses import GHMC, GHMR, FocalLoss
 
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ghmdet.engine import SkipNonFiniteStepsHook
+from ghmdet.engine.hooks.non_finite_steps import (
+    SkipNonFiniteStepsHook,
+)
 from tests.number_runs import NAN, number_cfg, train
 from tests.two_processes import run_processes
 

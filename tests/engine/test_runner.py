@@ -24,10 +24,11 @@ from ghmdet.engine import (
     apply_auto_scale_lr,
     build_runner,
     launcher,
+)
+from ghmdet.engine.hooks.log_values import PeakMemoryHook
+from ghmdet.engine.launcher import (
     set_up_launcher,
 )
-from ghmdet.engine.hooks import memory
-from ghmdet.engine.hooks.memory import PeakMemoryHook
 from tests.two_processes import run_processes
 
 
@@ -385,14 +386,14 @@ def test_freed_memory_is_kept_on_the_cpu_only(platform, device, expected, monkey
     # malloc.h: M_MMAP_MAX is -4, of which none; M_TRIM_THRESHOLD is -1, and -1 turns it off.
     calls = []
     libc = SimpleNamespace(mallopt=lambda *arguments: calls.append(arguments))
-    monkeypatch.setattr(memory.ctypes, 'CDLL', lambda name: libc)
-    monkeypatch.setattr(memory, 'sys', SimpleNamespace(platform=platform))
+    monkeypatch.setattr(launcher.ctypes, 'CDLL', lambda name: libc)
+    monkeypatch.setattr(launcher, 'sys', SimpleNamespace(platform=platform))
     monkeypatch.setattr(launcher, 'get_device', lambda: device)
     environ = {}
-    monkeypatch.setattr(memory.os, 'environ', environ)
-    memory.keep_freed_memory()
+    monkeypatch.setattr(launcher.os, 'environ', environ)
+    launcher.keep_freed_memory()
     assert calls == expected
     assert environ == ({'ONEDNN_PRIMITIVE_CACHE_CAPACITY': '400'} if expected else {})
     environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY'] = '0'  # a user's own
-    memory.keep_freed_memory()
+    launcher.keep_freed_memory()
     assert environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY'] == '0'

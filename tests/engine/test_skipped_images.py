@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader
 
 from ghmdet.datasets import CocoDataset, coco
 from ghmdet.datasets.image_file import ImageError
-from ghmdet.engine import SkippedImagesHook
+from ghmdet.engine.hooks.skipped_images import (
+    SkippedImagesHook,
+)
 
 STEPS = [
     dict(type='LoadImageFromFile'),

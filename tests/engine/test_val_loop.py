@@ -13,9 +13,14 @@ from mmengine.config import Config
 from mmengine.runner import ValLoop as PlainValLoop
 
 from ghmdet.datasets import LoadAnnotations, PackDetInputs
-from ghmdet.engine import ValLoop, val_loop
+from ghmdet.engine import (
+    val_loop,
+)
 from ghmdet.engine.amp import apply_amp
 from ghmdet.engine.runner import _choose_own_parts as choose_own_parts
+from ghmdet.engine.val_loop import (
+    ValLoop,
+)
 from ghmdet.losses import GHMC, GHMR
 from tests.number_runs import NumberModel, number_cfg, train
 from tests.two_processes import run_processes
