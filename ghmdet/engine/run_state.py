@@ -24,7 +24,7 @@ def collect_run_state(runner: Runner, batch: int, validate: bool) -> dict[str, A
     """Gather the state of all processes; all of them have to call it.
 
     Args:
-        runner: whose loop is at an end of an iteration or epoch.
+        runner: its loop is at the end of an iteration or epoch.
         batch: how many batches of the epoch are done; 0 at its end, and for a loop without epochs.
         validate: whether a validation is due before the next iteration.
 
@@ -51,24 +51,24 @@ def collect_run_state(runner: Runner, batch: int, validate: bool) -> dict[str, A
 
 
 def restore_process(runner: Runner, processes: Sequence[Mapping[str, Any]]) -> None:
-    """Put back what is this process's own.
+    """Restore the state of this process.
 
-    With another number of processes than then, buffers stay at the mean, gradients are the mean,
-    hooks have the state of the first process, and a process that is new keeps the random
-    generators that its seed gave it.
+    With another number of processes than at the save, buffers and gradients are the mean over the
+    processes, hooks get the state of the first process, and a new process keeps the random
+    generators of its seed.
     """
-    rank, as_many = get_rank(), len(processes) == get_world_size()
-    own = processes[rank if as_many else 0]
-    if as_many:
+    rank, same_number = get_rank(), len(processes) == get_world_size()
+    own = processes[rank if same_number else 0]
+    if same_number:
         buffers = dict(floating_buffers(detectors_of(runner)))
         for name, value in own['buffers'].items():
-            if name in buffers:  # a moving average may have been left out since
+            if name in buffers:  # EMAHook may have been removed since
                 buffers[name].copy_(value)
     states = {_RENAMED_HOOKS.get(name, name): state for name, state in own['hooks'].items()}
     for name, hook in _hooks_with_state(runner):
         if name in states:
             hook.load_state_dict(states[name])
-    gradients = [own] if as_many else processes
+    gradients = [own] if same_number else processes
     if 'gradients' in own:
         for name, parameter in unwrap(runner.model).named_parameters():
             if name in own['gradients']:
@@ -77,7 +77,7 @@ def restore_process(runner: Runner, processes: Sequence[Mapping[str, Any]]) -> N
 
 
 def restore_random(processes: Sequence[Mapping[str, Any]]) -> None:
-    """Put back this process's random generators."""
+    """Restore the random generators of this process."""
     if get_rank() < len(processes):
         set_random_state(processes[get_rank()]['random'])
 
@@ -89,7 +89,7 @@ def global_batch_size(runner: Runner) -> int:
 
 
 def _within_step(wrapper: Any) -> bool:
-    """Whether gradients are kept for the next batch."""
+    """Whether gradients are being accumulated."""
     if not isinstance(wrapper, OptimWrapper):
         return False
     return not wrapper.should_update()

@@ -54,11 +54,11 @@ HOOKS_IN_ORDER: tuple[tuple[type[Hook], str], ...] = (
     (SkipNonFiniteStepsHook, 'HIGH'),  # after the losses are noted, before they are averaged
     (IterTimerHook, 'NORMAL'),
     (DistSamplerSeedHook, 'NORMAL'),
+    (GHMStatsHook, 'NORMAL'),  # if the config has it
     (PeakMemoryHook, 'NORMAL'),
     (SkippedImagesHook, 'NORMAL'),
     (MeanLossesHook, 'NORMAL'),  # without skipped steps, before LoggerHook
-    (GHMStatsHook, 'NORMAL'),  # if the config has it
-    (TestSpeedupHook, 'NORMAL'),  # of tools/test.py
+    (TestSpeedupHook, 'NORMAL'),  # added by tools/test.py
     (LoggerHook, 'BELOW_NORMAL'),
     (ParamSchedulerHook, 'LOW'),
     (NonFiniteWeightsHook, 'LOW'),  # after EMAHook has swapped weights back, before CheckpointHook
@@ -66,7 +66,7 @@ HOOKS_IN_ORDER: tuple[tuple[type[Hook], str], ...] = (
     (AnchorCheckHook, 'VERY_LOW'),
     (LogHistoryHook, 'VERY_LOW'),  # after the other hooks have logged their values
     (StartReportHook, 'LOWEST'),  # after CheckpointHook has chosen its folder
-    (StopHook, 'LOWEST'),  # of tools/train.py; after the checkpoints that are due
+    (StopHook, 'LOWEST'),  # added by tools/train.py; after the checkpoints that are due
 )
 """The hooks of a run with their priorities, in the order in which mmengine calls them."""
 

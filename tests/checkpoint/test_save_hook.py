@@ -94,7 +94,7 @@ def test_a_save_that_fails_leaves_the_one_before(tmp_path, monkeypatch, moment, 
         assert message.startswith(
             f'epoch_3.pth could not be written to {tmp_path / "parts"}: No space left on device. '
         )
-        assert f'The checkpoint before, {pointer}, is as it was' in message
+        assert f'The previous checkpoint, {pointer}, is unchanged' in message
         assert not (tmp_path / 'parts/.epoch_3.pth.tmp').exists()
     cfg = case_cfg(tmp_path / 'parts', CASES['epochs'], **settings)
     cfg.resume = True

@@ -82,7 +82,7 @@ def test_no_launcher_or_a_gpu_leaves_all_to_mmengine(monkeypatch, joined):
 
 
 def test_unknown_launcher():
-    with pytest.raises(ValueError, match="one of none, pytorch, slurm, mpi, but is 'ssh'"):
+    with pytest.raises(ValueError, match="one of none, pytorch, slurm, mpi, got 'ssh'"):
         set_up_launcher(Config({'launcher': 'ssh'}))
 
 
