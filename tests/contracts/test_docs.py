@@ -367,22 +367,22 @@ def tensorboard(cfg, folder):
 
 
 CHANGES = {
-    'train from scratch': from_scratch,
-    'less memory (`peak_memory`, MB, in the log): activations computed twice': recomputed,
-    'the same batch in four smaller ones': four_batches,
+    'training from scratch': from_scratch,
+    'less memory (`peak_memory` in the log, in MB): activation checkpointing': recomputed,
+    'gradient accumulation over four batches': four_batches,
     'multi-scale training': multi_scale,
-    'crowd and `ignore` regions ignored rather than background': crowds,
+    'crowd and `ignore` regions ignored instead of background': crowds,
     'moving average of the weights': averaged,
-    'the GHM counts of this step only': without_memory,
-    'GHM weights right from the first step': from_the_first_step,
+    'GHM counts of the current step only': without_memory,
+    'GHM weights unbiased from the first step': from_the_first_step,
     'no GHM weight above 20': bounded,
-    'curves of the GHM bins, weights and counts': curves_of_bins,
+    'GHM bins, weights and counts in the log': curves_of_bins,
     'the loss of the validation set: `val/loss`, `val/loss_cls`, `val/loss_bbox`': (
         loss_of_validation
     ),
-    'to stop after 3 steps in a row without a finite loss, instead of 10': stop_after_three,
+    'an error after 3 successive steps without a finite loss, instead of 10': stop_after_three,
     'per-class AP': per_class,
-    'pycocotools rather than faster-coco-eval': other_backend,
+    'pycocotools instead of faster-coco-eval': other_backend,
     'curves in TensorBoard': tensorboard,
 }
 
