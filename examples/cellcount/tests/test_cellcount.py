@@ -1,4 +1,4 @@
-"""The project as a user runs it: data, training and testing with ghmdet's tools, in a new folder."""
+"""The project as a user runs it: data, training and testing with ghmdet tools in a new folder."""
 
 import json
 import os
