@@ -84,15 +84,15 @@ def test_a_good_file_has_no_fault(file):
         ),
         (
             lambda file: file.write_bytes(file.read_bytes()[:-2]),
-            'is cut off: its end marker is missing',
+            'is truncated: its end marker is missing',
         ),
         (
             lambda file: file.write_bytes(file.read_bytes()[:-12]),
-            'is cut off: its end marker is missing',
+            'is truncated: its end marker is missing',
         ),
         (
             lambda file: file.write_bytes(file.read_bytes()[:5000]),
-            'is cut off: its end marker is missing',
+            'is truncated: its end marker is missing',
         ),
         (lambda file: file.write_bytes(png_header(40000, 25000)), 'has more than 178956970 pixels'),
         (
@@ -210,7 +210,7 @@ def test_exif_explains_a_size(tmp_path):
     file = turned(tmp_path, 8)
     told = (
         'is 80x100 (width x height) but the annotation file says 100x80. Its EXIF orientation '
-        'turns it by a quarter. If the boxes were drawn on the image as stored, set '
+        'rotates it by 90 degrees. If the boxes were drawn on the image without applying it, set '
         "color_type='color_ignore_orientation' of LoadImageFromFile in the pipeline, otherwise "
         'correct the annotation file'
     )
@@ -218,7 +218,7 @@ def test_exif_explains_a_size(tmp_path):
     as_stored = dict(color_type='color_ignore_orientation')
     assert find_image_fault(file, (100, 80), **as_stored) is None
     assert read_image(file, expected_wh=(100, 80), **as_stored).shape == (80, 100, 3)
-    with pytest.raises(ImageError, match=r"drawn on the image as shown, set color_type='color' of"):
+    with pytest.raises(ImageError, match=r"drawn on the image with it applied, set color_type='color' of"):
         read_image(file, expected_wh=(80, 100), **as_stored)
 
 
