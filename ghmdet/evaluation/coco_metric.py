@@ -151,10 +151,8 @@ class CocoMetric(ImageResults):
         self.format_only = format_only
         self.outfile = None if outfile_prefix is None else results_path(outfile_prefix)
         self.backend = backend
-        if max_dets is None:
-            self.max_dets = check_limits(proposal_nums, 'proposal_nums')
-        else:
-            self.max_dets = check_limits(max_dets, 'max_dets')
+        limits = (proposal_nums, 'proposal_nums') if max_dets is None else (max_dets, 'max_dets')
+        self.max_dets = check_limits(*limits)
         self.iou_thrs = check_iou_thrs(iou_thrs)
         overall = None if max_dets is None else self.max_dets[-1]
         self._items = summary_items(self.iou_thrs, self.max_dets, overall)

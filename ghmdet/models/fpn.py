@@ -81,14 +81,8 @@ class FPN(BaseModule):
         self.relu_before_extra_convs = relu_before_extra_convs
         self.upsample_cfg = upsample_cfg or dict(mode='nearest')
 
-        conv = partial(
-            ConvModule,
-            out_channels=out_channels,
-            conv_cfg=conv_cfg,
-            norm_cfg=norm_cfg,
-            act_cfg=act_cfg,
-            inplace=False,
-        )
+        cfgs: dict[str, Any] = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        conv = partial(ConvModule, out_channels=out_channels, inplace=False, **cfgs)
         lateral = partial(conv, kernel_size=1, norm_cfg=None if no_norm_on_lateral else norm_cfg)
         output = partial(conv, kernel_size=3, padding=1)
         used = in_channels[start_level : end_level + 1]

@@ -128,20 +128,7 @@ class ResNet(BaseModule):
         zero_init_residual: bool = True,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
-        if depth not in _BLOCKS:
-            raise ValueError(f'backbone.depth must be one of {sorted(_BLOCKS)}, got {depth}')
-        if not 1 <= num_stages <= 4:
-            raise ValueError(f'backbone.num_stages must lie in 1 to 4, got {num_stages}')
-        if not out_indices or not all(0 <= i < num_stages for i in out_indices):
-            raise ValueError(
-                f'backbone.out_indices must name stages 0 to {num_stages - 1}, got {out_indices}'
-            )
-        if style not in ('pytorch', 'caffe'):
-            raise ValueError(f"backbone.style must be 'pytorch' or 'caffe', got {style!r}")
-        if not -1 <= frozen_stages <= num_stages:
-            raise ValueError(
-                f'backbone.frozen_stages must lie in -1 to {num_stages}, got {frozen_stages}'
-            )
+        _check_settings(depth, num_stages, out_indices, style, frozen_stages)
         super().__init__(
             init_cfg=init_cfg
             or [
@@ -258,6 +245,23 @@ class ResNeXt(ResNet):
         if self.groups == 1:
             return planes, 1
         return planes * self.base_width // 64 * self.groups, self.groups
+
+
+def _check_settings(
+    depth: int, num_stages: int, out_indices: Sequence[int], style: str, frozen_stages: int
+) -> None:
+    if depth not in _BLOCKS:
+        raise ValueError(f'backbone.depth must be one of {sorted(_BLOCKS)}, got {depth}')
+    if not 1 <= num_stages <= 4:
+        raise ValueError(f'backbone.num_stages must be 1 to 4, got {num_stages}')
+    if not out_indices or not all(0 <= i < num_stages for i in out_indices):
+        raise ValueError(
+            f'backbone.out_indices must be stages 0 to {num_stages - 1}, got {out_indices}'
+        )
+    if style not in ('pytorch', 'caffe'):
+        raise ValueError(f"backbone.style must be 'pytorch' or 'caffe', got {style!r}")
+    if not -1 <= frozen_stages <= num_stages:
+        raise ValueError(f'backbone.frozen_stages must be -1 to {num_stages}, got {frozen_stages}')
 
 
 def _convolve_and_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:

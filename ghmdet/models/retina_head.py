@@ -15,6 +15,14 @@ from ghmdet.boxes.postprocess import check_test_cfg, finish_detections, select_c
 from ghmdet.registry import MODELS, TASK_UTILS
 from ghmdet.structures import DetDataSample, InstanceData
 
+_RETINANET_ANCHORS = dict(
+    type='AnchorGenerator',
+    octave_base_scale=4,
+    scales_per_octave=3,
+    ratios=[0.5, 1.0, 2.0],
+    strides=[8, 16, 32, 64, 128],
+)
+
 
 class Targets(NamedTuple):
     """Training targets: lists of L tensors, each of all images of a level in order."""
@@ -100,25 +108,11 @@ class RetinaHead(BaseModule):
         )
         self.num_classes = num_classes
         self.sync_avg_factor = sync_avg_factor
-        self.prior_generator = TASK_UTILS.build(
-            anchor_generator
-            or dict(
-                type='AnchorGenerator',
-                octave_base_scale=4,
-                scales_per_octave=3,
-                ratios=[0.5, 1.0, 2.0],
-                strides=[8, 16, 32, 64, 128],
-            )
-        )
+        self.prior_generator = TASK_UTILS.build(anchor_generator or _RETINANET_ANCHORS)
         self.bbox_coder = TASK_UTILS.build(bbox_coder or dict(type='DeltaXYWHBBoxCoder'))
         self.loss_cls = MODELS.build(loss_cls or dict(type='FocalLoss'))
         self.loss_bbox = MODELS.build(loss_bbox or dict(type='L1Loss'))
-        if len(set(self.prior_generator.num_base_priors)) != 1:
-            raise ValueError(
-                'anchor_generator: the towers are shared, so all levels must have the same number '
-                f'of anchors per cell, got {self.prior_generator.num_base_priors}'
-            )
-        num_priors = self.prior_generator.num_base_priors[0]
+        num_priors = _common_number(self.prior_generator.num_base_priors)
         self.cls_convs = _make_tower(in_channels, feat_channels, stacked_convs, conv_cfg, norm_cfg)
         self.reg_convs = _make_tower(in_channels, feat_channels, stacked_convs, conv_cfg, norm_cfg)
         width = feat_channels if stacked_convs > 0 else in_channels
@@ -317,6 +311,16 @@ class RetinaHead(BaseModule):
             bboxes, scores, labels, self.test_cfg, _scale_factor(sample) if rescale else None
         )
         return InstanceData(bboxes=bboxes, scores=scores, labels=labels)
+
+
+def _common_number(num_base_priors: Sequence[int]) -> int:
+    """Return the number of anchors per cell, which must be the same for all levels."""
+    if len(set(num_base_priors)) != 1:
+        raise ValueError(
+            'anchor_generator: the towers are shared, so all levels must have the same number of '
+            f'anchors per cell, got {num_base_priors}'
+        )
+    return num_base_priors[0]
 
 
 def _is_padding(sample: DetDataSample) -> bool:
