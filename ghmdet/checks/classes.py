@@ -17,6 +17,7 @@ from mmengine.utils import is_abs
 
 from ghmdet.checkpoint.key_maps import channels_per_anchor, strip_wrappers
 from ghmdet.checkpoint.weights import class_names, list_names, same_names
+from ghmdet.coco.classes import read_categories
 from ghmdet.config.data_root import find_datasets
 from ghmdet.registry import DATASETS, METRICS
 
@@ -88,7 +89,7 @@ def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> st
         return None
     for source in sources:
         if _split(source.key) in splits and source.cfg.get('ann_file'):
-            _read_categories(source, ours)
+            _read_categories(source)
     chosen = _choose(cfg, sources, splits, ours.METAINFO['classes'], len(parts))
     if chosen is None:
         return None
@@ -170,9 +171,9 @@ def _given_classes(key: str, dataset: Mapping[str, Any]) -> tuple[str, ...] | No
     return tuple(classes)
 
 
-def _read_categories(source: _Source, ours: Any) -> None:
+def _read_categories(source: _Source) -> None:
     try:
-        source.ann_file, source.categories = ours.read_categories(
+        source.ann_file, source.categories = read_categories(
             source.cfg.get('ann_file', ''),
             source.cfg.get('data_root', ''),
             source.cfg.get('backend_args'),

@@ -163,7 +163,7 @@ def _leave_out(data: Any, faults: Faults) -> Any:
         return data
     return data | {
         section: [entry for index, entry in enumerate(data[section]) if index not in places]
-        for section, places in faults.places.items()
+        for section, places in faults.indices.items()
     }
 
 
@@ -209,7 +209,7 @@ def _find_labels(dataset: CocoDataset, records: CocoRecords, split: SplitCheck) 
 def _report_boxes(
     split: SplitCheck, boxes: BoxCheck, records: CocoRecords, folder: str, max_pictures: int
 ) -> None:
-    kinds = {f'box left out, {reason}': boxes.list_places(reason) for reason in DEFECTS}
+    kinds = {f'box left out, {reason}': boxes.indices_of(reason) for reason in DEFECTS}
     kinds['box used, reaching more than a pixel beyond the image'] = np.flatnonzero(boxes.beyond)
     for kind, places in kinds.items():
         texts = [boxes.describe(index) for index in places[:_KEPT].tolist()]

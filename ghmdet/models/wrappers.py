@@ -1,4 +1,4 @@
-"""The detector inside of wrappers."""
+"""Finds the detector inside model wrappers."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from torch import nn
 
 
 def unwrap(model: nn.Module) -> nn.Module:
-    """Return the detector inside of distributed and test-time augmentation wrappers."""
+    """Return the detector inside distributed and test-time augmentation wrappers."""
     while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
         model = cast(nn.Module, model.module)
     return model

@@ -297,7 +297,7 @@ def test_corrupt_image(shapes, tmp_path):
         )
     config = write_config(tmp_path / 'tiny.py', root)
     done = run('train.py', config, '--work-dir', tmp_path / 'work', check=False)
-    check_refused(done, tmp_path / 'work', ['train/00007.jpg', 'cut off'])
+    check_refused(done, tmp_path / 'work', ['train/00007.jpg', 'truncated'])
 
 
 def test_checkpoint_that_is_none_in_test(config, tmp_path):

@@ -158,9 +158,9 @@ def test_stages_asked_for():
     [
         (dict(depth=51), r'backbone.depth must be one of \[18, 34, 50, 101, 152\], got 51'),
         (dict(depth=18, num_stages=5), 'backbone.num_stages'),
-        (dict(depth=18, num_stages=2), r'backbone.out_indices must name stages 0 to 1'),
+        (dict(depth=18, num_stages=2), r'backbone.out_indices must be stages 0 to 1'),
         (dict(depth=18, style='tensorflow'), "backbone.style .*got 'tensorflow'"),
-        (dict(depth=18, frozen_stages=5), 'backbone.frozen_stages must lie in -1 to 4, got 5'),
+        (dict(depth=18, frozen_stages=5), 'backbone.frozen_stages must be -1 to 4, got 5'),
     ],
 )
 def test_settings_out_of_range(kwargs, message):
