@@ -96,7 +96,7 @@ def test_counts_of_the_losses_are_no_weights(in_file, in_model, left_alone):
     before = {name: value.clone() for name, value in model.state_dict().items()}
     report = load(source.state_dict(), model)
     report.require_complete()
-    assert report.same_names
+    assert report.fits_exactly
     assert report.notes == [f'counts of another loss setting: {left_alone} tensors left alone']
     for name, value in model.state_dict().items():
         found = source.state_dict().get(name)
@@ -173,7 +173,7 @@ def test_wrapped_models():
 
     wrapped = TwoViews(detector(seed=2))
     fitted, report = fit_state_dict(source, wrapped)
-    assert report.same_names
+    assert report.fits_exactly
     assert list(fitted) == list(source)
 
     class Parallel(MMDistributedDataParallel):
@@ -181,7 +181,7 @@ def test_wrapped_models():
             nn.Module.__init__(self)
             self.module = module
 
-    assert fit_state_dict(source, Parallel(wrapped))[1].same_names
+    assert fit_state_dict(source, Parallel(wrapped))[1].fits_exactly
 
 
 def test_the_model_and_the_checkpoint_stay_as_they_are():
@@ -226,7 +226,7 @@ def test_rows_of_classes_with_the_same_name_are_copied():
         'match_classes: 2 of 3 classes copied from the file (owl, cat); not in the file, start '
         'anew: yak'
     ]
-    assert report.same_names
+    assert report.fits_exactly
 
 
 def test_as_many_classes_in_another_order():
@@ -349,7 +349,7 @@ def test_torchvision_v1(layout, norm):
     ours = our_retinanet(80, 'on_output')
     report = load(weights, ours)
     report.require_complete()
-    assert report.same_names
+    assert report.fits_exactly
     assert report.classes == COCO_CLASSES
     assert report.notes == ['of its 91 classes the 80 that COCO uses, in the order of their ids']
     assert report.warnings == []
@@ -366,7 +366,7 @@ def test_the_config_in_the_docs_is_that_of_torchvision_v1(tmp_path):
         ours = MODELS.build(Config.fromfile(tmp_path / 'v1.py').model)
         weights = their_v1().state_dict()
         _, report = fit_state_dict(weights, ours)
-    assert report.same_names
+    assert report.fits_exactly
     assert report.warnings == []
     assert ours.backbone.layer4[2].bn3.eps == 0
 
@@ -376,7 +376,7 @@ def test_torchvision_v2():
     randomize(theirs, 2)
     ours = our_retinanet(80, 'on_input', norm_cfg=dict(type='GN', num_groups=32))
     report = load(theirs.state_dict(), ours)
-    assert report.same_names
+    assert report.fits_exactly
     assert report.warnings == []
     compare_outputs(theirs, ours, COCO_IDS)
 
@@ -386,7 +386,7 @@ def test_torchvision_resnext():
     randomize(theirs, 3)
     ours = our_retinanet(5, 'on_output', backbone=dict(type='ResNeXt', groups=32, base_width=4))
     report = load({f'module.{k}': v for k, v in theirs.state_dict().items()}, ours)
-    assert (report.same_names, report.classes, report.notes) == (True, None, [])
+    assert (report.fits_exactly, report.classes, report.notes) == (True, None, [])
     compare_outputs(theirs, ours)
 
 
@@ -395,7 +395,7 @@ def test_torchvision_with_batch_norm_in_the_towers():
     theirs.head = retinanet.RetinaNetHead(256, 9, 4, norm_layer=partial(nn.BatchNorm2d))
     randomize(theirs, 4)
     ours = our_retinanet(4, 'on_output', norm_cfg=dict(type='BN'))
-    assert load(theirs.state_dict(), ours).same_names
+    assert load(theirs.state_dict(), ours).fits_exactly
     compare_outputs(theirs, ours)
 
 
