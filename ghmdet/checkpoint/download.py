@@ -36,14 +36,7 @@ from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
 from ghmdet.atomic_file import publish
 from ghmdet.checkpoint.reader import CheckpointError, RefusedError, load_checkpoint_file
@@ -263,10 +256,7 @@ def _copy(
 
 def _progress_bar() -> Progress:
     """A bar on a terminal; nothing in a log file."""
-    columns = (
-        *(TextColumn('{task.description}'), BarColumn(), DownloadColumn()),
-        *(TransferSpeedColumn(), TimeRemainingColumn()),
-    )
+    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
     return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
 
 

@@ -33,16 +33,6 @@ _ZIP_DAMAGE = (
 )
 
 
-class CheckpointFile(NamedTuple):
-    """A checkpoint in a folder."""
-
-    path: str
-    written: int
-    """Modification time in ns."""
-    progress: int
-    """The number in its name."""
-
-
 class Pointer(NamedTuple):
     """What `last_checkpoint` names."""
 
@@ -52,11 +42,11 @@ class Pointer(NamedTuple):
     """What is wrong with it, if `path` is None."""
 
 
-def list_checkpoints(cfg: Config) -> list[CheckpointFile]:
-    """Return the checkpoints of a run, the last written first.
+def list_checkpoints(cfg: Config) -> list[str]:
+    """Return the paths of the checkpoints of a run, the last written first.
 
-    They are sorted by time, then by number, as the folder may also have files of an earlier, longer
-    run.
+    They are sorted by time, then by the number in their names, as the folder may also have files of
+    an earlier, longer run.
 
     Args:
         cfg: config of the run; its `work_dir` and the hook's `out_dir` are searched.
@@ -64,16 +54,14 @@ def list_checkpoints(cfg: Config) -> list[CheckpointFile]:
     hooks = list(_hook_configs(cfg))
     templates = {*_TEMPLATES, *(str(h['filename_tmpl']) for h in hooks if h.get('filename_tmpl'))}
     patterns = [_pattern(template) for template in sorted(templates)]
-    found = {}
+    found: dict[str, tuple[int, int]] = {}
     for folder in dict.fromkeys(_folders(cfg.work_dir, hooks)):
         for entry in os.scandir(folder) if os.path.isdir(folder) else ():
             match = next(filter(None, (p.fullmatch(entry.name) for p in patterns)), None)
             if match and entry.is_file():
-                path = os.path.join(folder, entry.name)
-                written = entry.stat().st_mtime_ns
-                progress = int(match[1]) if match.re.groups else 0
-                found[path] = CheckpointFile(path, written, progress)
-    return sorted(found.values(), key=lambda file: (file.written, file.progress), reverse=True)
+                number = int(match[1]) if match.re.groups else 0
+                found[os.path.join(folder, entry.name)] = (entry.stat().st_mtime_ns, number)
+    return sorted(found, key=lambda path: found[path], reverse=True)
 
 
 def read_pointer(cfg: Config) -> Pointer | None:

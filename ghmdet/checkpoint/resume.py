@@ -12,22 +12,11 @@ import socket
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
-from mmengine.dist import (
-    all_gather_object,
-    broadcast_object_list,
-    get_world_size,
-    is_distributed,
-)
+from mmengine.dist import all_gather_object, broadcast_object_list, get_world_size, is_distributed
 
 from ghmdet.checkpoint.files import find_damage, list_checkpoints, read_pointer
 from ghmdet.checkpoint.reader import CheckpointError
-from ghmdet.checkpoint.work_dir import (
-    WorkDirError,
-    hold_work_dir,
-    own_record,
-    read_record,
-    write_record,
-)
+from ghmdet.checkpoint.work_dir import WorkDirError, hold_work_dir, own_record
 from ghmdet.messages import list_items
 
 
@@ -119,7 +108,7 @@ def choose_checkpoint(cfg: Config) -> tuple[str | None, list[tuple[int, str]]]:
         CheckpointError: there are some, but none can be read.
     """
     notes = []
-    paths = [file.path for file in list_checkpoints(cfg)]
+    paths = list_checkpoints(cfg)
     pointer = read_pointer(cfg)
     if pointer is None:
         if paths:
@@ -151,13 +140,10 @@ def _choose_start(cfg: Config, is_first: bool) -> Start:
     automatic = resume and load_from is None
     restarted = _restart_count() > 0
     if is_first:
-        hold_work_dir(cfg.work_dir)
-        own, before = own_record(), read_record(cfg.work_dir)
-        restarted |= own.agent != '' and own.agent == before.agent
+        own, before = own_record(), hold_work_dir(cfg.work_dir)
+        restarted |= own.agent != '' and own.agent == before.agent and own.pid != before.pid
     if restarted and not automatic:
         _refuse_overwriting(cfg)
-    if is_first:
-        write_record(cfg.work_dir, own)
     if automatic:
         path, notes = choose_checkpoint(cfg)
         text = f'{path} is the newest checkpoint of {cfg.work_dir} that can be read'
@@ -174,7 +160,7 @@ def _restart_count() -> int:
 
 def _refuse_overwriting(cfg: Config) -> None:
     """Raise if a training that torchrun restarted would overwrite its own checkpoints."""
-    names = [os.path.basename(file.path) for file in list_checkpoints(cfg)]
+    names = [os.path.basename(path) for path in list_checkpoints(cfg)]
     if names:
         raise WorkDirError(
             f'torchrun restarted this training, and {os.path.abspath(cfg.work_dir)} has '
@@ -190,7 +176,7 @@ def _warn(text: str) -> tuple[int, str]:
 
 def _warn_of_earlier(cfg: Config) -> list[tuple[int, str]]:
     """What a run that begins at the start would overwrite."""
-    names = [os.path.basename(file.path) for file in list_checkpoints(cfg)]
+    names = [os.path.basename(path) for path in list_checkpoints(cfg)]
     text = (
         f'{os.path.abspath(cfg.work_dir)} has checkpoints of an earlier run: {list_items(names)}. '
         'This run begins at the start and overwrites files of the same names. --resume continues '

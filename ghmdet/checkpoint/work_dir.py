@@ -68,17 +68,21 @@ def _find_agent() -> str:
     return str(Path(file).parents[2]) if len(Path(file).parents) > 3 else ''
 
 
-def hold_work_dir(folder: str) -> None:
+def hold_work_dir(folder: str) -> Record:
     """Create a work dir if it does not exist, and lock it until the process ends.
 
     A process may lock the same one again. If the file system has no locks, a warning is logged.
+
+    Returns:
+        The record of the training that held the lock last; an empty one if there was none.
 
     Raises:
         WorkDirError: another training holds the lock, or the folder is not writable.
     """
     file = os.path.join(folder, LOCK_FILE)
-    if _own_descriptor(file) is not None:
-        return
+    held = _own_descriptor(file)
+    if held is not None:
+        return _read(held)
     try:
         os.makedirs(folder, exist_ok=True)
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
@@ -95,33 +99,12 @@ def hold_work_dir(folder: str) -> None:
             raise WorkDirError(_refusal(folder, holder))
         time.sleep(0.1)
     _held.append(descriptor)
-
-
-def read_record(folder: str) -> Record:
-    """Return the record in the lock file; an empty one if there is no file."""
-    file = os.path.join(folder, LOCK_FILE)
-    own = _own_descriptor(file)
-    if own is not None:
-        return _read(own)
-    try:
-        descriptor = os.open(file, os.O_RDONLY)
-    except OSError:
-        return Record()
-    try:
-        return _read(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_record(folder: str, record: Record) -> None:
-    """Write to the lock file, whose lock this process must hold."""
-    descriptor = _own_descriptor(os.path.join(folder, LOCK_FILE))
-    if descriptor is None:
-        raise WorkDirError(f'{folder} is not locked by this process')
-    text = json.dumps(asdict(record), indent=1).encode() + b'\n'
+    before = _read(descriptor)
+    text = json.dumps(asdict(own_record()), indent=1).encode() + b'\n'
     os.lseek(descriptor, 0, os.SEEK_SET)
     os.write(descriptor, text)  # in one call: other processes may read it
     os.ftruncate(descriptor, len(text))
+    return before
 
 
 def _own_descriptor(file: str) -> int | None:
