@@ -8,30 +8,13 @@ import os
 import re
 import signal
 import socket
-import subprocess
-import sys
-from pathlib import Path
+import time
 from types import SimpleNamespace
 
 import pytest
 
 from ghmdet.checkpoint import work_dir
 from ghmdet.checkpoint.work_dir import Record, WorkDirError, hold_work_dir, own_record
-
-# Holds a work dir, then forks a child that tries the same; both stay.
-HOLDER = """
-import os, sys, time
-from ghmdet.checkpoint.work_dir import WorkDirError, hold_work_dir
-hold_work_dir(sys.argv[1])
-child = os.fork()
-if child == 0:
-    try:
-        hold_work_dir(sys.argv[1])
-        print('both hold it', flush=True)
-    except WorkDirError as error:
-        print(os.getpid(), error, flush=True)
-time.sleep(100)
-"""
 
 
 @pytest.fixture(autouse=True)
@@ -42,18 +25,30 @@ def impatient(monkeypatch):
 
 @pytest.fixture
 def holder(tmp_path):
-    """A training in another process: its folder, its pid, what its forked child was told."""
+    """A training in another process: its folder and pid, and what its forked child was told."""
     folder = tmp_path / 'runs' / 'one'
-    command = [sys.executable, '-c', HOLDER, str(folder)]
-    env = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True
-    )
-    child, told = process.stdout.readline().split(' ', 1)
-    yield SimpleNamespace(folder=folder, pid=process.pid, child=int(child), told=told.strip())
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            hold_work_dir(str(folder))
+            if os.fork() == 0:
+                try:
+                    hold_work_dir(str(folder))
+                    told = 'both hold it'
+                except WorkDirError as error:
+                    told = str(error)
+                os.write(writer, f'{os.getpid()} {told}'.encode())
+            time.sleep(100)
+        finally:
+            os._exit(1)
+    child, told = os.read(reader, 10_000).decode().split(' ', 1)
+    yield SimpleNamespace(folder=folder, pid=pid, child=int(child), told=told)
+    os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.close(reader)
+    os.close(writer)
 
 
 def test_the_second_is_refused_and_changes_nothing_till_the_first_is_killed(holder):
@@ -63,7 +58,7 @@ def test_the_second_is_refused_and_changes_nothing_till_the_first_is_killed(hold
         hold_work_dir(str(holder.folder))
     expected = (
         f'the work dir {holder.folder} is in use by another training: pid {holder.pid} on '
-        f'{socket.gethostname()}, started 2___ as `{sys.executable} -c {holder.folder}`. Two '
+        f'{socket.gethostname()}, started 2___ as `{own_record().command}`. Two '
         'trainings in one work dir would overwrite each other: give this one another with '
         '--work-dir, or stop that one first.'
     )
