@@ -1,19 +1,19 @@
 """Checkpoints by address: http(s), `torchvision://`, `open-mmlab://`, `mmcls://` and local paths.
 
-A file is fetched once into torch's hub cache (`TORCH_HOME`), whole or not at all. A name that ends
-in hash digits (`model-0676ba61.pth`) is held to them, whenever the file is used.
-`GHMDET_DOWNLOAD_TIMEOUT` is how many seconds a server may stay silent (30).
+A file is downloaded once into torch's hub cache (`TORCH_HOME`), completely or not at all. If its
+name ends in digits of a hash (`model-0676ba61.pth`), they are checked each time the file is used.
+`GHMDET_DOWNLOAD_TIMEOUT` is the time in seconds that a server may send nothing (30).
 
-torch.hub.download_url_to_file does not serve: it waits for ever, and takes a cut file for whole.
+torch.hub.download_url_to_file is not used: it has no time-out and accepts a truncated file.
 
-`register_loaders` makes mmengine (`load_from`, `resume`, `init_cfg`) load by these functions.
+`register_loaders` makes mmengine (`load_from`, `resume`, `init_cfg`) use these functions.
 """
 
 from __future__ import annotations
 
 import contextlib
-import difflib
 import hashlib
+import itertools
 import logging
 import math
 import os
@@ -21,7 +21,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from http.client import HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -36,43 +36,36 @@ from mmengine.logging import print_log
 from mmengine.runner import checkpoint as mmengine_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
+from ghmdet.atomic_file import publish
 from ghmdet.checkpoint.reader import CheckpointError, RefusedError, load_checkpoint_file
+from ghmdet.messages import did_you_mean, nearest
 from ghmdet.version import __version__
 
 TIMEOUT_VARIABLE = 'GHMDET_DOWNLOAD_TIMEOUT'
 
-_HASH_IN_NAME = re.compile(r'-(?!20\d\d[01]\d[0-3]\d\.)([0-9a-f]{8,64})\.')  # but not a date
+_HASH_IN_NAME = re.compile(r'-(?!20\d\d[01]\d[0-3]\d\.)([0-9a-f]{8,64})\.')  # but no date
 _MIN_RATE = 1000  # bytes per second
 _CHUNK = 1 << 18  # bytes
 _STALE = 3600  # seconds; a download in progress writes at least once per time-out
 
 
 def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Loader for paths; mmengine passes no `map_location` where it means the CPU."""
+    """Loader for local paths; mmengine passes no `map_location` for the CPU."""
     scheme, found, _ = filename.partition('://')
     if found:
-        known = ', '.join(
-            prefix for prefixes in _loaders().values() for prefix in prefixes if prefix
-        )
+        known = ', '.join(filter(None, itertools.chain(*_LOADERS.values())))
         raise CheckpointError(
-            f'no way to load {filename}: {scheme}:// is not one of {known}, and a local file is '
-            'given by its path alone'
+            f'cannot load {filename}: {scheme}:// is not one of {known}; a local file is given by '
+            'its path alone'
         )
     file = Path(filename).expanduser()
     checkpoint = load_checkpoint_file(file, map_location or 'cpu')
     digits = hash_in_name(file.name)
     if digits and not file_sha256(file).startswith(digits):
         print_log(
-            f'{file}: its SHA-256 does not begin with {digits}, as its name has it; it was renamed '
+            f'{file}: its SHA-256 does not begin with {digits}, as its name says; it was renamed '
             'or changed after it was published',
             logger='current',
             level=logging.WARNING,
@@ -81,7 +74,7 @@ def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
 
 
 def load_from_http(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Loader for http(s): fetch the file unless it is in the cache, then read it."""
+    """Loader for http(s): download the file unless it is in the cache, then read it."""
     rank, world_size = get_dist_info()
     failure = None
     if rank == 0:
@@ -90,7 +83,7 @@ def load_from_http(filename: str, map_location: Any = None) -> dict[str, Any]:
         except CheckpointError as error:
             failure = error
     if world_size > 1:
-        barrier()  # the first process fills the cache, the others of its node find it full
+        barrier()  # then the other processes of this machine find the file in the cache
     if failure is not None:
         raise failure
     if rank > 0:
@@ -102,10 +95,10 @@ def load_from_http(filename: str, map_location: Any = None) -> dict[str, Any]:
     except CheckpointError as error:
         if hash_in_name(file.name):
             raise
-        # A page of a proxy, say, or cut by a server that told no length: not to be found again.
+        # A web page, or truncated by a server that gave no length: not to be used again.
         file.unlink(missing_ok=True)
         raise CheckpointError(
-            f'{error} It came from {filename}; it was deleted, and the next try fetches it again.'
+            f'{error} It came from {filename}; it was deleted, and the next run downloads it again.'
         ) from error
 
 
@@ -138,25 +131,34 @@ def load_from_mmcls(filename: str, map_location: Any = None) -> dict[str, Any]:
     return {'state_dict': backbone}
 
 
+_LOADERS: dict[Callable[..., dict[str, Any]], tuple[str, ...]] = {
+    load_from_local: ('',),
+    load_from_http: ('http://', 'https://'),
+    load_from_torchvision: ('modelzoo://', 'torchvision://'),
+    load_from_openmmlab: ('open-mmlab://', 'openmmlab://'),
+    load_from_mmcls: ('mmcls://',),
+}
+
+
 def register_loaders() -> None:
-    """Put these loaders in the place of mmengine's."""
-    for loader, prefixes in _loaders().items():
+    """Replace mmengine's loaders by these."""
+    for loader, prefixes in _LOADERS.items():
         CheckpointLoader.register_scheme(prefixes=prefixes, loader=loader, force=True)
 
 
 def fetch(url: str) -> Path:
-    """Find the file of a URL in the cache, or download it there.
+    """Find the file of a URL in the cache, or download it.
 
     Args:
-        url: address of the file. Where its name has no hash digits, some of the address's own
-            SHA-256 are put into the name in the cache: many a server has an `epoch_12.pth`.
+        url: address of the file. If its name has no hash digits, digits of the SHA-256 of the
+            address are added to the name in the cache, as many servers have an `epoch_12.pth`.
 
     Returns:
-        Path of the whole file; its SHA-256 begins with the digits of its name.
+        Path of the complete file; its SHA-256 begins with the digits of its name.
 
     Raises:
-        CheckpointError: the download failed, and nothing is left of it; the message tells what to
-            fetch by hand and where to put it.
+        CheckpointError: the download failed and left no file; the message says what to download by
+            other means and where to put it.
     """
     timeout = _timeout()
     name = Path(urlparse(url).path).name
@@ -171,8 +173,8 @@ def fetch(url: str) -> Path:
         if file_sha256(file).startswith(digits):
             return file
         print_log(
-            f'{file}: its SHA-256 does not begin with {digits}, as its name has it, so it is '
-            'damaged and fetched again',
+            f'{file}: its SHA-256 does not begin with {digits}, as its name says; it is damaged '
+            'and downloaded again',
             logger='current',
             level=logging.WARNING,
         )
@@ -180,11 +182,11 @@ def fetch(url: str) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         _download(url, file, digits, timeout)
     except (OSError, HTTPException, ValueError) as error:
-        held_to = f' (its SHA-256 must begin with {digits})' if digits else ''
+        check = f' (its SHA-256 must begin with {digits})' if digits else ''
         raise CheckpointError(
-            f'cannot download {url}: {_reason(error, timeout)}. Nothing is left of it. To go on '
-            f'without a download, fetch {url} elsewhere and put it at {file}{held_to}, or give the '
-            'path of the file in place of the address.'
+            f'cannot download {url}: {_reason(error, timeout)}. No partial file is left. To run '
+            f'without a download, get {url} by other means and put it at {file}{check}, or give '
+            'the path of the file instead of the address.'
         ) from error
     return file
 
@@ -201,20 +203,10 @@ def file_sha256(file: Path) -> str:
         return hashlib.file_digest(stream, 'sha256').hexdigest()
 
 
-def _loaders() -> dict[Callable, tuple[str, ...]]:
-    return {
-        load_from_local: ('',),
-        load_from_http: ('http://', 'https://'),
-        load_from_torchvision: ('modelzoo://', 'torchvision://'),
-        load_from_openmmlab: ('open-mmlab://', 'openmmlab://'),
-        load_from_mmcls: ('mmcls://',),
-    }
-
-
 def _download(url: str, file: Path, digits: str, timeout: float) -> None:
-    """Fetch a file under a name of its own beside its place, and move it there once it is whole."""
+    """Download to a temporary name that no other process uses, then rename."""
     for other in file.parent.glob('*.ghmdet.part'):  # of a process that was killed
-        with contextlib.suppress(OSError):  # another process may be faster
+        with contextlib.suppress(OSError):  # another process may delete it too
             if time.time() - other.stat().st_mtime > _STALE:
                 other.unlink()
     draft = file.with_name(f'{file.name}.{uuid4().hex}.ghmdet.part')
@@ -224,32 +216,30 @@ def _download(url: str, file: Path, digits: str, timeout: float) -> None:
         with urlopen(request, timeout=timeout) as response, draft.open('xb') as stream:
             _check_redirect(url, response.url)
             size, found = _copy(response, stream, url, file, timeout)
-            stream.flush()
-            os.fsync(stream.fileno())
         if not found.startswith(digits):
             raise ValueError(
-                f'wrong hash: the name asks for {digits}, but what came ({size} bytes) has the '
+                f'wrong hash: the name says {digits}, but the {size} bytes received have the '
                 f'SHA-256 {found[:8]}...'
             )
-        os.replace(draft, file)
+        publish(draft, file)
     finally:
         draft.unlink(missing_ok=True)
     seconds = time.monotonic() - start
-    print_log(f'fetched {file.name}: {size / 1e6:.1f} MB in {seconds:.1f} s', logger='current')
+    print_log(f'downloaded {file.name}: {size / 1e6:.1f} MB in {seconds:.1f} s', logger='current')
 
 
 def _copy(
     response: HTTPResponse, stream: BinaryIO, url: str, file: Path, timeout: float
 ) -> tuple[int, str]:
-    """Copy the answer of a server; return its size in bytes and its SHA-256."""
-    expected = response.length  # None if the server does not tell
-    told = 'of unknown size' if expected is None else f'{expected / 1e6:.1f} MB'
-    print_log(f'fetching {url} ({told}) to {file}', logger='current')
+    """Copy the response of a server; return its size in bytes and its SHA-256."""
+    expected = response.length  # None if the server does not say
+    size_text = 'of unknown size' if expected is None else f'{expected / 1e6:.1f} MB'
+    print_log(f'downloading {url} ({size_text}) to {file}', logger='current')
     digest, size = hashlib.sha256(), 0
     since, size_then = time.monotonic(), 0
     with _progress_bar() as bar:
         task = bar.add_task(file.name, total=expected)
-        # read1 returns what there is; read waits for a whole chunk, and says nothing if it is cut
+        # read1 returns what has arrived; read waits for a whole chunk, and hides a broken one
         while size != expected and (chunk := response.read1(_CHUNK)):
             stream.write(chunk)
             digest.update(chunk)
@@ -257,7 +247,7 @@ def _copy(
             bar.update(task, advance=len(chunk))
             if (elapsed := time.monotonic() - since) > timeout:
                 if size - size_then < _MIN_RATE * elapsed:
-                    raise TimeoutError(f'fewer than {_MIN_RATE} bytes a second came')
+                    raise TimeoutError(f'fewer than {_MIN_RATE} bytes per second arrived')
                 since, size_then = time.monotonic(), size
     if size == 0 or (expected is not None and size < expected):
         raise ConnectionError(f'the connection ended after {size} bytes of {expected or "a file"}')
@@ -266,16 +256,13 @@ def _copy(
 
 def _progress_bar() -> Progress:
     """A bar on a terminal; nothing in a log file."""
-    columns = (
-        *(TextColumn('{task.description}'), BarColumn(), DownloadColumn()),
-        *(TransferSpeedColumn(), TimeRemainingColumn()),
-    )
+    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
     return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
 
 
 def _check_redirect(url: str, final_url: str) -> None:
     if not final_url.startswith('https://' if url.startswith('https://') else 'http'):
-        raise ValueError(f'it leads to {final_url}, which is not as safe')
+        raise ValueError(f'it redirects to {final_url}, which is less secure')
 
 
 def _reason(error: BaseException, timeout: float) -> str:
@@ -287,7 +274,7 @@ def _reason(error: BaseException, timeout: float) -> str:
     if isinstance(cause, socket.gaierror):
         return f'there is no network, or no such host ({cause})'
     if isinstance(cause, IncompleteRead):
-        return 'the connection ended before the file did'
+        return 'the connection ended before the end of the file'
     return str(cause) or type(cause).__name__
 
 
@@ -299,7 +286,7 @@ def _timeout() -> float:
         seconds = math.nan
     if not 0 < seconds < 1e6:
         raise CheckpointError(
-            f'expected a number of seconds above 0 in {TIMEOUT_VARIABLE}, got {text!r}'
+            f'{TIMEOUT_VARIABLE} must be a number of seconds above 0, got {text!r}'
         )
     return seconds
 
@@ -307,8 +294,6 @@ def _timeout() -> float:
 def _resolve(filename: str, urls: Mapping[str, str]) -> str:
     scheme, _, name = filename.partition('://')
     if name not in urls:
-        near: Iterable[str] = difflib.get_close_matches(name, urls, n=3)
-        raise CheckpointError(
-            f'no model {name!r} for {scheme}://; nearest are: {", ".join(near) or "none"}'
-        )
+        near = did_you_mean(nearest(name, urls, count=3, cutoff=0.6))
+        raise CheckpointError(f'no model {name!r} for {scheme}://{near}')
     return urls[name]

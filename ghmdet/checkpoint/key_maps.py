@@ -1,4 +1,4 @@
-"""Names of weights in foreign checkpoints, and what they are called here.
+"""Names of weights in checkpoints of other projects, and the names of the same weights here.
 
 | in the file | here |
 |---|---|
@@ -16,8 +16,8 @@
 | `head.classification_head.cls_logits.x` | `bbox_head.retina_cls.x` |
 | `head.regression_head.bbox_reg.x` | `bbox_head.retina_reg.x` |
 
-MMDetection 2.x and 3.x use the names of this project. A file of torchvision says nothing about its
-classes: a head of 91 is taken for COCO's, in which a class has its category id for index.
+MMDetection 2.x and 3.x use the names of this project. Files of torchvision have no class names: a
+head with 91 classes is assumed to be COCO's, in which the index of a class is its category id.
 """
 
 from __future__ import annotations
@@ -55,23 +55,23 @@ _COCO_IDS: tuple[str, ...] = tuple(RetinaNet_ResNet50_FPN_Weights.COCO_V1.meta['
 
 
 class Translated(NamedTuple):
-    """A state dict under the names of this project."""
+    """A state dict with the names of this project."""
 
     weights: Weights
     classes: tuple[str, ...] | None = None
-    """Class names that follow from the layout of the file; None: it tells nothing."""
+    """Class names that follow from the number of classes; None if unknown."""
     notes: list[str] = []
-    """What was chosen."""
+    """Which classes were taken."""
     warnings: list[str] = []
-    """What makes the model compute something else than the one that the file is of."""
+    """Settings with which the model computes something else than the model of the file."""
 
 
 def translate(weights: Mapping[str, Any], model: nn.Module, own: Mapping[str, Any]) -> Translated:
-    """Give foreign weights the names that a model uses; see the table above.
+    """Rename weights of other projects to the names that a model uses; see the table above.
 
     Args:
         weights: state dict of the file, without wrappers' prefixes.
-        model: which they are for.
+        model: the model to load them into.
         own: its state dict.
     """
     translated = Translated(dict(weights))
@@ -81,7 +81,7 @@ def translate(weights: Mapping[str, Any], model: nn.Module, own: Mapping[str, An
 
 
 def strip_wrappers(weights: Mapping[str, Any], own: Mapping[str, Any]) -> Weights:
-    """Remove what DistributedDataParallel and torch.compile put before a name."""
+    """Remove the prefixes of DistributedDataParallel and torch.compile."""
     return {
         key if key in own else _WRAPPERS.sub('', key): (
             value.detach() if isinstance(value, Tensor) else value
@@ -96,7 +96,7 @@ def is_torchvision_detector(weights: Mapping[str, Any]) -> bool:
 
 
 def channels_per_anchor(weights: Mapping[str, Any]) -> tuple[int, int] | None:
-    """Return the number of anchors a cell and of classes of a head, None where it has none."""
+    """Return the number of anchors per cell and of classes of a head, None if there is no head."""
     logits, deltas = (weights.get(f'{name}.weight') for name in (HEAD_CLS, HEAD_REG))
     if not isinstance(logits, Tensor) or not isinstance(deltas, Tensor):
         return None
@@ -107,7 +107,7 @@ def channels_per_anchor(weights: Mapping[str, Any]) -> tuple[int, int] | None:
 
 
 def take_classes(weights: Weights, in_file: tuple[int, int], rows: Sequence[int]) -> None:
-    """Keep some classes of a head, in this order; its channel is anchor * classes + class."""
+    """Keep some classes of a head, in this order; channel = anchor * classes + class."""
     for key in (f'{HEAD_CLS}.weight', f'{HEAD_CLS}.bias'):
         weights[key] = weights[key].unflatten(0, in_file)[:, list(rows)].flatten(0, 1)
 
@@ -158,23 +158,23 @@ def _rename(key: str, weights: Mapping[str, Any], levels: int) -> str:
 
 
 def _neck_differences(weights: Weights, model: nn.Module, levels: int) -> list[str]:
-    """What shapes do not tell about torchvision's extra levels."""
+    """Settings of torchvision's extra levels that cannot be seen in the shapes."""
     neck = getattr(model, 'neck', None)
     first_extra, output = (weights.get(f'neck.fpn_convs.{i}.conv.weight') for i in (levels, 0))
     if first_extra is None or output is None or not hasattr(neck, 'relu_before_extra_convs'):
         return []
-    # As torchvision decides it.
+    # The rule of torchvision's LastLevelP6P7.
     source = 'on_output' if first_extra.size(1) == output.size(0) else 'on_input'
     wanted = dict(add_extra_convs=source, relu_before_extra_convs=True)
     wrong = {key: value for key, value in wanted.items() if getattr(neck, key) != value}
     if not wrong:
         return []
     settings = ' '.join(f'model.neck.{key}={value}' for key, value in wrong.items())
-    return [f'the file is of a model with {settings}, and the config says otherwise']
+    return [f'the file is of a model with {settings}, but the config has other settings']
 
 
 def _move_backbone(weights: Weights, own: Mapping[str, Any]) -> Weights:
-    """Let a bare backbone find its place in a detector, and the other way round."""
+    """Add the prefix of the backbone if the model is a detector, or remove it if it is not."""
     if any(key.startswith(_BACKBONE) for key in own):
         if any(key.startswith(_BACKBONE) for key in weights):
             return weights

@@ -1,7 +1,8 @@
-"""What mmengine's Runner does with a checkpoint, made safe and told in one table."""
+"""The hook that fits each checkpoint that mmengine's Runner loads to the model."""
 
 from __future__ import annotations
 
+import re
 from collections import OrderedDict
 from typing import Any
 
@@ -12,7 +13,6 @@ from torch import nn
 from ghmdet.checkpoint.pretrained import drop_pretrained, pretrained_cfgs, use_own_initializer
 from ghmdet.checkpoint.reader import CheckpointError
 from ghmdet.checkpoint.weights import LoadReport, fit_state_dict, same_names
-from ghmdet.checks.start_report import log_resumption
 from ghmdet.datasets.wrappers import classes_of
 from ghmdet.models.wrappers import unwrap
 from ghmdet.registry import HOOKS
@@ -25,29 +25,29 @@ _HOW_TO_MATCH = (
 
 @HOOKS.register_module()
 class LoadWeightsHook(Hook):
-    """Fit every checkpoint that the Runner loads to the model, and log what was loaded.
+    """Fit each checkpoint that the Runner loads to the model, and log what was loaded.
 
-    Training with `load_from` goes on whatever is missing. A resumed run must have the same model.
-    A test must have all of its weights. Both must have the classes that the checkpoint names, in
-    the same order, for a class is known by its place. Before training, a backbone that the
-    checkpoint brings is not downloaded.
+    Training with `load_from` continues even if weights are missing. A resumed run needs the same
+    model, and a test all weights of its model; both need the classes of the checkpoint in the same
+    order, as the head knows them by their index. Pretrained weights of a part of the model are not
+    downloaded if the checkpoint contains all weights of that part.
 
     Args:
-        match_classes: for training with `load_from` on other classes, or on the same in another
-            order: copy the rows of the head by class name, from the names in the checkpoint to
-            those of the training dataset. Classes that the checkpoint lacks start anew.
-        check_classes: False lets a test or a resumed run go on with other class names, as many as
-            in the checkpoint.
+        match_classes: for training with `load_from` on other classes, or in another order: copy the
+            rows of the head by class name, from the names in the checkpoint to those of the
+            training dataset. Classes that the checkpoint lacks are randomly initialised.
+        check_classes: False allows a test or a resumed run with other class names, if there are as
+            many as in the checkpoint.
     """
 
-    priority = 'HIGH'  # after the check at the door, before EMAHook, which copies what is loaded
+    priority = 'HIGH'  # before EMAHook, which copies the loaded weights
 
     def __init__(self, match_classes: bool = False, check_classes: bool = True) -> None:
         self.match_classes = match_classes
         self.check_classes = check_classes
 
     def before_run(self, runner: Runner) -> None:
-        """Spare the download of what the checkpoint brings; weights are initialised after this."""
+        """Drop pretrained weights that the checkpoint will replace, before they are loaded."""
         path = _planned_checkpoint(runner)
         if self._is_superseded(runner) or not _is_training(runner):
             return
@@ -56,20 +56,23 @@ class LoadWeightsHook(Hook):
         modules = {n: module for n, module in model.named_modules() if pretrained_cfgs(module)}
         if path is None or not modules:
             return
-        checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu', 'silent')
-        _, report = fit_state_dict(checkpoint, model, path)
-        gaps = [*report.missing, *report.mismatched]
+        absent: list[str] = []
+        if not runner._resume:  # a checkpoint to resume from must have all weights
+            _, report = fit_state_dict(_read_ahead(path), model, path)
+            absent = [*report.missing, *report.mismatched]
         for name, module in modules.items():
-            if not any(gap.startswith(f'{name}.' if name else '') for gap in gaps):
+            if not any(key.startswith(f'{name}.' if name else '') for key in absent):
                 files = ', '.join(cfg['checkpoint'] for cfg in pretrained_cfgs(module))
-                runner.logger.info(f'{name or "model"}: {path} brings all of it, {files} not read')
+                runner.logger.info(
+                    f'{name or "model"}: {path} contains all its weights, {files} is not read'
+                )
                 drop_pretrained(module)
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
-        """Replace the weights in the checkpoint by what fits the model; mmengine loads them next.
+        """Replace the weights in the checkpoint by those that fit; mmengine loads them next.
 
         Raises:
-            CheckpointError: the checkpoint does not serve its purpose; see the class.
+            CheckpointError: the checkpoint does not fit the model or the classes; see the class.
         """
         if self._is_superseded(runner):
             return
@@ -80,7 +83,6 @@ class LoadWeightsHook(Hook):
             self._check_classes(report, _names(runner, 'test') or _names(runner, 'val'))
         elif runner._resume:
             fitted, report = _fit_resumed(checkpoint, runner.model, source)
-            log_resumption(runner, checkpoint, source)
             self._check_classes(report, _names(runner, 'train'))
         else:
             names = _names(runner, 'train')
@@ -95,39 +97,52 @@ class LoadWeightsHook(Hook):
                 _warn_of_classes(report, names, _HOW_TO_MATCH)
         report.log()
         if 'state_dict' not in checkpoint:
-            checkpoint.clear()  # the names themselves
+            checkpoint.clear()  # a plain {name: tensor}
         checkpoint['state_dict'] = fitted
 
     def _check_classes(self, report: LoadReport, names: tuple[str, ...] | None) -> None:
-        """Raise where the dataset gives the places of the checkpoint's classes to others."""
-        told = _describe_difference(report, names)
-        if told and self.check_classes:
+        """Raise if the dataset has other classes than the checkpoint, or another order."""
+        difference = _describe_difference(report, names)
+        if difference and self.check_classes:
             raise CheckpointError(
-                f'{report.source} was trained on other classes than the dataset has: {told}. Give '
-                "every dataset the file's classes in its order: "
+                f'{report.source} was trained on other classes than the dataset has: {difference}. '
+                "Set the file's classes in its order for each dataset: "
                 f'metainfo=dict(classes={report.classes}), or leave them out for a test; if these '
                 'are other names of the same classes, set default_hooks.load_weights='
                 "dict(type='LoadWeightsHook', check_classes=False)"
             )
-        report.warnings += [told] if told else []
+        report.warnings += [difference] if difference else []
 
     def _is_superseded(self, runner: Runner) -> bool:
-        """Whether the config names another such hook after this one."""
+        """Whether there is another such hook after this one."""
         return self is not [hook for hook in runner.hooks if isinstance(hook, LoadWeightsHook)][-1]
 
 
 def _is_training(runner: Runner) -> bool:
-    """Whether the Runner trains; it builds that loop for nothing else."""
+    """Whether the Runner trains; only then is that loop built."""
     return isinstance(getattr(runner, '_train_loop', None), BaseLoop)
 
 
 def _planned_checkpoint(runner: Runner) -> str | None:
-    """The file that the Runner is about to load; `plan_start` has settled it."""
+    """The file that the Runner is about to load, as chosen by `plan_start`."""
     return None if getattr(runner, '_has_loaded', False) else runner._load_from
 
 
+def _read_ahead(path: str) -> dict[str, Any]:
+    """Read a checkpoint, and let mmengine's next load of it return the same without reading it."""
+    checkpoint = CheckpointLoader.load_checkpoint(path, 'cpu', 'silent')
+    own_scheme = f'{re.escape(path)}$'
+
+    def load_from_memory(filename: str, map_location: Any = None) -> dict[str, Any]:
+        CheckpointLoader._schemes.pop(own_scheme, None)
+        return checkpoint
+
+    CheckpointLoader.register_scheme(own_scheme, load_from_memory, force=True)
+    return checkpoint
+
+
 def _names(runner: Runner, split: str) -> tuple[str, ...] | None:
-    """Class names of the dataset of a loop that is built."""
+    """Class names of the dataset of a loop, None if that is not built."""
     loop = getattr(runner, f'_{split}_loop', None)
     return classes_of(split, loop) if isinstance(loop, BaseLoop) else None
 
@@ -135,10 +150,10 @@ def _names(runner: Runner, split: str) -> tuple[str, ...] | None:
 def _fit_resumed(
     checkpoint: dict, model: nn.Module, source: str
 ) -> tuple[OrderedDict[str, Any], LoadReport]:
-    """Check that a run can go on from this checkpoint, and fit it.
+    """Check that a run can resume from this checkpoint, and fit it.
 
     Raises:
-        CheckpointError: it is of another model, or holds weights only.
+        CheckpointError: it is of another model, or has weights only.
     """
     advice = (
         'To start a new training from its weights, leave --resume (resume=True) out and set '
@@ -150,14 +165,14 @@ def _fit_resumed(
     parts.update({f'meta.{key}': key in meta for key in ('epoch', 'iter')})
     if absent := [name for name, there in parts.items() if not there]:
         raise CheckpointError(
-            f'{source} cannot be resumed: it has no {", ".join(absent)}, which every checkpoint of '
-            f'a training run has; it is published, of MMDetection 2.x or of another program. '
-            f'{advice}'
+            f'{source} cannot be resumed: it has no {", ".join(absent)}, as checkpoints of a '
+            'training run have; it was published, or written by MMDetection 2.x or another '
+            f'program. {advice}'
         )
-    # mmengine executes this text, and writes it under another name itself.
+    # mmengine would execute this text; its own checkpoints have another key.
     meta.pop('config', None)
     fitted, report = fit_state_dict(checkpoint, model, source)
-    if not report.same_names:
+    if not report.fits_exactly:
         raise CheckpointError(
             f'{source} cannot be resumed: it is of another model. Resume with the config of that '
             f'run. {advice}\n{report}'
@@ -173,15 +188,15 @@ def _fit_resumed(
 
 
 def _warn_of_classes(report: LoadReport, names: tuple[str, ...] | None, advice: str) -> None:
-    """Note where the head has another class list than the dataset."""
+    """Add a warning if the head has other classes than the dataset."""
     if head := report.head_mismatch():
-        report.warnings.append(f'{head}: bbox_head.retina_cls starts anew{advice}')
-    elif told := _describe_difference(report, names):
-        report.warnings.append(f'{told}{advice}')
+        report.warnings.append(f'{head}: bbox_head.retina_cls is randomly initialised{advice}')
+    elif difference := _describe_difference(report, names):
+        report.warnings.append(f'{difference}{advice}')
 
 
 def _describe_difference(report: LoadReport, names: tuple[str, ...] | None) -> str:
-    """Say where as many classes have other names; '' where they agree or one side has none."""
+    """Which of equally many classes have other names; '' if none, or one side has no names."""
     in_file = report.classes
     if not (report.num_classes and names and in_file and len(names) == len(in_file)):
         return ''

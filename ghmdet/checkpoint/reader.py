@@ -1,16 +1,15 @@
-"""The one reader of checkpoint files: it never runs code from a file it was not told to trust.
+"""The reader of all checkpoint files: it runs no code from a file, unless the user trusts it.
 
 A checkpoint is a pickle, and a pickle may call any function. Files are therefore read with torch's
-weights-only reader plus the few classes that mmengine itself writes. A file that asks for anything
-else is refused by name; `GHMDET_TRUST_CHECKPOINT=1` in the environment lets it in nevertheless.
-A `.safetensors` file holds tensors and text only.
+weights-only reader plus the few classes that mmengine itself writes. A file that needs anything
+else is refused, and the message names it; `GHMDET_TRUST_CHECKPOINT=1` in the environment allows
+all. A `.safetensors` file holds tensors and text only.
 
 `ghmdet.checkpoint.download` makes mmengine (`load_from`, `resume`, `init_cfg`) use this reader.
 """
 
 from __future__ import annotations
 
-import difflib
 import json
 import logging
 import os
@@ -28,6 +27,8 @@ from mmengine.logging import HistoryBuffer, print_log
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from safetensors import SafetensorError, safe_open
 
+from ghmdet.messages import nearest
+
 TRUST_VARIABLE = 'GHMDET_TRUST_CHECKPOINT'
 SAFETENSORS = '.safetensors'
 
@@ -35,21 +36,21 @@ _DAMAGE = (
     *(EOFError, RuntimeError, OSError, ValueError, TypeError, AttributeError, AssertionError),
     *(LookupError, ImportError, ArithmeticError, MemoryError, SystemError, struct.error),
 )
-_ASKED_FOR = re.compile(r'GLOBAL (\S+) (?:was not|whose module)')
+_GLOBAL = re.compile(r'GLOBAL (\S+) (?:was not|whose module)')
 _ADVICE = ('Weights only load failed', 'Please file an issue', 'Check the documentation')
 _NUMERIC_KINDS = 'biufc'
 
 
 class CheckpointError(ValueError):
-    """A file that cannot serve as a checkpoint; the message names it and says what to do."""
+    """A file that cannot be used as a checkpoint; the message names it and says what to do."""
 
 
 class RefusedError(CheckpointError):
-    """A file that was not read because it asks for more than a checkpoint may hold."""
+    """A file that was not read because it needs more than a checkpoint may contain."""
 
 
 class _Refused(Exception):
-    """The file asks for something that is not on the allow-list."""
+    """The file needs something that is not on the allow-list."""
 
 
 def load_checkpoint_file(path: str | os.PathLike[str], map_location: Any = 'cpu') -> dict[str, Any]:
@@ -57,19 +58,19 @@ def load_checkpoint_file(path: str | os.PathLike[str], map_location: Any = 'cpu'
 
     Args:
         path: file written by `torch.save`, or a `.safetensors` file; `~` is expanded.
-        map_location: where the tensors go, as in `torch.load`.
+        map_location: device of the tensors, as in `torch.load`.
 
     Returns:
-        What was saved: a dict with `state_dict`, or a plain {name: tensor} dict. For safetensors a
-        dict with `state_dict` and `meta`, the file's texts; of these `classes` and `palette`, JSON
-        lists as `tools/model_converters/publish_model.py` writes them, become
-        `meta['dataset_meta']`, and `epoch` and `iter` numbers.
+        A dict with `state_dict`, or a plain {name: tensor} dict. For safetensors a dict with
+        `state_dict` and `meta`, the texts in the file: `classes` and `palette`, JSON lists as
+        `tools/model_converters/publish_model.py` writes them, become `meta['dataset_meta']`, and
+        `epoch` and `iter` become numbers.
 
     Raises:
         FileNotFoundError: no such file; the message lists the nearest names.
         IsADirectoryError: a folder was given.
-        CheckpointError: the file is empty, damaged, no checkpoint, or asks for a class that is
-            not allowed and `GHMDET_TRUST_CHECKPOINT=1` is not set (a `RefusedError`).
+        CheckpointError: the file is empty, damaged, no checkpoint, or needs a class that is not
+            allowed and `GHMDET_TRUST_CHECKPOINT=1` is not set (a `RefusedError`).
     """
     file = Path(path).expanduser()
     _check_file(file)
@@ -86,7 +87,7 @@ def load_checkpoint_file(path: str | os.PathLike[str], map_location: Any = 'cpu'
                 f'whoever made it, set {TRUST_VARIABLE}=1 in the environment and run again.'
             ) from None
         print_log(
-            f'{file} uses {refusal}; loaded in full because {TRUST_VARIABLE}=1 is set',
+            f'{file} uses {refusal}; loaded because {TRUST_VARIABLE}=1 is set',
             logger='current',
             level=logging.WARNING,
         )
@@ -101,13 +102,13 @@ def _read(file: Path, map_location: Any, weights_only: bool) -> Any:
             return torch.load(file, map_location=map_location, weights_only=weights_only)
     except (UnpicklingError, *_DAMAGE) as error:
         if weights_only and isinstance(error, UnpicklingError):
-            asked_for = _ASKED_FOR.search(str(error))
-            raise _Refused(_today(asked_for[1]) if asked_for else _reason(error)) from None
+            found = _GLOBAL.search(str(error))
+            raise _Refused(_python_3_name(found[1]) if found else _reason(error)) from None
         raise _unreadable(file, error) from error
 
 
-def _today(path: str) -> str:
-    """Today's name of what a pickle calls by its Python 2 name, `commands.Popen` say."""
+def _python_3_name(path: str) -> str:
+    """The name in Python 3 of what a pickle may call by its name in Python 2."""
     module, _, name = path.rpartition('.')
     new = NAME_MAPPING.get((module, name)) or (IMPORT_MAPPING.get(module, module), name)
     return '.'.join(new)
@@ -126,7 +127,7 @@ def _read_safetensors(file: Path, map_location: Any) -> dict[str, Any]:
 
 
 def _meta_of_texts(texts: Mapping[str, str]) -> dict[str, Any]:
-    """The `meta` of a checkpoint from what a safetensors file says of itself."""
+    """The `meta` of a checkpoint from the metadata of a safetensors file."""
     meta: dict[str, Any] = dict(texts)
     for name in ('epoch', 'iter'):
         if texts.get(name, '').isdecimal():
@@ -161,12 +162,12 @@ def _unreadable(file: Path, error: BaseException) -> CheckpointError:
 
 
 def _reason(error: BaseException) -> str:
-    """The line of a torch error that says what happened; the rest is advice."""
-    # torch 2.6 puts it behind advice, on the same line
+    """The line of a torch error that says what happened, without the advice."""
+    # torch 2.6 puts it after the advice, on the same line
     text = str(error).rpartition('WeightsUnpickler error: ')[2]
     lines = [line.strip() for line in text.splitlines()]
-    told = [line for line in lines if line and not line.startswith(_ADVICE)]
-    return (told or [''])[0] or type(error).__name__
+    lines = [line for line in lines if line and not line.startswith(_ADVICE)]
+    return lines[0] if lines else type(error).__name__
 
 
 def _check_file(file: Path) -> None:
@@ -193,9 +194,9 @@ def _neighbours(folder: Path, name: str) -> str:
     if not folder.is_dir():
         return f'there is no folder {folder} either'
     names = sorted(entry.name for entry in folder.iterdir() if entry.is_file())
-    near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+    near = nearest(name, names, count=3, cutoff=0.5)
     near = near or [other for other in names if other.endswith(('.pth', '.pt'))][-3:]
-    return f'it holds {", ".join(near)}' if near else 'there is no checkpoint in that folder'
+    return f'it contains {", ".join(near)}' if near else 'there is no checkpoint in that folder'
 
 
 def _check_content(checkpoint: Any, file: Path) -> None:
@@ -211,7 +212,7 @@ def _check_content(checkpoint: Any, file: Path) -> None:
         found = f'the keys {list(checkpoint)[:8]}'
     raise CheckpointError(
         f"{file} is not a checkpoint: expected a dict with 'state_dict' or a plain dict of tensors "
-        f'by name, but it holds {found}. If the weights lie deeper, save them as '
+        f'by name, but it contains {found}. If the weights are nested deeper, save them as '
         'dict(state_dict=...).'
     )
 
@@ -219,8 +220,8 @@ def _check_content(checkpoint: Any, file: Path) -> None:
 def _allowed() -> list[Any]:
     """What a checkpoint of mmengine needs beyond torch's own list, as (object, name in the file).
 
-    A name without a dot cannot occur in a pickle. It permits the reader to set the state of such
-    an object, while the file itself cannot reach the class and call it.
+    A name without a dot cannot occur in a pickle. It allows the reader to set the state of such an
+    object, but the file itself cannot name the class and call it.
     """
     pairs: list[tuple[Any, str]] = [
         (HistoryBuffer, 'mmengine.logging.history_buffer.HistoryBuffer'),
@@ -248,20 +249,20 @@ def _known_method(owner: Any, name: str) -> Callable:
 
 
 def _no_scheduler(*_: Any) -> None:
-    """Stands for the class OneCycleParamScheduler, which a file may name but not make."""
+    """Replaces the class OneCycleParamScheduler, which a file may name but not create."""
     raise _Refused('OneCycleParamScheduler')
 
 
-_no_scheduler.__name__ = 'OneCycleParamScheduler'  # what a refusal calls it
+_no_scheduler.__name__ = 'OneCycleParamScheduler'  # as in the message
 
 
 def _new_array(*_: Any) -> np.ndarray:
-    """An array whose shape, type and data come with its state."""
+    """An array; its shape, type and data are in its state."""
     return np.empty(0)
 
 
 def _numeric_dtype(spec: str, *_: Any) -> np.dtype:
-    """Numbers only: the flags of an object dtype can be forged to make addresses of raw bytes."""
+    """Numbers only: with forged flags, an object dtype would use raw bytes as addresses."""
     if not isinstance(spec, str) or np.dtype(spec).kind not in _NUMERIC_KINDS:
         raise _Refused(f'numpy.dtype({spec!r})')
     return np.dtype(spec, False, True)  # a copy: the state in the file must not reach numpy's own

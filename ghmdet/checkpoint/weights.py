@@ -1,7 +1,7 @@
-"""The one place where the weights of a checkpoint meet a model.
+"""Compares the weights of a checkpoint with a model.
 
-`fit_state_dict` gives foreign weights the names of the model and says what fits; what comes of a
-misfit depends on the purpose: training goes on, a resumed run, a test and a prediction do not.
+`fit_state_dict` renames the weights as the model does and reports what fits. If something does not
+fit, training continues, but a resumed run, a test and a prediction stop.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter, OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -24,55 +24,56 @@ from ghmdet.checkpoint.key_maps import (
     translate,
 )
 from ghmdet.checkpoint.reader import CheckpointError
+from ghmdet.messages import list_items
 from ghmdet.models.wrappers import unwrap
 
 Shape = tuple[int, ...]
 
-# What the GHM losses count while training: no weights, and another loss has none.
+# Running counts of the GHM losses: they are no weights, and other losses have none.
 _LOSS_STATE = re.compile(r'(^|\.)loss_(cls|bbox)\.(edges|acc_sum|acc_share)$')
 _LISTED = 6
 
 
 @dataclass
 class LoadReport:
-    """What became of a file's tensors; its text is the table for the log."""
+    """Which tensors of a file fit a model; as text, a table for the log."""
 
     source: str
-    """Where the weights come from."""
+    """Name of the file."""
     loaded: list[str] = field(default_factory=list)
-    """Names of the model that the file fills."""
+    """Names in file and model, with the same shape."""
     missing: list[str] = field(default_factory=list)
     """Names of the model that are not in the file."""
     unexpected: list[str] = field(default_factory=list)
     """Names in the file that the model does not have."""
     mismatched: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
-    """Names whose shapes, in file and model, differ; they are not loaded."""
+    """Names with different shapes, in file and model; they are not loaded."""
     missing_parameters: list[str] = field(default_factory=list)
     """Parameters and batch norm statistics among the missing and mismatched."""
     classes: tuple[str, ...] | None = None
-    """Class names of the file."""
+    """Class names in the file."""
     num_classes: tuple[int, int] | None = None
-    """Classes of the head in file and model, where both have one."""
+    """Number of classes of the head in file and model, if both have one."""
     notes: list[str] = field(default_factory=list)
     """What else was done."""
     warnings: list[str] = field(default_factory=list)
-    """What a user may not have meant."""
+    """What the user may not have intended."""
 
     @property
-    def same_names(self) -> bool:
-        """Whether file and model have the same tensors, all of the same shape."""
+    def fits_exactly(self) -> bool:
+        """Whether file and model have the same tensors, with the same shapes."""
         return not (self.missing or self.unexpected or self.mismatched)
 
     def __str__(self) -> str:
-        """Return one line where all fits, else the table."""
+        """Return one line if all fits, otherwise a table."""
         total = len(self.loaded) + len(self.missing) + len(self.mismatched)
         lines = [f'{self.source}: {len(self.loaded)} of {total} tensors of the model loaded']
-        if self.same_names:
-            lines[0] += ', none missing, unexpected or skipped for its shape'
+        if self.fits_exactly:
+            lines[0] += ', none missing, unexpected or of another shape'
         else:
-            lines += _row('missing', self.missing)
-            lines += _row('unexpected', self.unexpected)
-            lines.append(f'  {"skipped for shape":18}{len(self.mismatched):5}')
+            for title, names in (('missing', self.missing), ('unexpected', self.unexpected)):
+                lines.append(f'  {title:18}{len(names):5}  {shorten_names(names)}'.rstrip())
+            lines.append(f'  {"of another shape":18}{len(self.mismatched):5}')
             for name, shapes in list(self.mismatched.items())[:_LISTED]:
                 lines.append(f'    {name}: {shapes[0]} in the file, {shapes[1]} in the model')
             if len(self.mismatched) > _LISTED:
@@ -81,22 +82,22 @@ class LoadReport:
         return '\n'.join(lines + [f'  WARNING: {warning}' for warning in self.warnings])
 
     def log(self) -> None:
-        """Write the text to the log of the first process, as a warning if the model has gaps."""
+        """Log the text, as a warning if parameters are missing or there are other warnings."""
         incomplete = self.missing_parameters or self.warnings
         print_log(str(self), 'current', logging.WARNING if incomplete else logging.INFO)
 
     def head_mismatch(self) -> str:
-        """Say which class counts differ, '' where they do not."""
+        """Return a text if the head has another number of classes than the model, else ''."""
         if self.num_classes is None or self.num_classes[0] == self.num_classes[1]:
             return ''
         in_file, in_model = self.num_classes
         return f"the file's head has {in_file} classes, the config's {in_model}"
 
     def require_complete(self) -> None:
-        """Check that the model can make predictions with what was loaded.
+        """Check that all parameters and batch norm statistics were loaded.
 
         Raises:
-            CheckpointError: a parameter or batch norm statistic keeps its initial value.
+            CheckpointError: some would keep their initial values.
         """
         if not self.missing_parameters:
             return
@@ -123,19 +124,19 @@ def fit_state_dict(
     prefix: str | None = None,
     match_classes: Sequence[str] | None = None,
 ) -> tuple[OrderedDict[str, Any], LoadReport]:
-    """Make a model's state dict from a checkpoint; the model itself stays as it is.
+    """Make a model's state dict from a checkpoint; the model itself is not changed.
 
     Args:
         checkpoint: a dict with `state_dict`, or a plain {name: tensor}.
         model: detector or part of one, perhaps wrapped (distributed, test-time augmentation).
         source: name of the file, for messages.
-        prefix: use only names that begin so, without it, e.g. 'backbone.'.
+        prefix: use only the names that begin with it, and remove it, e.g. 'backbone.'.
         match_classes: class names of the model; the head's rows of classes with the same name in
             the file are used, the others keep the model's values. None: the head as a whole.
 
     Returns:
-        The state dict, in which what the file does not fill has the model's values, to be loaded
-        strictly into the unwrapped model; and the report.
+        The state dict, with the model's own values for all that does not fit, to be loaded strictly
+        into the unwrapped model; and the report.
 
     Raises:
         CheckpointError: no tensor fits, no name begins with `prefix`, or the classes cannot be
@@ -162,18 +163,18 @@ def fit_state_dict(
     if in_file is not None and in_model is not None:
         report.num_classes = (in_file[1], in_model[1])
     if match_classes is not None:
-        report.notes.append(copy_matching_rows(given, own, report.classes, match_classes, source))
+        report.notes.append(_copy_matching_rows(given, own, report.classes, match_classes, source))
     fitted = _compare(given, own, report)
-    vital = dict(model.named_parameters(remove_duplicate=False))
+    parameters = dict(model.named_parameters(remove_duplicate=False))
     report.missing_parameters = [
         name
         for name in (*report.missing, *report.mismatched)
-        if name in vital or name.endswith(('running_mean', 'running_var'))
+        if name in parameters or name.endswith(('running_mean', 'running_var'))
     ]
-    if not report.loaded and vital:
+    if not report.loaded and parameters:
         raise CheckpointError(
-            f'no tensor of {source} fits the model: the file has {shorten(list(given))}, the '
-            f'model {shorten(list(own))}. It is a checkpoint of another model; a part of one is '
+            f'no tensor of {source} fits the model: the file has {shorten_names(given)}, the '
+            f'model {shorten_names(own)}. It is a checkpoint of another model; a part of one is '
             "chosen by init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)."
         )
     return fitted, report
@@ -183,7 +184,8 @@ def _select(weights: Mapping[str, Any], prefix: str, source: str) -> dict[str, A
     chosen = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
     if not chosen:
         raise CheckpointError(
-            f'prefix={prefix!r}: no name in {source} begins so; it has {shorten(list(weights))}'
+            f'prefix={prefix!r}: no name in {source} begins with it; it has '
+            f'{shorten_names(weights)}'
         )
     return chosen
 
@@ -191,7 +193,7 @@ def _select(weights: Mapping[str, Any], prefix: str, source: str) -> dict[str, A
 def _compare(
     given: Mapping[str, Any], own: Mapping[str, Any], report: LoadReport
 ) -> OrderedDict[str, Any]:
-    """Enter into the report what fits, and return a copy of `own` with it."""
+    """Fill in the report, and return a copy of `own` with the weights that fit."""
     fitted: OrderedDict[str, Any] = OrderedDict(own)
     fitted._metadata = getattr(own, '_metadata', OrderedDict())  # type: ignore[attr-defined]
     loss_state = 0
@@ -203,7 +205,7 @@ def _compare(
         elif _LOSS_STATE.search(name):
             loss_state += 1
         elif name.endswith('num_batches_tracked'):
-            pass  # FrozenBatchNorm and old files have none, and nothing here depends on it
+            pass  # FrozenBatchNorm and old files have none, and it is not used here
         elif name in given:
             report.mismatched[name] = (_shape(found), _shape(value))
         else:
@@ -212,7 +214,7 @@ def _compare(
     report.unexpected += [name for name in extra if not _LOSS_STATE.search(name)]
     loss_state += len(extra) - len(report.unexpected)
     if loss_state:
-        report.notes.append(f'counts of another loss setting: {loss_state} tensors left alone')
+        report.notes.append(f'counts of another loss setting: {loss_state} tensors not loaded')
     return fitted
 
 
@@ -220,72 +222,72 @@ def _shape(value: Any) -> Shape:
     return tuple(value.shape) if isinstance(value, Tensor) else ()
 
 
-def _row(title: str, names: Sequence[str]) -> list[str]:
-    return [f'  {title:18}{len(names):5}  {shorten(names)}'.rstrip()]
+def shorten_names(names: Collection[str]) -> str:
+    """Return a list of dotted names, those with the same parent together.
 
-
-def shorten(names: Sequence[str]) -> str:
-    """Return the names, those with the same parent together; many of them by their beginnings."""
+    Example:
+        >>> shorten_names(['conv.weight', 'conv.bias', 'fc.bias'])
+        'conv.{weight, bias}, fc.bias'
+        >>> shorten_names([f'layer1.{i}.weight' for i in range(9)])
+        'layer1.* (9)'
+    """
     parents: dict[str, list[str]] = {}
     for name in names:
         parent, _, last = name.rpartition('.')
         parents.setdefault(parent, []).append(last)
     if len(parents) <= _LISTED and len(names) <= 4 * _LISTED:
         return ', '.join(
-            f'{parent}{"." * bool(parent)}{{{", ".join(lasts)}}}'
+            f'{parent}.{{{", ".join(lasts)}}}'
             if len(lasts) > 1 and parent
-            else ', '.join(f'{parent}{"." * bool(parent)}{last}' for last in lasts)
+            else ', '.join(f'{parent}.{last}' if parent else last for last in lasts)
             for parent, lasts in parents.items()
         )
     for depth in (3, 2, 1):
         groups = Counter('.'.join(name.split('.')[:depth]) for name in names)
         if len(groups) <= _LISTED:
             break
-    shown = [f'{group}.* ({n})' if n > 1 else group for group, n in groups.items()]
-    rest = len(shown) - _LISTED
-    return ', '.join(shown[:_LISTED]) + (f' and {rest} more' if rest > 0 else '')
+    return list_items((f'{g}.* ({n})' if n > 1 else g for g, n in groups.items()), _LISTED)
 
 
 def class_names(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return the class names in a checkpoint's meta, None where it has none.
+    """Return the class names in a checkpoint's meta, None if it has none.
 
-    They stand under `dataset_meta.classes` (mmengine), `dataset_meta.CLASSES` (its first releases)
-    or `CLASSES` (MMDetection 2.x).
+    Their key is `dataset_meta.classes` (mmengine), `dataset_meta.CLASSES` (its first releases) or
+    `CLASSES` (MMDetection 2.x).
     """
     meta = checkpoint.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
     dataset_meta = meta.get('dataset_meta')
     dataset_meta = dataset_meta if isinstance(dataset_meta, Mapping) else {}
-    for place, key in ((dataset_meta, 'classes'), (dataset_meta, 'CLASSES'), (meta, 'CLASSES')):
-        names = place.get(key)
-        if names:
+    for part, key in ((dataset_meta, 'classes'), (dataset_meta, 'CLASSES'), (meta, 'CLASSES')):
+        if names := part.get(key):
             return (names,) if isinstance(names, str) else tuple(map(str, names))
     return None
 
 
-def copy_matching_rows(
+def _copy_matching_rows(
     weights: Weights,
     own: Mapping[str, Any],
     in_file: tuple[str, ...] | None,
     wanted: Sequence[str],
     source: str,
 ) -> str:
-    """Turn the head of a file into one for other classes.
+    """Replace the head of a file by one for the classes of the model.
 
-    The rows of classes that both have, by name, come from the file, the others from the model.
+    Rows of classes that both have, by name, are those of the file, the others those of the model.
 
     Args:
-        weights: of the file; its head is replaced.
+        weights: of the file; changed in place.
         own: state dict of the model.
         in_file: class names of the file.
         wanted: class names of the model.
-        source: the file, for messages.
+        source: name of the file, for messages.
 
     Returns:
         What was copied, for the log.
 
     Raises:
-        CheckpointError: the file does not name its classes, or their number is not its head's.
+        CheckpointError: the file has no class names, or not as many as its head has classes.
     """
     there, here = channels_per_anchor(weights), channels_per_anchor(own)
     if there is None or here is None or there[0] != here[0]:
@@ -308,33 +310,24 @@ def copy_matching_rows(
             f'model.bbox_head.num_classes is {here[1]}'
         )
     rows = {name: row for row, name in reversed(list(enumerate(in_file)))}
-    common = [(place, rows[name]) for place, name in enumerate(wanted) if name in rows]
-    places, sources = [place for place, _ in common], [row for _, row in common]
+    copied = [name for name in wanted if name in rows]
+    targets = [row for row, name in enumerate(wanted) if name in rows]
+    sources = [rows[name] for name in copied]
     for key in (f'{HEAD_CLS}.weight', f'{HEAD_CLS}.bias'):
         theirs = weights[key].unflatten(0, there)
         ours = own[key].clone().unflatten(0, here)
         if theirs.shape[2:] != ours.shape[2:]:
             return 'match_classes: no rows to match, the towers of the file have another width'
-        ours[:, places] = theirs[:, sources].to(ours)
+        ours[:, targets] = theirs[:, sources].to(ours)
         weights[key] = ours.flatten(0, 1)
-    return _describe([wanted[place] for place in places], wanted)
-
-
-def _describe(copied: Sequence[str], wanted: Sequence[str]) -> str:
-    rest = [name for name in wanted if name not in set(copied)]
     text = f'match_classes: {len(copied)} of {len(wanted)} classes copied from the file'
-    text += f' ({list_names(copied)})' if copied else ''
-    return f'{text}; not in the file, start anew: {list_names(rest)}' if rest else text
-
-
-def list_names(names: Sequence[str], limit: int = 12) -> str:
-    """Return names with commas between, the end of a long list counted only."""
-    rest = len(names) - limit
-    return ', '.join(names[:limit]) + (f' and {rest} more' if rest > 0 else '')
+    text += f' ({list_items(copied, 12)})' if copied else ''
+    rest = [name for name in wanted if name not in rows]
+    return f'{text}; randomly initialised: {list_items(rest, 12)}' if rest else text
 
 
 def same_names(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two class lists mean the same; MMDetection 1.x wrote `traffic_light`.
+    """Whether two class lists have the same names; MMDetection 1.x has `traffic_light`.
 
     Example:
         >>> same_names(['Cat', 'hot_dog'], ['cat', 'hot dog']), same_names(['a', 'b'], ['b', 'a'])

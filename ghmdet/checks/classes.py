@@ -16,9 +16,10 @@ from mmengine.runner import CheckpointLoader
 from mmengine.utils import is_abs
 
 from ghmdet.checkpoint.key_maps import channels_per_anchor, strip_wrappers
-from ghmdet.checkpoint.weights import class_names, list_names, same_names
+from ghmdet.checkpoint.weights import class_names, same_names
 from ghmdet.coco.classes import read_categories
 from ghmdet.config.data_root import find_datasets
+from ghmdet.messages import list_items
 from ghmdet.registry import DATASETS, METRICS
 
 _SPLITS = ('train', 'val', 'test')
@@ -38,11 +39,11 @@ class _Source:
     """Of the file, in the order of the ids; None where it is not read."""
 
     def __str__(self) -> str:
-        given = 'none' if self.given is None else list_names(self.given, 20)
+        given = 'none' if self.given is None else list_items(self.given, 20)
         text = f'{self.key}: metainfo.classes {given}'
         if self.categories is None:
             return text
-        return f'{text}, categories of {self.ann_file}: {list_names(self.categories, 20) or "none"}'
+        return f'{text}, categories of {self.ann_file}: {list_items(self.categories, 20) or "none"}'
 
 
 class _Origin(NamedTuple):
@@ -233,7 +234,7 @@ def _find_faults(source: _Source, names: tuple[str, ...], origin: _Origin) -> li
         return faults
     missing = [name for name in source.given or names if name not in source.categories]
     if missing:
-        hints = list_names([_suggest(name, source.categories) for name in missing], 10)
+        hints = list_items([_suggest(name, source.categories) for name in missing], 10)
         faults.append(
             f'{source.key}: of {origin.name}, {len(missing)} of {len(names)} are not among the '
             f'categories of {source.ann_file}: {hints}'
@@ -241,7 +242,7 @@ def _find_faults(source: _Source, names: tuple[str, ...], origin: _Origin) -> li
     extra = [name for name in source.categories if name not in names]
     if extra and origin.kind == 'file':
         faults.append(
-            f'{source.key}: the categories {list_names(extra, 10)} of {source.ann_file} are not in '
+            f'{source.key}: the categories {list_items(extra, 10)} of {source.ann_file} are not in '
             f'{origin.name}, from which the classes are; to leave them out, name the classes in '
             'metainfo=dict(classes=(...)) of every dataset'
         )
@@ -264,7 +265,7 @@ def _apply(
     without = [source.key for source in sources if not source.given]
     if not without or origin.kind == 'COCO':
         return None
-    told = f'{len(names)} classes ({list_names(names)})'
+    told = f'{len(names)} classes ({list_items(names, 12)})'
     if origin.kind == 'config':
         return f'{", ".join(without)}: no metainfo.classes, so the {told} of the other datasets'
     text = f'{told} taken from {origin.name}, since the config names none'

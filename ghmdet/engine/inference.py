@@ -15,10 +15,11 @@ from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader
 
 from ghmdet.checkpoint.pretrained import use_own_initializer
-from ghmdet.checkpoint.weights import fit_state_dict, list_names, same_names
+from ghmdet.checkpoint.weights import fit_state_dict, same_names
 from ghmdet.checks.classes import take_checkpoint_classes
 from ghmdet.config.from_mmdet import convert_mmdet_config
 from ghmdet.config.shipped import get_config, published_weights
+from ghmdet.messages import list_items
 from ghmdet.models.speedup import fuse_conv_bn
 from ghmdet.registry import DATASETS, MODELS, TRANSFORMS
 from ghmdet.structures import DetDataSample
@@ -134,8 +135,8 @@ def _load_weights(model: BaseModel, checkpoint: dict[str, Any], path: str) -> No
     given = (_test_dataset(model.cfg).get('metainfo') or {}).get('classes')
     if given and report.classes and not same_names(given, report.classes):
         report.warnings.append(
-            f'the config names other classes for test_dataloader.dataset ({list_names(given)}) '
-            f'than this file ({list_names(report.classes)}); the labels are those of the file'
+            f'the config names other classes for test_dataloader.dataset ({list_items(given, 12)}) '
+            f'than this file ({list_items(report.classes, 12)}); the labels are those of the file'
         )
     if report.warnings:
         report.log()

@@ -143,9 +143,9 @@ def test_without_a_terminal_a_line_at_start_and_end(site, monkeypatch):
     size = (site.folder / name).stat().st_size / 1e6
     load_from_http(f'{site.address}/{name}')
     start, end = lines
-    assert start.startswith(f'fetching {site.address}/{name} ({size:.1f} MB) to ')
+    assert start.startswith(f'downloading {site.address}/{name} ({size:.1f} MB) to ')
     assert start.endswith(f'/hub/checkpoints/{name}')
-    assert end.startswith(f'fetched {name}: {size:.1f} MB in ')
+    assert end.startswith(f'downloaded {name}: {size:.1f} MB in ')
 
 
 def test_on_a_terminal_a_bar(site, monkeypatch):
@@ -207,10 +207,10 @@ FAULTS = {
     '500': 'the server answered 500 Internal Server Error',
     'loop': 'the server answered 302 .*infinite loop',
     'cut': r'the connection ended after \d+ bytes of \d+\.',
-    'no length': r'wrong hash: the name asks for \w{8}, but what came \(\d+ bytes\) has',
+    'no length': r'wrong hash: the name says \w{8}, but the \d+ bytes received have',
     'silent': r'timed out \(the limit is 1 s; GHMDET_DOWNLOAD_TIMEOUT sets another\)',
     'stall': r'timed out \(the limit is 1 s',
-    'trickle': r'fewer than 1000 bytes a second came \(the limit is 1 s',
+    'trickle': r'fewer than 1000 bytes per second arrived \(the limit is 1 s',
 }
 
 
@@ -234,14 +234,14 @@ def test_fault_of_the_server(site, monkeypatch, fault):
 def check_advice(message, url, name):
     place = Path(os.environ['TORCH_HOME'], 'hub', 'checkpoints', name)
     assert f'cannot download {url}: ' in message
-    assert f'fetch {url} elsewhere and put it at {place} (' in message
+    assert f'get {url} by other means and put it at {place} (' in message
     assert f'(its SHA-256 must begin with {module.hash_in_name(name)})' in message
 
 
 def test_wrong_hash(site):
     name = publish(site.folder, ONES, right=False)
     found = sha256((site.folder / name).read_bytes()).hexdigest()[:8]
-    with pytest.raises(CheckpointError, match=f'asks for 0123abcd, .* SHA-256 {found}') as caught:
+    with pytest.raises(CheckpointError, match=f'says 0123abcd, .* SHA-256 {found}') as caught:
         load_from_http(f'{site.address}/{name}')
     check_advice(str(caught.value), f'{site.address}/{name}', name)
     assert cached() == []
@@ -305,7 +305,7 @@ def test_damaged_file_in_the_cache_is_told_and_fetched_again(site, monkeypatch):
     check_ones(load_from_http(f'{site.address}/{name}'))
     digits = module.hash_in_name(name)
     assert lines[0].startswith(f'{place}: its SHA-256 does not begin with {digits}')
-    assert lines[0].endswith('so it is damaged and fetched again')
+    assert lines[0].endswith('it is damaged and downloaded again')
 
 
 def test_offline_the_file_that_was_put_in_its_place_is_used(site):
@@ -346,7 +346,7 @@ def test_certificate_that_is_not_trusted(site, tmp_path):
 def test_redirect_from_https_to_http_is_not_followed():
     module._check_redirect('https://a/m.pth', 'https://b/m.pth')
     module._check_redirect('http://a/m.pth', 'https://b/m.pth')
-    with pytest.raises(ValueError, match='leads to http://b/m.pth, which is not as safe'):
+    with pytest.raises(ValueError, match='redirects to http://b/m.pth, which is less secure'):
         module._check_redirect('https://a/m.pth', 'http://b/m.pth')
     with pytest.raises(ValueError, match='ftp://b'):
         module._check_redirect('http://a/m.pth', 'ftp://b/m.pth')
@@ -362,7 +362,10 @@ def test_cache_that_cannot_be_written(site, monkeypatch):
 @pytest.mark.parametrize('value', ['0', '-1', 'nan', 'inf', 'soon', ''])
 def test_timeout_that_is_no_number_of_seconds(site, monkeypatch, value):
     monkeypatch.setenv(TIMEOUT_VARIABLE, value)
-    with pytest.raises(CheckpointError, match=rf'above 0 in {TIMEOUT_VARIABLE}, got .{value}.'):
+    with pytest.raises(
+        CheckpointError,
+        match=rf'{TIMEOUT_VARIABLE} must be a number of seconds above 0, got .{value}.',
+    ):
         load_from_http(f'{site.address}/model.pth')
 
 
@@ -459,9 +462,11 @@ def test_named_models(site, monkeypatch):
     home.mkdir(exist_ok=True)
     torch.save({'state_dict': {'m': torch.ones(1)}}, home / 'mine.pth')
     assert list(load('open-mmlab://local')['state_dict']) == ['m']
-    with pytest.raises(CheckpointError, match=r"no model 'net5' for torchvision://.*net50"):
+    with pytest.raises(
+        CheckpointError, match=r"no model 'net5' for torchvision://; did you mean net50"
+    ):
         load('torchvision://net5')
-    with pytest.raises(CheckpointError, match='nearest are: none'):
+    with pytest.raises(CheckpointError, match=r"no model 'xyz' for mmcls://$"):
         load('mmcls://xyz')
 
 

@@ -26,7 +26,7 @@ def touch(folder, *names):
 
 
 def names(cfg):
-    return [os.path.basename(file.path) for file in list_checkpoints(cfg)]
+    return [os.path.basename(path) for path in list_checkpoints(cfg)]
 
 
 # --- the list -----------------------------------------------------------------------------------
@@ -44,7 +44,6 @@ def test_the_one_written_last_comes_first(tmp_path):
         'epoch_11.pth',
         'epoch_9.pth',
     ]
-    assert list_checkpoints(config(tmp_path))[0] == (f'{tmp_path}/epoch_3.pth', 1003 * 10**9, 3)
 
 
 def test_what_is_no_checkpoint_to_go_on_from(tmp_path):
@@ -61,10 +60,10 @@ def test_names_and_folder_of_the_hook(tmp_path):
     touch(tmp_path / 'out' / 'work', 'model.0012.pth')
     hook = dict(filename_tmpl='model.{:03d}.pth', out_dir=str(tmp_path / 'out'))
     cfg = config(tmp_path / 'work', **hook)
-    assert sorted(file[:1] + file[2:] for file in list_checkpoints(cfg)) == [
-        (f'{tmp_path}/out/work/model.0012.pth', 12),
-        (f'{tmp_path}/work/epoch_1.pth', 1),
-        (f'{tmp_path}/work/model.007.pth', 7),
+    assert sorted(list_checkpoints(cfg)) == [
+        f'{tmp_path}/out/work/model.0012.pth',
+        f'{tmp_path}/work/epoch_1.pth',
+        f'{tmp_path}/work/model.007.pth',
     ]
     cfg = config(tmp_path / 'work', out_dir='s3://bucket', filename_tmpl='model.007.pth')
     assert sorted(names(cfg)) == ['epoch_1.pth', 'model.007.pth']
@@ -81,7 +80,7 @@ def point(folder, text):
 def test_what_the_pointer_names(tmp_path):
     assert read_pointer(config(tmp_path)) is None
     touch(tmp_path, 'epoch_1.pth', 'epoch_2.pth')
-    wanted = Pointer(f'{tmp_path}/epoch_2.pth', 1001 * 10**9, '')
+    wanted = Pointer(f'{tmp_path}/epoch_2.pth')
     for text in (
         f'{tmp_path}/epoch_2.pth',
         f'  {tmp_path}/epoch_2.pth \n\n',
@@ -99,9 +98,9 @@ def test_what_the_pointer_names(tmp_path):
     [
         (b'', 'is empty'),
         (b' \n\t\n', 'is empty'),
-        (bytes(range(256)), 'does not hold the name of a file'),
-        (b'epoch_1.pth\0', 'does not hold the name of a file'),
-        (b'epoch_1.pth\nepoch_2.pth', 'does not hold the name of a file'),
+        (bytes(range(256)), 'does not contain the name of a file'),
+        (b'epoch_1.pth\0', 'does not contain the name of a file'),
+        (b'epoch_1.pth\nepoch_2.pth', 'does not contain the name of a file'),
         (b'/gone/epoch_9.pth', 'names /gone/epoch_9.pth, which does not exist'),
         (b'/tmp', 'names /tmp, which is a folder'),
         (b'x' * 5000, f'names {"x" * 5000}, which does not exist'),
@@ -109,13 +108,13 @@ def test_what_the_pointer_names(tmp_path):
 )
 def test_a_pointer_that_is_of_no_use(tmp_path, text, problem):
     touch(tmp_path, 'epoch_1.pth', 'epoch_2.pth')
-    assert point(tmp_path, text) == (None, 0, f'{tmp_path}/last_checkpoint {problem}')
+    assert point(tmp_path, text) == (None, f'{tmp_path}/last_checkpoint {problem}')
 
 
 def test_a_pointer_that_cannot_be_read(tmp_path):
     (tmp_path / 'last_checkpoint').mkdir()
     problem = f'{tmp_path}/last_checkpoint cannot be read (Is a directory)'
-    assert read_pointer(config(tmp_path)) == (None, 0, problem)
+    assert read_pointer(config(tmp_path)) == (None, problem)
 
 
 # --- damage -------------------------------------------------------------------------------------
@@ -170,11 +169,11 @@ def test_no_cut_and_no_flipped_bit_is_an_accident(whole):
     data, generator = whole.read_bytes()[-3000:], torch.Generator().manual_seed(0)
     head = whole.read_bytes()[:-3000]
     answers = []
-    for place in torch.randint(3000, (150,), generator=generator).tolist():
+    for place in torch.randint(3000, (60,), generator=generator).tolist():
         broken = bytearray(data)
         broken[place] ^= 0xFF
         whole.write_bytes(head + broken)
         answers.append(find_damage(str(whole)))
         whole.write_bytes(head + data[:place])
         assert isinstance(find_damage(str(whole)), str)
-    assert sum(answer is not None for answer in answers) > 75  # the others hit the padding
+    assert sum(answer is not None for answer in answers) > 30  # the others hit the padding

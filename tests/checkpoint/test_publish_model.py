@@ -175,7 +175,7 @@ def test_weights_without_meta(tmp_path, capsys, content):
     assert loaded['meta'] == dict(ghmdet_version=__version__)
     assert loaded['state_dict']['w'].tolist() == [1]
     told = capsys.readouterr().out
-    assert 'no class names, as there were none; left out: nothing' in told
+    assert 'no class names, as IN has none; left out: nothing' in told
 
 
 def test_save_keys(tmp_path, capsys):
@@ -188,12 +188,12 @@ def test_save_keys(tmp_path, capsys):
     assert list(loaded) == ['state_dict']
     source = tmp_path / 'in.pth'
     told = refuse(capsys, source, tmp_path / 'c.pth', '--save-keys', 'meta', 'optimiser')
-    assert 'no optimiser to keep in the checkpoint; it has meta, state_dict, message_hub' in told
+    assert 'the checkpoint has no optimiser to keep; it has meta, state_dict, message_hub' in told
     told = refuse(capsys, source, tmp_path / 'c.pth', '--save-keys', 'message_hub')
-    assert 'needs more than a plain weights-only reader' in told
+    assert 'torch.load(weights_only=True) cannot read the keys in --save-keys' in told
     assert 'HistoryBuffer' in told or 'getattr' in told
     told = refuse(capsys, source, tmp_path / 'c.safetensors', '--save-keys', 'optimizer')
-    assert 'cannot hold optimizer; take .pth' in told
+    assert 'cannot contain optimizer; use .pth' in told
     assert not list(tmp_path.glob('c*'))
 
 
@@ -203,7 +203,7 @@ def test_what_is_refused(tmp_path, capsys):
     source.write_text('hello')
     assert 'is not a checkpoint' in refuse(capsys, source, out)
     torch.save({'epoch': 3}, source)
-    assert "it holds the keys ['epoch']" in refuse(capsys, source, out)
+    assert "it contains the keys ['epoch']" in refuse(capsys, source, out)
     source.write_bytes(pickle.dumps({'state_dict': {}, 'x': HistoryBuffer.register_statistics}, 2))
     assert 'was refused' in refuse(capsys, source, out)
     torch.save({'state_dict': {}}, source)
@@ -219,7 +219,7 @@ def test_another_file_is_not_overwritten(tmp_path, capsys):
     file = publish({'state_dict': {}}, tmp_path)
     file.write_text('mine')
     told = refuse(capsys, tmp_path / 'in.pth', tmp_path / 'out.pth')
-    assert f'{file} exists and holds something else' in told
+    assert f'{file} exists and has another content' in told
     assert file.read_text() == 'mine'
     assert sorted(tmp_path.iterdir()) == [tmp_path / 'in.pth', file]
 

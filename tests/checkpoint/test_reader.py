@@ -260,7 +260,7 @@ def test_trusted_file_is_loaded_and_logged(tmp_path, monkeypatch):
     logger, stream = MMLogger.get_instance('trust'), io.StringIO()
     monkeypatch.setattr(logger.handlers[0], 'stream', stream)
     assert load_checkpoint_file(file)['object'].tolist() == [None]
-    assert f"{file} uses numpy.dtype('O8'); loaded in full because {TRUST_VARIABLE}=1" in (
+    assert f"{file} uses numpy.dtype('O8'); loaded because {TRUST_VARIABLE}=1" in (
         stream.getvalue()
     )
 
@@ -302,7 +302,7 @@ def test_missing_folder_and_folder_without_checkpoints(tmp_path):
 
 def test_folder_instead_of_file(tmp_path):
     (tmp_path / 'latest.pth').write_text('x')
-    with pytest.raises(IsADirectoryError, match=r'is a folder; it holds latest\.pth'):
+    with pytest.raises(IsADirectoryError, match=r'is a folder; it contains latest\.pth'):
         load_checkpoint_file(tmp_path)
 
 
@@ -352,10 +352,10 @@ def test_damage_anywhere_gives_one_of_our_errors_or_a_dict(trained, tmp_path):
 @pytest.mark.parametrize(
     ('content', 'told'),
     [
-        ([1, 2], 'it holds a list'),
-        ({'model': {'w': torch.ones(1)}, 'epoch': 3}, r"it holds the keys \['model', 'epoch'\]"),
-        ({}, r'it holds the keys \[\]'),
-        ({'state_dict': [1]}, 'it holds a list under state_dict'),
+        ([1, 2], 'it contains a list'),
+        ({'model': {'w': torch.ones(1)}, 'epoch': 3}, r"it contains the keys \['model', 'epoch'\]"),
+        ({}, r'it contains the keys \[\]'),
+        ({'state_dict': [1]}, 'it contains a list under state_dict'),
     ],
 )
 def test_content_that_is_no_checkpoint(tmp_path, content, told):

@@ -1,4 +1,4 @@
-"""Where the weights of a checkpoint meet a model: foreign names, misfits, what is said of them."""
+"""Weights of a checkpoint and a model: other names, what does not fit, and the report."""
 
 from __future__ import annotations
 
@@ -42,16 +42,15 @@ def assert_same(model, weights, names=None):
 CLASSES = ('cat', 'dog', 'owl')
 
 
-@pytest.mark.parametrize('losses', [GHM, FOCAL])
 @pytest.mark.parametrize(
-    'meta',
+    ('losses', 'meta', 'prefix'),
     [
-        dict(CLASSES=CLASSES, mmdet_version='2.28.0', epoch=12, iter=100),
-        dict(dataset_meta=dict(CLASSES=CLASSES)),
-        dict(dataset_meta=dict(classes=list(CLASSES))),
+        (GHM, dict(CLASSES=CLASSES, mmdet_version='2.28.0', epoch=12, iter=100), ''),
+        (FOCAL, dict(dataset_meta=dict(CLASSES=CLASSES)), 'module.'),
+        (GHM, dict(dataset_meta=dict(classes=list(CLASSES))), 'module.module.'),
+        (FOCAL, dict(CLASSES=CLASSES), '_orig_mod.module.'),
     ],
 )
-@pytest.mark.parametrize('prefix', ['', 'module.', 'module.module.', '_orig_mod.module.'])
 def test_own_layout(losses, meta, prefix):
     source = detector(seed=1, losses=losses).state_dict()
     model = detector(seed=2, losses=losses)
@@ -61,8 +60,8 @@ def test_own_layout(losses, meta, prefix):
     assert report.classes == CLASSES
     total = {30: 148, None: 144}[getattr(model.bbox_head.loss_cls, 'bins', None)]
     assert str(report) == (
-        f'x.pth: {total} of {total} tensors of the model loaded, none missing, unexpected or '
-        'skipped for its shape'
+        f'x.pth: {total} of {total} tensors of the model loaded, none missing, unexpected or of '
+        'another shape'
     )
 
 
@@ -80,7 +79,7 @@ CORRECTED = dict(type='GHMC', bins=30, momentum=0.75, bias_correct=True)
 
 
 @pytest.mark.parametrize(
-    ('in_file', 'in_model', 'left_alone'),
+    ('in_file', 'in_model', 'skipped'),
     [
         (GHM, FOCAL, 4),
         (FOCAL, GHM, 4),
@@ -91,13 +90,13 @@ CORRECTED = dict(type='GHMC', bins=30, momentum=0.75, bias_correct=True)
         (FOCAL, dict(GHM, loss_cls=CORRECTED), 5),
     ],
 )
-def test_counts_of_the_losses_are_no_weights(in_file, in_model, left_alone):
+def test_counts_of_the_losses_are_no_weights(in_file, in_model, skipped):
     source, model = detector(seed=1, losses=in_file), detector(seed=2, losses=in_model)
     before = {name: value.clone() for name, value in model.state_dict().items()}
     report = load(source.state_dict(), model)
     report.require_complete()
-    assert report.same_names
-    assert report.notes == [f'counts of another loss setting: {left_alone} tensors left alone']
+    assert report.fits_exactly
+    assert report.notes == [f'counts of another loss setting: {skipped} tensors not loaded']
     for name, value in model.state_dict().items():
         found = source.state_dict().get(name)
         same = found is not None and found.shape == value.shape
@@ -118,7 +117,7 @@ def test_the_table():
         'coco.pth: 144 of 148 tensors of the model loaded',
         '  missing               2  neck.fpn_convs.0.conv.{weight, bias}',
         '  unexpected            1  teacher.weight',
-        '  skipped for shape     2',
+        '  of another shape      2',
         '    bbox_head.retina_cls.weight: (720, 8, 3, 3) in the file, (27, 8, 3, 3) in the model',
         '    bbox_head.retina_cls.bias: (720,) in the file, (27,) in the model',
     ]
@@ -173,7 +172,7 @@ def test_wrapped_models():
 
     wrapped = TwoViews(detector(seed=2))
     fitted, report = fit_state_dict(source, wrapped)
-    assert report.same_names
+    assert report.fits_exactly
     assert list(fitted) == list(source)
 
     class Parallel(MMDistributedDataParallel):
@@ -181,7 +180,7 @@ def test_wrapped_models():
             nn.Module.__init__(self)
             self.module = module
 
-    assert fit_state_dict(source, Parallel(wrapped))[1].same_names
+    assert fit_state_dict(source, Parallel(wrapped))[1].fits_exactly
 
 
 def test_the_model_and_the_checkpoint_stay_as_they_are():
@@ -223,10 +222,9 @@ def test_rows_of_classes_with_the_same_name_are_copied():
     assert_rows(new['cat'], given['cat'])
     assert_rows(new['yak'], old['yak'])
     assert report.notes == [
-        'match_classes: 2 of 3 classes copied from the file (owl, cat); not in the file, start '
-        'anew: yak'
+        'match_classes: 2 of 3 classes copied from the file (owl, cat); randomly initialised: yak'
     ]
-    assert report.same_names
+    assert report.fits_exactly
 
 
 def test_as_many_classes_in_another_order():
@@ -337,8 +335,9 @@ def compare_outputs(theirs, ours, rows=None):
 COCO_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
 
 
-@pytest.mark.parametrize('layout', [dict, as_older_torchvision])
-@pytest.mark.parametrize('norm', [nn.BatchNorm2d, FrozenBatchNorm2d])
+@pytest.mark.parametrize(
+    ('layout', 'norm'), [(dict, nn.BatchNorm2d), (as_older_torchvision, FrozenBatchNorm2d)]
+)
 def test_torchvision_v1(layout, norm):
     theirs = their_v1(norm=norm)
     randomize(theirs, 1)
@@ -349,7 +348,7 @@ def test_torchvision_v1(layout, norm):
     ours = our_retinanet(80, 'on_output')
     report = load(weights, ours)
     report.require_complete()
-    assert report.same_names
+    assert report.fits_exactly
     assert report.classes == COCO_CLASSES
     assert report.notes == ['of its 91 classes the 80 that COCO uses, in the order of their ids']
     assert report.warnings == []
@@ -366,7 +365,7 @@ def test_the_config_in_the_docs_is_that_of_torchvision_v1(tmp_path):
         ours = MODELS.build(Config.fromfile(tmp_path / 'v1.py').model)
         weights = their_v1().state_dict()
         _, report = fit_state_dict(weights, ours)
-    assert report.same_names
+    assert report.fits_exactly
     assert report.warnings == []
     assert ours.backbone.layer4[2].bn3.eps == 0
 
@@ -376,7 +375,7 @@ def test_torchvision_v2():
     randomize(theirs, 2)
     ours = our_retinanet(80, 'on_input', norm_cfg=dict(type='GN', num_groups=32))
     report = load(theirs.state_dict(), ours)
-    assert report.same_names
+    assert report.fits_exactly
     assert report.warnings == []
     compare_outputs(theirs, ours, COCO_IDS)
 
@@ -386,7 +385,7 @@ def test_torchvision_resnext():
     randomize(theirs, 3)
     ours = our_retinanet(5, 'on_output', backbone=dict(type='ResNeXt', groups=32, base_width=4))
     report = load({f'module.{k}': v for k, v in theirs.state_dict().items()}, ours)
-    assert (report.same_names, report.classes, report.notes) == (True, None, [])
+    assert (report.fits_exactly, report.classes, report.notes) == (True, None, [])
     compare_outputs(theirs, ours)
 
 
@@ -395,7 +394,7 @@ def test_torchvision_with_batch_norm_in_the_towers():
     theirs.head = retinanet.RetinaNetHead(256, 9, 4, norm_layer=partial(nn.BatchNorm2d))
     randomize(theirs, 4)
     ours = our_retinanet(4, 'on_output', norm_cfg=dict(type='BN'))
-    assert load(theirs.state_dict(), ours).same_names
+    assert load(theirs.state_dict(), ours).fits_exactly
     compare_outputs(theirs, ours)
 
 
@@ -453,7 +452,9 @@ def test_a_neck_that_computes_something_else_is_told(theirs, extra, relu, told):
         weights = theirs(3).state_dict()
         ours = our_retinanet(3, extra, relu=relu)
     _, report = fit_state_dict(weights, ours)
-    assert report.warnings == [f'the file is of a model with {told}, and the config says otherwise']
+    assert report.warnings == [
+        f'the file is of a model with {told}, but the config has other settings'
+    ]
 
 
 @pytest.mark.parametrize(
@@ -558,7 +559,9 @@ def test_pretrained_from_a_detector_of_torchvision(log, tmp_path):
 def test_pretrained_that_fits_in_part_or_not(log, tmp_path):
     source = detector(seed=1).state_dict()
     torch.save(source, tmp_path / 'd.pth')
-    with pytest.raises(CheckpointError, match=r"prefix='encoder\.': no name in .*d\.pth begins so"):
+    with pytest.raises(
+        CheckpointError, match=r"prefix='encoder\.': no name in .*d\.pth begins with it"
+    ):
         init(tmp_path / 'd.pth', prefix='encoder')
     del source['backbone.conv1.weight']
     torch.save(source, tmp_path / 'd.pth')

@@ -3,67 +3,52 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import re
 import signal
 import socket
-import subprocess
-import sys
 import time
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from ghmdet.checkpoint import work_dir
-from ghmdet.checkpoint.work_dir import (
-    Record,
-    WorkDirError,
-    find_agent,
-    hold_work_dir,
-    own_record,
-    read_record,
-    write_record,
-)
-
-# Holds a work dir, then forks a child that tries the same; both stay.
-HOLDER = """
-import os, sys, time
-from ghmdet.checkpoint.work_dir import WorkDirError, hold_work_dir, own_record, write_record
-hold_work_dir(sys.argv[1])
-write_record(sys.argv[1], own_record())
-child = os.fork()
-if child == 0:
-    try:
-        hold_work_dir(sys.argv[1])
-        print('both hold it', flush=True)
-    except WorkDirError as error:
-        print(os.getpid(), error, flush=True)
-time.sleep(100)
-"""
+from ghmdet.checkpoint.work_dir import Record, WorkDirError, hold_work_dir, own_record
 
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch):
     monkeypatch.setattr(work_dir, '_PATIENCE', 0.2)
-    for name in ('TORCHELASTIC_RUN_ID', 'TORCHELASTIC_ERROR_FILE', 'WORLD_SIZE'):
-        monkeypatch.delenv(name, raising=False)
+    monkeypatch.delenv('TORCHELASTIC_ERROR_FILE', raising=False)
 
 
 @pytest.fixture
 def holder(tmp_path):
-    """A training in another process: its folder, its pid, what its forked child was told."""
+    """A training in another process: its folder and pid, and what its forked child was told."""
     folder = tmp_path / 'runs' / 'one'
-    command = [sys.executable, '-c', HOLDER, str(folder)]
-    env = {**os.environ, 'PYTHONPATH': str(Path(__file__).parents[2])}
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=env, start_new_session=True
-    )
-    child, told = process.stdout.readline().split(' ', 1)
-    yield SimpleNamespace(folder=folder, pid=process.pid, child=int(child), told=told.strip())
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    process.stdout.close()
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            os.setsid()
+            hold_work_dir(str(folder))
+            if os.fork() == 0:
+                try:
+                    hold_work_dir(str(folder))
+                    told = 'both hold it'
+                except WorkDirError as error:
+                    told = str(error)
+                os.write(writer, f'{os.getpid()} {told}'.encode())
+            time.sleep(100)
+        finally:
+            os._exit(1)
+    child, told = os.read(reader, 10_000).decode().split(' ', 1)
+    yield SimpleNamespace(folder=folder, pid=pid, child=int(child), told=told)
+    os.killpg(pid, signal.SIGKILL)
+    os.waitpid(pid, 0)
+    os.close(reader)
+    os.close(writer)
 
 
 def test_the_second_is_refused_and_changes_nothing_till_the_first_is_killed(holder):
@@ -73,7 +58,7 @@ def test_the_second_is_refused_and_changes_nothing_till_the_first_is_killed(hold
         hold_work_dir(str(holder.folder))
     expected = (
         f'the work dir {holder.folder} is in use by another training: pid {holder.pid} on '
-        f'{socket.gethostname()}, started 2___ as `{sys.executable} -c {holder.folder}`. Two '
+        f'{socket.gethostname()}, started 2___ as `{own_record().command}`. Two '
         'trainings in one work dir would overwrite each other: give this one another with '
         '--work-dir, or stop that one first.'
     )
@@ -84,43 +69,34 @@ def test_the_second_is_refused_and_changes_nothing_till_the_first_is_killed(hold
     # A process that the holder forked has not inherited the lock, and does not keep it alive.
     assert holder.told == str(refused.value)
     os.kill(holder.pid, signal.SIGKILL)
-    start = time.monotonic()
-    hold_work_dir(str(holder.folder))
-    assert time.monotonic() - start < 0.2
+    assert hold_work_dir(str(holder.folder)).pid == holder.pid
     os.kill(holder.child, 0)  # it lives
-    assert read_record(str(holder.folder)).pid == holder.pid
-    write_record(str(holder.folder), own_record())
-    assert read_record(str(holder.folder)).pid == os.getpid()
+    assert json.loads(file.read_text())['pid'] == os.getpid()
 
 
 def test_a_process_may_hold_the_same_again_and_others_beside(tmp_path):
     first, second = str(tmp_path / 'a'), str(tmp_path / 'b')
-    for _ in range(2):
-        hold_work_dir(first)
-        write_record(first, Record(host='here', pid=7, agents=['x'], earlier={'/a.pth': 3}))
-    hold_work_dir(second)
+    assert [hold_work_dir(first), hold_work_dir(second)] == [Record(), Record()]
     (tmp_path / 'link').symlink_to(first)
-    hold_work_dir(str(tmp_path / 'link'))
-    assert read_record(str(tmp_path / 'link')) == Record('here', 7, '', '', ['x'], {'/a.pth': 3})
-    assert read_record(second) == Record()
+    again = own_record()
+    for folder in (first, second, str(tmp_path / 'link')):
+        record = hold_work_dir(folder)
+        assert (record.pid, record.host, record.command) == (os.getpid(), again.host, again.command)
     os.remove(tmp_path / 'b' / 'training.lock')  # as a test does that clears its folder
-    hold_work_dir(second)
-    write_record(second, Record(pid=8))
-    assert read_record(second).pid == 8
+    assert hold_work_dir(second) == Record()
+    assert hold_work_dir(second).pid == os.getpid()
 
 
 @pytest.mark.parametrize('text', [b'', b'\x80\xff', b'[1]', b'{"pid": "7", "earlier": 5}'])
 def test_what_an_earlier_run_left_is_no_hindrance(tmp_path, text):
     (tmp_path / 'training.lock').write_bytes(text)
-    hold_work_dir(str(tmp_path))
-    assert read_record(str(tmp_path)) == Record()
-    write_record(str(tmp_path), Record(pid=9))
-    assert read_record(str(tmp_path)) == Record(pid=9)
+    assert hold_work_dir(str(tmp_path)) == Record()
+    assert json.loads((tmp_path / 'training.lock').read_text())['pid'] == os.getpid()
 
 
 def test_a_holder_that_did_not_say_who_it_is(holder):
     (holder.folder / 'training.lock').write_bytes(b'')
-    with pytest.raises(WorkDirError, match='use by another training .its lock file does not say'):
+    with pytest.raises(WorkDirError, match='use by another training .the lock file does not say'):
         hold_work_dir(str(holder.folder))
 
 
@@ -157,26 +133,11 @@ def test_a_work_dir_that_is_a_file(tmp_path):
         hold_work_dir(str(file))
 
 
-# --- torchrun ---------------------------------------------------------------------------------
-
-
-def test_an_agent_is_known_by_the_folder_of_its_job(monkeypatch):
-    assert find_agent() is None
-    monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'none')
-    host = socket.gethostname()
-    for attempt in (0, 1):
-        file = f'/tmp/torchelastic_q/none_w/attempt_{attempt}/3/error.json'
-        monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', file)
-        assert find_agent() == f'{host}: /tmp/torchelastic_q/none_w'
-    monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', '')  # as with --log-dir /dev/null
-    assert find_agent() == f'{host}: {os.getppid()}'
-
-
-def test_the_missing_launcher_is_guessed(holder, monkeypatch):
-    monkeypatch.setenv('TORCHELASTIC_RUN_ID', 'none')
+def test_processes_of_one_torchrun_without_the_launcher(holder, monkeypatch):
     monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', '/tmp/t/none_w/attempt_0/1/error.json')
-    monkeypatch.setenv('WORLD_SIZE', '2')
     file = holder.folder / 'training.lock'
-    file.write_text(file.read_text().replace('"agents": []', f'"agents": ["{find_agent()}"]'))
-    with pytest.raises(WorkDirError, match='it is of the same torchrun, whose .*--launcher pytorc'):
+    file.write_text(file.read_text().replace('"agent": ""', '"agent": "/tmp/t/none_w"'))
+    with pytest.raises(
+        WorkDirError, match='started by the same torchrun, whose .*--launcher pytor'
+    ):
         hold_work_dir(str(holder.folder))

@@ -1,18 +1,17 @@
-"""Make a checkpoint ready to hand on: weights, class names and config text, no optimizer.
+"""Publish a checkpoint: weights, class names and config text, without the optimizer.
 
 python tools/model_converters/publish_model.py IN OUT.pth
 python tools/model_converters/publish_model.py IN OUT.safetensors
 
 IN is a checkpoint of ghmdet, MMDetection 3.x or 2.x. The file written is called OUT-01234567.pth,
-with the first 8 digits of its SHA-256, and `torch.load(weights_only=True)` reads it as it is. The
-config text goes with it, paths on this machine included.
+with the first 8 digits of its SHA-256, and `torch.load(weights_only=True)` can read it. It contains
+the config text, including paths of this machine.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
@@ -24,6 +23,7 @@ import torch
 from safetensors.torch import save
 
 from ghmdet import __version__
+from ghmdet.atomic_file import publish
 from ghmdet.checkpoint.download import file_sha256
 from ghmdet.checkpoint.reader import SAFETENSORS
 from ghmdet.config.cli import add_debug_argument, run
@@ -33,16 +33,19 @@ KEPT_META = ('epoch', 'iter', 'mmengine_version', 'mmdet_version', 'mmcv_version
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description='Make a checkpoint ready to hand on.')
+    parser = argparse.ArgumentParser(description='Publish a checkpoint without the optimizer.')
     parser.add_argument('checkpoint', metavar='IN', type=Path, help='checkpoint to publish')
     parser.add_argument(
-        'out', metavar='OUT', type=Path, help='file to write, .pth or .safetensors, without digits'
+        'out',
+        metavar='OUT',
+        type=Path,
+        help='file to write, .pth or .safetensors; its hash is added',
     )
     parser.add_argument(
         '--save-keys',
         nargs='+',
         default=['meta'],
-        help='what of the checkpoint to keep beside state_dict (meta); into .pth only',
+        help='keys of the checkpoint to keep besides state_dict (default: meta); for .pth only',
     )
     add_debug_argument(parser)
     args = parser.parse_args(argv)
@@ -62,20 +65,20 @@ def fail(message: str) -> NoReturn:
 
 
 def strip(checkpoint: Mapping[str, Any], save_keys: Sequence[str]) -> dict[str, Any]:
-    """What is to be published of a checkpoint, or of a bare state dict.
+    """Return the parts of a checkpoint, or of a plain state dict, that are published.
 
     Args:
-        checkpoint: as `load_checkpoint_file` returns it.
-        save_keys: what to keep beside `state_dict`. Of `meta` only what inference needs is kept,
-            under MMDetection 3.x's names; all else as it is.
+        checkpoint: as returned by `load_checkpoint_file`.
+        save_keys: keys to keep besides `state_dict`. Of `meta` only what inference needs is kept,
+            with the key names of MMDetection 3.x; other keys are not changed.
 
     Returns:
-        A dict with `state_dict`, of tensors on the CPU with a storage each, and the keys asked for.
+        A dict with `state_dict`, of CPU tensors with a storage each, and the given keys.
     """
     if 'state_dict' not in checkpoint:
         checkpoint = dict(state_dict=checkpoint)
     weights = checkpoint['state_dict']
-    # MMDetection 2.x keeps the other copy of its moving averages among the weights.
+    # MMDetection 2.x keeps a second copy of averaged weights in the state dict.
     copies = {'ema_' + name.replace('.', '_') for name in weights}
     published: dict[str, Any] = dict(
         state_dict={name: detached(v) for name, v in weights.items() if name not in copies}
@@ -85,14 +88,14 @@ def strip(checkpoint: Mapping[str, Any], save_keys: Sequence[str]) -> dict[str, 
             meta = checkpoint.get('meta')
             published['meta'] = inference_meta(meta if isinstance(meta, Mapping) else {})
         elif key not in checkpoint:
-            fail(f'no {key} to keep in the checkpoint; it has {", ".join(checkpoint)}')
+            fail(f'the checkpoint has no {key} to keep; it has {", ".join(checkpoint)}')
         elif key != 'state_dict':
             published[key] = checkpoint[key]
     return published
 
 
 def detached(value: Any) -> Any:
-    """A tensor with a storage of just its size; a value of another kind as it is."""
+    """A copy of a tensor with a storage of its own size; other values unchanged."""
     if not isinstance(value, torch.Tensor):
         return value
     return value.detach().cpu().clone(memory_format=torch.contiguous_format)
@@ -118,14 +121,14 @@ def inference_meta(meta: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def plain(value: Any) -> Any:
-    """Numpy values as Python's."""
+    """Numpy values as values of Python."""
     if isinstance(value, np.ndarray | np.generic):
         return value.tolist()
     return [plain(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def write(published: dict[str, Any], out: Path) -> Path:
-    """Write the file, whole or not at all, and return its path, with the digits in the name."""
+    """Write the file, completely or not at all, and return its path, with digits in the name."""
     out.parent.mkdir(parents=True, exist_ok=True)
     draft = out.with_name(f'{out.stem}.{uuid4().hex}.part')
     try:
@@ -136,20 +139,20 @@ def write(published: dict[str, Any], out: Path) -> Path:
         digits = file_sha256(draft)
         final = out.with_name(f'{out.stem}-{digits[:8]}{out.suffix}')
         if final.exists() and (not final.is_file() or file_sha256(final) != digits):
-            fail(f'{final} exists and holds something else, damaged perhaps: move it away')
-        os.replace(draft, final)
+            fail(f'{final} exists and has another content, perhaps it is damaged: move it away')
+        publish(draft, final)
     finally:
         draft.unlink(missing_ok=True)
     return final
 
 
 def save_pth(published: dict[str, Any], draft: Path) -> None:
-    with draft.open('wb') as stream:  # not by its path, which would go into the file and its hash
+    with draft.open('wb') as stream:  # a path would become part of the file and of its hash
         torch.save(published, stream)
     try:
         torch.load(draft, map_location='cpu', weights_only=True)
     except UnpicklingError as error:
-        fail(f'what --save-keys asks for needs more than a plain weights-only reader: {error}')
+        fail(f'torch.load(weights_only=True) cannot read the keys in --save-keys: {error}')
 
 
 def save_safetensors(published: dict[str, Any], draft: Path) -> None:
@@ -157,12 +160,12 @@ def save_safetensors(published: dict[str, Any], draft: Path) -> None:
     others = [key for key in published if key not in ('state_dict', 'meta')]
     others += [name for name, value in weights.items() if not isinstance(value, torch.Tensor)]
     if others:
-        fail(f'a {SAFETENSORS} file cannot hold {", ".join(others)}; take .pth')
+        fail(f'a {SAFETENSORS} file cannot contain {", ".join(others)}; use .pth')
     meta = dict(published.get('meta', {}))
     texts = {key: json.dumps(value) for key, value in meta.pop('dataset_meta', {}).items()}
     texts |= {key: str(value) for key, value in meta.items()}
     raw = save(weights, metadata={'format': 'pt', **texts})
-    # The texts come in any order; sorted, the same checkpoint gets the same digits.
+    # safetensors writes the texts in any order; sorted, the hash is always the same.
     length = int.from_bytes(raw[:8], 'little')
     header = json.loads(raw[8 : 8 + length])
     header['__metadata__'] = dict(sorted(header['__metadata__'].items()))
@@ -180,7 +183,7 @@ def report(
     bare = 'state_dict' not in checkpoint
     left_out = [] if bare else [key for key in checkpoint if key not in published]
     classes = published.get('meta', {}).get('dataset_meta', {}).get('classes', ())
-    names = f'{len(classes)} class names' if classes else 'no class names, as there were none'
+    names = f'{len(classes)} class names' if classes else 'no class names, as IN has none'
     print(
         f'wrote {final}: {after:.1f} MB ({source}: {before:.1f} MB); '
         f'{len(published["state_dict"])} tensors, {names if "meta" in published else "no meta"}; '

@@ -11,7 +11,7 @@ from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
-from ghmdet.checkpoint.files import _saving_hooks, last_checkpoint
+from ghmdet.checkpoint.files import checkpoint_hooks, last_checkpoint
 from ghmdet.messages import list_items
 from ghmdet.models.wrappers import unwrap
 from ghmdet.registry import HOOKS
@@ -53,7 +53,7 @@ class NonFiniteWeightsHook(Hook):
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Check if a checkpoint is due after this iteration."""
-        hooks = [hook for hook in _saving_hooks(runner) if not hook.by_epoch]
+        hooks = [hook for hook in checkpoint_hooks(runner) if not hook.by_epoch]
         if any(
             hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
             or (hook.save_last and hook.is_last_train_iter(runner))
@@ -67,7 +67,7 @@ class NonFiniteWeightsHook(Hook):
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float] | None = None) -> None:
         """Check before the best checkpoint."""
-        if any(hook.save_best for hook in _saving_hooks(runner)):
+        if any(hook.save_best for hook in checkpoint_hooks(runner)):
             self._check(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
