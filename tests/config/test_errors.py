@@ -10,7 +10,7 @@ from mmengine.runner import Runner
 from ghmdet import config_path
 from ghmdet.config import arguments
 from ghmdet.config.cfg_options import merge_options
-from ghmdet.config.errors import ConfigError, name_the_place
+from ghmdet.config.errors import ConfigError, name_the_key
 from ghmdet.registry import DATASETS, MODELS
 
 SHAPES = 'retinanet_ghm_r18_fpn_shapes'
@@ -26,7 +26,7 @@ def build(cfg, options=None, part='model', registry=MODELS):
     node = cfg
     for name in part.split('.'):
         node = node[name]
-    with pytest.raises(ConfigError) as caught, name_the_place(cfg, options or {}):
+    with pytest.raises(ConfigError) as caught, name_the_key(cfg, options or {}):
         registry.build(node)
     return str(caught.value)
 
@@ -162,13 +162,13 @@ def test_sections_of_the_runner(option, value, told, tmp_path, monkeypatch):
     monkeypatch.setattr(DefaultScope, '_instance_dict', DefaultScope._instance_dict.copy())
     cfg, options = with_options(**{option: value})
     cfg.work_dir = str(tmp_path)
-    with pytest.raises(ConfigError) as caught, name_the_place(cfg, options):
+    with pytest.raises(ConfigError) as caught, name_the_key(cfg, options):
         Runner.from_cfg(cfg)
     assert str(caught.value) == told
 
 
 def test_errors_of_nothing_in_the_config_stay_as_they_are():
-    with pytest.raises(KeyError, match='other'), name_the_place(Config(dict(model=dict())), {}):
+    with pytest.raises(KeyError, match='other'), name_the_key(Config(dict(model=dict())), {}):
         raise KeyError('other')
 
 
