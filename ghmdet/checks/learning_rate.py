@@ -121,6 +121,5 @@ def _optimizer(cfg: Config) -> dict[str, Any]:
 
 def _origin_of_base(cfg: Config) -> str | None:
     """The file that sets `base_batch_size`, unless that was changed since the files were read."""
-    origins = origins_of(cfg)
-    files = {key: file for key, _, file in origins.list_leaves(cfg, '')} if origins else {}
+    files = {key: file for key, _, file in origins_of(cfg).list_leaves(cfg, otherwise='')}
     return files.get(_BASE) or None

@@ -238,9 +238,9 @@ def _advise_deletion(
     options: Mapping[str, Any],
 ) -> str:
     """What to do about an argument that is left over from the base's dict of another type."""
-    record = origins_of(cfg)
-    if record is None:
+    if not cfg.filename:
         return ''
+    record = origins_of(cfg)
     record.merge(dict(options), _OPTIONS)
     files = {each: file for each, _, file in record.list_leaves(cfg, otherwise='')}
     of_type = files.get(f'{key}.type')

@@ -157,17 +157,16 @@ def keep_origins(cfg: Config, origins: ConfigOrigins) -> None:
     object.__setattr__(cfg, _KEPT, origins)
 
 
-def origins_of(cfg: Config) -> ConfigOrigins | None:
-    """Return the origins of the files of a config, None for a config without a file.
+def origins_of(cfg: Config) -> ConfigOrigins:
+    """Return the origins of a config's values, none for a config without a file.
 
-    They are read again where `keep_origins` was not called.
+    The files are read again where `keep_origins` was not called.
     """
     if _KEPT in vars(cfg):
         return copy.copy(vars(cfg)[_KEPT])
-    if cfg.filename is None or not os.path.isfile(cfg.filename):
-        return None
     with record_origins() as origins:
-        Config.fromfile(cfg.filename)
+        if cfg.filename is not None and os.path.isfile(cfg.filename):
+            Config.fromfile(cfg.filename)
     return origins
 
 

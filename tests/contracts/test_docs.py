@@ -227,7 +227,7 @@ def test_without_delete_the_constructor_tells(tmp_path):
     with pytest.raises(ConfigError) as caught, name_the_key(cfg, {}):
         MODELS.build(cfg.model)
     told = str(caught.value)
-    assert "(FocalLoss): unexpected keyword argument 'bins'; it is left over from ghmdet::" in told
+    assert "(FocalLoss): unexpected keyword argument 'bins'; it is inherited from ghmdet::" in told
     assert told.endswith(f'write loss_cls=dict(_delete_=True, type=...) in {tmp_path}/pets.py')
 
 
