@@ -216,7 +216,7 @@ def _describe_torch(
         remarks.append(f'torch.utils.collect_env failed: {error}')
         return
     print(f'\n{report}\n')
-    flags = re.search(r'^Flags: (.+)$', report, re.MULTILINE)
+    flags = re.search(r'^Flags:(.+)$', report, re.MULTILINE)
     if flags and not _BFLOAT16_FLAGS & set(flags[1].split()):
         remarks.append('this CPU has no bfloat16 instructions: --amp is not faster on it')
 

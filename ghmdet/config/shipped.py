@@ -134,9 +134,11 @@ def _shipped_name(name: str | os.PathLike[str]) -> str:
             if wanted in (alias, f'{folder}/{alias}'):
                 return published
     recipes = [other for other in names if '/' not in other]
-    near = did_you_mean(nearest(wanted.split('/')[-1], recipes, count=3, cutoff=0.6)) or '.'
+    last = wanted.split('/')[-1]
+    near = [last] if last in recipes else nearest(last, recipes, count=3, cutoff=0.6)
     raise FileNotFoundError(
-        f'no config {os.fspath(name)!r} in ghmdet, and no such file{near} ghmdet has: '
+        f'no config {os.fspath(name)!r} in ghmdet, and no such file{did_you_mean(near) or "."} '
+        'ghmdet has: '
         f'{", ".join(recipes)}'
     )
 

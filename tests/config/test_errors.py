@@ -44,12 +44,13 @@ def with_options(**options):
         (
             'model__bbox_head__loss_cls__binz',
             3,
-            "model.bbox_head.loss_cls (GHMC): unexpected keyword argument 'binz'; nearest: bins",
+            "model.bbox_head.loss_cls (GHMC): unexpected keyword argument 'binz'; did you mean "
+            'bins?',
         ),
         (
             'model__bbox_hed',
             dict(num_classes=3),
-            "model (RetinaNet): unexpected keyword argument 'bbox_hed'; nearest: bbox_head",
+            "model (RetinaNet): unexpected keyword argument 'bbox_hed'; did you mean bbox_head?",
         ),
         (
             'model__neck__quux',
@@ -61,8 +62,8 @@ def with_options(**options):
         (
             'model__bbox_head__loss_cls__type',
             'FocalLoss',
-            "model.bbox_head.loss_cls (FocalLoss): unexpected keyword argument 'bins'; it is left "
-            'over from ghmdet::retinanet_ghm_r50_fpn_1x_coco.py, while the type is from '
+            "model.bbox_head.loss_cls (FocalLoss): unexpected keyword argument 'bins'; it is "
+            'inherited from ghmdet::retinanet_ghm_r50_fpn_1x_coco.py, but the type is set in '
             '--cfg-options: add model.bbox_head.loss_cls._delete_=True to --cfg-options',
         ),
         (
@@ -74,7 +75,7 @@ def with_options(**options):
             'model__train_cfg__assigner__pos_iou_th',
             0.5,
             "model.train_cfg.assigner (MaxIoUAssigner): unexpected keyword argument 'pos_iou_th'; "
-            'nearest: pos_iou_thr',
+            'did you mean pos_iou_thr?',
         ),
         (
             'model__backbone',
@@ -117,7 +118,7 @@ def test_steps_of_a_pipeline_have_numbers():
     cfg, options = with_options(train_dataloader__dataset__pipeline__2__scal=3)
     told = build(cfg, options, 'train_dataloader.dataset', DATASETS)
     place = 'train_dataloader.dataset.pipeline.2 (Resize)'
-    assert told == f"{place}: unexpected keyword argument 'scal'; nearest: scale"
+    assert told == f"{place}: unexpected keyword argument 'scal'; did you mean scale?"
 
 
 def test_what_is_left_over_from_the_base_names_both_files(tmp_path, monkeypatch):
@@ -125,9 +126,9 @@ def test_what_is_left_over_from_the_base_names_both_files(tmp_path, monkeypatch)
     text = "model = dict(bbox_head=dict(loss_cls=dict(type='FocalLoss')))\n"
     (tmp_path / 'mine.py').write_text(BASE + text)
     assert build(Config.fromfile('mine.py')) == (
-        "model.bbox_head.loss_cls (FocalLoss): unexpected keyword argument 'bins'; it is left over "
-        'from ghmdet::retinanet_ghm_r50_fpn_1x_coco.py, while the type is from mine.py: write '
-        'loss_cls=dict(_delete_=True, type=...) in mine.py'
+        "model.bbox_head.loss_cls (FocalLoss): unexpected keyword argument 'bins'; it is "
+        'inherited from ghmdet::retinanet_ghm_r50_fpn_1x_coco.py, but the type is set in mine.py: '
+        'write loss_cls=dict(_delete_=True, type=...) in mine.py'
     )
 
 
@@ -136,7 +137,7 @@ def test_a_typing_error_of_the_child_is_no_leftover(tmp_path, monkeypatch):
     text = 'model = dict(bbox_head=dict(loss_cls=dict(binz=3)))\n'
     (tmp_path / 'mine.py').write_text(BASE + text)
     told = build(Config.fromfile('mine.py'))
-    assert told.endswith("(GHMC): unexpected keyword argument 'binz'; nearest: bins")
+    assert told.endswith("(GHMC): unexpected keyword argument 'binz'; did you mean bins?")
 
 
 @pytest.mark.parametrize(
@@ -147,14 +148,14 @@ def test_a_typing_error_of_the_child_is_no_leftover(tmp_path, monkeypatch):
         (
             'default_hooks__logger__intervall',
             3,
-            "default_hooks.logger (LoggerHook): unexpected keyword argument 'intervall'; nearest: "
-            'interval',
+            "default_hooks.logger (LoggerHook): unexpected keyword argument 'intervall'; did "
+            'you mean interval?',
         ),
         (
             'log_processor__windowsize',
             3,
-            "log_processor (LogProcessor): unexpected keyword argument 'windowsize'; nearest: "
-            'window_size',
+            "log_processor (LogProcessor): unexpected keyword argument 'windowsize'; did you "
+            'mean window_size?',
         ),
     ],
 )
@@ -179,7 +180,7 @@ def test_errors_of_nothing_in_the_config_stay_as_they_are():
         ('x = 1\ny = z\n', "mine.py, line 2: NameError: name 'z' is not defined"),
         ('x = 1 / 0\n', 'mine.py, line 1: ZeroDivisionError: division by zero'),
         ("\nx = int('a')\n", "mine.py, line 2: invalid literal for int() with base 10: 'a'"),
-        ("_base_ = 'gone.py'\n", 'mine.py: there is no file {}/gone.py for its _base_'),
+        ("_base_ = 'gone.py'\n", 'mine.py: its _base_ {}/gone.py does not exist'),
         ("_base_ = 'base.py'\n", "base.py, line 1: NameError: name 'q' is not defined"),
         (
             "custom_imports = dict(imports=['nowhere_at_all'])\n",

@@ -134,7 +134,9 @@ def test_a_distribution_that_lists_its_module_or_lists_nothing(tmp_path, monkeyp
 
 
 def test_what_has_no_folder(tmp_path, monkeypatch):
-    with pytest.raises(ModuleNotFoundError, match="no module and no distribution.*'nopackage'"):
+    with pytest.raises(
+        ModuleNotFoundError, match="neither a module nor a distribution 'nopackage'"
+    ):
         package_lookup.get_installed_path('nopackage')
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / 'spacious').mkdir()

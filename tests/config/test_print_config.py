@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import ast
+import copy
+import pickle
+import re
 import runpy
 import subprocess
 import sys
@@ -12,7 +15,8 @@ import pytest
 from mmengine.config import Config
 
 from ghmdet import config_path, get_config
-from ghmdet.config.origins import record_origins
+from ghmdet.config.arguments import read_config
+from ghmdet.config.origins import origins_of, record_origins
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'misc' / 'print_config.py'
 MODEL = 'ghmdet::_base_/models/retinanet_r50_fpn.py'
@@ -212,7 +216,7 @@ def test_a_config_that_reads_another_by_itself(origins):
 def test_names_of_mmdetection_are_changed_by_ghmdet(show):
     text = "default_scope = 'mmdet'\nmodel = dict(type='mmdet.RetinaNet')\nx = 1"
     lines = show('theirs.py', '--origin', theirs=text).splitlines()
-    changed = '# ghmdet, in place of what MMDetection calls it'
+    changed = '# converted from MMDetection by ghmdet'
     assert lines == [
         f"default_scope = 'ghmdet'  {changed}",
         f"model.type = 'RetinaNet'  {changed}",
@@ -220,22 +224,32 @@ def test_names_of_mmdetection_are_changed_by_ghmdet(show):
     ]
 
 
-def test_a_key_of_two_bases_is_reported_with_both(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for name, text in dict(
-        a='model = 1', b='model = 2\nother = 3', c="_base_ = ['a.py', 'b.py']", d="_base_ = 'c.py'"
-    ).items():
-        Path(f'{name}.py').write_text(text)
-    told = r"two of the bases of c.py set the same keys: 'model' \(a.py and b.py\); a key may"
-    for words in ([str(TOOL), 'd.py'], ['-m', 'ghmdet.train', 'd.py']):
-        done = subprocess.run([sys.executable, *words], capture_output=True, text=True)
-        assert done.returncode == 1
-        error, hint = done.stderr.splitlines()
-        assert error.startswith('error: ')
-        assert told.replace('\\', '') in error
-        assert hint == '(--debug shows where in the code)'
-    with record_origins(), pytest.raises(KeyError, match=told):
+def test_a_key_of_two_bases_is_reported_with_both(show, capsys):
+    files = dict(a='model = 1', b='model = 2\nother = 3', c="_base_ = ['a.py', 'b.py']")
+    told = "two of the bases of c.py set the same keys: 'model' (a.py and b.py); a key may"
+    with pytest.raises(SystemExit):
+        show('d.py', d="_base_ = 'c.py'", **files)
+    error, hint = capsys.readouterr().err.splitlines()
+    assert error.startswith('error: ')
+    assert told in error
+    assert hint == '(--debug shows where in the code)'
+    with record_origins(), pytest.raises(KeyError, match=re.escape(told)):
         Config.fromfile('d.py')
+
+
+def test_the_origins_are_kept_by_copies_but_not_by_dumps(tmp_path, monkeypatch):
+    (tmp_path / 'mine.py').write_text('a = 1\nb = 2')
+    cfg = copy.deepcopy(read_config(tmp_path / 'mine.py'))
+    fallback = pickle.loads(pickle.dumps(cfg))
+    (tmp_path / 'mine.py').write_text('a = 1')
+    cfg.a = 3
+    file = str(tmp_path / 'mine.py')
+    assert list(origins_of(cfg).list_leaves(cfg, 'later')) == [('a', 3, 'later'), ('b', 2, file)]
+    leaves = origins_of(fallback).list_leaves(fallback, 'later')
+    assert list(leaves) == [('a', 1, file), ('b', 2, 'later')]
+    assert Config.fromfile(cfg.filename).pretty_text == 'a = 1\n'
+    made = Config(dict(a=1))
+    assert list(origins_of(made).list_leaves(made, 'code')) == [('a', 1, 'code')]
 
 
 def test_mmengine_is_as_before_after_a_record():

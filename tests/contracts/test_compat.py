@@ -1,4 +1,4 @@
-"""Each cure acts where its fault is, and only there."""
+"""Each workaround acts where its fault is, and only there."""
 
 from __future__ import annotations
 
@@ -128,7 +128,7 @@ def test_formatter_probe_leaves_no_trace(monkeypatch):
     compat.patch_config_formatter()
     assert (config_module.FormatCode, Config.pretty_text) == (formatter, text)
     monkeypatch.delattr(config_module, 'FormatCode')
-    assert compat._survives_formatter()
+    assert compat._formatter_may_fail()
     assert not hasattr(config_module, 'FormatCode')
 
 
@@ -140,6 +140,6 @@ def test_formatter_fault_is_found(monkeypatch):
             raise SyntaxError('Failed to format the config file') from None
 
     monkeypatch.setattr(Config, 'pretty_text', property(released))
-    assert not compat._survives_formatter()
+    assert not compat._formatter_may_fail()
     compat.patch_config_formatter()
     assert Config.pretty_text.fget is not released

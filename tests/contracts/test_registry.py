@@ -153,42 +153,35 @@ def test_two_packages_of_the_same_names_build_in_one_process(default_scope):
     assert type(root.MODELS.build(dict(_scope_='ghmdet', **loss))).__name__ == 'GHMC'
 
 
+OURS_AND_ROOT = 'Searched: ghmdet, mmengine. '
 OWN = (
     "A part of your own needs custom_imports=dict(imports=['mypackage.mymodule']), the module that "
-    "registers it; what ghmdet has of MMDetection's parts stands in docs/from_mmdet.md"
+    'registers it; docs/from_mmdet.md lists the parts of MMDetection that ghmdet has'
 )
 
 
 @pytest.mark.parametrize(
     ('kind', 'name', 'told'),
     [
-        ('MODELS', 'GHMCC', '; nearest: GHMC, GHMR. Searched: ghmdet, mmengine. '),
-        ('MODELS', 'resnext', '; nearest: ResNeXt, ResNet. Searched: ghmdet, mmengine. '),
-        ('MODELS', 'ghmdet.GHMK', '; nearest: GHMR, GHMC. Searched: ghmdet, mmengine. '),
-        ('LOOPS', 'ValidLoop', '; nearest: ValLoop. Searched: ghmdet, mmengine. '),
-        (
-            'TASK_UTILS',
-            'LegacyAnchorGenerator',
-            '; nearest: AnchorGenerator. Searched: ghmdet, mmengine. ',
-        ),
-        (
-            'OPTIM_WRAPPERS',
-            'ApexThing',
-            '; ghmdet has AmpOptimWrapper. Searched: ghmdet, mmengine. ',
-        ),
+        ('MODELS', 'GHMCC', f'; did you mean GHMC or GHMR? {OURS_AND_ROOT}'),
+        ('MODELS', 'resnext', f'; did you mean ResNeXt or ResNet? {OURS_AND_ROOT}'),
+        ('MODELS', 'ghmdet.GHMK', f'; did you mean GHMR or GHMC? {OURS_AND_ROOT}'),
+        ('MODELS', 'mmengine.GHMC', f'; did you mean GHMC? {OURS_AND_ROOT}'),
+        ('LOOPS', 'ValidLoop', f'; did you mean ValLoop? {OURS_AND_ROOT}'),
+        ('TASK_UTILS', 'LegacyAnchorGenerator', f'; did you mean AnchorGenerator? {OURS_AND_ROOT}'),
+        ('OPTIM_WRAPPERS', 'ApexThing', f'; ghmdet has AmpOptimWrapper. {OURS_AND_ROOT}'),
         (
             'TRANSFORMS',
             'Collect',
-            "; it is MMDetection's; here its work is done by PackDetInputs; ghmdet has "
-            'LoadAnnotations, LoadImageFromFile, PackDetInputs. Searched: ghmdet, mmengine. ',
+            '; it is a part of MMDetection, replaced here by PackDetInputs; ghmdet has '
+            f'LoadAnnotations, LoadImageFromFile, PackDetInputs. {OURS_AND_ROOT}',
         ),
         (
             'MODELS',
             'absentdet.RetinaNet',
-            '; nearest: RetinaNet, RetinaHead, ResNet. Searched: absentdet, but no module '
-            'absentdet.registry can be imported. ',
+            '; did you mean RetinaNet? Searched: absentdet, but no module absentdet.registry can '
+            'be imported. ',
         ),
-        ('MODELS', 'mmengine.GHMC', '; nearest: GHMC, GHMR. Searched: ghmdet, mmengine. '),
     ],
 )
 def test_a_missing_part_is_told_with_the_nearest(kind, name, told):
@@ -201,9 +194,9 @@ def test_a_missing_part_is_told_with_the_nearest(kind, name, told):
 
 def test_the_root_asks_us_in_the_default_scope(default_scope):
     default_scope('ghmdet')
-    with pytest.raises(KeyError, match='GHMCC is not in .*; nearest: GHMC, GHMR'):
+    with pytest.raises(KeyError, match='GHMCC is not in .*; did you mean GHMC or GHMR'):
         root.MODELS.build(dict(type='GHMCC'))
-    with pytest.raises(KeyError, match='BNN is not in .*; nearest: BN'):
+    with pytest.raises(KeyError, match='BNN is not in .*; did you mean BN'):
         build_norm_layer(dict(type='BNN'), 3)
 
 
