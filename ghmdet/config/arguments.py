@@ -20,17 +20,11 @@ from ghmdet.config.cli import add_debug_argument
 from ghmdet.config.data_root import DATA_ROOT_VARIABLE, relocate_data
 from ghmdet.config.errors import ConfigError, name_the_file
 from ghmdet.config.origins import keep_origins, record_origins
+from ghmdet.config.parts import words
 from ghmdet.config.shipped import get_config
 from ghmdet.config.unused_keys import find_unused_keys, find_unused_options, find_unused_parts
 
-_MMENGINE_HOOKS = (
-    'runtime_info',
-    'timer',
-    'sampler_seed',
-    'logger',
-    'param_scheduler',
-    'checkpoint',
-)
+_MMENGINE_HOOKS = words('runtime_info timer sampler_seed logger param_scheduler checkpoint')
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
@@ -127,9 +121,9 @@ def move_data(cfg: Config, root: Any) -> dict[str, Any]:
 def remove_hooks(cfg: Config) -> None:
     """Remove default hooks that are None; mmengine does so only for its own."""
     hooks = cfg.get('default_hooks') or {}
-    for name in [name for name, hook in hooks.items() if hook is None]:
-        if name not in _MMENGINE_HOOKS:
-            hooks.pop(name)
+    for name in hooks.keys() - _MMENGINE_HOOKS:
+        if hooks[name] is None:
+            del hooks[name]
 
 
 def _report_unused(cfg: Config, unused: Sequence[str], strict: bool) -> None:
