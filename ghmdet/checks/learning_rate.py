@@ -6,7 +6,6 @@ the number that the learning rate of the config was chosen for.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
-from ghmdet.config.origins import record_origins
+from ghmdet.config.origins import origins_of
 from ghmdet.config.shipped import config_path
 
 _BASE = 'auto_scale_lr.base_batch_size'
@@ -122,10 +121,5 @@ def _optimizer(cfg: Config) -> dict[str, Any]:
 
 def _origin_of_base(cfg: Config) -> str | None:
     """The file that sets `base_batch_size`, unless that was changed since the files were read."""
-    if cfg.filename is None or not os.path.isfile(cfg.filename):
-        return None
-    with record_origins() as origins:
-        read = Config.fromfile(cfg.filename)
-    leaves = {key: (value, file) for key, value, file in origins.list_leaves(read, '')}
-    value, origin = leaves.get(_BASE, (None, ''))
-    return origin if origin and value == cfg.auto_scale_lr.base_batch_size else None
+    files = {key: file for key, _, file in origins_of(cfg).list_leaves(cfg, otherwise='')}
+    return files.get(_BASE) or None

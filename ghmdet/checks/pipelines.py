@@ -14,8 +14,9 @@ from mmengine.runner import Runner
 
 from ghmdet.config.cli import describe
 from ghmdet.config.errors import ConfigError
-from ghmdet.config.unused_keys import nearest, parameters_of
+from ghmdet.config.parts import parameters_of
 from ghmdet.datasets.wrappers import base_datasets
+from ghmdet.messages import nearest
 from ghmdet.registry import HOOKS
 
 _SPLITS = ('train', 'val', 'test')

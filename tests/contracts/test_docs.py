@@ -17,7 +17,7 @@ from mmengine.registry import OPTIM_WRAPPERS
 from ghmdet import test as test_tool
 from ghmdet import train as train_tool
 from ghmdet.config import arguments
-from ghmdet.config.errors import ConfigError, name_the_place
+from ghmdet.config.errors import ConfigError, name_the_key
 from ghmdet.registry import HOOKS, LOOPS, METRICS, MODELS, TRANSFORMS, VISBACKENDS
 
 ROOT = Path(__file__).parents[2]
@@ -142,7 +142,7 @@ def seen_above(text, folder, monkeypatch, capsys):
 
 def refused(text, folder, monkeypatch, capsys):
     cfg = read('model = dict(bbox_head=dict(loss_cls=dict(binz=3)))', folder)
-    with pytest.raises(ConfigError) as caught, name_the_place(cfg, {}):
+    with pytest.raises(ConfigError) as caught, name_the_key(cfg, {}):
         MODELS.build(cfg.model)
     assert text == f'error: {caught.value}\n'
 
@@ -224,10 +224,10 @@ def test_merging_knows_delete_in_a_config_that_imports(tmp_path):
 def test_without_delete_the_constructor_tells(tmp_path):
     text = blocks('docs/configs.md')['Replace instead of merge', 0].replace('_delete_=True, ', '')
     cfg = read(text, tmp_path)
-    with pytest.raises(ConfigError) as caught, name_the_place(cfg, {}):
+    with pytest.raises(ConfigError) as caught, name_the_key(cfg, {}):
         MODELS.build(cfg.model)
     told = str(caught.value)
-    assert "(FocalLoss): unexpected keyword argument 'bins'; it is left over from ghmdet::" in told
+    assert "(FocalLoss): unexpected keyword argument 'bins'; it is inherited from ghmdet::" in told
     assert told.endswith(f'write loss_cls=dict(_delete_=True, type=...) in {tmp_path}/pets.py')
 
 

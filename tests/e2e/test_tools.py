@@ -241,7 +241,7 @@ BAD_OPTIONS = [
     ),
     (
         'model.bbox_head.loss_cls.binz=3',
-        ["model.bbox_head.loss_cls (GHMC): unexpected keyword argument 'binz'; nearest: bins"],
+        ["model.bbox_head.loss_cls (GHMC): unexpected keyword argument 'binz'; did you mean bins?"],
     ),
     ('model.bbox_head.loss_cls.momentum=1.0', ['model.bbox_head.loss_cls (GHMC): ', 'got 1.0']),
     ('model.bbox_head.num_classes=80', ['num_classes is 80', '3 classes', 'circle']),
