@@ -12,7 +12,6 @@ from torch import nn
 from ghmdet.checkpoint.pretrained import drop_pretrained, pretrained_cfgs, use_own_initializer
 from ghmdet.checkpoint.reader import CheckpointError
 from ghmdet.checkpoint.weights import LoadReport, fit_state_dict, same_names
-from ghmdet.checks.start_report import log_resumption
 from ghmdet.datasets.wrappers import classes_of
 from ghmdet.models.wrappers import unwrap
 from ghmdet.registry import HOOKS
@@ -80,7 +79,6 @@ class LoadWeightsHook(Hook):
             self._check_classes(report, _names(runner, 'test') or _names(runner, 'val'))
         elif runner._resume:
             fitted, report = _fit_resumed(checkpoint, runner.model, source)
-            log_resumption(runner, checkpoint, source)
             self._check_classes(report, _names(runner, 'train'))
         else:
             names = _names(runner, 'train')

@@ -1,4 +1,4 @@
-"""One class list for every dataset and the head, settled before anything is built."""
+"""Completes class lists, `num_classes` and annotation files in a config, and compares them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from typing import Any, NamedTuple
 
 from mmengine.config import Config, ConfigDict
@@ -16,12 +15,13 @@ from mmengine.runner import CheckpointLoader
 from mmengine.utils import is_abs
 
 from ghmdet.checkpoint.key_maps import channels_per_anchor, strip_wrappers
-from ghmdet.checkpoint.weights import class_names, list_names, same_names
+from ghmdet.checkpoint.weights import class_names, compare_classes
 from ghmdet.config.data_root import find_datasets
+from ghmdet.messages import list_items, nearest
 from ghmdet.registry import DATASETS, METRICS
 
 _SPLITS = ('train', 'val', 'test')
-_INHERITED = 80  # the `num_classes` of the shipped base, which says nothing about the user's wish
+_INHERITED = 80  # `num_classes` of the shipped base config, which the user need not have chosen
 
 
 @dataclass
@@ -37,11 +37,10 @@ class _Source:
     """Of the file, in the order of the ids; None where it is not read."""
 
     def __str__(self) -> str:
-        given = 'none' if self.given is None else list_names(self.given, 20)
-        text = f'{self.key}: metainfo.classes {given}'
+        text = f'{self.key}: metainfo.classes {list_items(self.given or ("none",), 20)}'
         if self.categories is None:
             return text
-        return f'{text}, categories of {self.ann_file}: {list_names(self.categories, 20) or "none"}'
+        return f'{text}, categories of {self.ann_file}: {list_items(self.categories, 20) or "none"}'
 
 
 class _Origin(NamedTuple):
@@ -55,28 +54,26 @@ class _Origin(NamedTuple):
 def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> str | None:
     """Give every `CocoDataset` of a config and the head the same classes, in place.
 
-    Where the config names classes for one dataset, they are those of all. Where it names none, the
-    classes come from the checkpoint if `splits` are not trained on, else from the first annotation
-    file, in the order of the category ids; one that has all 80 of COCO stays COCO's. With them
-    comes `model.bbox_head.num_classes`, if it is absent or still 80. Other dataset classes are left
-    alone, as is MMDetection's own. Files that are read here are kept for the datasets.
+    Classes that the config names for one dataset are those of all. If it names none, they come from
+    the checkpoint for a test or validation, else from the first annotation file, in the order of
+    the category ids; a file with all 80 of COCO keeps COCO's. `model.bbox_head.num_classes` is set
+    with them if it is absent or still 80. Datasets of other types are not changed, nor configs for
+    an installed MMDetection. Files that are read here are kept for the datasets.
 
     Args:
         cfg: changed: `metainfo.classes` of the datasets, `model.bbox_head.num_classes`.
-        splits: those whose annotation files are read. If one is trained on, the others are held to
-            the same classes.
+        splits: those whose annotation files are read. With 'train' among them, the other splits
+            must have the same classes.
 
     Returns:
-        What was taken from where, for the log; None if the config says it all.
+        What was taken from where, for the log; None if nothing is missing in the config.
 
     Raises:
         ValueError: the names, their order or their number disagree. One message names the key of
             each dataset, its classes in the config and the categories of its file.
     """
     ours = DATASETS.get('CocoDataset')
-    if (
-        cfg.get('default_scope') == 'mmdet'
-    ):  # convert_mmdet_config() has left it because MMDetection is installed
+    if cfg.get('default_scope') == 'mmdet':  # kept by convert_mmdet_config for MMDetection
         return None
     parts = sorted(find_datasets(cfg), key=lambda item: _split(item[0]) not in splits)
     sources = [
@@ -95,17 +92,17 @@ def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> st
     names, origin = chosen
     if 'train' not in splits:
         sources = [source for source in sources if _split(source.key) in splits]
-    faults = [fault for source in sources for fault in _find_faults(source, names, origin)]
+    errors = [error for source in sources for error in _find_errors(source, names, origin)]
     head = _head(cfg)
     number = None if head is None or _is_free(head, origin.kind) else head.get('num_classes')
     if isinstance(number, int) and number != len(names):
-        faults.append(
+        errors.append(
             f'model.bbox_head.num_classes is {number}, but there are {len(names)} classes: set '
             f'model.bbox_head.num_classes={len(names)}'
         )
-    if faults:
-        told = '; '.join(map(str, sources))
-        raise ValueError(f'the classes do not agree: {"; ".join(faults)}. [{told}]')
+    if errors:
+        listed = '; '.join(map(str, sources))
+        raise ValueError(f'the classes do not agree: {"; ".join(errors)}. [{listed}]')
     return _apply(sources, names, origin, head)
 
 
@@ -147,17 +144,25 @@ def _is_free(head: ConfigDict, kind: str) -> bool:
     return kind in ('checkpoint', 'file') and head.get('num_classes', _INHERITED) == _INHERITED
 
 
-def _given_classes(key: str, dataset: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return the class names of the config; a string is a file with one name a line, if it is."""
-    classes = (dataset.get('metainfo') or {}).get('classes')
-    if classes is None:
-        return None
-    key = f'{key}.metainfo.classes'
+def check_class_names(key: str, classes: Any) -> tuple[str, ...]:
+    """Return the class names of a config, in the order of the labels.
+
+    Args:
+        key: of `classes` in the config, for messages.
+        classes: a list or tuple of names, or the path of a file with one name per line.
+
+    Raises:
+        ValueError: it is something else, empty, or names a class twice.
+
+    Example:
+        >>> check_class_names('metainfo.classes', ['cat', 'dog'])
+        ('cat', 'dog')
+    """
     if isinstance(classes, str):
         if not os.path.isfile(classes):
             raise ValueError(
                 f'{key} must be a sequence of names, got the str {classes!r}, and there is no file '
-                f'of that name with one class a line; a tuple of one needs a comma: '
+                f'of that name with one class per line; a tuple of one needs a comma: '
                 f'classes=({classes!r},)'
             )
         classes = [line.strip() for line in list_from_file(classes) if line.strip()]
@@ -170,6 +175,11 @@ def _given_classes(key: str, dataset: Mapping[str, Any]) -> tuple[str, ...] | No
     return tuple(classes)
 
 
+def _given_classes(key: str, dataset: Mapping[str, Any]) -> tuple[str, ...] | None:
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    return None if classes is None else check_class_names(f'{key}.metainfo.classes', classes)
+
+
 def _read_categories(source: _Source, ours: Any) -> None:
     try:
         source.ann_file, source.categories = ours.read_categories(
@@ -178,7 +188,7 @@ def _read_categories(source: _Source, ours: Any) -> None:
             source.cfg.get('backend_args'),
             test_mode=source.cfg.get('test_mode', False),
         )
-    except FileNotFoundError:  # for the dataset to say, should it be built
+    except FileNotFoundError:  # the dataset raises it too, if it is built
         source.categories = None
 
 
@@ -198,11 +208,8 @@ def _choose(
     if not trained and cfg.get('load_from'):
         names = class_names(CheckpointLoader.load_checkpoint(cfg.load_from, 'meta', 'silent'))
         if names:
-            return (
-                of_coco
-                if same_names(names, coco)
-                else (names, _Origin('checkpoint', cfg.load_from))
-            )
+            of_checkpoint = names, _Origin('checkpoint', cfg.load_from)
+            return of_checkpoint if compare_classes(names, coco) else of_coco
     if of_config:
         return of_config
     file = next((source for source in sources if source.categories), None)
@@ -213,60 +220,53 @@ def _choose(
     return tuple(dict.fromkeys(file.categories or ())), _Origin('file', file.ann_file)
 
 
-def _find_faults(source: _Source, names: tuple[str, ...], origin: _Origin) -> list[str]:
-    """Say where a dataset or its file departs from the classes chosen."""
-    faults = []
-    if source.given and source.given != names:
-        pairs = zip(source.given, names, strict=False)
-        place = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
-        told = (
-            f'has {len(source.given)} classes, not {len(names)}'
-            if place is None
-            else f'has {source.given[place]!r} as number {place}, not {names[place]!r}'
-        )
-        faults.append(
-            f'{source.key}.metainfo.classes {told}; every dataset needs the same list in the same '
-            'order, for a class is known by its place'
+def _find_errors(source: _Source, names: tuple[str, ...], origin: _Origin) -> list[str]:
+    """Compare a dataset and its file with the classes chosen."""
+    errors = []
+    labels = 'this list', f'the {origin.name} of the other datasets'
+    if source.given and (difference := compare_classes(source.given, names, labels, exact=True)):
+        errors.append(
+            f'{source.key}.metainfo.classes: {difference}; every dataset needs the same list in '
+            'the same order, since a label is an index into it'
         )
     if source.categories is None or (not source.categories and source.cfg.get('test_mode')):
-        return faults
+        return errors
     missing = [name for name in source.given or names if name not in source.categories]
     if missing:
-        hints = list_names([_suggest(name, source.categories) for name in missing], 10)
-        faults.append(
+        hints = list_items([_suggest(name, source.categories) for name in missing], 10)
+        errors.append(
             f'{source.key}: of {origin.name}, {len(missing)} of {len(names)} are not among the '
             f'categories of {source.ann_file}: {hints}'
         )
     extra = [name for name in source.categories if name not in names]
     if extra and origin.kind == 'file':
-        faults.append(
-            f'{source.key}: the categories {list_names(extra, 10)} of {source.ann_file} are not in '
-            f'{origin.name}, from which the classes are; to leave them out, name the classes in '
-            'metainfo=dict(classes=(...)) of every dataset'
+        errors.append(
+            f'{source.key}: the categories {list_items(extra, 10)} of {source.ann_file} are not in '
+            f'{origin.name}, which the classes are taken from; to leave them out, name the classes '
+            'in metainfo=dict(classes=(...)) of every dataset'
         )
-    return faults
+    return errors
 
 
 def _suggest(name: str, known: Sequence[str]) -> str:
-    by_lower = {other.lower(): other for other in known}
-    close = get_close_matches(name.lower(), by_lower, n=1)
-    return f'{name!r} (did you mean {by_lower[close[0]]!r}?)' if close else repr(name)
+    near = nearest(name, known, count=1, cutoff=0.6)
+    return f'{name!r} (did you mean {near[0]!r}?)' if near else repr(name)
 
 
 def _apply(
     sources: Sequence[_Source], names: tuple[str, ...], origin: _Origin, head: ConfigDict | None
 ) -> str | None:
-    """Write the classes where the config has none, and say so."""
+    """Write the classes where the config has none, and describe this for the log."""
     for source in sources:
         if source.given or origin.kind != 'COCO':
             source.cfg.metainfo = {**(source.cfg.get('metainfo') or {}), 'classes': names}
     without = [source.key for source in sources if not source.given]
     if not without or origin.kind == 'COCO':
         return None
-    told = f'{len(names)} classes ({list_names(names)})'
+    text = f'{len(names)} classes ({list_items(names, 12)})'
     if origin.kind == 'config':
-        return f'{", ".join(without)}: no metainfo.classes, so the {told} of the other datasets'
-    text = f'{told} taken from {origin.name}, since the config names none'
+        return f'{", ".join(without)}: no metainfo.classes, so the {text} of the other datasets'
+    text += f' taken from {origin.name}, since the config names none'
     if head is not None and head.get('num_classes') != len(names):
         text += f'; model.bbox_head.num_classes = {len(names)}'
         head.num_classes = len(names)
@@ -276,15 +276,13 @@ def _apply(
 def complete_evaluators(cfg: Config) -> None:
     """Give every `CocoMetric` without `ann_file` the file of its dataloader's `CocoDataset`.
 
-    Subclasses, other datasets, and several datasets in one loader are left alone: the metric then
-    takes the ground truth from the samples.
+    For subclasses, other datasets, and several datasets in one loader nothing is set: the metric
+    then takes the ground truth from the samples.
 
     Args:
         cfg: `val_evaluator` and `test_evaluator` are changed in place.
     """
-    if (
-        cfg.get('default_scope') == 'mmdet'
-    ):  # convert_mmdet_config() has left it because MMDetection is installed
+    if cfg.get('default_scope') == 'mmdet':  # kept by convert_mmdet_config for MMDetection
         return
     for split in ('val', 'test'):
         datasets = [part for key, part in find_datasets(cfg) if key.startswith(f'{split}_')]

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from ghmdet.engine.runtime import (
         AmpOptimWrapper,
-        AnchorCheckHook,
         CheckpointError,
         CheckpointHook,
         EpochBasedTrainLoop,
@@ -56,7 +55,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     'AmpOptimWrapper',
-    'AnchorCheckHook',
     'CheckpointError',
     'CheckpointHook',
     'EpochBasedTrainLoop',

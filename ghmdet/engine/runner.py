@@ -18,11 +18,9 @@ from mmengine.runner import Runner
 
 from ghmdet.checkpoint.load_hook import LoadWeightsHook
 from ghmdet.checkpoint.resume import confirm_start, plan_start
-from ghmdet.checks.anchors import AnchorCheckHook
 from ghmdet.checks.classes import complete_evaluators, resolve_classes
 from ghmdet.checks.learning_rate import check_auto_scale_lr, step_batch, wrappers_of
 from ghmdet.checks.network import check_network
-from ghmdet.checks.pipelines import FirstSampleHook
 from ghmdet.checks.settings import check_sections, check_settings, check_strategy
 from ghmdet.checks.start_check import StartCheckHook
 from ghmdet.checks.start_report import StartReportHook, log_package_path
@@ -38,12 +36,11 @@ from ghmdet.messages import type_name
 from ghmdet.registry import RUNNERS
 
 _HOOKS: tuple[type[Hook], ...] = (
-    *(StartCheckHook, PeakMemoryHook, LoadWeightsHook, SkippedImagesHook, AnchorCheckHook),
+    *(StartCheckHook, PeakMemoryHook, LoadWeightsHook, SkippedImagesHook),
     *(
         SkipNonFiniteStepsHook,
         NonFiniteWeightsHook,
         StartReportHook,
-        FirstSampleHook,
         LogHistoryHook,
     ),
     *(MeanLossesHook, ReserveMemoryHook),

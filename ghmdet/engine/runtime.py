@@ -7,7 +7,6 @@ from ghmdet.checkpoint.pretrained import Pretrained
 from ghmdet.checkpoint.reader import CheckpointError, load_checkpoint_file
 from ghmdet.checkpoint.save_hook import CheckpointHook
 from ghmdet.checkpoint.weights import LoadReport, fit_state_dict
-from ghmdet.checks.anchors import AnchorCheckHook
 from ghmdet.checks.start_check import StartCheckHook
 from ghmdet.checks.start_report import StartReportHook
 from ghmdet.config.arguments import add_common_arguments, load_config
@@ -31,7 +30,6 @@ from ghmdet.models.speedup import compile_network, fuse_conv_bn
 
 __all__ = [
     'AmpOptimWrapper',
-    'AnchorCheckHook',
     'CheckpointError',
     'CheckpointHook',
     'EpochBasedTrainLoop',
