@@ -16,16 +16,10 @@ from ghmdet.datasets.wrappers import base_datasets
 from ghmdet.models.wrappers import unwrap
 
 # Transforms that change neither the size of an image nor which of its boxes are visible.
-_SAME_SIZE = {
-    'LoadImageFromFile',
-    'LoadAnnotations',
-    'RandomFlip',
-    'RandomGrayscale',
-    'PhotoMetricDistortion',
-    'Normalize',
-    'Pad',
-    'PackDetInputs',
-}
+_SAME_SIZE = (
+    *('LoadImageFromFile', 'LoadAnnotations', 'RandomFlip', 'RandomGrayscale', 'Normalize'),
+    *('PhotoMetricDistortion', 'Pad', 'PackDetInputs'),
+)
 
 
 class UnknownTransformError(ValueError):
@@ -71,7 +65,7 @@ def warn_of_unmatched_boxes(
         print_log(
             f'{unmatched:.0%} of {len(ious)} boxes looked at in the training set have no anchor '
             f'of IoU >= {threshold:g} (train_cfg.assigner.pos_iou_thr) and will hardly be '
-            'learnt: tools/analysis_tools/anchor_report.py CONFIG shows which and finds better ones',
+            'learnt: tools/analysis_tools/anchor_report.py CONFIG shows which, and suggests others',
             logger='current',
             level=logging.WARNING,
         )

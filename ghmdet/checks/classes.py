@@ -6,7 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.fileio import join_path, list_from_file
@@ -43,14 +43,6 @@ class _Source:
         return f'{text}, categories of {self.ann_file}: {list_items(self.categories, 20) or "none"}'
 
 
-class _Origin(NamedTuple):
-    """Where the classes come from."""
-
-    kind: str
-    """'config', 'COCO', 'checkpoint' or 'file'"""
-    name: str
-
-
 def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> str | None:
     """Give every `CocoDataset` of a config and the head the same classes, in place.
 
@@ -77,7 +69,7 @@ def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> st
         return None
     parts = sorted(find_datasets(cfg), key=lambda item: _split(item[0]) not in splits)
     sources = [
-        _Source(key, part, _given_classes(key, part))
+        _Source(key, part, check_class_names(key, part))
         for key, part in parts
         if is_ours(part, DATASETS, 'CocoDataset') or is_ours(part, DATASETS, 'ImageFolder')
     ]
@@ -89,12 +81,12 @@ def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> st
     chosen = _choose(cfg, sources, splits, ours.METAINFO['classes'], len(parts))
     if chosen is None:
         return None
-    names, origin = chosen
+    names, kind, origin = chosen
     if 'train' not in splits:
         sources = [source for source in sources if _split(source.key) in splits]
-    errors = [error for source in sources for error in _find_errors(source, names, origin)]
+    errors = [error for source in sources for error in _find_errors(source, names, kind, origin)]
     head = _head(cfg)
-    number = None if head is None or _is_free(head, origin.kind) else head.get('num_classes')
+    number = None if head is None or _is_free(head, kind) else head.get('num_classes')
     if isinstance(number, int) and number != len(names):
         errors.append(
             f'model.bbox_head.num_classes is {number}, but there are {len(names)} classes: set '
@@ -103,7 +95,7 @@ def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> st
     if errors:
         listed = '; '.join(map(str, sources))
         raise ValueError(f'the classes do not agree: {"; ".join(errors)}. [{listed}]')
-    return _apply(sources, names, origin, head)
+    return _apply(sources, names, kind, origin, head)
 
 
 def take_checkpoint_classes(cfg: Config, checkpoint: Mapping[str, Any]) -> None:
@@ -114,7 +106,7 @@ def take_checkpoint_classes(cfg: Config, checkpoint: Mapping[str, Any]) -> None:
         checkpoint: as loaded.
     """
     names, head = class_names(checkpoint), _head(cfg)
-    given = any(_given_classes(key, part) for key, part in find_datasets(cfg))
+    given = any(check_class_names(key, part) for key, part in find_datasets(cfg))
     if not names or head is None or given or not _is_free(head, 'checkpoint'):
         return
     shape = channels_per_anchor(strip_wrappers(checkpoint.get('state_dict', checkpoint), {}))
@@ -144,20 +136,20 @@ def _is_free(head: ConfigDict, kind: str) -> bool:
     return kind in ('checkpoint', 'file') and head.get('num_classes', _INHERITED) == _INHERITED
 
 
-def check_class_names(key: str, classes: Any) -> tuple[str, ...]:
-    """Return the class names of a config, in the order of the labels.
+def check_class_names(key: str, dataset: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the class names in the config of a dataset, None if it has none.
 
     Args:
-        key: of `classes` in the config, for messages.
-        classes: a list or tuple of names, or the path of a file with one name per line.
+        key: of the dataset in the config, for messages.
+        dataset: its `metainfo.classes` are a list or tuple of names in the order of the labels, or
+            the path of a file with one name per line.
 
     Raises:
-        ValueError: it is something else, empty, or names a class twice.
-
-    Example:
-        >>> check_class_names('metainfo.classes', ['cat', 'dog'])
-        ('cat', 'dog')
+        ValueError: the classes are something else, empty, or name a class twice.
     """
+    key, classes = f'{key}.metainfo.classes', (dataset.get('metainfo') or {}).get('classes')
+    if classes is None:
+        return None
     if isinstance(classes, str):
         if not os.path.isfile(classes):
             raise ValueError(
@@ -173,11 +165,6 @@ def check_class_names(key: str, classes: Any) -> tuple[str, ...]:
         what = f'names a class twice: {", ".join(repeated)}' if repeated else 'is empty'
         raise ValueError(f'{key} {what}; it needs each class once')
     return tuple(classes)
-
-
-def _given_classes(key: str, dataset: Mapping[str, Any]) -> tuple[str, ...] | None:
-    classes = (dataset.get('metainfo') or {}).get('classes')
-    return None if classes is None else check_class_names(f'{key}.metainfo.classes', classes)
 
 
 def _read_categories(source: _Source, ours: Any) -> None:
@@ -198,18 +185,19 @@ def _choose(
     splits: Sequence[str],
     coco: tuple[str, ...],
     num_datasets: int,
-) -> tuple[tuple[str, ...], _Origin] | None:
+) -> tuple[tuple[str, ...], str, str] | None:
+    """Return the classes, the kind of their source (config, COCO, checkpoint, file), its name."""
     trained = 'train' in splits
     first = next((source.given for source in sources if source.given), None)
-    of_config = first and (first, _Origin('config', 'metainfo.classes'))
-    of_coco = coco, _Origin('COCO', "COCO's 80 classes")
+    of_config = first and (first, 'config', 'metainfo.classes')
+    of_coco = coco, 'COCO', "COCO's 80 classes"
     if of_config and (trained or any(s.given for s in sources if _split(s.key) in splits)):
         return of_config
     if not trained and cfg.get('load_from'):
         names = class_names(CheckpointLoader.load_checkpoint(cfg.load_from, 'meta', 'silent'))
         if names:
-            of_checkpoint = names, _Origin('checkpoint', cfg.load_from)
-            return of_checkpoint if compare_classes(names, coco) else of_coco
+            differ = compare_classes(names, coco)
+            return (names, 'checkpoint', cfg.load_from) if differ else of_coco
     if of_config:
         return of_config
     file = next((source for source in sources if source.categories), None)
@@ -217,13 +205,13 @@ def _choose(
         return None
     if set(coco) <= set(file.categories or ()):
         return of_coco
-    return tuple(dict.fromkeys(file.categories or ())), _Origin('file', file.ann_file)
+    return tuple(dict.fromkeys(file.categories or ())), 'file', file.ann_file
 
 
-def _find_errors(source: _Source, names: tuple[str, ...], origin: _Origin) -> list[str]:
+def _find_errors(source: _Source, names: tuple[str, ...], kind: str, origin: str) -> list[str]:
     """Compare a dataset and its file with the classes chosen."""
     errors = []
-    labels = 'this list', f'the {origin.name} of the other datasets'
+    labels = 'this list', f'the {origin} of the other datasets'
     if source.given and (difference := compare_classes(source.given, names, labels, exact=True)):
         errors.append(
             f'{source.key}.metainfo.classes: {difference}; every dataset needs the same list in '
@@ -235,14 +223,14 @@ def _find_errors(source: _Source, names: tuple[str, ...], origin: _Origin) -> li
     if missing:
         hints = list_items([_suggest(name, source.categories) for name in missing], 10)
         errors.append(
-            f'{source.key}: of {origin.name}, {len(missing)} of {len(names)} are not among the '
+            f'{source.key}: of {origin}, {len(missing)} of {len(names)} are not among the '
             f'categories of {source.ann_file}: {hints}'
         )
     extra = [name for name in source.categories if name not in names]
-    if extra and origin.kind == 'file':
+    if extra and kind == 'file':
         errors.append(
             f'{source.key}: the categories {list_items(extra, 10)} of {source.ann_file} are not in '
-            f'{origin.name}, which the classes are taken from; to leave them out, name the classes '
+            f'{origin}, which the classes are taken from; to leave them out, name the classes '
             'in metainfo=dict(classes=(...)) of every dataset'
         )
     return errors
@@ -254,19 +242,23 @@ def _suggest(name: str, known: Sequence[str]) -> str:
 
 
 def _apply(
-    sources: Sequence[_Source], names: tuple[str, ...], origin: _Origin, head: ConfigDict | None
+    sources: Sequence[_Source],
+    names: tuple[str, ...],
+    kind: str,
+    origin: str,
+    head: ConfigDict | None,
 ) -> str | None:
     """Write the classes where the config has none, and describe this for the log."""
     for source in sources:
-        if source.given or origin.kind != 'COCO':
+        if source.given or kind != 'COCO':
             source.cfg.metainfo = {**(source.cfg.get('metainfo') or {}), 'classes': names}
     without = [source.key for source in sources if not source.given]
-    if not without or origin.kind == 'COCO':
+    if not without or kind == 'COCO':
         return None
     text = f'{len(names)} classes ({list_items(names, 12)})'
-    if origin.kind == 'config':
+    if kind == 'config':
         return f'{", ".join(without)}: no metainfo.classes, so the {text} of the other datasets'
-    text += f' taken from {origin.name}, since the config names none'
+    text += f' taken from {origin}, since the config names none'
     if head is not None and head.get('num_classes') != len(names):
         text += f'; model.bbox_head.num_classes = {len(names)}'
         head.num_classes = len(names)

@@ -29,13 +29,18 @@ _LEAST = {
     **{f'{split}_dataloader.num_workers': 0 for split in _SECTIONS},
 }
 _NOT_NEGATIVE = ('lr', 'weight_decay', 'momentum')  # arguments of the optimizer
+# Their sharded checkpoints could not be saved or loaded.
+_REFUSED = {
+    'runner_type': 'FlexibleRunner',
+    'model_wrapper_cfg': 'MMFullyShardedDataParallel',
+}
 
 
 def check_settings(cfg: Config) -> None:
     """Check numbers and types of the settings of a run.
 
     Raises:
-        ConfigError: a setting is out of its range or of another type.
+        ConfigError: a setting is out of its range or of another type, or shards the model.
 
     Example:
         >>> check_settings(Config(dict(train_cfg=dict(max_epochs=0))))
@@ -44,6 +49,12 @@ def check_settings(cfg: Config) -> None:
         ghmdet.config.errors.ConfigError: train_cfg.max_epochs must be a whole number of at \
 least 1, got 0
     """
+    for key, refused in _REFUSED.items():
+        if type_name(cfg.get(key)).rpartition('.')[2] == refused:
+            raise ConfigError(
+                f'{key} ({refused}) is not supported: leave it out; several GPUs are used by '
+                'DistributedDataParallel, see docs/distributed.md'
+            )
     if 'model' in cfg and not isinstance(cfg.model, Mapping):
         raise ConfigError(f"model must be a dict, e.g. dict(type='RetinaNet'), got {cfg.model!r}")
     for key, least in _LEAST.items():
@@ -115,30 +126,4 @@ def _check_milestones(cfg: Config) -> None:
             raise ConfigError(
                 f'{key}.milestones must be a list of whole numbers of at least 1, each larger '
                 f'than the one before, got {stones!r}'
-            )
-
-
-def check_strategy(cfg: Config) -> None:
-    """Refuse to shard the model, since its checkpoints could not be saved or loaded.
-
-    Raises:
-        ConfigError: `runner_type` is FlexibleRunner, or the model is wrapped for FSDP.
-
-    Example:
-        >>> check_strategy(Config(dict(runner_type='FlexibleRunner')))
-        Traceback (most recent call last):
-        ...
-        ghmdet.config.errors.ConfigError: runner_type (FlexibleRunner) is not supported: leave it \
-out; several GPUs are used by DistributedDataParallel, see docs/distributed.md
-    """
-    wrapper = type_name(cfg.get('model_wrapper_cfg')).rpartition('.')[2]
-    runner = type_name(cfg.get('runner_type')).rpartition('.')[2]
-    for key, name, refused in (
-        ('runner_type', runner, 'FlexibleRunner'),
-        ('model_wrapper_cfg', wrapper, 'MMFullyShardedDataParallel'),
-    ):
-        if name == refused:
-            raise ConfigError(
-                f'{key} ({name}) is not supported: leave it out; several GPUs are used by '
-                'DistributedDataParallel, see docs/distributed.md'
             )

@@ -62,9 +62,9 @@ class StartReportHook(Hook):
         """Log from which checkpoint a training resumes; mmengine restores it next."""
         if runner._resume and isinstance(runner._train_loop, BaseLoop):
             self._source = str(runner._load_from or 'the checkpoint')
-            wrappers = [(n, w) for n, w in wrappers_of(runner) if isinstance(w, OptimWrapper)]
             self._planned = {
-                name: _rates(wrapper.optimizer.param_groups) for name, wrapper in wrappers
+                name: _rates(wrapper.optimizer.param_groups)
+                for name, wrapper in wrappers_of(runner)
             }
             _log_resumption(runner, checkpoint, self._source)
 

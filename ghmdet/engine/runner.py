@@ -21,7 +21,7 @@ from ghmdet.checkpoint.resume import confirm_start, plan_start
 from ghmdet.checks.classes import complete_evaluators, resolve_classes
 from ghmdet.checks.learning_rate import check_auto_scale_lr, step_batch, wrappers_of
 from ghmdet.checks.network import check_network
-from ghmdet.checks.settings import check_sections, check_settings, check_strategy
+from ghmdet.checks.settings import check_sections, check_settings
 from ghmdet.checks.start_check import StartCheckHook
 from ghmdet.checks.start_report import StartReportHook, log_package_path
 from ghmdet.config.from_mmdet import convert_mmdet_config
@@ -67,7 +67,6 @@ def build_runner(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Runne
     check_settings(cfg)
     trains = 'train' in splits and cfg.get('train_cfg') is not None
     notes = plan_start(cfg, is_first_process(cfg)) if trains else []
-    check_strategy(cfg)
     complete_evaluators(cfg)
     check_sections(cfg)
     taken = resolve_classes(cfg, splits)
