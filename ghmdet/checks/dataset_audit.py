@@ -15,7 +15,7 @@ from ghmdet.coco.box_filter import DEFECTS, BoxCheck, check_boxes
 from ghmdet.coco.classes import match_classes
 from ghmdet.coco.faults import Faults, find_outside_names, find_type_faults
 from ghmdet.coco.reader import find_record_faults, load_json, read_coco
-from ghmdet.coco.records import CocoRecords, ImageRecord, convert_records
+from ghmdet.coco.records import CocoRecords, convert_records
 from ghmdet.datasets.coco import CocoDataset
 
 _KEPT = 1000  # texts per kind of finding
@@ -220,15 +220,13 @@ def _report_boxes(
 
 
 def _make_picture(
-    records: CocoRecords, folder: str, image_index: int, indices: Sequence[int], caption: str
+    records: CocoRecords, folder: str, owner: int, indices: Sequence[int] = (), caption: str = ''
 ) -> Picture:
-    image = records.images[image_index]
+    """An image, by its index in the file, and some of its boxes."""
+    image = records.images[owner]
+    path = f'{folder.rstrip("/")}/{image.file_name}' if folder else str(image.file_name)
     shown = [records.annotations.bbox[index].tolist() for index in indices]
-    return Picture(_path(folder, image), (image.width or 1, image.height or 1), shown, caption)
-
-
-def _path(folder: str, image: ImageRecord) -> str:
-    return f'{folder.rstrip("/")}/{image.file_name}' if folder else str(image.file_name)
+    return Picture(path, (image.width or 1, image.height or 1), shown, caption)
 
 
 def _list_jobs(
@@ -239,15 +237,12 @@ def _list_jobs(
     names = [str(image.file_name) for image in records.images]
     outside = set() if dataset.allow_outside else set(find_outside_names(names, folder))
     audit.add('file name that leads out of the image folder', sorted(map(repr, outside)))
+    pictures = {
+        i: _make_picture(records, folder, i) for i, n in enumerate(names) if n not in outside
+    }
     return {
-        index: ImageJob(
-            _path(folder, image),
-            (image.width or 1, image.height or 1),
-            loader.color_type,
-            loader.max_pixels,
-        )
-        for index, image in enumerate(records.images)
-        if names[index] not in outside
+        index: ImageJob(picture.path, picture.size_wh, loader.color_type, loader.max_pixels)
+        for index, picture in pictures.items()
     }
 
 

@@ -120,10 +120,14 @@ def _check_milestones(cfg: Config) -> None:
         if not isinstance(scheduler, Mapping) or 'milestones' not in scheduler:
             continue
         key = f'param_scheduler.{number}' if several else 'param_scheduler'
-        stones = scheduler['milestones']
-        fine = isinstance(stones, list | tuple) and all(isinstance(s, int) for s in stones)
-        if not fine or list(stones) != sorted(set(stones)) or min(stones, default=1) < 1:
+        milestones = scheduler['milestones']
+        fine = isinstance(milestones, list | tuple) and all(isinstance(s, int) for s in milestones)
+        if (
+            not fine
+            or list(milestones) != sorted(set(milestones))
+            or min(milestones, default=1) < 1
+        ):
             raise ConfigError(
                 f'{key}.milestones must be a list of whole numbers of at least 1, each larger '
-                f'than the one before, got {stones!r}'
+                f'than the one before, got {milestones!r}'
             )

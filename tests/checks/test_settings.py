@@ -47,14 +47,14 @@ def test_numbers(key, value, told):
     assert str(caught.value) == f'{key} {told}'
 
 
-@pytest.mark.parametrize('stones', [[11, 8], [8, 8], [0, 8], 8, ['8']])
-def test_milestones(stones):
-    scheduler = dict(type='MultiStepLR', milestones=stones)
+@pytest.mark.parametrize('milestones', [[11, 8], [8, 8], [0, 8], 8, ['8']])
+def test_milestones(milestones):
+    scheduler = dict(type='MultiStepLR', milestones=milestones)
     with pytest.raises(ConfigError) as caught:
         check_settings(Config(dict(param_scheduler=[dict(type='LinearLR'), scheduler])))
     assert str(caught.value) == (
         'param_scheduler.1.milestones must be a list of whole numbers of at least 1, each larger '
-        f'than the one before, got {stones!r}'
+        f'than the one before, got {milestones!r}'
     )
 
 

@@ -79,6 +79,17 @@ def test_by_iterations_and_in_low_precision(tmp_path):
     assert {key: report[key] for key in expected} == expected
 
 
+def test_the_anchors_are_compared_with_the_training_set(tmp_path, monkeypatch):
+    calls = []
+    monkeypatch.setattr(start_report, 'warn_of_unmatched_boxes', lambda *args: calls.append(args))
+    for hook in ({}, dict(max_unmatched_share=0.5, max_anchor_images=9, max_anchor_boxes=8)):
+        cfg = number_cfg(tmp_path / str(len(hook)), [1])
+        cfg.custom_hooks = [dict(type='StartReportHook', **hook)]
+        runner = train(cfg)
+        assert calls[-1][:2] == (runner.model, runner.train_dataloader.dataset)
+    assert [args[2:] for args in calls] == [(0.1, 1000, 5000), (0.5, 9, 8)]
+
+
 # --- resumed ------------------------------------------------------------------------------------
 
 
