@@ -26,15 +26,13 @@ _INHERITED = 80  # `num_classes` of the shipped base config, which the user need
 
 @dataclass
 class _Source:
-    """A dataset of the config, and what its annotation file says if it has one."""
+    """A dataset of the config: the classes given there, and those of its annotation file."""
 
     key: str
     cfg: ConfigDict
     given: tuple[str, ...] | None
-    """Classes that the config names for it."""
     ann_file: str = ''
     categories: tuple[str, ...] | None = None
-    """Of the file, in the order of the ids; None where it is not read."""
 
     def __str__(self) -> str:
         text = f'{self.key}: metainfo.classes {list_items(self.given or ("none",), 20)}'

@@ -15,7 +15,6 @@ _SECTIONS = {
     'val': ('val_dataloader', 'val_cfg', 'val_evaluator'),
     'test': ('test_dataloader', 'test_cfg', 'test_evaluator'),
 }
-_NAMES = {'train': 'training', 'val': 'validation', 'test': 'testing'}
 
 # Settings that must be whole numbers, with their smallest value; None is -1 (never) or at least 1.
 _LEAST = {
@@ -30,10 +29,7 @@ _LEAST = {
 }
 _NOT_NEGATIVE = ('lr', 'weight_decay', 'momentum')  # arguments of the optimizer
 # Their sharded checkpoints could not be saved or loaded.
-_REFUSED = {
-    'runner_type': 'FlexibleRunner',
-    'model_wrapper_cfg': 'MMFullyShardedDataParallel',
-}
+_REFUSED = dict(runner_type='FlexibleRunner', model_wrapper_cfg='MMFullyShardedDataParallel')
 
 
 def check_settings(cfg: Config) -> None:
@@ -80,13 +76,13 @@ def check_sections(cfg: Config) -> None:
     Raises:
         ConfigError: some are None or missing.
     """
-    for split, keys in _SECTIONS.items():
+    for keys in _SECTIONS.values():
         missing = [key for key in keys if cfg.get(key) is None]
         if 0 < len(missing) < len(keys):
             given = ' and '.join(key for key in keys if key not in missing)
             raise ConfigError(
-                f'{" and ".join(missing)} missing or None, but {given} set: set all three, or, '
-                f'without {_NAMES[split]}, {"=None, ".join(keys)}=None'
+                f'{" and ".join(missing)} missing or None, but {given} set: set all three, or '
+                f'none of them: {"=None, ".join(keys)}=None'
             )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Iterator, Mapping
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,8 @@ from ghmdet.version import __version__
 
 _MAX_RATIO = 2  # of the learning rate to that of the linear rule, or the inverse, without a warning
 _PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
-# Not settings: the state of a schedule, and of a group of parameters what is reported elsewhere.
+# What a schedule saves that is no setting.
 _STATE = ('last_step', 'base_values', 'verbose', 'best', 'num_bad_epochs', 'cooldown_counter')
-_NO_SETTINGS = ('params', 'lr')
 
 
 @HOOKS.register_module()
@@ -86,34 +86,28 @@ class StartReportHook(Hook):
 
     def _describe_optimizer(
         self, runner: Runner, name: str, wrapper: OptimWrapper, warnings: list[str]
-    ) -> Iterator[tuple[str, str]]:
-        batch, rates = step_batch(runner, wrapper), _rates(wrapper.optimizer.param_groups)
-        prefix = f'{name}: ' if name else ''
-        yield (
-            f'{prefix}total batch size',
-            f'{batch.total} = {_count(batch.processes, "process", "processes")} x '
-            f'{_count(batch.images, "image")} x {batch.accumulated} accumulated',
-        )
-        optimizer = wrapper.optimizer
+    ) -> list[tuple[str, str]]:
+        batch, optimizer = step_batch(runner, wrapper), wrapper.optimizer
+        rates = _rates(optimizer.param_groups)
         planned = self._planned.get(name, rates)
         source = f' from {self._source}' if planned != rates else ''
-        yield (
-            f'{prefix}learning rate',
-            f'{_describe_rates(rates)}{source}, {_describe_settings(optimizer)}',
-        )
+        lines = {
+            'total batch size': f'{batch.total} = {_count(batch.processes, "process", "processes")}'
+            f' x {_count(batch.images, "image")} x {batch.accumulated} accumulated',
+            'learning rate': f'{_describe_rates(rates)}{source}, {_describe_settings(optimizer)}',
+        }
         configured = optimizer.defaults.get('lr')
         if isinstance(configured, float | int):
             # The groups may have factors of their own, and all were scaled by auto_scale_lr.
             used = configured * (rates[0] / planned[0] if planned[0] else 1.0)
-            yield (
-                f'{prefix}linear rule',
-                _describe_rule(runner, configured, used, batch.total, warnings),
-            )
-        yield f'{prefix}gradient clipping', _pairs(wrapper.clip_grad_kwargs or {}) or 'off'
+            rule = _describe_rule(runner, configured, used, batch.total, warnings)
+            lines['linear rule'] = rule
+        lines['gradient clipping'] = _pairs(wrapper.clip_grad_kwargs or {}) or 'off'
         dtype = str(getattr(wrapper, 'cast_dtype', None) or 'float32').removeprefix('torch.')
         scaler = getattr(wrapper, 'loss_scaler', None)
         scaled = ', loss scaled' if scaler is not None and scaler.is_enabled() else ''
-        yield f'{prefix}precision', dtype + (f', weights float32{scaled}' if scaler else '')
+        lines['precision'] = dtype + (f', weights float32{scaled}' if scaler else '')
+        return [(f'{name}: {title}' if name else title, text) for title, text in lines.items()]
 
 
 def _rates(groups: list[dict]) -> list[float]:
@@ -178,10 +172,10 @@ def _describe_data(runner: Runner) -> Iterator[tuple[str, str]]:
         yield 'length', f'{runner.max_iters} iterations; an epoch is {per_epoch}'
     else:
         yield 'length', f'{runner.max_epochs} epochs x {per_epoch} iterations'
-    kinds = runner.param_schedulers or []
-    if isinstance(kinds, dict):
-        kinds = [scheduler for several in kinds.values() for scheduler in several]
-    names = ', '.join(type(scheduler).__name__ for scheduler in kinds)
+    schedulers = runner.param_schedulers or []
+    if isinstance(schedulers, dict):
+        schedulers = [*chain(*schedulers.values())]
+    names = ', '.join(type(scheduler).__name__ for scheduler in schedulers)
     yield 'schedule', names or 'none: the learning rate is constant'
 
 
@@ -250,15 +244,18 @@ def _log_resumption(runner: Runner, checkpoint: Mapping[str, Any], source: str) 
 def _compare_groups(planned: list[dict], saved: list[dict]) -> Iterator[str]:
     """What differs in the settings of the groups of parameters, each setting once."""
     if _rates(saved) != _rates(planned):
-        rates = map(_describe_rates, (_rates(saved), _rates(planned)))
-        yield _describe_replaced('lr of the optimizer', *rates)
+        here, there = (_describe_rates(_rates(groups)) for groups in (planned, saved))
+        yield f'lr of the optimizer is {there}, not {here}'
     seen: set[str] = set()
     for ours, theirs in zip(planned, saved, strict=False):
-        for key in sorted(ours.keys() & theirs.keys() - {*_NO_SETTINGS, *seen}):
-            follows_schedule = key.startswith('initial_') or f'initial_{key}' in theirs
-            if not follows_schedule and _plain(ours[key]) != _plain(theirs[key]):
+        scheduled = {
+            key for key in theirs if key.startswith('initial_') or f'initial_{key}' in theirs
+        }
+        for key in sorted(ours.keys() & theirs.keys() - {'params', 'lr', *scheduled, *seen}):
+            here, there = _plain(ours[key]), _plain(theirs[key])
+            if here != there:
                 seen.add(key)
-                yield _describe_replaced(f'{key} of the optimizer', theirs[key], ours[key])
+                yield f'{key} of the optimizer is {there}, not {here}'
 
 
 def _compare_schedules(planned: Any, saved: Any) -> Iterator[str]:
@@ -276,13 +273,10 @@ def _compare_schedules(planned: Any, saved: Any) -> Iterator[str]:
     for number, (schedule, state) in enumerate(zip(ours, saved, strict=False)):
         settings = schedule.state_dict()
         for key in sorted(settings.keys() & state.keys() - {*_STATE}):
-            if not key.startswith('_') and _plain(settings[key]) != _plain(state[key]):
-                what = f'param_scheduler.{number}.{key} ({type(schedule).__name__})'
-                yield _describe_replaced(what, state[key], settings[key])
-
-
-def _describe_replaced(what: str, saved: Any, planned: Any) -> str:
-    return f'{what} is {_plain(saved)}, not {_plain(planned)}'
+            here, there = _plain(settings[key]), _plain(state[key])
+            if not key.startswith('_') and here != there:
+                kind = type(schedule).__name__
+                yield f'param_scheduler.{number}.{key} ({kind}) is {there}, not {here}'
 
 
 def _plain(value: Any) -> Any:

@@ -112,8 +112,8 @@ def test_sections_come_in_threes():
     with pytest.raises(ConfigError) as caught:
         check_sections(cfg)
     assert str(caught.value) == (
-        'val_dataloader missing or None, but val_cfg and val_evaluator set: set all three, or, '
-        'without validation, val_dataloader=None, val_cfg=None, val_evaluator=None'
+        'val_dataloader missing or None, but val_cfg and val_evaluator set: set all three, or '
+        'none of them: val_dataloader=None, val_cfg=None, val_evaluator=None'
     )
     cfg.val_cfg = cfg.val_evaluator = None
     check_sections(cfg)
