@@ -26,12 +26,10 @@ from mmengine.runner import Runner
 from ghmdet.checkpoint.load_hook import LoadWeightsHook
 from ghmdet.checkpoint.resume import confirm_start, plan_start
 from ghmdet.checkpoint.save_hook import CheckpointHook
-from ghmdet.checks.anchors import AnchorCheckHook
 from ghmdet.checks.classes import complete_evaluators, resolve_classes
 from ghmdet.checks.learning_rate import check_auto_scale_lr, step_batch, wrappers_of
 from ghmdet.checks.network import check_network
-from ghmdet.checks.pipelines import FirstSampleHook
-from ghmdet.checks.settings import check_sections, check_settings, check_strategy
+from ghmdet.checks.settings import check_sections, check_settings
 from ghmdet.checks.start_check import StartCheckHook
 from ghmdet.checks.start_report import StartReportHook, log_package_path
 from ghmdet.config.from_mmdet import convert_mmdet_config
@@ -49,7 +47,6 @@ from ghmdet.registry import RUNNERS
 HOOKS_IN_ORDER: tuple[tuple[type[Hook], str], ...] = (
     (RuntimeInfoHook, 'VERY_HIGH'),  # mmengine's: notes losses and learning rates of the iteration
     (StartCheckHook, 'VERY_HIGH'),  # before weights are initialised or loaded
-    (FirstSampleHook, 'VERY_HIGH'),
     (LoadWeightsHook, 'HIGH'),  # before EMAHook (NORMAL) copies the weights
     (SkipNonFiniteStepsHook, 'HIGH'),  # after the losses are noted, before they are averaged
     (IterTimerHook, 'NORMAL'),
@@ -63,7 +60,6 @@ HOOKS_IN_ORDER: tuple[tuple[type[Hook], str], ...] = (
     (ParamSchedulerHook, 'LOW'),
     (NonFiniteWeightsHook, 'LOW'),  # after EMAHook has swapped weights back, before CheckpointHook
     (CheckpointHook, 'VERY_LOW'),
-    (AnchorCheckHook, 'VERY_LOW'),
     (LogHistoryHook, 'VERY_LOW'),  # after the other hooks have logged their values
     (StartReportHook, 'LOWEST'),  # after CheckpointHook has chosen its folder
     (StopHook, 'LOWEST'),  # added by tools/train.py; after the checkpoints that are due
@@ -118,7 +114,6 @@ def _prepare_config(cfg: Config, splits: Sequence[str]) -> str | None:
     convert_mmdet_config(cfg)
     _choose_own_parts(cfg)
     check_settings(cfg)
-    check_strategy(cfg)
     complete_evaluators(cfg)
     check_sections(cfg)
     return resolve_classes(cfg, splits)

@@ -136,7 +136,7 @@ def test_a_tool_of_another_tree_says_that_it_runs_the_installed_package(environm
     tool = tmp_path / 'tools' / 'train.py'
     tool.write_text('from ghmdet.checks.start_report import log_package_path as f\nf()\n')
     said = run(python, tool)
-    assert f'{tool} stands beside {other}, but the package that runs is {site}/ghmdet' in said
+    assert f'{tool} is in the source tree of {other}, but the imported package is {site}/' in said
     inner = site / 'ghmdet' / '.mim' / 'tools' / 'log.py'
     inner.write_text(tool.read_text())
-    assert 'stands beside' not in run(python, inner)
+    assert 'source tree' not in run(python, inner)

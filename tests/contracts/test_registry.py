@@ -23,7 +23,7 @@ OURS = dict(
     VISUALIZERS='DetLocalVisualizer',
     HOOKS='DetVisualizationHook StartCheckHook PeakMemoryHook TestSpeedupHook LoadWeightsHook '
     'SkipNonFiniteStepsHook NonFiniteWeightsHook StartReportHook '
-    'SkippedImagesHook AnchorCheckHook GHMStatsHook '
+    'SkippedImagesHook GHMStatsHook '
     'CheckpointHook StopHook MeanLossesHook LogHistoryHook ReserveMemoryHook',
     LOOPS='EpochBasedTrainLoop IterBasedTrainLoop ValLoop',
     WEIGHT_INITIALIZERS='Pretrained',
