@@ -6,6 +6,7 @@ import os
 import random
 import signal
 import time
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -159,76 +160,91 @@ def case_cfg(work_dir, case, **checkpoint):
     return cfg
 
 
-EVERYWHERE = ('accumulated with a bad batch', 'aspect ratios, endless', 'schedules')
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """Runs a case without a break, once: the folder and the last checkpoint."""
+
+    @cache
+    def run(name, **checkpoint):
+        folder = tmp_path_factory.mktemp('whole')
+        return folder, final(train(case_cfg(folder, CASES[name], **checkpoint)))
+
+    return run
 
 
-@pytest.mark.parametrize('name', CASES)
-def test_from_an_iteration(tmp_path, name):
-    """From each in three cases, from the first, one in the middle and the last in the others."""
-    case = CASES[name]
-    whole = final(train(case_cfg(tmp_path / 'whole', case)))
-    last = whole['meta']['iter']
-    assert last == (11 if 'train_cfg' in case else 12)
-    for iteration in range(1, last) if name in EVERYWHERE else (1, 6, last - 1):
-        cfg = case_cfg(tmp_path / str(iteration), case)
-        cfg.resume, cfg.load_from = True, str(tmp_path / f'whole/iter_{iteration}.pth')
-        check_same(whole, final(train(cfg)))
+def resume(folder, name, checkpoint, **changes):
+    """Resume a case from a checkpoint in another folder; return the runner."""
+    cfg = case_cfg(folder, CASES[name], **changes)
+    cfg.resume, cfg.load_from = True, str(checkpoint)
+    return train(cfg)
 
 
-def test_from_every_epoch(tmp_path):
-    case = CASES['schedules']
-    whole = final(train(case_cfg(tmp_path / 'whole', case, by_epoch=True)))
+AT_EACH = ('accumulated with a bad batch', 'aspect ratios, endless', 'schedules')
+OTHERS = [
+    pytest.param(name, range(2, 11), marks=pytest.mark.long, id=f'{name}, at each')
+    for name in CASES
+    if name not in AT_EACH
+]
+
+
+@pytest.mark.parametrize(
+    ('name', 'iterations'),
+    [*((name, range(1, 12) if name in AT_EACH else (1, 6, 11)) for name in CASES), *OTHERS],
+)
+def test_from_an_iteration(whole, tmp_path, name, iterations):
+    folder, expected = whole(name)
+    last = expected['meta']['iter']
+    assert last == (11 if 'train_cfg' in CASES[name] else 12)
+    for iteration in iterations:
+        if iteration < last:
+            runner = resume(tmp_path / str(iteration), name, folder / f'iter_{iteration}.pth')
+            check_same(expected, final(runner))
+
+
+def test_from_every_epoch(whole, tmp_path):
+    folder, expected = whole('schedules', by_epoch=True)
     for epoch in (1, 2):
-        cfg = case_cfg(tmp_path / str(epoch), case, by_epoch=True)
-        cfg.resume, cfg.load_from = True, str(tmp_path / f'whole/epoch_{epoch}.pth')
-        resumed = train(cfg)
-        check_same(whole, final(resumed))
-        assert resumed.message_hub.get_scalar('val/up').current() == 4 - epoch  # all of them made
+        file = folder / f'epoch_{epoch}.pth'
+        runner = resume(tmp_path / str(epoch), 'schedules', file, by_epoch=True)
+        check_same(expected, final(runner))
+        assert runner.message_hub.get_scalar('val/up').current() == 4 - epoch  # all of them made
 
 
-def test_the_comparison_sees_each_part(tmp_path):
+def test_the_comparison_sees_each_part(whole, tmp_path):
     """What is left out of a checkpoint shows."""
-    case = CASES['average']
-    whole = final(train(case_cfg(tmp_path / 'whole', case)))
-    original = load_checkpoint_file(tmp_path / 'whole/iter_6.pth')
+    folder, expected = whole('average')
+    other = load_checkpoint_file(folder / 'iter_5.pth')['run_state']['processes'][0]['random']
 
-    def resume_without(change):
-        checkpoint = load_checkpoint_file(tmp_path / 'whole/iter_6.pth')
+    def resume_changed(change):
+        checkpoint = load_checkpoint_file(folder / 'iter_6.pth')
         change(checkpoint)
         torch.save(checkpoint, tmp_path / 'changed.pth')
-        cfg = case_cfg(tmp_path / 'again', case)
-        cfg.resume, cfg.load_from = True, str(tmp_path / 'changed.pth')
-        return final(train(cfg))
+        return final(resume(tmp_path / 'again', 'average', tmp_path / 'changed.pth'))
 
     for name in ('python', 'numpy', 'torch'):
-        other = load_checkpoint_file(tmp_path / 'whole/iter_5.pth')['run_state']['processes'][0]
 
-        def change(checkpoint, name=name, other=other):
-            checkpoint['run_state']['processes'][0]['random'][name] = other['random'][name]
+        def change(checkpoint, name=name):
+            checkpoint['run_state']['processes'][0]['random'][name] = other[name]
 
-        assert not equal(whole['state_dict'], resume_without(change)['state_dict'])
+        assert not equal(expected['state_dict'], resume_changed(change)['state_dict'])
     for name in ('loss.acc_sum', 'norm.running_mean'):
-        resumed = resume_without(lambda c, name=name: c['ema_state_dict'][f'module.{name}'].add_(1))
-        assert not equal(whole['ema_state_dict'], resumed['ema_state_dict'])
-    assert equal(original['meta']['iter'], 6)
+        found = resume_changed(lambda c, name=name: c['ema_state_dict'][f'module.{name}'].add_(1))
+        assert not equal(expected['ema_state_dict'], found['ema_state_dict'])
 
 
-def test_the_images_before_are_not_read(tmp_path):
-    train(case_cfg(tmp_path / 'whole', CASES['epochs']))
-    cfg = case_cfg(tmp_path / 'rest', CASES['epochs'], interval=100)
-    cfg.resume, cfg.load_from = True, str(tmp_path / 'whole/iter_7.pth')
+def test_the_images_before_are_not_read(whole, tmp_path):
+    folder, _ = whole('epochs')
     READ.clear()
-    train(cfg)
+    resume(tmp_path, 'epochs', folder / 'iter_7.pth', interval=100)
     assert len(READ) == 1 + 7  # the last of 4 batches of the second epoch has one image
     assert len(set(READ[1:])) == 7
 
 
 @pytest.mark.parametrize('workers', [1, 3])
-def test_loader_workers_make_no_difference(tmp_path, workers):
-    alone = final(train(case_cfg(tmp_path / 'alone', CASES['epochs'])))
-    cfg = case_cfg(tmp_path / 'workers', CASES['epochs'])
+def test_loader_workers_make_no_difference(whole, tmp_path, workers):
+    cfg = case_cfg(tmp_path, CASES['epochs'])
     cfg.train_dataloader.update(num_workers=workers, persistent_workers=True)
-    check_same(alone, final(train(cfg)))
+    check_same(whole('epochs')[1], final(train(cfg)))
 
 
 @pytest.mark.parametrize('workers', [0, 2])
@@ -273,11 +289,11 @@ def test_a_run_without_a_seed_goes_on_with_its_own(tmp_path):
     check_same(whole, final(train(cfg)))
 
 
-def test_another_batch_size_is_told(tmp_path):
-    train(case_cfg(tmp_path / 'whole', CASES['epochs']))
-    cfg = case_cfg(tmp_path / 'rest', CASES['epochs'])
+def test_another_batch_size_is_told(whole, tmp_path):
+    folder, _ = whole('epochs')
+    cfg = case_cfg(tmp_path, CASES['epochs'])
     cfg.train_dataloader.batch_size = 1
-    cfg.resume, cfg.load_from = True, str(tmp_path / 'whole/iter_7.pth')  # 6 images of epoch 2
+    cfg.resume, cfg.load_from = True, str(folder / 'iter_7.pth')  # 6 images of epoch 2
     READ.clear()
     runner = train(cfg)
     assert 'resumed with 1 images per iteration' in '\n'.join(runner.lines)
@@ -363,44 +379,40 @@ MORE_SIGNALS = [
     ('case', 'at', 'during', 'number'),
     [*SIGNALS, *(pytest.param(*each, marks=pytest.mark.long) for each in MORE_SIGNALS)],
 )
-def test_a_signal_saves_and_the_run_goes_on(tmp_path, case, at, during, number):
-    case = CASES[case]
-    by_epoch = 'train_cfg' not in case
-    every = 1 if by_epoch else 3
-    whole = final(train(case_cfg(tmp_path / 'whole', case, by_epoch=by_epoch, interval=every)))
-    cfg = case_cfg(tmp_path / 'parts', case, by_epoch=by_epoch, interval=every)
+def test_a_signal_saves_and_the_run_resumes(whole, tmp_path, case, at, during, number):
+    by_epoch = 'train_cfg' not in CASES[case]
+    every = dict(by_epoch=by_epoch, interval=1 if by_epoch else 3)
+    folder, expected = whole(case, **every)
     before = [signal.getsignal(each) for each in NUMBERS]
+    cfg = case_cfg(tmp_path, CASES[case], **every)
     code, log = stopped(cfg, at, during=during, number=number)
     assert code == 75
     assert [signal.getsignal(each) for each in NUMBERS] == before
-    saved = (tmp_path / 'parts/last_checkpoint').read_text()
+    saved = (tmp_path / 'last_checkpoint').read_text()
     assert f'{signal.Signals(number).name}: stopped; {saved} is saved, ' in log
     assert '--resume' in log
     if during == 'train':
         assert load_checkpoint_file(saved)['meta']['iter'] == at
-    cfg = case_cfg(tmp_path / 'parts', case, by_epoch=by_epoch, interval=every)
+    cfg = case_cfg(tmp_path, CASES[case], **every)
     cfg.resume = True
-    runner = train(cfg)
-    check_same(whole, final(runner))
-    names = {file.name for file in (tmp_path / 'whole').glob('*.pth')}
-    assert {file.name for file in (tmp_path / 'parts').glob('*.pth')} == names
+    check_same(expected, final(train(cfg)))
+    names = {file.name for file in folder.glob('*.pth')}
+    assert {file.name for file in tmp_path.glob('*.pth')} == names
 
 
-def test_a_signal_in_the_validation_that_was_left(tmp_path):
+def test_a_signal_in_the_validation_that_was_left(whole, tmp_path):
     """A resumed run begins with it; it need not end it, for what was trained is on the disk."""
-    case = CASES['schedules']
-    whole = final(train(case_cfg(tmp_path / 'whole', case, by_epoch=True)))
-    code, _ = stopped(case_cfg(tmp_path / 'parts', case, by_epoch=True), 1, during='val')
-    assert code == 75
-    cfg = case_cfg(tmp_path / 'parts', case, by_epoch=True)
+
+    for resumed in (False, True):
+        cfg = case_cfg(tmp_path, CASES['schedules'], by_epoch=True)
+        cfg.resume = resumed
+        code, log = stopped(cfg, 1, during='val')
+        assert code == 75
+        assert f'stopped; {tmp_path / "epoch_1.pth"} is saved' in log
+        assert [file.name for file in tmp_path.glob('*.pth')] == ['epoch_1.pth']
+    cfg = case_cfg(tmp_path, CASES['schedules'], by_epoch=True)
     cfg.resume = True
-    code, log = stopped(cfg, 1, during='val')
-    assert code == 75
-    assert f'stopped; {tmp_path / "parts/epoch_1.pth"} is saved' in log
-    assert [file.name for file in (tmp_path / 'parts').glob('*.pth')] == ['epoch_1.pth']
-    cfg = case_cfg(tmp_path / 'parts', case, by_epoch=True)
-    cfg.resume = True
-    check_same(whole, final(train(cfg)))
+    check_same(whole('schedules', by_epoch=True)[1], final(train(cfg)))
 
 
 def test_a_signal_while_the_processes_agree_is_not_lost(monkeypatch):
