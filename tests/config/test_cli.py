@@ -13,7 +13,7 @@ from ghmdet.config import cli
 
 PROGRAM = """
 import argparse, sys
-from ghmdet.engine import cli
+from ghmdet.config import cli
 def main():
     parser = argparse.ArgumentParser()
     parser.add_argument('--need', required=True)

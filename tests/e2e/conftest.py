@@ -14,7 +14,12 @@ from ghmdet import config_path
 from ghmdet.datasets import draw_shapes
 from tests.e2e.fork_server import ROOT, shared_server
 
-ENV = {**os.environ, 'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}'}
+ENV = {
+    **os.environ,
+    'CUDA_VISIBLE_DEVICES': '',
+    'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+    'PYTHONPATH': str(ROOT),
+}
 
 CONFIG = """
 _base_ = {base!r}

@@ -12,6 +12,7 @@ import os
 import runpy
 import select
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,11 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LIMIT = 60  # seconds
+RANK_VARIABLES = {
+    'pytorch': 'RANK LOCAL_RANK WORLD_SIZE',
+    'slurm': 'SLURM_PROCID SLURM_LOCALID SLURM_NTASKS',
+    'mpi': 'OMPI_COMM_WORLD_RANK OMPI_COMM_WORLD_LOCAL_RANK OMPI_COMM_WORLD_SIZE',
+}
 
 
 class Server:
@@ -41,6 +47,16 @@ class Server:
         """Run a module or a file of tools/ with arguments in a folder."""
         (answer,) = self.run_together(program, args, cwd, [{}], seconds)
         return answer
+
+    def run_ranks(self, count, program, args, cwd, launcher='pytorch', **env):
+        """Run the processes of a distributed run, as if started by hand: none stops the others."""
+        env |= dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()), CUDA_VISIBLE_DEVICES='')
+        if count == 1:
+            return self.run_together(program, args, cwd, [env])
+        names = RANK_VARIABLES[launcher].split()
+        ranks = [dict(zip(names, (str(i), str(i), str(count)), strict=True)) for i in range(count)]
+        args = [*args, '--launcher', launcher]
+        return self.run_together(program, args, cwd, [env | rank for rank in ranks])
 
     def run_together(self, program, args, cwd, environments, seconds=LIMIT):
         """Run a program once for each environment, at the same time."""
@@ -65,6 +81,12 @@ def shared_server():
     return Server()
 
 
+def free_port():
+    with socket.socket() as free:
+        free.bind(('127.0.0.1', 0))
+        return free.getsockname()[1]
+
+
 def start(call):
     """Fork; return the process id and the files with what it writes."""
     streams = [tempfile.TemporaryFile() for _ in range(2)]  # noqa: SIM115
@@ -76,6 +98,7 @@ def start(call):
     sys.stdout, sys.stderr = os.fdopen(1, 'w', closefd=False), os.fdopen(2, 'w', closefd=False)
     os.chdir(call['cwd'])
     os.environ.update(call['env'])
+    sys.path[1:1] = filter(None, call['env'].get('PYTHONPATH', '').split(os.pathsep))
     program = call['program']
     sys.argv = [program, *call['args']]
     code = 0

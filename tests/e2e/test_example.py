@@ -6,10 +6,13 @@ import sys
 import tomllib
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / 'examples' / 'cellcount'
 
 
+@pytest.mark.long
 def test_its_own_tests_pass_outside_of_the_repository(tmp_path):
     environment = {**os.environ, 'PYTHONPATH': str(EXAMPLE)}
     command = [sys.executable, '-m', 'pytest', EXAMPLE, '-q', '-p', 'no:cacheprovider']
@@ -19,6 +22,7 @@ def test_its_own_tests_pass_outside_of_the_repository(tmp_path):
         env=environment,
         capture_output=True,
         text=True,
+        timeout=280,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert '5 passed' in done.stdout

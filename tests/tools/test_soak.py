@@ -17,7 +17,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / 'tools' / 'dev'))
 
 import soak
 
-pytestmark = pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc'),
+]
 
 SAMPLE = soak.Sample(
     step=0,
@@ -54,9 +57,9 @@ def test_the_meter_counts_what_a_process_holds(tmp_path):
         child.start()
         found = counts(soak.Meter(1).measure())
     child.terminate()
-    child.join()
+    child.join(20)
     end.set()
-    thread.join()
+    thread.join(20)
     assert len(shared) == 10
     more = {kind: found[kind] - before[kind] for kind in KINDS}
     # Beside the two files two pipes, by which parent and child see each other's end.
