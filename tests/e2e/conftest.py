@@ -12,7 +12,7 @@ import torch
 
 from ghmdet import config_path
 from ghmdet.datasets import draw_shapes
-from tests.e2e.fork_server import ROOT, shared_server
+from tests.fork_server import ROOT, shared_server
 
 ENV = {
     **os.environ,

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import ENV, ROOT, scalars, write_config
-from tests.e2e.fork_server import free_port
+from tests.fork_server import free_port
 
 LIMIT = 120  # seconds: far from gloo's time-out of half an hour
 SOON = 15  # seconds from a failure to the end of all processes

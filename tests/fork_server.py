@@ -21,7 +21,7 @@ import traceback
 from functools import cache
 from pathlib import Path
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[1]
 LIMIT = 60  # seconds
 RANK_VARIABLES = {
     'pytorch': 'RANK LOCAL_RANK WORLD_SIZE',
@@ -48,15 +48,15 @@ class Server:
         (answer,) = self.run_together(program, args, cwd, [{}], seconds)
         return answer
 
-    def run_ranks(self, count, program, args, cwd, launcher='pytorch', **env):
+    def run_ranks(self, count, program, args, cwd, launcher='pytorch', seconds=LIMIT, **env):
         """Run the processes of a distributed run, as if started by hand: none stops the others."""
         env |= dict(MASTER_ADDR='127.0.0.1', MASTER_PORT=str(free_port()), CUDA_VISIBLE_DEVICES='')
         if count == 1:
-            return self.run_together(program, args, cwd, [env])
-        names = RANK_VARIABLES[launcher].split()
+            return self.run_together(program, args, cwd, [env], seconds)
+        names = RANK_VARIABLES[launcher or 'pytorch'].split()
         ranks = [dict(zip(names, (str(i), str(i), str(count)), strict=True)) for i in range(count)]
-        args = [*args, '--launcher', launcher]
-        return self.run_together(program, args, cwd, [env | rank for rank in ranks])
+        args = [*args, '--launcher', launcher] if launcher else args
+        return self.run_together(program, args, cwd, [env | rank for rank in ranks], seconds)
 
     def run_together(self, program, args, cwd, environments, seconds=LIMIT):
         """Run a program once for each environment, at the same time."""
