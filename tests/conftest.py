@@ -12,6 +12,8 @@ import torch
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.visualization import Visualizer
 
+from tests.fork_server import close_shared_server
+
 torch.set_num_threads(1)  # where a plugin was quicker
 
 # `nohup` and `&` leave these ignored, also in the processes that tests start. With a handler,
@@ -28,3 +30,10 @@ def instances_of_its_own():
     yield
     for kind in (MMLogger, MessageHub, Visualizer):
         kind._instance_dict.clear()
+
+
+@pytest.fixture(scope='session', autouse=True)
+def end_of_the_fork_server():
+    """Ends it before coverage is summed up."""
+    yield
+    close_shared_server()

@@ -74,11 +74,20 @@ class Server:
                 return answer['results']
         raise TimeoutError(f'the fork server did not answer in {seconds} + 60 s: {call}')
 
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait(30)
+
 
 @cache
 def shared_server():
-    """The server of this test process; it ends with it."""
+    """The server of this test process."""
     return Server()
+
+
+def close_shared_server():
+    if shared_server.cache_info().currsize:
+        shared_server().close()
 
 
 def free_port():

@@ -86,12 +86,8 @@ def damaged(draw: Any, originals: list[bytes], tokens: list[bytes]) -> bytes:
 
 # Annotation files
 
-NUMBERS = st.one_of(
-    st.integers(-3, 60),
-    st.sampled_from(
-        [2**31, 2**63, -(2**63), 2**64, 10**30, 1e308, -1e308, 0.5, math.nan, math.inf]
-    ),
-)
+EXTREME = [2**31, 2**63, -(2**63), 2**64, 10**30, 1e308, -1e308, 0.5, math.nan, math.inf]
+NUMBERS = st.one_of(st.integers(-3, 60), st.sampled_from(EXTREME))
 VALUES = st.one_of(
     NUMBERS,
     st.none(),
@@ -114,28 +110,19 @@ ANNOTATION = dict(
 )
 CATEGORY = dict(id=1, name='cat', supercategory='animal')
 GOOD = dict(images=[IMAGE], annotations=[ANNOTATION] * 3, categories=[CATEGORY])
+CATEGORIES = st.one_of(st.just([CATEGORY]), st.lists(record(CATEGORY), max_size=2), VALUES)
 DOCUMENTS = st.fixed_dictionaries(
     {
         'images': st.one_of(st.just([IMAGE]), st.lists(record(IMAGE), max_size=3), VALUES),
         'annotations': st.one_of(st.lists(record(ANNOTATION), max_size=4), VALUES),
-        'categories': st.one_of(
-            st.just([CATEGORY]), st.lists(record(CATEGORY), max_size=2), VALUES
-        ),
+        'categories': CATEGORIES,
     },
     optional={'info': VALUES},
 )
 JSON_TOKENS = [
     *(b'NaN', b'-Infinity', b'1e999', b'null', b'-1', b'"', b'{', b'[', b'}', b']', b',', b'//'),
-    *(
-        b'\\ud800',
-        b'\\u0000',
-        b'\xff\xfe',
-        b'\xef\xbb\xbf',
-        b'9' * 400,
-        b'true',
-        b'"annotations":[',
-    ),
-    *(b'[' * 2000, b'{"a":' * 2000),
+    *(b'\\ud800', b'\\u0000', b'\xff\xfe', b'\xef\xbb\xbf', b'9' * 400, b'true'),
+    *(b'"annotations":[', b'[' * 2000, b'{"a":' * 2000),
 ]
 
 
@@ -173,12 +160,8 @@ XML_TOKENS = [
     *(b'<!DOCTYPE a [<!ENTITY x "y">]>', b'<!DOCTYPE a SYSTEM "file:///etc/passwd">'),
     *(b'<?xml version="1.0" encoding="utf-7"?>', b'<?xml version="1.0" encoding="utf-16"?>'),
 ]
-LINES = st.lists(
-    st.sampled_from(
-        [b'a', b'b', b'../a', b'/etc/passwd', b'..', b'a -1', b'', b'\xff', b'\0', b'a/b']
-    ),
-    max_size=4,
-)
+LINE = [b'a', b'b', b'../a', b'/etc/passwd', b'..', b'a -1', b'', b'\xff', b'\0', b'a/b']
+LINES = st.lists(st.sampled_from(LINE), max_size=4)
 
 
 def check_voc(root: Path, example: tuple[bytes, list[bytes]]) -> None:
@@ -219,27 +202,9 @@ PICKLES = [
 ]
 PICKLE_TOKENS = [
     *(b'cposix\nsystem\n', b'ctorch\nload\n', b'cbuiltins\ngetattr\n', b'cnumpy\ndtype\n'),
-    *(
-        b'ctorch._utils\n_rebuild_tensor_v2\n',
-        b'R',
-        b'b',
-        b'.',
-        b'(',
-        b't',
-        b'\x81',
-        b'Q',
-        b'0',
-        b'2',
-    ),
-    *(
-        b'\x8a\xff',
-        b'I' + b'9' * 5000 + b'\n',
-        b'X\xff\xff\xff\x7f',
-        b'B\xff\xff\xff\x7f',
-        b'N',
-        b'}',
-    ),
-    *(b'\x80\x02' * 3, b'h\x00', b'j\xff\xff\xff\xff'),
+    *(b'ctorch._utils\n_rebuild_tensor_v2\n', b'R', b'b', b'.', b'(', b't', b'\x81', b'Q', b'0'),
+    *(b'2', b'\x8a\xff', b'I' + b'9' * 5000 + b'\n', b'X\xff\xff\xff\x7f', b'B\xff\xff\xff\x7f'),
+    *(b'N', b'}', b'\x80\x02' * 3, b'h\x00', b'j\xff\xff\xff\xff'),
 ]
 SAFE = save_safetensors({'a.weight': TENSOR}, {'classes': '["cat"]', 'epoch': '3'})
 
