@@ -6,13 +6,10 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / 'examples' / 'cellcount'
 
 
-@pytest.mark.long
 def test_its_own_tests_pass_outside_of_the_repository(tmp_path):
     environment = {**os.environ, 'PYTHONPATH': str(EXAMPLE)}
     command = [sys.executable, '-m', 'pytest', EXAMPLE, '-q', '-p', 'no:cacheprovider']
