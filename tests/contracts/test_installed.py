@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.long
 ROOT = Path(__file__).parents[2]
 CHECK = ROOT / 'tools' / 'dev' / 'check_install.py'
 SHIPPED = (
@@ -25,9 +26,8 @@ LEFT_OUT = ('ghmdet', '__editable__', '_ghmdet')
 
 
 def run(*command, cwd=None):
-    done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, env=ENV, cwd=cwd
-    )
+    command = [str(part) for part in command]
+    done = subprocess.run(command, capture_output=True, text=True, env=ENV, cwd=cwd, timeout=280)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout
 

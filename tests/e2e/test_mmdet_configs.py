@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests import mmdet_layout
-from tests.e2e.conftest import scalars
-
-from .test_tools import run
+from tests.e2e.conftest import run, scalars
 
 THEIRS = os.environ.get('GHMDET_MMDET_CONFIGS')  # MMDetection's folder of configs
 SAID = 'is written for MMDetection, which is not installed: it runs under ghmdet'

@@ -16,6 +16,7 @@ import benchmark  # noqa: E402
 from benchmarks import dataset, evaluation, inference, loss, measure, networks, startup  # noqa: E402
 from benchmarks.machine import Rates  # noqa: E402
 
+pytestmark = pytest.mark.long
 RATES = Rates(1e9, {'float32': 2e9, 'bfloat16': 4e9})
 PARTS_OF_STEP = [
     *('preprocessing', 'backbone and neck', 'head', 'targets and loss', 'backward', 'optimizer'),
