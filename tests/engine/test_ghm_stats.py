@@ -118,6 +118,6 @@ def test_a_model_without_ghm_gets_a_warning(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize('interval', [0, -1, 1.5, True, '50', None])
 def test_interval_is_checked(interval):
-    message = f'GHMStatsHook.interval: expected an integer of at least 1, got {interval!r}'
+    message = f'GHMStatsHook.interval must be an integer of at least 1, got {interval!r}'
     with pytest.raises(ValueError, match=message):
         GHMStatsHook(interval=interval)

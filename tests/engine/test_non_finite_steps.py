@@ -27,8 +27,7 @@ def test_a_step_is_as_if_it_had_not_been(tmp_path):
     assert runner.model.total.item() == 3
     assert runner.message_hub.get_info('skipped_steps') == 1
     assert runner.lines[-1] == (
-        '1 of 3 iterations ended in a step that was skipped, as its loss or gradients were not '
-        'finite'
+        '1 of 3 iterations ended in a skipped step, because the loss or gradients were not finite'
     )
 
 

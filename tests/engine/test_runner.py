@@ -313,7 +313,7 @@ def test_amp_twice_is_said(on_cpu, monkeypatch, kind):
     monkeypatch.setattr(logger.handlers[0], 'stream', stream)
     cfg = Config({'optim_wrapper': {'type': kind, 'loss_scale': 512.0}})
     apply_amp(cfg)
-    assert '--amp leaves optim_wrapper as it is' in stream.getvalue()
+    assert '--amp does not change optim_wrapper' in stream.getvalue()
     assert cfg.optim_wrapper.loss_scale == 512.0
 
 

@@ -96,7 +96,7 @@ def test_skipped_ones_are_counted_over_the_workers(root, context):
     SkippedImagesHook().after_train_epoch(runner)
     faults = '; '.join(f'{root}/{number}.jpg (id {number}) {BAD[number]}' for number in BAD)
     assert told == [
-        f'3 of 6 images of {root}/train.json could not be used so far and others stood in for them '
+        f'3 of 6 images of {root}/train.json were skipped so far and replaced by others '
         f"(on_error='skip'): {faults}"
     ]
 
