@@ -20,7 +20,7 @@ from mmengine.logging import MMLogger
 
 _DEBUG = '--debug'
 _INTERRUPTED = 130  # what a shell gives for SIGINT
-# Raised by Python itself, mostly with a text that does not say what happened.
+# Raised by Python itself, mostly with a text that does not explain the error.
 _OF_PYTHON = (ArithmeticError, AssertionError, AttributeError, IndexError, NameError, SyntaxError)
 _FROM_A_WORKER = re.compile(r'Caught \w+ in .*\.\nOriginal Traceback \(most recent call last\):\n')
 _BUILT_BY_MMENGINE = re.compile(r'^(class `\w+` in \S+: )+')

@@ -31,25 +31,19 @@ _CALLED_WITH = {
     'set_multi_processing': 'env_cfg.mp_cfg',
     'init_dist': 'env_cfg.dist_cfg',
 }
-# Methods of the Runner, and the key that each reads.
+# Methods of the Runner, and the key that each reads; `build_model` and others are named after it.
 _SECTIONS = {
     'set_randomness': 'randomness',
     'setup_env': 'env_cfg',
     'build_logger': 'log_level',
-    'build_log_processor': 'log_processor',
-    'build_visualizer': 'visualizer',
-    'build_model': 'model',
     'wrap_model': 'model_wrapper_cfg',
-    'register_default_hooks': 'default_hooks',
-    'register_custom_hooks': 'custom_hooks',
     'build_train_loop': 'train_cfg',
     'build_val_loop': 'val_cfg',
     'build_test_loop': 'test_cfg',
-    'build_optim_wrapper': 'optim_wrapper',
-    'build_param_scheduler': 'param_scheduler',
     'scale_lr': 'auto_scale_lr',
 }
 _SECTIONS_OF_LOOPS = {'build_dataloader': 'dataloader', 'build_evaluator': 'evaluator'}
+_NAMED_AFTER_KEY = re.compile(r'(?:build|register)_(\w+)')
 _UNEXPECTED = re.compile(r"(\w+)\(\) got an unexpected keyword argument '(\w+)'")
 _MISSING = re.compile(r'missing \d+ required [\w-]+ arguments?: .+', re.DOTALL)
 _OPTIONS = '--cfg-options'
@@ -152,7 +146,8 @@ def _find_part(error: BaseException, values: dict[str, Any]) -> _Part | None:
     loop = 'train'
     for frame, _ in traceback.walk_tb(error.__traceback__):
         name, local = frame.f_code.co_name, frame.f_locals
-        section = _SECTIONS.get(name)
+        named_after = _NAMED_AFTER_KEY.fullmatch(name)
+        section = _SECTIONS.get(name, named_after and named_after[1])
         if name in _SECTIONS_OF_LOOPS:
             section = f'{loop}_{_SECTIONS_OF_LOOPS[name]}'
         if section in ('train_cfg', 'val_cfg', 'test_cfg'):

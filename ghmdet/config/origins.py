@@ -103,16 +103,16 @@ class ConfigOrigins:
         return result
 
     def _merge(self, merge: Callable, own: dict, base: dict, *args: Any, **kwargs: Any) -> dict:
-        """Merge one dict into another; the last merge in a file is of all it says."""
+        """Merge one dict into another; the last merge of a file is that of its own values."""
         file = self._files[-1] if self._files else None
         if file is None or file.merging:
             return merge(own, base, *args, **kwargs)
-        said = _mark(own, file.path)
+        marks = _mark(own, file.path)
         file.merging = True  # mmengine comes back here for each dict inside
         merged = merge(own, base, *args, **kwargs)
         # A file may also change its bases: `_base_.model.backbone.depth = 18`.
         inherited = _follow(ConfigDict(base).to_dict(), file.values, file.origins, file.path)
-        file.merged = merge(said, inherited)
+        file.merged = merge(marks, inherited)
         file.merging = False
         return merged
 
@@ -171,7 +171,7 @@ def origins_of(cfg: Config) -> ConfigOrigins:
 
 
 def _mark(value: Any, origin: str) -> Any:
-    """Return the tree of origins of a value that comes from one place."""
+    """Return the tree of origins of a value with one origin."""
     if isinstance(value, dict):
         marks = {key: _mark(item, origin) for key, item in dict.items(value) if key != _DELETE}
         if _DELETE in value:
@@ -203,7 +203,7 @@ def _list_leaves(
 ) -> Iterator[tuple[str, Any, str]]:
     if isinstance(value, dict) and value:
         items = [(name, value[name], origins[name]) for name in sorted(value, key=str)]
-    elif isinstance(value, list | tuple) and value and not _is_one(value, origins):
+    elif isinstance(value, list | tuple) and (_holds_dict(value) or len({*_flatten(origins)}) > 1):
         items = list(zip(range(len(value)), value, origins, strict=True))
     else:
         yield key, value, next(iter(_flatten(origins)), otherwise)
@@ -213,14 +213,9 @@ def _list_leaves(
         yield from _list_leaves(path, item, item_origins, otherwise)
 
 
-def _is_one(value: Any, origins: Any) -> bool:
-    """Whether a list holds no dict and comes from one place."""
-    return not _holds_dict(value) and len(set(_flatten(origins))) == 1
-
-
 def _holds_dict(value: Any) -> bool:
     if isinstance(value, list | tuple):
-        return any(_holds_dict(item) for item in value)
+        return any(map(_holds_dict, value))
     return isinstance(value, dict)
 
 

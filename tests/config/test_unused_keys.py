@@ -1,4 +1,4 @@
-"""Keys of a config that nothing reads."""
+"""Keys of a config that are not used."""
 
 import argparse
 import inspect
@@ -11,7 +11,6 @@ from mmengine.runner import Runner
 
 from ghmdet import CONFIG_ROOT, config_path, get_config
 from ghmdet.config import arguments
-from ghmdet.config.cfg_options import parse_value
 from ghmdet.config.errors import ConfigError
 from ghmdet.config.unused_keys import (
     TOP_LEVEL_KEYS,
@@ -22,13 +21,7 @@ from ghmdet.config.unused_keys import (
 
 SHAPES = 'retinanet_ghm_r18_fpn_shapes'
 BASE = f'_base_ = {config_path(SHAPES)!r}\n'
-SPLITS = ('train', 'val', 'test')
 SHIPPED = sorted(file for file in CONFIG_ROOT.rglob('*.py') if '_base_' not in file.parts)
-
-
-@pytest.fixture(scope='module')
-def shapes():
-    return get_config(SHAPES)
 
 
 def unused(text, folder, base=BASE):
@@ -52,41 +45,29 @@ def test_the_shipped_configs_and_their_dumps_are_read_wholly(file, tmp_path):
         assert [*find_unused_keys(each), *find_unused_parts(each)] == []
 
 
-@pytest.mark.parametrize(
-    ('text', 'setting', 'told'),
-    [
-        ("modle = dict(type='A')", "modle={'type': 'A'}", '; did you mean model?'),
-        ('num_classes = 3', 'num_classes=3', ''),
-        ('resme = True', 'resme=True', '; did you mean resume?'),
-        (
-            'optim_wrapper = dict(paramwise_cfg=dict(bias_lr_mul=2))',
-            'optim_wrapper.paramwise_cfg.bias_lr_mul=2',
-            '; did you mean optim_wrapper.paramwise_cfg.bias_lr_mult?',
-        ),
-        (
-            'model = dict(test_cfg=dict(score_thrr=0.1))',
-            'model.test_cfg.score_thrr=0.1',
-            '; did you mean model.test_cfg.score_thr?',
-        ),
-        (
-            'model = dict(train_cfg=dict(asigner=None))',
-            'model.train_cfg.asigner=None',
-            '; did you mean model.train_cfg.assigner?',
-        ),
-        (
-            'auto_scale_lr = dict(quux=7)',
-            'auto_scale_lr.quux=7',
-            '; the keys of auto_scale_lr are enable, base_batch_size',
-        ),
-        (
-            'env_cfg = dict(cudnn_benchmrk=True)',
-            'env_cfg.cudnn_benchmrk=True',
-            '; did you mean env_cfg.cudnn_benchmark?',
-        ),
-    ],
-)
-def test_what_is_not_used(text, setting, told, tmp_path):
-    assert unused(text, tmp_path) == [f'{setting} is not used{told}']
+MISTAKES = """
+modle = dict(type='A')
+num_classes = 3
+resme = True
+optim_wrapper = dict(paramwise_cfg=dict(bias_lr_mul=2))
+model = dict(test_cfg=dict(score_thrr=0.1), train_cfg=dict(asigner=None))
+auto_scale_lr = dict(quux=7)
+env_cfg = dict(cudnn_benchmrk=True)
+"""
+
+
+def test_what_is_not_used(tmp_path):
+    assert sorted(unused(MISTAKES, tmp_path)) == [
+        'auto_scale_lr.quux=7 is not used; the keys of auto_scale_lr are enable, base_batch_size',
+        'env_cfg.cudnn_benchmrk=True is not used; did you mean env_cfg.cudnn_benchmark?',
+        'model.test_cfg.score_thrr=0.1 is not used; did you mean model.test_cfg.score_thr?',
+        'model.train_cfg.asigner=None is not used; did you mean model.train_cfg.assigner?',
+        "modle={'type': 'A'} is not used; did you mean model?",
+        'num_classes=3 is not used',
+        'optim_wrapper.paramwise_cfg.bias_lr_mul=2 is not used; did you mean '
+        'optim_wrapper.paramwise_cfg.bias_lr_mult?',
+        'resme=True is not used; did you mean resume?',
+    ]
 
 
 @pytest.mark.parametrize(
@@ -120,58 +101,53 @@ def test_a_grandchild_may_read_it(tmp_path):
     assert unused(text, tmp_path, base=f'_base_ = {str(tmp_path / "child.py")!r}\n') == []
 
 
-@pytest.mark.parametrize(
-    ('option', 'told'),
-    [
-        ('modle.x=1', ' is not used; did you mean model?'),
-        (
-            'model.bbox_hed.num_classes=3',
-            ': the config has no model.bbox_hed; did you mean model.bbox_head?',
-        ),
-        (
-            'train_dataloader.batchsize=4',
-            ': the config has no train_dataloader.batchsize; did you mean '
-            'train_dataloader.batch_size?',
-        ),
-        (
-            'optim_wrapper.optimizer.lrr=0.1',
-            ': the config has no optim_wrapper.optimizer.lrr; did you mean '
-            'optim_wrapper.optimizer.lr?',
-        ),
-        (
-            'param_scheduler.1.T_mx=3',
-            ': the config has no param_scheduler.1.T_mx; did you mean param_scheduler.1.T_max?',
-        ),
-        # An argument of the class, or nothing near.
-        ('model.backbone.with_cp=True', None),
-        ('train_dataloader.dataset.indices=4', None),
-        ('train_dataloader.pin_memory=True', None),
-        ('optim_wrapper.accumulative_counts=4', None),
-        ('model.init_cfg.type=Pretrained', None),
-        ('default_hooks.checkpoint.priority=10', None),
-        ('custom_hooks=[]', None),
-        ('_mine=3', None),
-        ('model.neck.in_channels.0=3', None),
-    ],
-)
-def test_options(option, told, shapes):
-    key, _, value = option.partition('=')
-    found = list(find_unused_options(shapes, {key: parse_value(value)}))
-    assert found == ([] if told is None else [option + told])
+def unused_options(**options):
+    options = {key.replace('__', '.'): value for key, value in options.items()}
+    return list(find_unused_options(get_config(SHAPES), options))
 
 
-@pytest.mark.parametrize(
-    ('option', 'keys'),
-    [
-        ('classes', [f'{split}_dataloader.dataset.metainfo.classes' for split in SPLITS]),
-        ('train_pipeline.2.scale', ['train_dataloader.dataset.pipeline']),
-    ],
-)
-def test_options_that_set_a_variable(option, keys, shapes):
-    assert list(find_unused_options(shapes, {option: 'a'})) == [
-        f'{option.split(".")[0]} is a variable of the config files, which are read before '
-        f'--cfg-options: setting it has no effect. Set what it was used for: {", ".join(keys)}'
+def test_options_that_have_no_effect():
+    absent = 'the config has no'
+    assert unused_options(
+        modle__x=1,
+        model__bbox_hed__num_classes=3,
+        train_dataloader__batchsize=4,
+        optim_wrapper__optimizer__lrr=0.1,
+        param_scheduler__1__T_mx=3,
+    ) == [
+        'modle.x=1 is not used; did you mean model?',
+        f'model.bbox_hed.num_classes=3: {absent} model.bbox_hed; did you mean model.bbox_head?',
+        f'train_dataloader.batchsize=4: {absent} train_dataloader.batchsize; did you mean '
+        'train_dataloader.batch_size?',
+        f'optim_wrapper.optimizer.lrr=0.1: {absent} optim_wrapper.optimizer.lrr; did you mean '
+        'optim_wrapper.optimizer.lr?',
+        f'param_scheduler.1.T_mx=3: {absent} param_scheduler.1.T_mx; did you mean '
+        'param_scheduler.1.T_max?',
     ]
+    text = (
+        ' is a variable of the config files, which are read before --cfg-options: setting it has '
+        'no effect. Set what it was used for: '
+    )
+    keys = [f'{split}_dataloader.dataset.metainfo.classes' for split in ('train', 'val', 'test')]
+    assert unused_options(classes=('a', 'b'), train_pipeline__2__scale=(9, 9)) == [
+        f'classes{text}{", ".join(keys)}',
+        f'train_pipeline{text}train_dataloader.dataset.pipeline',
+    ]
+
+
+def test_options_that_are_arguments_of_a_class_or_near_to_none():
+    found = unused_options(
+        model__backbone__with_cp=True,
+        train_dataloader__dataset__indices=4,
+        train_dataloader__pin_memory=True,
+        optim_wrapper__accumulative_counts=4,
+        model__init_cfg__type='Pretrained',
+        default_hooks__checkpoint__priority=10,
+        custom_hooks=[],
+        _mine=3,
+        model__neck__in_channels__0=3,
+    )
+    assert found == []
 
 
 @pytest.fixture
