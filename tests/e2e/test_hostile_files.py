@@ -26,21 +26,12 @@ WAYS = {
         ],
     ),
 }
-CASES = [
-    ('test', 'os.system'),
-    ('test', 'getattr escape'),
-    ('test', 'numpy.memmap'),
-    ('test', 'torch.save'),
-    ('test', 'mmengine.logging logger'),
-    ('resume', 'subprocess'),
-    ('resume', 'getattr of tensor'),
-    ('resume', 'object array'),
-    ('resume', 'own class'),
-    ('load_from', 'eval'),
-    ('load_from', 'collections.ChainMap'),
-    ('load_from', 'torch.load'),
-    ('init_cfg', 'open'),
-]
+CASES = {  # one attack for each way; tests/checkpoint/test_reader.py has all attacks
+    'test': 'os.system',
+    'resume': 'subprocess',
+    'load_from': 'eval',
+    'init_cfg': 'open',
+}
 
 
 @pytest.fixture
@@ -62,7 +53,7 @@ def command(way, config, file):
     return [str(TOOLS / tool), str(config), *work_dir, *arguments(file)]
 
 
-@pytest.mark.parametrize(('way', 'attack'), CASES)
+@pytest.mark.parametrize(('way', 'attack'), CASES.items())
 def test_hostile_file_is_refused(config, evil, monkeypatch, capsys, way, attack):
     """In this process, for speed."""
     file, told = evil(attack)
@@ -77,11 +68,10 @@ def test_hostile_file_is_refused(config, evil, monkeypatch, capsys, way, attack)
     assert not list(config.parent.glob('work/*.pth'))
 
 
-@pytest.mark.parametrize('way', ['test', 'resume'])
-def test_the_exit_code_and_the_last_words(config, evil, way):
+def test_the_exit_code_and_the_last_words(config, evil):
     file, _ = evil('os.system')
     done = subprocess.run(
-        [sys.executable, *command(way, config, file)], capture_output=True, text=True
+        [sys.executable, *command('test', config, file)], capture_output=True, text=True
     )
     assert done.returncode == 1
     last_words, hint = done.stderr.strip().splitlines()[-2:]

@@ -25,7 +25,7 @@ def test_a_broken_or_missing_checkpoint(server, config, tmp_path):
         size = last.stat().st_size // 2
         if name == 'cut':
             os.truncate(last, size)
-            reason = f'passed over: {last} ({size} bytes) cannot be read ('
+            reason = f'skipped: {last} ({size} bytes) cannot be read ('
         else:
             last.unlink()
             reason = f'{folder}/last_checkpoint names {last}, which does not exist'
@@ -48,10 +48,10 @@ def test_nothing_readable_and_nothing_there(server, config, tmp_path):
     told = done['stderr'][done['stderr'].rindex('error: ') :]
     assert told.startswith(f'error: none of the 1 checkpoints of {folder} can be read:\n')
     assert sorted(os.listdir(folder)) == ['epoch_1.pth', 'training.lock']
-    # Begun anew, it is told what is overwritten.
+    # Without --resume there is a warning of what is overwritten.
     done = server('ghmdet.train', args, tmp_path)
     assert done['code'] == 0, done['stderr'][-3000:]
-    told = f'{folder} holds checkpoints of an earlier run: epoch_1.pth. This run begins at the'
+    told = f'{folder} has checkpoints of an earlier run: epoch_1.pth. This run begins at the'
     assert told in done['stdout'] + done['stderr']
 
 
