@@ -18,7 +18,8 @@ def test_a_wild_learning_rate_ends_with_advice(config, tmp_path):
     done = run('train.py', config, '--work-dir', work_dir, '--cfg-options', *WILD, check=False)
     assert done.returncode == 1
     log = done.stdout + done.stderr
-    assert 'the learning rate 1e+30 is 1e+33 times what the linear rule gives for 4 images' in log
+    warning = 'the learning rate 1e+30 is 1e+33 times what the linear rule gives for a total batch'
+    assert f'{warning} size of 4' in log
     # One step is made, then nothing is finite.
     told = done.stderr[done.stderr.rindex('error: ') :]
     assert told.startswith(
