@@ -117,23 +117,19 @@ def test_a_run_that_resumes_with_the_same_settings(tmp_path):
 
 def test_settings_that_the_checkpoint_replaces(tmp_path):
     steps = dict(SCHEDULES[1], milestones=[16, 22], gamma=0.5)
+    more = dict(type='ConstantLR', factor=0.5, begin=0, end=2, by_epoch=True)
     changes = {'optim_wrapper.optimizer.lr': 0.25, 'optim_wrapper.optimizer.weight_decay': 0.125}
-    _, report, lines = resume(tmp_path, [SCHEDULES[0], steps], **changes)
+    _, report, lines = resume(tmp_path, [SCHEDULES[0], steps, more], **changes)
     assert report['learning rate'].startswith(f'1 from {tmp_path}/epoch_1.pth, SGD ')
     assert [line for line in lines if 'replaces' in line] == [
         f'{tmp_path}/epoch_1.pth replaces settings of the config: lr of the optimizer is 1, not '
-        '0.25; weight_decay of the optimizer is 0.0, not 0.125; param_scheduler.1.gamma '
+        '0.25; weight_decay of the optimizer is 0.0, not 0.125; the config has 3 entries in '
+        'param_scheduler, the checkpoint 2: the first ones resume in their order, further ones of '
+        'the config start at 0, of the checkpoint are dropped; param_scheduler.1.gamma '
         '(MultiStepLR) is 0.1, not 0.5; param_scheduler.1.milestones (MultiStepLR) is [8, 11], not '
         '[16, 22]. To use those of the config, start a new training from its weights: load_from '
         'without resume.'
     ]
-
-
-def test_one_more_schedule(tmp_path):
-    more = dict(type='ConstantLR', factor=0.5, begin=0, end=2, by_epoch=True)
-    _, _, lines = resume(tmp_path, [*SCHEDULES, more])
-    (text,) = [line for line in lines if 'replaces' in line]
-    assert 'the config has 3 entries in param_scheduler, the checkpoint 2: the first ones' in text
 
 
 def test_a_checkpoint_without_the_optimizer(tmp_path):

@@ -112,7 +112,7 @@ def test_a_model_without_ghm_gets_a_warning(tmp_path, monkeypatch):
     monkeypatch.setattr(ghm_stats_hook, 'print_log', lambda text, **_: said.append(text))
     train(tmp_path, TwoLevels(FocalLoss()), GHMStatsHook(interval=1))
     assert [text[:62] for text in said] == [
-        'GHMStatsHook has nothing to write: no part of the model is a G'
+        'GHMStatsHook has nothing to write: the model has no GHM loss ('
     ]
 
 
