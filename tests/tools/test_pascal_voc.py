@@ -116,7 +116,8 @@ def test_bad_boxes_are_reported(root, capsys):
         "object 3: box is not four numbers: {'xmin': '1', 'ymin': '', 'xmax': '3', 'ymax': '4'}",
         "object 4: box is not four numbers: {'xmin': '1', 'ymin': 'x', 'xmax': '3', 'ymax': '4'}",
         'object 6: has no name',
-        "object 7: box is not four numbers: {'xmin': None, 'ymin': None, 'xmax': None, 'ymax': None}",
+        'object 7: box is not four numbers: '
+        "{'xmin': None, 'ymin': None, 'xmax': None, 'ymax': None}",
     ]
     assert 'problems: 7' in out.splitlines()[0]
 
