@@ -72,7 +72,7 @@ class AnchorGenerator:
                 )
         if not _is_number(center_offset) or not 0 <= center_offset <= 1:
             raise ValueError(
-                f'anchor_generator.center_offset must lie in [0, 1], got {center_offset}'
+                f'anchor_generator.center_offset must be in [0, 1], got {center_offset}'
             )
         self.strides = [(s, s) if isinstance(s, int) else (s[0], s[1]) for s in strides]
         self.base_sizes = [min(s) for s in self.strides] if base_sizes is None else list(base_sizes)

@@ -52,7 +52,7 @@ def _is_number(value: Any, low: float, high: float) -> bool:
 
 def _check_nms_type(kind: Any) -> None:
     if kind != 'nms':
-        raise ValueError(f"model.test_cfg.nms.type: ghmdet only has 'nms', got {kind!r}")
+        raise ValueError(f"model.test_cfg.nms.type must be 'nms', got {kind!r}")
 
 
 def select_candidates(

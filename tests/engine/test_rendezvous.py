@@ -59,5 +59,5 @@ def test_the_environment_says_where(agent, monkeypatch):
 
 def test_processes_that_do_not_come(agent, monkeypatch):
     monkeypatch.setattr(rendezvous, '_RENDEZVOUS_TIMEOUT', timedelta(seconds=0.05))
-    with pytest.raises(TimeoutError, match=r'processes \[1, 2\] of 3 did not join within 0:00:00\.05'):
+    with pytest.raises(TimeoutError, match=r'processes \[1, 2\] of 3 did not join within 0:00\.05'):
         rendezvous._distribute_port(agent, 3)
