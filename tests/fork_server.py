@@ -22,7 +22,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
-LIMIT = 60  # seconds
+LIMIT = 120  # seconds
 RANK_VARIABLES = {
     'pytorch': 'RANK LOCAL_RANK WORLD_SIZE',
     'slurm': 'SLURM_PROCID SLURM_LOCALID SLURM_NTASKS',
