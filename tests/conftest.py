@@ -9,6 +9,7 @@ import sys
 
 import pytest
 import torch
+from mmengine.config import config as config_module
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.visualization import Visualizer
 
@@ -22,6 +23,18 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     signal.signal(signal.SIGINT, signal.default_int_handler)
 if sys.platform != 'win32' and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
     signal.signal(signal.SIGHUP, lambda *_: None)  # a hang-up does not end the tests themselves
+
+# yapf takes half a second for a whole config, at the start and in each checkpoint of a run.
+_format, _formatted = config_module.FormatCode, {}
+
+
+def _format_once(text, **settings):
+    if text not in _formatted:
+        _formatted[text] = _format(text, **settings)
+    return _formatted[text]
+
+
+config_module.FormatCode = _format_once
 
 
 @pytest.fixture(autouse=True)

@@ -21,7 +21,7 @@ LIMIT = 20  # seconds
 @dataclass
 class Mistake:
     name: str
-    told: tuple
+    facts: tuple
     """What the message must contain."""
     data: object = None
     """Changes the copied data set in a folder."""
@@ -95,19 +95,19 @@ def png_header(width, height):
 M = Mistake
 
 
-def in_json(name, change, *told):
+def in_json(name, change, *facts):
     """A mistake in the annotation file, which the message names."""
-    return Mistake(name, ('train.json', *told), change)
+    return Mistake(name, ('train.json', *facts), change)
 
 
-def option(name, value, *told, **more):
+def option(name, value, *facts, **more):
     """A mistake in one option of --cfg-options."""
-    return Mistake(name, told, options=(value,), **more)
+    return Mistake(name, facts, options=(value,), **more)
 
 
-def in_testing(name, *told, args=('{checkpoint}',), **more):
+def in_testing(name, *facts, args=('{checkpoint}',), **more):
     """A mistake in the arguments of test.py."""
-    return Mistake(name, told, program='test.py', args=args, **more)
+    return Mistake(name, facts, program='test.py', args=args, **more)
 
 
 LOSS = 'model.bbox_head.loss_cls'
@@ -350,7 +350,7 @@ def test_message(mistake, server, shapes, checkpoint, tmp_path):
     assert done['code'] == mistake.code, done['stderr'][-3000:]
     assert 'Traceback' not in done['stderr'] + done['stdout']
     words = done['stderr'][done['stderr'].rindex('error: ') :]
-    for text in mistake.told:
+    for text in mistake.facts:
         assert text.format(checkpoint=checkpoint) in words
     after = contents(tmp_path)
     assert {file: after.get(file) for file in before} == before

@@ -50,7 +50,7 @@ def attempt(errors: Any, function: Callable, *args: Any) -> tuple[Any, Any]:
 
 
 @pytest.fixture
-def place(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     """A folder `in` for the example, beside which nothing may appear."""
     folder = tmp_path / 'in'
     folder.mkdir()
@@ -133,8 +133,8 @@ def read_images(file: Path) -> Any:
     return build_images(records, {ids[0]: 0}, 'imgs')[0]
 
 
-def check_coco(place: Path, content: bytes) -> None:
-    file = place / 'train.json'
+def check_coco(folder: Path, content: bytes) -> None:
+    file = folder / 'train.json'
     file.write_bytes(content)
     images, error = attempt(ValueError, read_images, file)
     if error is not None:
@@ -220,16 +220,16 @@ def check_checkpoint(file: Path) -> None:
 
 
 def check_file(name: str) -> Callable:
-    def check(place: Path, content: bytes) -> None:
-        (place / name).write_bytes(content)
-        check_checkpoint(place / name)
+    def check(folder: Path, content: bytes) -> None:
+        (folder / name).write_bytes(content)
+        check_checkpoint(folder / name)
 
     return check
 
 
-def check_pickle(place: Path, content: bytes) -> None:
+def check_pickle(folder: Path, content: bytes) -> None:
     """In a valid archive, whose checksums hold."""
-    check_checkpoint(write(place / 'a.pth', content))
+    check_checkpoint(write(folder / 'a.pth', content))
 
 
 SAFETENSORS = st.one_of(
@@ -259,10 +259,10 @@ IMAGES = st.sampled_from(['JPEG', 'PNG', 'BMP', 'TIFF', 'WEBP', 'GIF', 'PPM']).f
 )
 
 
-def check_image(place: Path, example: tuple[str, bytes]) -> None:
+def check_image(folder: Path, example: tuple[str, bytes]) -> None:
     """Whatever the check lets through, decoding gives an image or refuses it by name."""
     kind, content = example
-    file = place / 'a.jpg'
+    file = folder / 'a.jpg'
     file.write_bytes(content)
     fault = find_image_fault(file)
     img, error = attempt(ImageError, read_image, file)
@@ -292,7 +292,7 @@ CASES += [pytest.param(kind, FUZZ[kind][2], marks=pytest.mark.long) for kind in 
 
 @pytest.mark.filterwarnings('ignore::UserWarning')  # Pillow's
 @pytest.mark.parametrize(('kind', 'number'), CASES)
-def test_files_are_read_or_refused(place, monkeypatch, capfd, kind, number):
+def test_files_are_read_or_refused(folder, monkeypatch, capfd, kind, number):
     monkeypatch.delenv('GHMDET_TRUST_CHECKPOINT', raising=False)
     strategy, check, _ = FUZZ[kind]
 
@@ -305,6 +305,6 @@ def test_files_are_read_or_refused(place, monkeypatch, capfd, kind, number):
     )
     @given(example=strategy)
     def run(example: Any) -> None:
-        check(renew(place), example)
+        check(renew(folder), example)
 
     run()
