@@ -401,6 +401,6 @@ def test_a_signal_while_the_processes_agree_is_not_lost(monkeypatch):
         hook._received = int(signal.SIGTERM)  # as the thread notes it, too late for this step
 
     monkeypatch.setattr(stop_hook, 'all_reduce', exchange)
-    assert not hook._is_stop_requested(None)
+    assert not hook._is_stop_requested()
     monkeypatch.setattr(stop_hook, 'all_reduce', lambda flag, op: None)
-    assert hook._is_stop_requested(None)
+    assert hook._is_stop_requested()

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
@@ -53,11 +52,9 @@ class GHMStatsHook(Hook):
         short = {name.rpartition('.')[-1]: module for name, module in found.items()}
         self._losses = short if len(short) == len(found) else found
         if not found:
-            print_log(
+            MMLogger.get_current_instance().warning(
                 'GHMStatsHook has nothing to write: the model has no GHM loss (GHMC, GHMR); remove '
-                'it from custom_hooks',
-                logger='current',
-                level=logging.WARNING,
+                'it from custom_hooks'
             )
 
     def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
