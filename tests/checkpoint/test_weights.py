@@ -212,33 +212,22 @@ def assert_rows(found, expected):
         assert torch.equal(bias, other_bias)
 
 
-def test_rows_of_classes_with_the_same_name_are_copied():
-    theirs, ours = ('bus', 'cat', 'dog', 'owl'), ('owl', 'yak', 'cat')
-    source, model = detector(4, seed=1).state_dict(), detector(3, seed=2)
-    old = rows_of(model.state_dict(), ours)
+@pytest.mark.parametrize(
+    ('theirs', 'ours', 'note'),
+    [
+        (('bus', 'cat', 'dog', 'owl'), ('owl', 'yak', 'cat'), '2 of 3 {} (owl, cat); {}: yak'),
+        (('cat', 'dog', 'owl'), ('owl', 'cat', 'dog'), '3 of 3 {} (owl, cat, dog)'),
+    ],
+)
+def test_rows_of_classes_with_the_same_name_are_copied(theirs, ours, note):
+    source, model = detector(len(theirs), seed=1).state_dict(), detector(3, seed=2)
+    old, given = rows_of(model.state_dict(), ours), rows_of(source, theirs)
     report = load(dict(state_dict=source, meta=dict(CLASSES=theirs)), model, match_classes=ours)
-    new, given = rows_of(model.state_dict(), ours), rows_of(source, theirs)
-    assert_rows(new['owl'], given['owl'])
-    assert_rows(new['cat'], given['cat'])
-    assert_rows(new['yak'], old['yak'])
-    assert report.notes == [
-        'match_classes: 2 of 3 classes copied from the file (owl, cat); randomly initialised: yak'
-    ]
+    for name, rows in rows_of(model.state_dict(), ours).items():
+        assert_rows(rows, given.get(name, old[name]))
+    texts = ('classes copied from the file', 'randomly initialised')
+    assert report.notes == [f'match_classes: {note.format(*texts)}']
     assert report.fits_exactly
-
-
-def test_as_many_classes_in_another_order():
-    theirs, ours = ('cat', 'dog', 'owl'), ('owl', 'cat', 'dog')
-    source, model = detector(3, seed=1).state_dict(), detector(3, seed=2)
-    report = load(
-        dict(state_dict=source, meta=dict(dataset_meta=dict(classes=theirs))),
-        model,
-        match_classes=ours,
-    )
-    new, given = rows_of(model.state_dict(), ours), rows_of(source, theirs)
-    for name in ours:
-        assert_rows(new[name], given[name])
-    assert report.notes == ['match_classes: 3 of 3 classes copied from the file (owl, cat, dog)']
 
 
 @pytest.mark.parametrize(
@@ -271,7 +260,9 @@ def test_no_head_to_match():
 # --- torchvision --------------------------------------------------------------------------------
 
 
-def our_retinanet(num_classes, extra, norm_cfg=None, backbone=None, eps=1e-5, relu=True):
+def our_retinanet(
+    num_classes=80, extra='on_output', norm_cfg=None, backbone=None, eps=1e-5, relu=True
+):
     cfg = dict(
         type='RetinaNet',
         backbone={'type': 'ResNet', 'depth': 50, **(backbone or {})},
@@ -335,24 +326,64 @@ def compare_outputs(theirs, ours, rows=None):
 COCO_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
 
 
+def with_batch_norm_in_the_towers():
+    theirs = their_v1(4)
+    theirs.head = retinanet.RetinaNetHead(256, 9, 4, norm_layer=partial(nn.BatchNorm2d))
+    return theirs
+
+
+OF_COCO = (['of its 91 classes the 80 that COCO uses, in the order of their ids'], COCO_CLASSES)
+RESNEXT = dict(type='ResNeXt', groups=32, base_width=4)
+
+
 @pytest.mark.parametrize(
-    ('layout', 'norm'), [(dict, nn.BatchNorm2d), (as_older_torchvision, FrozenBatchNorm2d)]
+    ('theirs', 'rename', 'ours', 'rows', 'expected'),
+    [
+        (their_v1, dict, dict(), COCO_IDS, OF_COCO),
+        (
+            partial(their_v1, norm=FrozenBatchNorm2d),
+            as_older_torchvision,
+            dict(),
+            COCO_IDS,
+            OF_COCO,
+        ),
+        (
+            their_v2,
+            dict,
+            dict(extra='on_input', norm_cfg=dict(type='GN', num_groups=32)),
+            COCO_IDS,
+            OF_COCO,
+        ),
+        (
+            partial(their_v1, 5, resnet=torchvision.models.resnext50_32x4d),
+            lambda weights: {f'module.{key}': value for key, value in weights.items()},
+            dict(num_classes=5, backbone=RESNEXT),
+            None,
+            ([], None),
+        ),
+        (
+            with_batch_norm_in_the_towers,
+            dict,
+            dict(num_classes=3, norm_cfg=dict(type='BN')),
+            [1, 2, 3],
+            (["of its 4 classes all but the first, torchvision's background"], None),
+        ),
+    ],
 )
-def test_torchvision_v1(layout, norm):
-    theirs = their_v1(norm=norm)
+def test_detectors_of_torchvision(theirs, rename, ours, rows, expected):
+    theirs, ours = theirs(), our_retinanet(**ours)
     randomize(theirs, 1)
-    weights = layout(theirs.state_dict())
-    again = their_v1(norm=norm)
-    again.load_state_dict(dict(weights))  # torchvision itself knows both layouts
-    assert_same(again, theirs.state_dict())
-    ours = our_retinanet(80, 'on_output')
-    report = load(weights, ours)
+    report = load(rename(theirs.state_dict()), ours)
     report.require_complete()
-    assert report.fits_exactly
-    assert report.classes == COCO_CLASSES
-    assert report.notes == ['of its 91 classes the 80 that COCO uses, in the order of their ids']
-    assert report.warnings == []
-    compare_outputs(theirs, ours, COCO_IDS)
+    assert (report.fits_exactly, report.warnings) == (True, [])
+    assert (report.notes, report.classes) == expected
+    compare_outputs(theirs, ours, rows)
+
+
+def test_the_older_names_are_those_that_torchvision_knows():
+    theirs, again = their_v1(norm=FrozenBatchNorm2d), their_v1(norm=FrozenBatchNorm2d)
+    again.load_state_dict(as_older_torchvision(theirs.state_dict()))
+    assert_same(again, theirs.state_dict())
 
 
 def test_the_config_in_the_docs_is_that_of_torchvision_v1(tmp_path):
@@ -370,34 +401,6 @@ def test_the_config_in_the_docs_is_that_of_torchvision_v1(tmp_path):
     assert ours.backbone.layer4[2].bn3.eps == 0
 
 
-def test_torchvision_v2():
-    theirs = their_v2()
-    randomize(theirs, 2)
-    ours = our_retinanet(80, 'on_input', norm_cfg=dict(type='GN', num_groups=32))
-    report = load(theirs.state_dict(), ours)
-    assert report.fits_exactly
-    assert report.warnings == []
-    compare_outputs(theirs, ours, COCO_IDS)
-
-
-def test_torchvision_resnext():
-    theirs = their_v1(5, resnet=torchvision.models.resnext50_32x4d)
-    randomize(theirs, 3)
-    ours = our_retinanet(5, 'on_output', backbone=dict(type='ResNeXt', groups=32, base_width=4))
-    report = load({f'module.{k}': v for k, v in theirs.state_dict().items()}, ours)
-    assert (report.fits_exactly, report.classes, report.notes) == (True, None, [])
-    compare_outputs(theirs, ours)
-
-
-def test_torchvision_with_batch_norm_in_the_towers():
-    theirs = their_v1(4)
-    theirs.head = retinanet.RetinaNetHead(256, 9, 4, norm_layer=partial(nn.BatchNorm2d))
-    randomize(theirs, 4)
-    ours = our_retinanet(4, 'on_output', norm_cfg=dict(type='BN'))
-    assert load(theirs.state_dict(), ours).fits_exactly
-    compare_outputs(theirs, ours)
-
-
 def test_epsilon_zero_of_the_first_published_file():
     theirs = their_v1(3, norm=partial(FrozenBatchNorm2d, eps=0.0))
     randomize(theirs, 5)
@@ -405,23 +408,14 @@ def test_epsilon_zero_of_the_first_published_file():
         if isinstance(module, FrozenBatchNorm2d):  # so small that an epsilon of 1e-5 shows
             module.running_var *= 1e-4
             module.weight *= 1e-2
-    for eps, seen in ((0, False), (1e-5, True)):
-        ours = our_retinanet(3, 'on_output', eps=eps)
-        load(theirs.state_dict(), ours)
-        if not seen:
-            compare_outputs(theirs, ours)
-        else:
-            with pytest.raises(AssertionError, match='cls_logits'):
-                compare_outputs(theirs, ours)
-
-
-def test_torchvision_counts_a_background():
-    theirs = their_v1(4)
-    randomize(theirs, 6)
-    ours = our_retinanet(3, 'on_output')
-    report = load(theirs.state_dict(), ours)
-    assert report.notes == ["of its 4 classes all but the first, torchvision's background"]
-    compare_outputs(theirs, ours, [1, 2, 3])
+    ours = our_retinanet(3, eps=0)
+    load(theirs.state_dict(), ours)
+    compare_outputs(theirs, ours)
+    for module in ours.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.eps = 1e-5
+    with pytest.raises(AssertionError, match='cls_logits'):
+        compare_outputs(theirs, ours)
 
 
 def test_torchvision_coco_rows_by_name():
@@ -458,17 +452,13 @@ def test_a_neck_that_computes_something_else_is_told(theirs, extra, relu, told):
 
 
 @pytest.mark.parametrize(
-    ('build', 'cfg'),
+    ('build', 'cfg', 'counted'),
     [
-        (torchvision.models.resnet18, dict(type='ResNet', depth=18)),
-        (torchvision.models.resnet50, dict(type='ResNet', depth=50)),
-        (
-            torchvision.models.resnext50_32x4d,
-            dict(type='ResNeXt', depth=50, groups=32, base_width=4),
-        ),
+        (torchvision.models.resnet18, dict(type='ResNet', depth=18), True),
+        (torchvision.models.resnet50, dict(type='ResNet', depth=50), False),
+        (torchvision.models.resnext50_32x4d, dict(RESNEXT, depth=50), True),
     ],
 )
-@pytest.mark.parametrize('counted', [True, False])
 def test_torchvision_classifiers(build, cfg, counted):
     theirs = build()
     randomize(theirs, 8)
