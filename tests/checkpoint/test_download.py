@@ -136,30 +136,21 @@ def test_a_file_is_downloaded_once_and_read(site, caplog):
     assert cached() == [f'hub/checkpoints/{name}']
 
 
-def test_without_a_terminal_a_line_at_start_and_end(site, monkeypatch):
-    lines = []
+@pytest.mark.parametrize('terminal', [True, False])
+def test_progress(site, monkeypatch, terminal):
+    lines, stream = [], io.StringIO()
+    stream.isatty = lambda: terminal
+    monkeypatch.setattr(sys, 'stderr', stream)
     monkeypatch.setattr(module, 'print_log', lambda text, **_: lines.append(text))
-    name = publish(site.folder, ONES)
-    size = (site.folder / name).stat().st_size / 1e6
-    load_from_http(f'{site.address}/{name}')
-    start, end = lines
-    assert start.startswith(f'downloading {site.address}/{name} ({size:.1f} MB) to ')
-    assert start.endswith(f'/hub/checkpoints/{name}')
-    assert end.startswith(f'downloaded {name}: {size:.1f} MB in ')
-
-
-def test_on_a_terminal_a_bar(site, monkeypatch):
-    class Terminal(io.StringIO):
-        def isatty(self):
-            return True
-
-    terminal = Terminal()
-    monkeypatch.setattr(sys, 'stderr', terminal)
     name = publish(site.folder, ONES)
     load_from_http(f'{site.address}/{name}')
     size = (site.folder / name).stat().st_size / 1000
-    assert '━' in terminal.getvalue()
-    assert f'{size:.1f}/{size:.1f} kB' in terminal.getvalue()
+    start, end = lines
+    assert start.startswith(f'downloading {site.address}/{name} ({size / 1000:.1f} MB) to ')
+    assert start.endswith(f'/hub/checkpoints/{name}')
+    assert end.startswith(f'downloaded {name}: {size / 1000:.1f} MB in ')
+    bar = stream.getvalue()
+    assert ('━' in bar, f'{size:.1f}/{size:.1f} kB' in bar) == (terminal, terminal)
 
 
 def test_files_of_one_name_on_two_servers_are_two(site):
@@ -236,15 +227,6 @@ def check_advice(message, url, name):
     assert f'cannot download {url}: ' in message
     assert f'get {url} by other means and put it at {place} (' in message
     assert f'(its SHA-256 must begin with {module.hash_in_name(name)})' in message
-
-
-def test_wrong_hash(site):
-    name = publish(site.folder, ONES, right=False)
-    found = sha256((site.folder / name).read_bytes()).hexdigest()[:8]
-    with pytest.raises(CheckpointError, match=f'says 0123abcd, .* SHA-256 {found}') as caught:
-        load_from_http(f'{site.address}/{name}')
-    check_advice(str(caught.value), f'{site.address}/{name}', name)
-    assert cached() == []
 
 
 def test_cut_without_length_and_hash_is_not_found_in_the_cache_again(site):

@@ -15,12 +15,10 @@ import torch
 from mmengine.logging import HistoryBuffer, MMLogger
 from mmengine.model import BaseModel
 from mmengine.optim.scheduler.lr_scheduler import OneCycleLR
-from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from mmengine.runner import Runner
 from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
-from ghmdet.checkpoint import reader as module
 from ghmdet.checkpoint.reader import TRUST_VARIABLE
 from ghmdet.engine import CheckpointError, load_checkpoint_file
 from tests.hostile import HOSTILE, write
@@ -228,17 +226,6 @@ def test_state_only_classes_are_out_of_reach(tmp_path, call):
     forged = b'\x80\x02cnumpy\nndarray\n' + call + b'.'
     with pytest.raises(CheckpointError):
         load_checkpoint_file(write(tmp_path / 'y.pth', forged))
-
-
-def test_only_six_methods_pass_the_getattr():
-    for name in ('min', 'max', 'current', 'mean'):
-        assert module._known_method(HistoryBuffer, name) is getattr(HistoryBuffer, name)
-    with pytest.raises(module._Refused, match=r"getattr\(HistoryBuffer, '_set_default_stat"):
-        module._known_method(HistoryBuffer, '_set_default_statistics')
-    for name in ('_annealing_cos', '_annealing_linear'):
-        assert module._known_method(module._no_scheduler, name)(1.0, 0.0, 0.5) == 0.5
-    with pytest.raises(module._Refused, match='__globals__'):
-        module._known_method(OneCycleParamScheduler, '__globals__')
 
 
 @pytest.mark.filterwarnings('ignore:Detected pickle protocol')

@@ -137,13 +137,6 @@ def test_long_lists_are_shortened():
     assert lines[2].endswith('ema_5 and 294 more')
 
 
-def test_a_test_names_the_classes_that_do_not_fit():
-    _, report = fit_state_dict(detector(80).state_dict(), detector(3))
-    match = "(?s)cannot be used for a test.*file's head has 80 classes, the config's 3.*num_classes"
-    with pytest.raises(CheckpointError, match=match):
-        report.require_complete()
-
-
 @pytest.mark.parametrize(
     'lost',
     ['backbone.layer1.0.conv1.weight', 'backbone.bn1.running_var', 'bbox_head.retina_reg.bias'],
