@@ -2,27 +2,13 @@
 
 from __future__ import annotations
 
-import io
-import re
-from functools import partial
-from pathlib import Path
-
 import pytest
 import torch
-import torchvision
-from mmengine.config import Config
-from mmengine.logging import MMLogger
 from mmengine.model import BaseTTAModel, MMDistributedDataParallel
-from mmengine.registry import DefaultScope
 from torch import nn
-from torchvision.models.detection import backbone_utils, retinanet
-from torchvision.ops import FrozenBatchNorm2d
-from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from ghmdet.datasets.coco import COCO_CLASSES
-from ghmdet.engine import CheckpointError, fit_state_dict, get_model
-from ghmdet.registry import MODELS
-from tests.detectors import FOCAL, GHM, detector, detector_cfg, randomize
+from ghmdet.engine import CheckpointError, fit_state_dict
+from tests.detectors import FOCAL, GHM, detector
 
 
 def load(checkpoint, model, **options):
@@ -137,13 +123,6 @@ def test_long_lists_are_shortened():
     assert lines[2].endswith('ema_5 and 294 more')
 
 
-def test_a_test_names_the_classes_that_do_not_fit():
-    _, report = fit_state_dict(detector(80).state_dict(), detector(3))
-    match = "(?s)cannot be used for a test.*file's head has 80 classes, the config's 3.*num_classes"
-    with pytest.raises(CheckpointError, match=match):
-        report.require_complete()
-
-
 @pytest.mark.parametrize(
     'lost',
     ['backbone.layer1.0.conv1.weight', 'backbone.bn1.running_var', 'bbox_head.retina_reg.bias'],
@@ -212,33 +191,22 @@ def assert_rows(found, expected):
         assert torch.equal(bias, other_bias)
 
 
-def test_rows_of_classes_with_the_same_name_are_copied():
-    theirs, ours = ('bus', 'cat', 'dog', 'owl'), ('owl', 'yak', 'cat')
-    source, model = detector(4, seed=1).state_dict(), detector(3, seed=2)
-    old = rows_of(model.state_dict(), ours)
+@pytest.mark.parametrize(
+    ('theirs', 'ours', 'note'),
+    [
+        (('bus', 'cat', 'dog', 'owl'), ('owl', 'yak', 'cat'), '2 of 3 {} (owl, cat); {}: yak'),
+        (('cat', 'dog', 'owl'), ('owl', 'cat', 'dog'), '3 of 3 {} (owl, cat, dog)'),
+    ],
+)
+def test_rows_of_classes_with_the_same_name_are_copied(theirs, ours, note):
+    source, model = detector(len(theirs), seed=1).state_dict(), detector(3, seed=2)
+    old, given = rows_of(model.state_dict(), ours), rows_of(source, theirs)
     report = load(dict(state_dict=source, meta=dict(CLASSES=theirs)), model, match_classes=ours)
-    new, given = rows_of(model.state_dict(), ours), rows_of(source, theirs)
-    assert_rows(new['owl'], given['owl'])
-    assert_rows(new['cat'], given['cat'])
-    assert_rows(new['yak'], old['yak'])
-    assert report.notes == [
-        'match_classes: 2 of 3 classes copied from the file (owl, cat); randomly initialised: yak'
-    ]
+    for name, rows in rows_of(model.state_dict(), ours).items():
+        assert_rows(rows, given.get(name, old[name]))
+    texts = ('classes copied from the file', 'randomly initialised')
+    assert report.notes == [f'match_classes: {note.format(*texts)}']
     assert report.fits_exactly
-
-
-def test_as_many_classes_in_another_order():
-    theirs, ours = ('cat', 'dog', 'owl'), ('owl', 'cat', 'dog')
-    source, model = detector(3, seed=1).state_dict(), detector(3, seed=2)
-    report = load(
-        dict(state_dict=source, meta=dict(dataset_meta=dict(classes=theirs))),
-        model,
-        match_classes=ours,
-    )
-    new, given = rows_of(model.state_dict(), ours), rows_of(source, theirs)
-    for name in ours:
-        assert_rows(new[name], given[name])
-    assert report.notes == ['match_classes: 3 of 3 classes copied from the file (owl, cat, dog)']
 
 
 @pytest.mark.parametrize(
@@ -266,321 +234,3 @@ def test_no_head_to_match():
         'match_classes: no rows to match, the towers of the file have another width'
     )
     assert 'bbox_head.retina_cls.weight' in report.mismatched
-
-
-# --- torchvision --------------------------------------------------------------------------------
-
-
-def our_retinanet(num_classes, extra, norm_cfg=None, backbone=None, eps=1e-5, relu=True):
-    cfg = dict(
-        type='RetinaNet',
-        backbone={'type': 'ResNet', 'depth': 50, **(backbone or {})},
-        neck=dict(
-            type='FPN',
-            in_channels=[256, 512, 1024, 2048],
-            out_channels=256,
-            start_level=1,
-            add_extra_convs=extra,
-            relu_before_extra_convs=relu,
-            num_outs=5,
-        ),
-        bbox_head=dict(
-            type='RetinaHead', num_classes=num_classes, in_channels=256, norm_cfg=norm_cfg
-        ),
-    )
-    cfg['backbone']['norm_cfg'] = dict(type='BN', eps=eps)
-    return MODELS.build(cfg).eval()
-
-
-def their_v1(num_classes=91, norm=nn.BatchNorm2d, resnet=torchvision.models.resnet50):
-    fpn = backbone_utils._resnet_fpn_extractor(
-        resnet(norm_layer=norm), 5, returned_layers=[2, 3, 4], extra_blocks=LastLevelP6P7(256, 256)
-    )
-    return retinanet.RetinaNet(fpn, num_classes)
-
-
-def their_v2(num_classes=91):
-    return retinanet.retinanet_resnet50_fpn_v2(weights_backbone=None, num_classes=num_classes)
-
-
-def as_older_torchvision(weights):
-    """The names of the first releases, without versions: what the published file of v1 has."""
-    old = {}
-    for name, value in weights.items():
-        name = re.sub(r'(inner_blocks|layer_blocks)\.(\d)\.0\.', r'\1.\2.', name)
-        name = re.sub(r'conv\.(\d)\.0\.', lambda m: f'conv.{2 * int(m[1])}.', name)
-        old[name] = value
-    return old
-
-
-def compare_outputs(theirs, ours, rows=None):
-    """Head outputs of a random batch, all levels; `rows` are the classes that ours has."""
-    images = torch.randn(2, 3, 96, 128, generator=torch.Generator().manual_seed(9))
-    with torch.no_grad():
-        outputs = theirs.eval().head(list(theirs.backbone(images).values()))
-        cls_scores, bbox_preds = ours(images)
-    for key, maps, width in (
-        ('cls_logits', cls_scores, ours.bbox_head.num_classes),
-        ('bbox_regression', bbox_preds, 4),
-    ):
-        assert [tuple(m.shape[-2:]) for m in maps] == [(12, 16), (6, 8), (3, 4), (2, 2), (1, 1)]
-        found = torch.cat([m.permute(0, 2, 3, 1).reshape(2, -1, width) for m in maps], dim=1)
-        expected = outputs[key]
-        if rows is not None and key == 'cls_logits':
-            expected = expected[..., rows]
-        assert 0.1 < expected.std() < 100  # neither dead nor blown up
-        assert (found - expected).abs().max() < 1e-4, key
-
-
-COCO_IDS = [i for i in range(1, 91) if i not in (12, 26, 29, 30, 45, 66, 68, 69, 71, 83)]
-
-
-@pytest.mark.parametrize(
-    ('layout', 'norm'), [(dict, nn.BatchNorm2d), (as_older_torchvision, FrozenBatchNorm2d)]
-)
-def test_torchvision_v1(layout, norm):
-    theirs = their_v1(norm=norm)
-    randomize(theirs, 1)
-    weights = layout(theirs.state_dict())
-    again = their_v1(norm=norm)
-    again.load_state_dict(dict(weights))  # torchvision itself knows both layouts
-    assert_same(again, theirs.state_dict())
-    ours = our_retinanet(80, 'on_output')
-    report = load(weights, ours)
-    report.require_complete()
-    assert report.fits_exactly
-    assert report.classes == COCO_CLASSES
-    assert report.notes == ['of its 91 classes the 80 that COCO uses, in the order of their ids']
-    assert report.warnings == []
-    compare_outputs(theirs, ours, COCO_IDS)
-
-
-def test_the_config_in_the_docs_is_that_of_torchvision_v1(tmp_path):
-    text = (Path(__file__).parents[2] / 'docs/checkpoints.md').read_text()
-    snippet = next(
-        part for part in re.findall(r'```python\n(.*?)```', text, re.S) if '_base_' in part
-    )
-    (tmp_path / 'v1.py').write_text(snippet)
-    with torch.device('meta'):
-        ours = MODELS.build(Config.fromfile(tmp_path / 'v1.py').model)
-        weights = their_v1().state_dict()
-        _, report = fit_state_dict(weights, ours)
-    assert report.fits_exactly
-    assert report.warnings == []
-    assert ours.backbone.layer4[2].bn3.eps == 0
-
-
-def test_torchvision_v2():
-    theirs = their_v2()
-    randomize(theirs, 2)
-    ours = our_retinanet(80, 'on_input', norm_cfg=dict(type='GN', num_groups=32))
-    report = load(theirs.state_dict(), ours)
-    assert report.fits_exactly
-    assert report.warnings == []
-    compare_outputs(theirs, ours, COCO_IDS)
-
-
-def test_torchvision_resnext():
-    theirs = their_v1(5, resnet=torchvision.models.resnext50_32x4d)
-    randomize(theirs, 3)
-    ours = our_retinanet(5, 'on_output', backbone=dict(type='ResNeXt', groups=32, base_width=4))
-    report = load({f'module.{k}': v for k, v in theirs.state_dict().items()}, ours)
-    assert (report.fits_exactly, report.classes, report.notes) == (True, None, [])
-    compare_outputs(theirs, ours)
-
-
-def test_torchvision_with_batch_norm_in_the_towers():
-    theirs = their_v1(4)
-    theirs.head = retinanet.RetinaNetHead(256, 9, 4, norm_layer=partial(nn.BatchNorm2d))
-    randomize(theirs, 4)
-    ours = our_retinanet(4, 'on_output', norm_cfg=dict(type='BN'))
-    assert load(theirs.state_dict(), ours).fits_exactly
-    compare_outputs(theirs, ours)
-
-
-def test_epsilon_zero_of_the_first_published_file():
-    theirs = their_v1(3, norm=partial(FrozenBatchNorm2d, eps=0.0))
-    randomize(theirs, 5)
-    for module in theirs.modules():
-        if isinstance(module, FrozenBatchNorm2d):  # so small that an epsilon of 1e-5 shows
-            module.running_var *= 1e-4
-            module.weight *= 1e-2
-    for eps, seen in ((0, False), (1e-5, True)):
-        ours = our_retinanet(3, 'on_output', eps=eps)
-        load(theirs.state_dict(), ours)
-        if not seen:
-            compare_outputs(theirs, ours)
-        else:
-            with pytest.raises(AssertionError, match='cls_logits'):
-                compare_outputs(theirs, ours)
-
-
-def test_torchvision_counts_a_background():
-    theirs = their_v1(4)
-    randomize(theirs, 6)
-    ours = our_retinanet(3, 'on_output')
-    report = load(theirs.state_dict(), ours)
-    assert report.notes == ["of its 4 classes all but the first, torchvision's background"]
-    compare_outputs(theirs, ours, [1, 2, 3])
-
-
-def test_torchvision_coco_rows_by_name():
-    theirs = their_v1(91)
-    randomize(theirs, 7)
-    ours = our_retinanet(3, 'on_output')
-    _, report = fit_state_dict(theirs.state_dict(), ours)
-    assert report.head_mismatch() == "the file's head has 80 classes, the config's 3"
-    report = load(theirs.state_dict(), ours, match_classes=('toothbrush', 'car', 'yak'))
-    assert '2 of 3 classes copied from the file (toothbrush, car)' in report.notes[-1]
-    weight = ours.bbox_head.retina_cls.weight
-    for anchor in range(9):
-        rows = theirs.head.classification_head.cls_logits.weight[anchor * 91 :]
-        assert torch.equal(weight[anchor * 3], rows[90])
-        assert torch.equal(weight[anchor * 3 + 1], rows[3])
-
-
-@pytest.mark.parametrize(
-    ('theirs', 'extra', 'relu', 'told'),
-    [
-        (their_v1, 'on_output', False, 'model.neck.relu_before_extra_convs=True'),
-        (their_v1, 'on_lateral', True, 'model.neck.add_extra_convs=on_output'),
-        (their_v2, 'on_input', False, 'model.neck.relu_before_extra_convs=True'),
-    ],
-)
-def test_a_neck_that_computes_something_else_is_told(theirs, extra, relu, told):
-    with torch.device('meta'):
-        weights = theirs(3).state_dict()
-        ours = our_retinanet(3, extra, relu=relu)
-    _, report = fit_state_dict(weights, ours)
-    assert report.warnings == [
-        f'the file is of a model with {told}, but the config has other settings'
-    ]
-
-
-@pytest.mark.parametrize(
-    ('build', 'cfg'),
-    [
-        (torchvision.models.resnet18, dict(type='ResNet', depth=18)),
-        (torchvision.models.resnet50, dict(type='ResNet', depth=50)),
-        (
-            torchvision.models.resnext50_32x4d,
-            dict(type='ResNeXt', depth=50, groups=32, base_width=4),
-        ),
-    ],
-)
-@pytest.mark.parametrize('counted', [True, False])
-def test_torchvision_classifiers(build, cfg, counted):
-    theirs = build()
-    randomize(theirs, 8)
-    weights = {
-        name: value
-        for name, value in theirs.state_dict().items()
-        if counted or 'num_batches_tracked' not in name  # as in the older files
-    }
-    ours = MODELS.build(cfg).eval()
-    report = load(weights, ours)
-    assert (report.missing, report.unexpected) == ([], ['fc.weight', 'fc.bias'])
-    x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(9))
-    theirs.eval()
-    with torch.no_grad():
-        stages = ours(x)
-        x = theirs.maxpool(theirs.relu(theirs.bn1(theirs.conv1(x))))
-        for i, stage in enumerate(stages, start=1):
-            x = getattr(theirs, f'layer{i}')(x)
-            assert x.std() > 0.1
-            assert (stage - x).abs().max() < 1e-4
-
-
-def test_a_classifier_as_load_from_of_a_detector():
-    theirs = torchvision.models.resnet18()
-    randomize(theirs, 8)
-    model = detector(losses=FOCAL)
-    report = load(theirs.state_dict(), model)
-    assert (len(report.loaded), report.unexpected) == (120, ['fc.weight', 'fc.bias'])
-    assert {name.split('.')[0] for name in report.missing} == {'neck', 'bbox_head'}
-    expected = {f'backbone.{name}': value for name, value in theirs.state_dict().items()}
-    assert_same(model, expected, report.loaded)
-
-
-# --- init_cfg -----------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def log(monkeypatch):
-    """The text of the log, in ghmdet's scope."""
-    names = dict(DefaultScope._instance_dict), dict(MMLogger._instance_dict)
-    DefaultScope.get_instance('pretrained test', scope_name='ghmdet')
-    logger = MMLogger.get_instance('pretrained test')
-    stream = io.StringIO()
-    monkeypatch.setattr(logger.handlers[0], 'stream', stream)
-    yield stream
-    for kind, before in zip((DefaultScope, MMLogger), names, strict=True):
-        kind._instance_dict.clear()
-        kind._instance_dict.update(before)
-
-
-def init(path, **options):
-    cfg = dict(type='Pretrained', checkpoint=str(path), **options)
-    backbone = MODELS.build(dict(type='ResNet', depth=18, init_cfg=cfg))
-    backbone.init_weights()
-    return backbone
-
-
-def test_pretrained_backbone(log, tmp_path):
-    theirs = torchvision.models.resnet18()
-    randomize(theirs, 8)
-    torch.save(theirs.state_dict(), tmp_path / 'r18.pth')
-    backbone = init(tmp_path / 'r18.pth')
-    assert_same(backbone, theirs.state_dict())
-    text = log.getvalue()
-    assert f'{tmp_path}/r18.pth: 120 tensors loaded; not used: fc.{{weight, bias}}' in text
-    assert f'Pretrained: load from {tmp_path}/r18.pth' in text  # said of each parameter
-    assert 'WARNING' not in text
-    assert 'do not match' not in text
-
-
-@pytest.mark.parametrize('prefix', ['backbone.', 'backbone', None])
-def test_pretrained_from_a_detector(log, tmp_path, prefix):
-    source = detector(seed=1).state_dict()
-    torch.save(dict(state_dict={f'module.{k}': v for k, v in source.items()}), tmp_path / 'd.pth')
-    backbone = init(tmp_path / 'd.pth', prefix=prefix)
-    assert_same(backbone, {k.removeprefix('backbone.'): v for k, v in source.items()})
-
-
-def test_pretrained_from_a_detector_of_torchvision(log, tmp_path):
-    theirs = torchvision.models.detection.retinanet_resnet50_fpn(weights_backbone=None)
-    torch.save(theirs.state_dict(), tmp_path / 'tv.pth')
-    cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'tv.pth'))
-    backbone = MODELS.build(dict(type='ResNet', depth=50, init_cfg=cfg))
-    backbone.init_weights()
-    assert_same(backbone, theirs.backbone.body.state_dict())
-
-
-def test_pretrained_that_fits_in_part_or_not(log, tmp_path):
-    source = detector(seed=1).state_dict()
-    torch.save(source, tmp_path / 'd.pth')
-    with pytest.raises(
-        CheckpointError, match=r"prefix='encoder\.': no name in .*d\.pth begins with it"
-    ):
-        init(tmp_path / 'd.pth', prefix='encoder')
-    del source['backbone.conv1.weight']
-    torch.save(source, tmp_path / 'd.pth')
-    init(tmp_path / 'd.pth', prefix='backbone.')
-    assert re.search(
-        r'WARNING.*119 of 120 tensors of the model loaded\n.*1  conv1\.weight', log.getvalue()
-    )
-
-
-def test_pretrained_in_a_script_without_a_scope(log, monkeypatch, tmp_path):
-    """As `get_model` prepares it; mmengine alone would find its own initializer."""
-    monkeypatch.setattr(DefaultScope, '_instance_dict', type(DefaultScope._instance_dict)())
-    theirs = torchvision.models.resnet18()
-    torch.save(theirs.state_dict(), tmp_path / 'r18.pth')
-    cfg = Config(dict(model=detector_cfg()))
-    cfg.model.backbone.init_cfg = dict(type='Pretrained', checkpoint=str(tmp_path / 'r18.pth'))
-    model = get_model(cfg)
-    model.init_weights()
-    assert_same(model.backbone, theirs.state_dict())
-    text = log.getvalue()
-    assert 'r18.pth: 120 tensors loaded; not used: fc.{weight, bias}' in text
-    assert 'do not match' not in text
