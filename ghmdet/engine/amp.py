@@ -86,7 +86,8 @@ class AmpOptimWrapper(_AmpOptimWrapper):
         if dtype is not None and name not in _DTYPES:
             raise ValueError(f'optim_wrapper.dtype must be one of {list(_DTYPES)}, got {dtype!r}')
         self.cast_dtype = low_precision(self.device_type) if dtype is None else _DTYPES[name]
-        self._scale_update_param, settings = None, {}
+        self._scale_update_param: float | None = None
+        settings: dict[str, Any] = {}
         if isinstance(loss_scale, float | int):
             self._scale_update_param = settings['init_scale'] = float(loss_scale)
         elif isinstance(loss_scale, dict):

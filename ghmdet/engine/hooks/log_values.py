@@ -162,10 +162,7 @@ def _largest_window(runner: Runner) -> int:
         return _ALL
     if windows.count('epoch') > 1 and isinstance(runner._train_loop, IterBasedTrainLoop):
         return _ALL  # all iterations are one epoch
-    for loop in (runner._train_loop, runner._val_loop, runner._test_loop):
-        loader = getattr(loop, 'dataloader', None)
-        if hasattr(
-            loader, '__len__'
-        ):  # of a validation mmengine averages over one more than it has
-            lengths.append(len(loader) + 1)  # type: ignore[arg-type]
-    return max(lengths)
+    loops = (runner._train_loop, runner._val_loop, runner._test_loop)
+    loaders: list[Any] = [getattr(loop, 'dataloader', None) for loop in loops]
+    # Of a validation mmengine averages over one more value than it has.
+    return max([*lengths, *(len(loader) + 1 for loader in loaders if hasattr(loader, '__len__'))])
