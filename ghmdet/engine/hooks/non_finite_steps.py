@@ -101,7 +101,8 @@ class SkipNonFiniteStepsHook(Hook):
             return
         underflow = self._scale_is_exhausted(runner)
         if guard.has_bad_batch or underflow:
-            losses = {name: float(value) for name, value in (outputs or {}).items()}
+            values = (outputs or {}).items()
+            losses = {k: v.item() if isinstance(v, Tensor) else float(v) for k, v in values}
             self._causes += _describe(runner, losses, data_batch, guard.bad_gradients, underflow)
             _exclude_from_log(runner, losses)
         if guard.skipped or underflow:
