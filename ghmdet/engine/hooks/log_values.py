@@ -163,6 +163,6 @@ def _largest_window(runner: Runner) -> int:
     loops = {mode: getattr(runner, f'_{mode}_loop', None) for mode in ('train', 'val', 'test')}
     if windows.count('epoch') > 1 and isinstance(loops['train'], IterBasedTrainLoop):
         return _ALL  # all iterations are one epoch
-    loaders = [loop.dataloader for loop in loops.values() if hasattr(loop, 'dataloader')]
+    loaders: list[Any] = [getattr(loop, 'dataloader', ()) for loop in loops.values()]
     # Of a validation mmengine averages over one more than it has.
-    return max([*lengths, *(len(loader) + 1 for loader in loaders if hasattr(loader, '__len__'))])
+    return max([*lengths, *(len(loader) + 1 for loader in loaders)])
