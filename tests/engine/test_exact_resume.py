@@ -245,23 +245,6 @@ def test_the_loader_of_a_runner_that_does_not_train(tmp_path, workers):
     assert first[0][0] == pytest.approx(FIRST, rel=1e-6)  # with or without workers
 
 
-def test_epochs_differ_in_what_is_random(tmp_path):
-    cfg = case_cfg(tmp_path, CASES['epochs'])
-    cfg.train_dataloader.dataset.length = 1
-    seen = []
-
-    @HOOKS.register_module(force=True)
-    class Watch(Hook):
-        def before_train_iter(self, runner, batch_idx, data_batch=None):
-            seen.append(data_batch['inputs'][0].item())
-
-    cfg.custom_hooks = [dict(type='Watch')]
-    cfg.train_dataloader.batch_size = 1
-    cfg.model = dict(type='NumberModel')
-    train(cfg)
-    assert len(set(seen)) == 3
-
-
 def test_a_run_without_a_seed_resumes_with_its_own(tmp_path):
     found = {}
     for name in ('whole', 'rest'):
