@@ -250,14 +250,10 @@ def test_epochs_differ_in_what_is_random(tmp_path):
 
 
 def test_a_run_without_a_seed_resumes_with_its_own(tmp_path):
-    found = {}
-    for name in ('whole', 'rest'):
-        cfg = case_cfg(tmp_path / name, CASES['epochs'])
-        cfg.randomness = dict(seed=None)
-        if name == 'rest':
-            cfg.resume, cfg.load_from = True, str(tmp_path / 'whole/iter_6.pth')
-        found[name] = final(train(cfg))
-    check_same(found['whole'], found['rest'])
+    seed = dict(randomness=dict(seed=None))
+    expected = final(train(case_cfg(tmp_path / 'whole', seed)))
+    runner = resume(tmp_path / 'rest', 'epochs', tmp_path / 'whole/iter_6.pth', seed)
+    check_same(expected, final(runner))
 
 
 def test_another_batch_size_gets_a_warning(whole, tmp_path):

@@ -163,6 +163,5 @@ def _largest_window(runner: Runner) -> int:
     if windows.count('epoch') > 1 and isinstance(runner._train_loop, IterBasedTrainLoop):
         return _ALL  # all iterations are one epoch
     loops = (runner._train_loop, runner._val_loop, runner._test_loop)
-    loaders: list[Any] = [getattr(loop, 'dataloader', None) for loop in loops]
     # Of a validation mmengine averages over one more value than it has.
-    return max([*lengths, *(len(loader) + 1 for loader in loaders if hasattr(loader, '__len__'))])
+    return max([*lengths, *(len(getattr(loop, 'dataloader', ())) + 1 for loop in loops)])
