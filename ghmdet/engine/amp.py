@@ -35,11 +35,9 @@ def low_precision(device_type: str) -> torch.dtype:
             'mixed precision (--amp, AmpOptimWrapper) is not available on mps; remove it, or '
             'run on the CPU or on CUDA'
         )
-    if device_type == 'cuda':
-        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
-    else:
-        has_bfloat16 = device_type == 'cpu'
-    return torch.bfloat16 if has_bfloat16 else torch.float16
+    if device_type == 'cuda' and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16 if device_type in ('cpu', 'cuda') else torch.float16
 
 
 @OPTIM_WRAPPERS.register_module()
@@ -154,16 +152,10 @@ def _choose_autocast_dtype() -> None:
     """Set torch's default, which mmengine's loops use, to the precision of training."""
     device = get_device()
     torch.set_autocast_dtype(device, low_precision(device))
-    if device == 'cpu' and not _has_bfloat16_instructions():
+    probes = ('_is_amx_tile_supported', '_is_avx512_bf16_supported')
+    has_bfloat16 = [getattr(torch.cpu, probe, lambda: True)() for probe in probes]
+    if device == 'cpu' and platform.machine() in ('x86_64', 'AMD64') and not any(has_bfloat16):
         MMLogger.get_current_instance().warning(
             'this CPU has no instructions for bfloat16 (AMX or AVX512-BF16): --amp works, but is '
             'slower than float32'
         )
-
-
-def _has_bfloat16_instructions() -> bool:
-    """Whether the CPU has them; assumed for processors other than x86."""
-    if platform.machine() not in ('x86_64', 'AMD64'):
-        return True
-    probes = ('_is_amx_tile_supported', '_is_avx512_bf16_supported')
-    return any(getattr(torch.cpu, probe, lambda: True)() for probe in probes)

@@ -64,7 +64,11 @@ def init_detector(
     model = MODELS.build(cfg.model)
     use_own_initializer(model)
     model.cfg = cfg
-    model.dataset_meta = _dataset_meta(cfg)
+    dataset = _test_dataset(cfg)
+    kind = dataset.get('type')
+    if isinstance(kind, str):
+        kind = DATASETS.get(kind) if kind in DATASETS else None
+    model.dataset_meta = {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
     if checkpoint is not None:
         _load_weights(model, loaded, os.fspath(checkpoint))
     model.to(device).eval()
@@ -141,9 +145,8 @@ def _load_weights(model: BaseModel, checkpoint: dict[str, Any], path: str) -> No
     if report.warnings:
         report.log()
     model.load_state_dict(fitted)
-    if report.classes is None:
-        return
-    if report.num_classes is None or len(report.classes) == report.num_classes[0]:
+    fits = report.num_classes is None or len(report.classes or ()) == report.num_classes[0]
+    if report.classes is not None and fits:
         meta = checkpoint.get('meta', {}).get('dataset_meta') or {}
         lower = {key.lower(): value for key, value in meta.items()}  # CLASSES in some files
         model.dataset_meta = {**lower, 'classes': report.classes}
@@ -151,14 +154,6 @@ def _load_weights(model: BaseModel, checkpoint: dict[str, Any], path: str) -> No
 
 def _test_dataset(cfg: Config) -> dict[str, Any]:
     return innermost((cfg.get('test_dataloader') or {}).get('dataset', {}))
-
-
-def _dataset_meta(cfg: Config) -> dict[str, Any]:
-    """The classes of the config's test dataset."""
-    kind = (dataset := _test_dataset(cfg)).get('type')
-    if isinstance(kind, str):
-        kind = DATASETS.get(kind) if kind in DATASETS else None
-    return {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
 
 
 def _detect(model: BaseModel, img: Image) -> DetDataSample:

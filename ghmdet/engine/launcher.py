@@ -27,11 +27,9 @@ _RANK_VARIABLES = {  # where each launcher writes what torch calls RANK, LOCAL_R
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE'),
 }
 _STARTED_BY = {'pytorch': 'torchrun --nproc_per_node N', 'slurm': 'srun', 'mpi': 'mpirun'}
-_DEFAULT_PORT = 29500
 _AGENT_STORE = 'TORCHELASTIC_USE_AGENT_STORE'
 _RENDEZVOUS_TIMEOUT = timedelta(minutes=30)  # torch's own
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
-_PRIMITIVES = '400'
 
 
 def set_up_launcher(cfg: Config) -> None:
@@ -98,7 +96,7 @@ def _export_ranks(launcher: str, port: Any) -> None:
         os.environ[target] = os.environ[source]
     if port is not None:
         os.environ['MASTER_PORT'] = str(port)
-    os.environ.setdefault('MASTER_PORT', str(_DEFAULT_PORT))
+    os.environ.setdefault('MASTER_PORT', '29500')
     address = os.environ.get('MASTER_ADDR') or _master_address(launcher)
     if address is None:
         raise ValueError(
@@ -196,4 +194,4 @@ def keep_freed_memory() -> None:
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)
         # Read at the first convolution of the process.
-        os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', _PRIMITIVES)
+        os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '400')

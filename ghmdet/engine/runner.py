@@ -85,7 +85,12 @@ def build_runner(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Runne
     """
     keep_freed_memory()  # before anything large is allocated
     trains = 'train' in splits and cfg.get('train_cfg') is not None
-    classes = _prepare_config(cfg, splits)
+    convert_mmdet_config(cfg)
+    _choose_own_parts(cfg)
+    check_settings(cfg)
+    complete_evaluators(cfg)
+    check_sections(cfg)
+    classes = resolve_classes(cfg, splits)
     set_up_launcher(cfg)
     notes = plan_start(cfg, is_first_process(cfg)) if trains else []
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
@@ -101,16 +106,6 @@ def build_runner(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Runne
     if hasattr(runner, 'scale_lr'):
         runner.scale_lr = partial(scale_lr, runner)
     return runner
-
-
-def _prepare_config(cfg: Config, splits: Sequence[str]) -> str | None:
-    """Complete and check a config; return what `resolve_classes` chose, for the log."""
-    convert_mmdet_config(cfg)
-    _choose_own_parts(cfg)
-    check_settings(cfg)
-    complete_evaluators(cfg)
-    check_sections(cfg)
-    return resolve_classes(cfg, splits)
 
 
 def _choose_own_parts(cfg: Config) -> None:

@@ -103,7 +103,11 @@ class SkipNonFiniteStepsHook(Hook):
         if guard.has_bad_batch or underflow:
             values = (outputs or {}).items()
             losses = {k: v.item() if isinstance(v, Tensor) else float(v) for k, v in values}
-            self._causes += _describe(runner, losses, data_batch, guard.bad_gradients, underflow)
+            self._causes += _describe_batch(runner, losses, data_batch)
+            if guard.bad_gradients:
+                self._causes.append(f'  non-finite gradients: {list_items(guard.bad_gradients, 3)}')
+            if underflow:
+                self._causes.append('  gradients overflow in float16 even without loss scaling')
             _exclude_from_log(runner, losses)
         if guard.skipped or underflow:
             self._count(runner)
@@ -158,26 +162,15 @@ def _iteration(runner: Runner) -> str:
     return f'iteration {runner.iter + 1} (epoch {runner.epoch + 1})'
 
 
-def _describe(
-    runner: Runner,
-    losses: Mapping[str, float],
-    data_batch: Any,
-    bad_gradients: Sequence[str],
-    underflow: bool,
-) -> list[str]:
-    """Return the lines of a message about one batch."""
+def _describe_batch(runner: Runner, losses: Mapping[str, float], data_batch: Any) -> list[str]:
+    """Return the lines of a message with the losses, and id and file of each image."""
     samples = data_batch.get('data_samples') if isinstance(data_batch, Mapping) else None
     infos = [getattr(sample, 'metainfo', {}) for sample in samples or ()]
     images = [f'{info.get("img_id", "?")} ({info.get("img_path", "no file")})' for info in infos]
-    lines = [
+    return [
         f'  {_iteration(runner)}: ' + ', '.join(f'{k} {v:.6g}' for k, v in losses.items()),
         f'  images: {list_items(images, _MAX_IMAGES) or "unknown"}',
     ]
-    if bad_gradients:
-        lines.append(f'  non-finite gradients: {list_items(bad_gradients, 3)}')
-    if underflow:
-        lines.append('  gradients overflow in float16 even without loss scaling')
-    return lines
 
 
 def _exclude_from_log(runner: Runner, losses: Mapping[str, float]) -> None:
