@@ -275,9 +275,9 @@ class Signaller(Hook):
         self.stop, self.at, self.during, self.number = stop, at, during, number
         self.count = 0
 
-    def _count(self):
-        self.count += 1
-        if self.count == self.at:
+    def _count(self, moment):
+        self.count += moment == self.during
+        if moment == self.during and self.count == self.at:
             os.kill(os.getpid(), self.number)
             end = time.monotonic() + 20
             while not self.stop._received:  # it is noted in another thread
@@ -285,16 +285,13 @@ class Signaller(Hook):
                 time.sleep(0.001)
 
     def before_train_iter(self, runner, *_, **__):
-        if self.during == 'train':
-            self._count()
+        self._count('train')
 
     def after_val_iter(self, runner, *_, **__):
-        if self.during == 'val':
-            self._count()
+        self._count('val')
 
     def before_save_checkpoint(self, runner, checkpoint):
-        if self.during == 'save':
-            self._count()
+        self._count('save')
 
 
 def stopped(cfg, at, **signaller):
