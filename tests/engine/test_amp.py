@@ -15,7 +15,7 @@ from torch import nn
 from ghmdet import config_path
 from ghmdet.engine import amp, apply_amp, apply_amp_to_test
 from ghmdet.engine.amp import AmpOptimWrapper
-from ghmdet.registry import MODELS, OPTIM_WRAPPERS
+from ghmdet.registry import MODELS
 from ghmdet.structures import DetDataSample, InstanceData
 
 
@@ -32,10 +32,6 @@ def step(layer, wrapper, x=1.0):
         loss = layer(torch.tensor([[x]])).sum()
     wrapper.update_params(loss.float() / 4)
     return loss.item()
-
-
-def test_name_of_mmengine_is_ours_in_the_scope_of_ghmdet():
-    assert OPTIM_WRAPPERS.get('AmpOptimWrapper') is AmpOptimWrapper
 
 
 def test_bfloat16_on_the_cpu_with_float32_weights():

@@ -154,9 +154,8 @@ def whole(tmp_path_factory):
 
 def resume(folder, name, checkpoint, changes=None, **saving):
     """Resume a case from a checkpoint in another folder; return the runner."""
-    cfg = case_cfg(folder, {**CASES[name], **(changes or {})}, **saving)
-    cfg.resume, cfg.load_from = True, str(checkpoint)
-    return train(cfg)
+    case = {**CASES[name], **(changes or {}), 'resume': True, 'load_from': str(checkpoint)}
+    return train(case_cfg(folder, case, **saving))
 
 
 AT_EACH = ('accumulated with a bad batch', 'aspect ratios, endless', 'schedules')
@@ -197,8 +196,7 @@ def test_the_comparison_sees_each_part(whole, tmp_path):
     """What is left out of a checkpoint shows."""
     folder, expected = whole('average')
     other = load_checkpoint_file(folder / 'iter_5.pth')['run_state']['processes'][0]['random']
-    names = ('python', 'numpy', 'torch', 'loss.acc_sum', 'norm.running_mean')
-    for name in names:
+    for name in ('python', 'numpy', 'torch', 'loss.acc_sum', 'norm.running_mean'):
         checkpoint = load_checkpoint_file(folder / 'iter_6.pth')
         if name in other:
             checkpoint['run_state']['processes'][0]['random'][name] = other[name]
@@ -311,7 +309,7 @@ def stopped(cfg, at, **signaller):
 
 
 NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP]
-SIGNALS = [  # case, at which call, during what; of the second list only in the long tier
+SIGNALS = [  # case, at which call, during what
     *(('epochs', at, 'train') for at in (1, 3, 4, 6)),
     *(('iterations', 11, 'train'), ('accumulated', 5, 'train'), ('epochs', 2, 'save')),
     *(('schedules', 2, 'val'), ('schedules', 3, 'val'), ('validation by iterations', 5, 'val')),
@@ -332,8 +330,7 @@ def test_a_signal_saves_and_the_run_resumes(whole, tmp_path, case, at, during):
     every = dict(by_epoch=by_epoch, interval=1 if by_epoch else 3)
     folder, expected = whole(case, **every)
     before = [signal.getsignal(each) for each in NUMBERS]
-    cfg = case_cfg(tmp_path, CASES[case], **every)
-    code, log = stopped(cfg, at, during=during, number=number)
+    code, log = stopped(case_cfg(tmp_path, CASES[case], **every), at, during=during, number=number)
     assert code == 75
     assert [signal.getsignal(each) for each in NUMBERS] == before
     saved = (tmp_path / 'last_checkpoint').read_text()
@@ -341,24 +338,21 @@ def test_a_signal_saves_and_the_run_resumes(whole, tmp_path, case, at, during):
     assert '--resume' in log
     if during == 'train':
         assert load_checkpoint_file(saved)['meta']['iter'] == at
-    cfg = case_cfg(tmp_path, CASES[case], **every)
-    cfg.resume = True
-    check_same(expected, final(train(cfg)))
+    check_same(expected, final(train(case_cfg(tmp_path, {**CASES[case], 'resume': True}, **every))))
     names = {file.name for file in folder.glob('*.pth')}
     assert {file.name for file in tmp_path.glob('*.pth')} == names
 
 
 def test_a_signal_in_the_validation_that_was_left(whole, tmp_path):
     """A resumed run begins with it; it may stop within, since the training is saved."""
+    case = CASES['schedules']
     for resumed in (False, True):
-        cfg = case_cfg(tmp_path, CASES['schedules'], by_epoch=True)
-        cfg.resume = resumed
+        cfg = case_cfg(tmp_path, {**case, 'resume': resumed}, by_epoch=True)
         code, log = stopped(cfg, 1, during='val')
         assert code == 75
         assert f'stopped; {tmp_path / "epoch_1.pth"} is saved' in log
         assert [file.name for file in tmp_path.glob('*.pth')] == ['epoch_1.pth']
-    cfg = case_cfg(tmp_path, CASES['schedules'], by_epoch=True)
-    cfg.resume = True
+    cfg = case_cfg(tmp_path, {**case, 'resume': True}, by_epoch=True)
     check_same(whole('schedules', by_epoch=True)[1], final(train(cfg)))
 
 

@@ -69,9 +69,8 @@ class LongMemory(Hook):
 def make_runner(folder, keep=1, max_epochs=6, resume=False, hooks=(), **log_processor):
     cfg = number_cfg(folder, [1, 2, 3, 4, 5], max_epochs, resume=resume)
     cfg.custom_hooks = [dict(type='LogHistoryHook', keep=keep), *hooks]
-    cfg.val_dataloader = dict(
-        cfg.train_dataloader, dataset=dict(type='NumberDataset', numbers=[1] * 4)
-    )
+    dataset = dict(type='NumberDataset', numbers=[1] * 4)
+    cfg.val_dataloader = dict(cfg.train_dataloader, dataset=dataset)
     cfg.update(val_cfg=dict(), val_evaluator=dict(type='LossMetric'))
     cfg.default_hooks.logger = dict(type='LoggerHook', interval=2, ignore_last=False)
     cfg.log_processor = dict(type='LogProcessor', by_epoch=True, **log_processor)

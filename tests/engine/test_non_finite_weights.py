@@ -122,8 +122,7 @@ def test_a_mask_may_be_infinite(tmp_path, monkeypatch):
 
 def test_a_checkpoint_that_is_bad_already(tmp_path):
     train(number_cfg(tmp_path, [1]))
-    file = tmp_path / 'epoch_1.pth'
-    checkpoint = torch.load(file, weights_only=False)
+    checkpoint = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
     checkpoint['state_dict']['weight'][0] = NAN
     torch.save(checkpoint, tmp_path / 'bad.pth')
     cfg = number_cfg(tmp_path / 'second', [1], load_from=str(tmp_path / 'bad.pth'))
