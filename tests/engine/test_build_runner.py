@@ -1,7 +1,8 @@
-"""The hooks of a run, mmengine's own included, in the order in which they act."""
+"""The phases of building a Runner, and the order of its hooks, mmengine's own included."""
 
 from __future__ import annotations
 
+import pytest
 from mmengine.registry import HOOKS as ROOT_HOOKS
 from mmengine.runner import get_priority
 
@@ -34,3 +35,26 @@ def test_priorities_are_those_of_the_list():
     for kind, priority in HOOKS_IN_ORDER:
         assert get_priority(kind.priority) == get_priority(priority), kind
         assert ROOT_HOOKS.get(f'ghmdet.{kind.__name__}') is not None
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(train_cfg=dict(by_epoch=True, max_epochs=0)), 'train_cfg.max_epochs'),
+        (dict(optim_wrapper=dict(optimizer=dict(type='SGD', lr=-1.0))), 'optim_wrapper.optimizer'),
+        (dict(runner_type='FlexibleRunner'), 'FlexibleRunner'),
+        (dict(evaluation=dict(interval=1)), 'train_cfg.val_interval'),
+        (
+            dict(
+                train_dataloader=dict(dataset=dict(type='CocoDataset', metainfo=dict(classes='a')))
+            ),
+            'train_dataloader.dataset.metainfo.classes',
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else '',
+)
+def test_an_error_of_the_config_comes_before_the_work_dir_is_touched(tmp_path, settings, message):
+    cfg = number_cfg(tmp_path / 'work', [1.0], **settings)
+    with own_scope(), pytest.raises(ValueError, match=message):
+        build_runner(cfg)
+    assert not list(tmp_path.iterdir())
