@@ -1,4 +1,4 @@
-"""From a config to a Runner with its hooks in order."""
+"""From a config, whose errors come first, to a Runner with its hooks in order."""
 
 from __future__ import annotations
 
@@ -54,6 +54,29 @@ def test_runner_type_and_a_hook_of_the_config(tmp_path):
         runner = build_runner(cfg)
     assert type(runner) is LoudRunner
     assert [h.image_limit for h in runner.hooks if type(h) is StartCheckHook] == [5]
+
+
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(train_cfg=dict(by_epoch=True, max_epochs=0)), 'train_cfg.max_epochs'),
+        (dict(optim_wrapper=dict(optimizer=dict(type='SGD', lr=-1.0))), 'optim_wrapper.optimizer'),
+        (dict(runner_type='FlexibleRunner'), 'FlexibleRunner'),
+        (dict(evaluation=dict(interval=1)), 'train_cfg.val_interval'),
+        (
+            dict(
+                train_dataloader=dict(dataset=dict(type='CocoDataset', metainfo=dict(classes='a')))
+            ),
+            'train_dataloader.dataset.metainfo.classes',
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else '',
+)
+def test_an_error_of_the_config_comes_before_the_work_dir_is_touched(tmp_path, settings, message):
+    cfg = number_cfg(tmp_path / 'work', [1.0], **settings)
+    with own_scope(), pytest.raises(ValueError, match=message):
+        build_runner(cfg)
+    assert not list(tmp_path.iterdir())
 
 
 def test_auto_scale_lr():
