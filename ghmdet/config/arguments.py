@@ -33,9 +33,12 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     add_cfg_options(parser)
     add_data_root(parser)
     parser.add_argument(
-        '--strict',
+        '--compile',
         action='store_true',
-        help='make config keys that are not used an error instead of a warning',
+        help='compile the network with torch.compile: takes minutes at the first start, less later',
+    )
+    parser.add_argument(
+        '--strict', action='store_true', help='stop at config keys that are not used'
     )
     parser.add_argument(
         '--launcher',
