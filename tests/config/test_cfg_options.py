@@ -138,7 +138,7 @@ def test_a_dict_gives_way_to_none_but_to_no_number_or_text():
     with pytest.raises(TypeError) as caught:
         merge_options(cfg, parse('model=resnet50'))
     assert str(caught.value) == (
-        'model=resnet50: model is a dict of settings, set one of them: model.type, model.width'
+        'model=resnet50: model is a dict, set one of its keys: model.type, model.width'
     )
     merge_options(cfg, parse('model=None'))
     assert cfg.model is None
