@@ -1,7 +1,4 @@
-"""What `ghmdet.train` and `ghmdet.test` have in common on the command line.
-
-Needs no torch, so that wrong arguments are reported at once.
-"""
+"""What `ghmdet.train` and `ghmdet.test` have in common on the command line. Needs no torch."""
 
 from __future__ import annotations
 
@@ -95,13 +92,11 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def read_config(name: str) -> Config:
-    """Read a config by file or name; an error names the file and the line.
-
-    `origins_of` gives the file of each key.
+    """Read a config by file or name, and keep for `origins_of` which file set each key.
 
     Raises:
         FileNotFoundError: there is no such config.
-        ConfigError: its files cannot be read.
+        ConfigError: its files cannot be read; the message has file and line.
     """
     with name_the_file(), record_origins() as origins:
         cfg = get_config(name)
@@ -110,11 +105,7 @@ def read_config(name: str) -> Config:
 
 
 def move_data(cfg: Config, root: Any) -> dict[str, Any]:
-    """Move all data of a config below a folder, log it, and return what was changed.
-
-    Raises:
-        ConfigError: see `relocate_data`.
-    """
+    """Move all data of a config below a folder as `relocate_data` says, and log the changes."""
     changes = relocate_data(cfg, str(root))
     merge_options(cfg, changes)
     _log(f'data root {root}: {", ".join(f"{key}={value}" for key, value in changes.items())}')
@@ -130,10 +121,9 @@ def remove_hooks(cfg: Config) -> None:
 
 
 def _report_unused(cfg: Config, unused: Sequence[str], strict: bool) -> None:
-    sentences = list(dict.fromkeys(unused))
+    sentences = dict.fromkeys(unused)
     if sentences and strict:
-        listed = '\n  '.join(sentences)
-        raise ConfigError(f'{cfg.filename}, with --strict:\n  {listed}')
+        raise ConfigError('\n  '.join([f'{cfg.filename}, with --strict:', *sentences]))
     for sentence in sentences:
         _log(f'config: {sentence} (--strict makes this an error)', logging.WARNING)
 

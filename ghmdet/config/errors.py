@@ -49,22 +49,14 @@ class ConfigError(ValueError):
 def name_the_key(cfg: Config, options: Mapping[str, Any]) -> Iterator[None]:
     """Add the dotted key of the part that was being built to the error of its constructor.
 
+    For example `model (GHMC): unexpected keyword argument 'binz'; did you mean bins?`.
+
     Args:
         cfg: the config that is built from.
         options: what of it `--cfg-options` has set, by dotted key.
 
     Raises:
         ConfigError: in place of an error that was raised while a part was built.
-
-    Example:
-        >>> from ghmdet.registry import MODELS
-        >>> cfg = Config(dict(model=dict(type='GHMC', binz=3)))
-        >>> with name_the_key(cfg, {}):
-        ...     MODELS.build(cfg.model)
-        Traceback (most recent call last):
-        ...
-        ghmdet.config.errors.ConfigError: model (GHMC): unexpected keyword argument 'binz'; \
-did you mean bins?
     """
     try:
         yield
@@ -86,29 +78,22 @@ def name_the_file() -> Iterator[None]:
         yield
     except Exception as error:
         frames = list(traceback.walk_tb(error.__traceback__))
-        files = [
-            os.path.abspath(frame.f_locals['filename'])
-            for frame, _ in frames
-            if frame.f_code.co_name in _READERS
-        ]
+        reading = [frame.f_locals for frame, _ in frames if frame.f_code.co_name in _READERS]
+        files = [os.path.abspath(each['filename']) for each in reading]
         if not files and isinstance(error, ImportError) and 'custom modules' in str(error):
-            cause = error.__cause__ or error.__context__ or error
-            raise ConfigError(
-                f'custom_imports: {describe(cause)}; the folder of your package must be in '
-                'PYTHONPATH'
-            ) from error
+            cause = describe(error.__cause__ or error.__context__ or error)
+            advice = 'the folder of your package must be in PYTHONPATH'
+            raise ConfigError(f'custom_imports: {cause}; {advice}') from error
         if not files:
             raise
         file = files[-1]
         children = [each for each in files if each != file]
         if children and not os.path.exists(file):
             raise ConfigError(f'{children[-1]}: its _base_ {file} does not exist') from error
-        lines = [
-            number
-            for frame, number in frames
-            if os.path.realpath(frame.f_code.co_filename) == os.path.realpath(file)
-        ]
-        line, message = lines[-1] if lines else None, describe(error)
+        line, message = None, describe(error)
+        for frame, number in frames:
+            if os.path.realpath(frame.f_code.co_filename) == os.path.realpath(file):
+                line = number
         if isinstance(error, SyntaxError):
             line, message = error.lineno, f'SyntaxError: {error.msg}'
         where = file if line is None else f'{file}, line {line}'
