@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-import ghmdet
+from ghmdet.version import __version__
 
 # Distributions with the same module; ghmdet requires the first of each.
 _SAME_MODULE = {
@@ -52,7 +52,7 @@ _VARIABLES = (
     *('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE'),
     'OMPI_COMM_WORLD_LOCAL_SIZE',
 )
-_ROOT = Path(ghmdet.__file__).resolve().parents[1]  # a checkout, or site-packages
+_ROOT = Path(__file__).resolve().parents[1]  # a checkout, or site-packages
 _BFLOAT16_FLAGS = {'avx512_bf16', 'amx_bf16', 'bf16'}
 
 
@@ -60,8 +60,7 @@ def main() -> int:
     """Print the report and return the exit code."""
     faults: list[str] = []
     remarks: list[str] = []
-    folder = Path(ghmdet.__file__).parent
-    _print('ghmdet', f'{ghmdet.__version__} from {folder}{_describe_commit()}')
+    _print('ghmdet', f'{__version__} from {Path(__file__).parent}{_describe_commit()}')
     _print('Python', f'{platform.python_version()} ({sys.executable})')
     _print('system', f'{platform.platform()}, {os.cpu_count()} cores')
     if Path('/dev/shm').is_dir():  # used by the workers of data loaders

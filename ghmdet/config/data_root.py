@@ -80,8 +80,8 @@ def relocate_data(cfg: Config, root: str) -> dict[str, Any]:
 
 
 def _old_root(values: Mapping[str, Any], datasets: Mapping[str, Mapping[str, Any]]) -> str:
-    roots = {f'{key}.data_root': part.get('data_root') for key, part in datasets.items()}
-    roots = {key: root for key, root in roots.items() if root}
+    found = {f'{key}.data_root': part.get('data_root') for key, part in datasets.items()}
+    roots = {key: root for key, root in found.items() if root}
     if len({_with_slash(root) for root in roots.values()}) > 1:
         raise ConfigError(
             f'--data-root (or {DATA_ROOT_VARIABLE}) needs all data below one folder, but there are '
