@@ -72,13 +72,9 @@ def load_config(args: argparse.Namespace) -> Config:
     """
     cfg = read_config(args.config)
     unused = list(find_unused_keys(cfg))
-    options = dict(args.cfg_options)
-    root = options.pop('data_root', None)
-    root = args.data_root or root
-    if root is not None:
-        move_data(cfg, root)
-    unused += find_unused_options(cfg, options)
-    merge_options(cfg, options)
+    move_data(cfg, args)
+    unused += find_unused_options(cfg, args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     unused += find_unused_parts(cfg)
     _report_unused(cfg, unused, args.strict)
     remove_hooks(cfg)
@@ -104,8 +100,15 @@ def read_config(name: str) -> Config:
     return cfg
 
 
-def move_data(cfg: Config, root: Any) -> dict[str, Any]:
-    """Move all data of a config below a folder as `relocate_data` says, and log the changes."""
+def move_data(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
+    """Move all data of a config below `--data-root`, and log and return the changes.
+
+    `data_root` in `--cfg-options`, which is taken out of them, means the same.
+    """
+    option = args.cfg_options.pop('data_root', None)
+    root = args.data_root or option
+    if root is None:
+        return {}
     changes = relocate_data(cfg, str(root))
     merge_options(cfg, changes)
     _log(f'data root {root}: {", ".join(f"{key}={value}" for key, value in changes.items())}')

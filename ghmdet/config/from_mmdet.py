@@ -154,7 +154,7 @@ def _describe_old_keys(cfg: Config) -> str:
     values = cfg.to_dict()
     files = names_per_file(cfg.text)
     read = HARMLESS_KEYS.union(*(names.read for names in files))
-    inherits = any(names.inherits for names in files)
+    inherits = any({'_base_', 'read_base'} & (names.assigned | names.read) for names in files)
     certain, lines = False, []
     for key, value, new in _old_keys(values):
         lines.append(f'{key}={shorten(value)} -> {new}')

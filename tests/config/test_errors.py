@@ -35,10 +35,6 @@ def with_options(options):
     return cfg, options
 
 
-FPN_ARGUMENTS = (
-    'act_cfg, add_extra_convs, conv_cfg, end_level, in_channels, init_cfg, no_norm_on_lateral, '
-    'norm_cfg, num_outs, out_channels, relu_before_extra_convs, start_level, upsample_cfg'
-)
 UNEXPECTED = 'unexpected keyword argument'
 MISSING = "missing 1 required positional argument: 'depth'"
 
@@ -48,7 +44,7 @@ MISSING = "missing 1 required positional argument: 'depth'"
     [
         ('bbox_head.loss_cls.binz', 3, 'GHMC', f"{UNEXPECTED} 'binz'; did you mean bins?"),
         ('bbox_hed', {}, 'RetinaNet', f"{UNEXPECTED} 'bbox_hed'; did you mean bbox_head?"),
-        ('neck.quux', 3, 'FPN', f"{UNEXPECTED} 'quux'; it takes {FPN_ARGUMENTS}"),
+        ('neck.quux', 3, 'FPN', f"{UNEXPECTED} 'quux'; it takes act_cfg, add_extra_convs, "),
         (
             'bbox_head.loss_cls.type',
             'FocalLoss',

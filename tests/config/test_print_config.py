@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 from mmengine.config import Config
 
-from ghmdet import config_path, get_config
+from ghmdet import get_config
 from ghmdet.config.arguments import read_config
 from ghmdet.config.origins import origins_of, record_origins
 
@@ -257,13 +257,11 @@ def test_the_data_root_is_an_origin(origins, tmp_path):
     found = origins('retinanet_ghm_r18_fpn_shapes', '--data-root', '/data/new')
     assert found['data_root'] == ('/data/new/', '--data-root')
     assert found['train_dataloader.dataset.data_root'] == ('/data/new/', '--data-root')
-    assert found['train_dataloader.dataset.ann_file'][0] == 'annotations/train.json'
 
 
 def test_torch_is_not_imported():
     script = (
-        'import runpy, sys\n'
-        f'sys.argv = ["print_config.py", {config_path("retinanet_ghm_r50_fpn_1x_coco")!r}]\n'
+        f'import runpy, sys; sys.argv[1:] = ["retinanet_ghm_r50_fpn_1x_coco"]\n'
         f'runpy.run_path({str(TOOL)!r}, run_name="__main__")\n'
         'print([m for m in ("torch", "mmcv", "cv2") if m in sys.modules])\n'
     )
