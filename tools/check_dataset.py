@@ -103,8 +103,7 @@ def guess_folder(ann_file: Path, images: Sequence[ImageRecord]) -> str | None:
 def check_config(args: argparse.Namespace) -> Iterator[DatasetAudit]:
     """Check the datasets of a config; equal ones are checked once."""
     cfg = read_config(args.source)
-    if args.data_root is not None:
-        move_data(cfg, args.data_root)
+    move_data(cfg, args)
     merge_options(cfg, args.cfg_options)
     classes_error = ''
     try:

@@ -6,7 +6,6 @@ Needs no torch.
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -27,8 +26,7 @@ def convert_mmdet_config(cfg: Config) -> None:
     """Convert a config of MMDetection 3.x in place, where MMDetection is not installed.
 
     The scope `mmdet` becomes `ghmdet` in `default_scope`, in `_scope_` and before the names of
-    parts, which is logged. Where MMDetection is installed, and in a config that does not mention
-    it, nothing is changed, nor by a second call.
+    parts, which is logged.
 
     Raises:
         ValueError: the config has keys of MMDetection 2.x; the message gives the new key for each.
@@ -39,12 +37,11 @@ def convert_mmdet_config(cfg: Config) -> None:
         Traceback (most recent call last):
         ...
         ValueError: the config has keys of MMDetection 2.x, which are not used. The new keys are:
-          evaluation.interval=2 -> train_cfg.val_interval=2
+          evaluation.interval=2 -> train_cfg.val_interval
         See docs/from_mmdet.md for the whole table.
     """
     name = cfg.filename or 'the config'
-    old = describe_old_keys(cfg)
-    if old is not None:
+    if old := _describe_old_keys(cfg):
         raise ValueError(
             f'{name} has keys of MMDetection 2.x, which are not used. The new keys are:\n{old}\n'
             'See docs/from_mmdet.md for the whole table.'
@@ -134,7 +131,6 @@ REPLACED_KEYS = {
 }
 """Key of a 2.x config -> new key. A key without a dot stands for all other keys below it."""
 
-
 REPLACED_ARGUMENTS = {
     'img_prefix': 'data_prefix=dict(img=...)',
     'classes': 'metainfo=dict(classes=...)',
@@ -143,12 +139,9 @@ REPLACED_ARGUMENTS = {
 }
 """Argument of a dataset or transform in 2.x -> new argument."""
 
+# Keys that a config for ghmdet may use for its own variables. Its dump then has them beside the key
+# that they were used for, the first part of the new key.
 _VARIABLES = ('data.train', 'data.val', 'data.test', 'optimizer', 'total_epochs', 'img_norm_cfg')
-"""Keys that a config for ghmdet may use for its own variables.
-
-Its dump then has them beside the key that they were used for, the first part of the new key.
-"""
-
 HARMLESS_KEYS = frozenset(('cudnn_benchmark', 'opencv_num_threads', 'mp_start_method'))
 """Not used in MMDetection 3.x either, which has them at the top of some configs."""
 
@@ -156,19 +149,19 @@ _DATASET_ARGUMENTS = {'type', 'ann_file', 'img_prefix', 'pipeline', 'classes', '
 _SECTIONS = {key.partition('.')[0] for key in REPLACED_KEYS if '.' in key}
 
 
-def describe_old_keys(cfg: Config) -> str | None:
-    """Return the new key for each 2.x key of a config, one per line; None if it has none."""
+def _describe_old_keys(cfg: Config) -> str:
+    """The new key for each 2.x key of a config, one per line; '' if it has none."""
     values = cfg.to_dict()
     files = names_per_file(cfg.text)
     read = HARMLESS_KEYS.union(*(names.read for names in files))
-    inherits = any(names.inherits for names in files)
+    inherits = any({'_base_', 'read_base'} & (names.assigned | names.read) for names in files)
     certain, lines = False, []
     for key, value, new in _old_keys(values):
-        lines.append(f'{key}={shorten(value)} -> {_rewrite(key, value, new)}')
+        lines.append(f'{key}={shorten(value)} -> {new}')
         is_variable = not inherits and key in _VARIABLES and new.partition('.')[0] in values
         certain |= key.partition('.')[0] not in read and not is_variable
     if not certain:
-        return None
+        return ''
     lines += dict.fromkeys(_old_arguments_and_types(list(values.values())))
     return '\n'.join(f'  {line}' for line in lines)
 
@@ -217,29 +210,3 @@ def _old_arguments_and_types(value: Any) -> Iterator[str]:
                 yield f'type={inner!r} -> {REPLACED_PARTS[inner]}'
             elif key != 'metainfo':
                 yield from _old_arguments_and_types(inner)
-
-
-def _rewrite(key: str, value: Any, new: str) -> str:
-    """The new setting, with its value where that stays the same or is simple to convert."""
-    if key == 'lr_config':
-        return f'param_scheduler={_convert_lr_config(value)}'
-    if key == 'img_norm_cfg':
-        value = {'bgr_to_rgb' if name == 'to_rgb' else name: each for name, each in value.items()}
-    elif key == 'model.pretrained' and value is not None:
-        value = dict(type='Pretrained', checkpoint=value)
-    has_own_meaning = new.endswith(('dataset', 'dataloader'))
-    same = key in REPLACED_KEYS and key not in _SECTIONS and not has_own_meaning
-    code = shorten(value)
-    return f'{new}={code}' if same and re.fullmatch(r'[\w.]+', new) and '...' not in code else new
-
-
-def _convert_lr_config(value: Mapping[str, Any]) -> str:
-    if value.get('policy', 'step') != 'step' or not isinstance(value.get('step'), list):
-        return '[dict(type=...)]'
-    gamma = value.get('gamma', 0.1)
-    schedulers = [dict(type='MultiStepLR', milestones=value['step'], gamma=gamma)]
-    if value.get('warmup') == 'linear':
-        factor, end = value.get('warmup_ratio', 0.1), value.get('warmup_iters', 0)
-        warmup = dict(type='LinearLR', start_factor=factor, by_epoch=False, begin=0, end=end)
-        schedulers.insert(0, warmup)
-    return repr(schedulers)
