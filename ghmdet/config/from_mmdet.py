@@ -6,6 +6,7 @@ Needs no torch.
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -157,7 +158,7 @@ def _describe_old_keys(cfg: Config) -> str:
     inherits = any({'_base_', 'read_base'} & (names.assigned | names.read) for names in files)
     certain, lines = False, []
     for key, value, new in _old_keys(values):
-        lines.append(f'{key}={shorten(value)} -> {new}')
+        lines.append(f'{key}={shorten(value)} -> {_rewrite(key, value, new)}')
         is_variable = not inherits and key in _VARIABLES and new.partition('.')[0] in values
         certain |= key.partition('.')[0] not in read and not is_variable
     if not certain:
@@ -210,3 +211,29 @@ def _old_arguments_and_types(value: Any) -> Iterator[str]:
                 yield f'type={inner!r} -> {REPLACED_PARTS[inner]}'
             elif key != 'metainfo':
                 yield from _old_arguments_and_types(inner)
+
+
+def _rewrite(key: str, value: Any, new: str) -> str:
+    """The new setting, with its value where that stays the same or is simple to convert."""
+    if key == 'lr_config':
+        return f'param_scheduler={_convert_lr_config(value)}'
+    if key == 'img_norm_cfg':
+        value = {'bgr_to_rgb' if name == 'to_rgb' else name: each for name, each in value.items()}
+    elif key == 'model.pretrained' and value is not None:
+        value = dict(type='Pretrained', checkpoint=value)
+    has_own_meaning = new.endswith(('dataset', 'dataloader'))
+    same = key in REPLACED_KEYS and key not in _SECTIONS and not has_own_meaning
+    code = shorten(value)
+    return f'{new}={code}' if same and re.fullmatch(r'[\w.]+', new) and '...' not in code else new
+
+
+def _convert_lr_config(value: Mapping[str, Any]) -> str:
+    if value.get('policy', 'step') != 'step' or not isinstance(value.get('step'), list):
+        return '[dict(type=...)]'
+    gamma = value.get('gamma', 0.1)
+    schedulers = [dict(type='MultiStepLR', milestones=value['step'], gamma=gamma)]
+    if value.get('warmup') == 'linear':
+        factor, end = value.get('warmup_ratio', 0.1), value.get('warmup_iters', 0)
+        warmup = dict(type='LinearLR', start_factor=factor, by_epoch=False, begin=0, end=end)
+        schedulers.insert(0, warmup)
+    return repr(schedulers)
