@@ -9,9 +9,10 @@ import torch
 from mmengine.dataset import RepeatDataset
 
 from ghmdet.checks.pipelines import try_pipeline
+from ghmdet.checks.start_check import StartCheckHook
 from ghmdet.config.errors import ConfigError
 from ghmdet.datasets import CocoDataset, draw_shapes
-from ghmdet.engine import StartCheckHook
+
 
 LOAD = dict(type='LoadImageFromFile')
 BOXES = dict(type='LoadAnnotations', with_bbox=True)
