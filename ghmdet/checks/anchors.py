@@ -88,13 +88,7 @@ def spread(length: int, count: int) -> list[int]:
 
 
 def read_boxes(dataset: BaseDataset, indices: Iterable[int]) -> SeenBoxes:
-    """Collect the boxes of some images.
-
-    Args:
-        dataset: its `get_data_info` has `height`, `width` and `instances`, each with `bbox` and
-            perhaps `ignore_flag`.
-        indices: of the images.
-    """
+    """Collect the boxes of some images, by their indices; those to ignore are left out."""
     bboxes, sizes, image_inds = [], [], []
     for number, index in enumerate(indices):
         info = dataset.get_data_info(index)

@@ -34,12 +34,9 @@ _STATE = ('last_step', 'base_values', 'verbose', 'best', 'num_bad_epochs', 'cool
 class StartReportHook(Hook):
     """Log batch size, learning rate, data, model and files when a training begins.
 
-    Warns if
-
-    - a resumed checkpoint replaces settings of the config, those of optimizer and schedules;
-    - the learning rate differs by more than a factor of 2 from what the linear rule gives for the
-      total batch size (see `find_reference`), and was not scaled;
-    - too many boxes have no anchor that fits them (see `warn_of_unmatched_boxes`).
+    Warns if a resumed checkpoint replaces settings of optimizer or schedules, if the learning rate
+    is more than a factor of 2 from the linear rule (see `find_reference`) and was not scaled, and
+    if too many boxes have no anchor that fits them (see `warn_of_unmatched_boxes`).
 
     Args:
         max_unmatched_share: largest share of boxes without a fitting anchor and without a warning.
