@@ -51,7 +51,7 @@ class StartCheckHook(Hook):
                 another annotation file than its dataset, or `save_best` is unknown.
             ConfigError: a pipeline fails, or an argument of `CheckpointHook` is unknown.
         """
-        loops = {
+        loops: dict[str, Any] = {
             split: loop
             for split in ('train', 'val', 'test')
             if hasattr(loop := getattr(runner, f'_{split}_loop', None), 'dataloader')  # is built

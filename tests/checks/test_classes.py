@@ -7,16 +7,13 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from ghmdet.checks.classes import (
-    complete_evaluators,
-    resolve_classes,
-    take_checkpoint_classes,
-)
+from ghmdet.checks.classes import complete_evaluators, resolve_classes, take_checkpoint_classes
 from ghmdet.coco import reader as coco_file
 from ghmdet.datasets.coco import COCO_CLASSES
 from ghmdet.registry import DATASETS, METRICS
 
 CATEGORIES = {1: 'cat', 2: 'dog'}
+THREE = {1: 'cat', 2: 'dog', 3: 'owl'}
 
 
 @pytest.fixture(autouse=True)
@@ -63,23 +60,19 @@ def refusal(cfg, splits=('train', 'val')):
 
 @pytest.mark.parametrize('num_classes', [80, 2, None])
 def test_classes_and_their_number_come_from_the_training_file(make, tmp_path, num_classes):
-    categories = {9: 'cat', -4: 'dog'}  # in the order of the ids
-    splits = dict(train=(categories, None), val=({0: 'cat', 1: 'dog'}, None), test=({}, None))
+    splits = dict(train=({9: 'cat', -4: 'dog'}, None), val=(CATEGORIES, None), test=({}, None))
     cfg = make(num_classes, **splits)
-    text = resolve_classes(cfg)
-    assert cfg.model.bbox_head.num_classes == 2
-    assert [classes(cfg, split) for split in splits] == [('dog', 'cat')] * 3
     number = '' if num_classes == 2 else '; model.bbox_head.num_classes = 2'
-    assert text == (
+    assert resolve_classes(cfg) == (
         f'2 classes (dog, cat) taken from {tmp_path}/train.json, since the config names none'
         f'{number}'
     )
+    assert cfg.model.bbox_head.num_classes == 2
+    assert [classes(cfg, split) for split in splits] == [('dog', 'cat')] * 3  # in order of the ids
     assert resolve_classes(cfg) is None
 
 
-@pytest.mark.parametrize(
-    'ids', [('10', '9', '2'), ('x', 3, '1'), (2.5, 2, 0)], ids=['numbers as text', 'both', 'floats']
-)
+@pytest.mark.parametrize('ids', [('10', '9', '2'), ('x', 3, '1'), (2.5, 2, 0)])
 def test_ids_of_any_type_have_an_order(make, ids):
     cfg = make(train=(dict(zip(ids, 'abc', strict=True)), None))
     resolve_classes(cfg)
@@ -134,33 +127,30 @@ def test_a_missing_file_is_reported_by_the_dataset_itself(make, tmp_path):
     assert resolve_classes(cfg) is None
 
 
-def test_the_file_is_read_once(make, monkeypatch):
+def test_a_file_is_read_once_unless_it_changes(make, monkeypatch, tmp_path):
     cfg = make(train=(CATEGORIES, None), val=(CATEGORIES, None))
-    read = []
-    original = coco_file.read_records
+    read, original = [], coco_file.read_records
 
     def count(path, backend_args):
         read.append(os.path.basename(path))
         return original(path, backend_args)
 
+    def build(split):
+        DATASETS.build(cfg[f'{split}_dataloader'].dataset).full_init()
+
     monkeypatch.setattr(coco_file, 'read_records', count)
     resolve_classes(cfg)
-    assert read == ['train.json', 'val.json']
-    for split in ('train', 'val'):
-        DATASETS.build(cfg[f'{split}_dataloader'].dataset).full_init()
+    build('train')
+    build('val')
     assert read == ['train.json', 'val.json']
     assert coco_file._kept == {}
-    DATASETS.build(cfg.train_dataloader.dataset).full_init()
+    build('train')
     assert read == ['train.json', 'val.json', 'train.json']
-
-
-def test_a_file_that_changed_meanwhile_is_read_again(make, tmp_path):
-    cfg = make(train=(CATEGORIES, None))
     resolve_classes(cfg)
     file = tmp_path / 'train.json'
     file.write_text(file.read_text().replace('"dog"', '"doge"'))
     with pytest.raises(ValueError, match=r"'dog' \(did you mean 'doge'\?\)"):
-        DATASETS.build(cfg.train_dataloader.dataset).full_init()
+        build('train')
 
 
 # --- the config names some ----------------------------------------------------------------------
@@ -176,7 +166,6 @@ def test_one_list_serves_the_datasets_that_have_none(make):
     assert cfg.model.bbox_head.num_classes == 1
 
 
-THREE = {1: 'cat', 2: 'dog', 3: 'owl'}
 KEY = 'val_dataloader.dataset.metainfo.classes'
 
 
@@ -270,9 +259,9 @@ def test_names_in_a_file(make, tmp_path):
 # --- tests and predictions ----------------------------------------------------------------------
 
 
-def checkpoint(folder, names, **meta):
+def checkpoint(folder, names):
     path = str(folder / 'some.pth')
-    torch.save(dict(state_dict=dict(a=torch.ones(1)), meta=dict(CLASSES=names, **meta)), path)
+    torch.save(dict(state_dict=dict(a=torch.ones(1)), meta=dict(CLASSES=names)), path)
     return path
 
 
@@ -285,43 +274,31 @@ def test_a_test_takes_the_classes_of_the_checkpoint(make, tmp_path):
         'model.bbox_head.num_classes = 2'
     )
     assert classes(cfg, 'test') == ('dog', 'cat')
-
-
-def test_a_test_file_without_a_class_of_the_checkpoint(make, tmp_path):
     cfg = make(80, test=(CATEGORIES, None))
     cfg.load_from = checkpoint(tmp_path, ('cat', 'owl'))
     assert refusal(cfg, ('test',)).startswith(
         f'the classes do not agree: test_dataloader.dataset: of {cfg.load_from}, 1 of 2 are not '
         f"among the categories of {tmp_path}/test.json: 'owl'. ["
     )
-
-
-def test_a_test_with_classes_in_the_config_or_without_names_in_the_checkpoint(make, tmp_path):
-    cfg = make(2, test=(CATEGORIES, ('dog', 'cat')))
-    cfg.load_from = 'nowhere.pth'  # not read
-    assert resolve_classes(cfg, ('test',)) is None
     cfg = make(80, test=(CATEGORIES, None))
     cfg.load_from = checkpoint(tmp_path, ())
     resolve_classes(cfg, ('test',))
     assert classes(cfg, 'test') == ('cat', 'dog')
-
-
-def test_a_test_need_not_have_the_training_classes_of_the_config(make):
-    categories = {1: 'cat', 2: 'dog', 3: 'owl'}
-    cfg = make(2, train=(categories, ('dog', 'owl')), test=(categories, ('dog', 'cat')))
-    assert resolve_classes(cfg, ('test',)) is None
-    cfg = make(2, train=(categories, ('dog', 'owl')), test=(categories, None))
-    assert resolve_classes(cfg, ('test',)) == (
-        'test_dataloader.dataset: no metainfo.classes, so the 2 classes (dog, owl) of the other '
-        'datasets'
-    )
-
-
-def test_a_checkpoint_of_coco_under_its_old_names(make, tmp_path):
     cfg = make(80, test=(dict(enumerate(COCO_CLASSES)), None))
     cfg.load_from = checkpoint(tmp_path, [name.replace(' ', '_') for name in COCO_CLASSES])
     assert resolve_classes(cfg, ('test',)) is None
     assert classes(cfg, 'test') is None
+
+
+def test_a_test_need_not_have_the_training_classes_of_the_config(make):
+    cfg = make(2, train=(THREE, ('dog', 'owl')), test=(THREE, ('dog', 'cat')))
+    cfg.load_from = 'nowhere.pth'  # not read
+    assert resolve_classes(cfg, ('test',)) is None
+    cfg = make(2, train=(THREE, ('dog', 'owl')), test=(THREE, None))
+    assert resolve_classes(cfg, ('test',)) == (
+        'test_dataloader.dataset: no metainfo.classes, so the 2 classes (dog, owl) of the other '
+        'datasets'
+    )
 
 
 def test_images_without_categories(make, tmp_path):
@@ -361,15 +338,15 @@ class OwnMetric(METRICS.get('CocoMetric')):
     pass
 
 
-def evaluator_cfg(evaluator, **dataset):
-    dataset = dict(type='CocoDataset', ann_file='val.json', data_root='data/pets', **dataset)
-    splits = ('val', 'test')
-    parts = {f'{split}_dataloader': dict(dataset=dataset) for split in splits}
-    return Config(parts | {f'{split}_evaluator': evaluator for split in splits})
+def evaluator_cfg(evaluator):
+    dataset = dict(type='CocoDataset', ann_file='val.json', data_root='data/pets')
+    parts = dict(dataloader=dict(dataset=dataset), evaluator=evaluator)
+    return Config({f'{split}_{key}': parts[key] for split in ('val', 'test') for key in parts})
 
 
 def test_a_metric_gets_the_file_of_its_dataset():
-    cfg = evaluator_cfg(dict(type='CocoMetric'), backend_args=dict(backend='petrel'))
+    cfg = evaluator_cfg(dict(type='CocoMetric'))
+    cfg.val_dataloader.dataset.backend_args = dict(backend='petrel')
     cfg.test_dataloader.dataset.ann_file = '/else/where.json'
     complete_evaluators(cfg)
     assert cfg.val_evaluator.ann_file == 'data/pets/val.json'

@@ -13,7 +13,6 @@ from ghmdet.checks.start_check import StartCheckHook
 from ghmdet.config.errors import ConfigError
 from ghmdet.datasets import CocoDataset, draw_shapes
 
-
 LOAD = dict(type='LoadImageFromFile')
 BOXES = dict(type='LoadAnnotations', with_bbox=True)
 RESIZE = dict(type='Resize', scale=(96, 96), keep_ratio=True)
