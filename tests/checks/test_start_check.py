@@ -1,7 +1,5 @@
 """The checks of what is built before the first step; nothing is logged if all is well."""
 
-from __future__ import annotations
-
 from types import SimpleNamespace
 from uuid import uuid4
 
@@ -86,24 +84,19 @@ def loader(classes=('cat', 'dog'), ann_file='', wrap=lambda dataset: dataset, **
     }
 
 
-def make_runner(tmp_path, train=None, val=None, test=None, model=None, metric=None):
+def make_runner(tmp_path, model=None, **loaders):
     parts = {'model': model or TinyModel()}
-    if train:
-        parts.update(
-            train_dataloader=train,
-            train_cfg={'by_epoch': True, 'max_epochs': 1},
-            optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 0.1}},
-        )
-    for split, chosen in (('val', val), ('test', test)):
-        if chosen:
-            parts[f'{split}_dataloader'] = chosen
-            parts[f'{split}_cfg'] = {}
-            parts[f'{split}_evaluator'] = metric or {'type': 'CountMetric'}
+    for split, chosen in loaders.items():
+        parts |= {f'{split}_dataloader': chosen, f'{split}_cfg': {}}
+        parts[f'{split}_evaluator'] = {'type': 'CountMetric'}
+    if 'train' in loaders:
+        del parts['train_evaluator']
+        parts['train_cfg'] = {'by_epoch': True, 'max_epochs': 1}
+        parts['optim_wrapper'] = {'optimizer': {'type': 'SGD', 'lr': 0.1}}
     # mmengine keeps loggers and visualizers by this name, else by the second.
     parts['experiment_name'] = uuid4().hex
-    runner = Runner(**parts, work_dir=str(tmp_path), custom_hooks=[StartCheckHook()])
     CheckedDataset.limits.clear()
-    return runner
+    return Runner(**parts, work_dir=str(tmp_path), custom_hooks=[StartCheckHook()])
 
 
 def check(model=None, hooks=(), metrics=(), **loaders):
@@ -122,7 +115,7 @@ def check(model=None, hooks=(), metrics=(), **loaders):
 
 
 def test_logs_nothing_if_all_is_well_and_the_run_continues(tmp_path):
-    runner = make_runner(tmp_path, loader(), loader(), loader())
+    runner = make_runner(tmp_path, train=loader(), val=loader(), test=loader())
     hook = next(hook for hook in runner.hooks if isinstance(hook, StartCheckHook))
     assert hook.priority == 'VERY_HIGH'
     lines = []
@@ -138,7 +131,7 @@ def test_logs_nothing_if_all_is_well_and_the_run_continues(tmp_path):
 
 
 def test_another_number_of_classes_stops_the_run_before_weights_are_initialised(tmp_path):
-    runner = make_runner(tmp_path, loader(tuple('abcdefg')), model=TinyModel(80))
+    runner = make_runner(tmp_path, TinyModel(80), train=loader(tuple('abcdefg')))
     with pytest.raises(ValueError, match='num_classes') as caught:
         runner.train()
     assert str(caught.value) == (
@@ -147,12 +140,8 @@ def test_another_number_of_classes_stops_the_run_before_weights_are_initialised(
         'classes to use in train_dataloader.dataset.metainfo=dict(classes=(...)).'
     )
     assert runner.model.events == []
-
-
-def test_the_head_is_checked_for_val_and_test(tmp_path):
-    runner = make_runner(tmp_path, val=loader(('cat', 'dog', 'cow')))
     with pytest.raises(ValueError, match='val_dataloader has a dataset of 3 classes'):
-        runner.val()
+        make_runner(tmp_path, val=loader(('cat', 'dog', 'cow'))).val()
     with pytest.raises(ValueError, match=r'test_dataloader .*num_classes is 9'):
         check(TinyTTA(TinyModel(9)), test=loader())
 
@@ -160,22 +149,19 @@ def test_the_head_is_checked_for_val_and_test(tmp_path):
 @pytest.mark.parametrize(
     ('val', 'difference'),
     [
-        (('dog', 'cat'), "2 of 2 classes differ: number 0 is 'cat' in {} (cat, dog), 'dog' in {}"),
-        (('cat', 'cow'), "1 of 2 classes differ: number 1 is 'dog' in {} (cat, dog), 'cow' in {}"),
-        (('cat', 'Dog'), "1 of 2 classes differ: number 1 is 'dog' in {} (cat, dog), 'Dog' in {}"),
-        (('cat',), "1 of 2 classes differ: number 1 is 'dog' in {} (cat, dog), missing in {}"),
+        (('dog', 'cat'), "2 of 2 classes differ: number 0 is 'cat' in {} (cat, dog), 'dog'"),
+        (('cat', 'Dog'), "1 of 2 classes differ: number 1 is 'dog' in {} (cat, dog), 'Dog'"),
+        (('cat',), "1 of 2 classes differ: number 1 is 'dog' in {} (cat, dog), missing"),
     ],
 )
 def test_datasets_with_other_classes(val, difference):
-    model = TinyModel()
-    model.bbox_head.num_classes = None
     with pytest.raises(ValueError, match='differ') as caught:
-        check(model, train=loader(), val=loader(val))
-    difference = difference.format('train_dataloader', 'val_dataloader')
+        check(TinyModel(None), train=loader(), val=loader(val))
     assert str(caught.value) == (
         'train_dataloader and val_dataloader must have the same classes in the same order, since a '
-        f'label is an index into this list, but {difference} ({", ".join(val)}). Give every '
-        'dataset the same metainfo=dict(classes=(...)).'
+        f'label is an index into this list, but {difference.format("train_dataloader")} in '
+        f'val_dataloader ({", ".join(val)}). Give every dataset the same '
+        'metainfo=dict(classes=(...)).'
     )
 
 
@@ -205,10 +191,8 @@ def test_classes_that_are_one_string_and_datasets_without_classes():
         lambda d: {'type': 'RepeatDataset', 'dataset': d, 'times': 2},
         lambda d: {'type': 'ConcatDataset', 'datasets': [d]},
         lambda d: {
-            'type': 'RepeatDataset',
-            'times': 2,
+            **{'type': 'RepeatDataset', 'times': 2, 'lazy_init': True},
             'dataset': {**d, 'lazy_init': True},
-            'lazy_init': True,
         },
     ],
 )
@@ -252,26 +236,37 @@ def test_arguments_of_the_checkpoint_hook():
     )
 
 
-def test_save_best_is_a_value_of_the_metrics():
-    class Metric(CountMetric):
-        def result_keys(self):
-            return ['coco/bbox_mAP']
+class CocoLike(CountMetric):
+    classwise = False
 
-    def save_best(key, metrics, **loaders):
-        check(hooks=[CheckpointHook(save_best=key, rule='greater')], metrics=metrics, **loaders)
+    def result_keys(self):
+        return ['coco/bbox_mAP']
 
-    both = dict(train=loader(), val=loader())
-    for key in ('coco/bbox_mAP', 'val/x'):
-        save_best(key, [Metric()], **both)
-    save_best('x', [Metric(), CountMetric()], **both)  # which need not list its values
-    save_best('x', [Metric()], val=loader())
-    classwise = Metric()
-    classwise.classwise = True
-    save_best('coco/cat_precision', [classwise], **both)
-    for key in ('x', 'coco/cat_precision'):
-        with pytest.raises(ValueError, match='save_best') as caught:
-            save_best(key, [Metric()], **both)
-        assert str(caught.value) == (
-            f'default_hooks.checkpoint.save_best={key!r}: val_evaluator has no such value, but '
-            'coco/bbox_mAP'
-        )
+
+class Classwise(CocoLike):
+    classwise = True
+
+
+@pytest.mark.parametrize(
+    ('key', 'metrics', 'fine'),
+    [
+        ('coco/bbox_mAP', [CocoLike()], True),
+        ('val/x', [CocoLike()], True),
+        ('x', [CocoLike(), CountMetric()], True),  # which need not list its values
+        ('coco/cat_precision', [Classwise()], True),
+        ('coco/cat_precision', [CocoLike()], False),
+        ('x', [Classwise()], False),
+    ],
+)
+def test_save_best_is_a_value_of_the_metrics(key, metrics, fine):
+    hooks = [CheckpointHook(save_best=key, rule='greater')]
+    check(hooks=hooks, metrics=metrics, val=loader())  # nothing is saved in a validation
+    if fine:
+        check(hooks=hooks, metrics=metrics, train=loader(), val=loader())
+        return
+    with pytest.raises(ValueError, match='save_best') as caught:
+        check(hooks=hooks, metrics=metrics, train=loader(), val=loader())
+    assert str(caught.value) == (
+        f'default_hooks.checkpoint.save_best={key!r}: val_evaluator has no such value, but '
+        'coco/bbox_mAP'
+    )

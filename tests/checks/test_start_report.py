@@ -1,7 +1,5 @@
 """What the log says when a training begins or resumes, and which package it uses."""
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 
@@ -45,10 +43,10 @@ def test_the_report(tmp_path):
     )
     _, title, report = begin(cfg)
     assert title == 'Training begins:'
-    assert report.pop('device').startswith('cpu, ')
+    assert report.pop('device').startswith('cpu, num_threads=')
     assert report.pop('logs').startswith(str(tmp_path))
     assert report == {
-        'total batch size': '8 = 1 process x 2 images x 4 accumulated',
+        'total batch size': '8 = 1 x 2 x 4 (processes x batch_size x accumulative_counts)',
         'learning rate': '0.05, SGD momentum=0.5, weight_decay=0.01',
         'linear rule': '0.05, from 0.1 for 16 images; applied by auto_scale_lr',
         'gradient clipping': 'max_norm=35',
@@ -58,7 +56,7 @@ def test_the_report(tmp_path):
         'images': '4 to train',
         'length': '3 epochs x 2 iterations',
         'schedule': 'LinearLR, MultiStepLR',
-        'checkpoints': f'{tmp_path}, every 1 epoch',
+        'checkpoints': f'{tmp_path}, interval=1, by_epoch=True',
     }
 
 
@@ -71,7 +69,7 @@ def test_by_iterations_and_in_low_precision(tmp_path):
     expected = {
         'length': '5 iterations; an epoch is 3',
         'precision': 'bfloat16, weights float32',
-        'checkpoints': f'{tmp_path}, every 2 iterations',
+        'checkpoints': f'{tmp_path}, interval=2, by_epoch=False',
         'linear rule': 'unknown, the config has no auto_scale_lr.base_batch_size',
         'gradient clipping': 'off',
         'schedule': 'none: the learning rate is constant',
@@ -146,32 +144,35 @@ def test_a_checkpoint_without_the_optimizer(tmp_path):
 # --- the linear rule ----------------------------------------------------------------------------
 
 
-def off(tmp_path, base, accumulated=1, **auto):
-    """What is warned of the learning rate 1 for 2 images."""
-    cfg = number_cfg(
-        tmp_path, [1, 1], batch_size=2, auto_scale_lr=dict(base_batch_size=base, **auto)
-    )
+@pytest.mark.parametrize(
+    ('accumulated', 'auto', 'expected'),
+    [
+        (1, dict(base_batch_size=1), ''),  # within a factor of 2
+        (1, dict(base_batch_size=4), ''),
+        (1, dict(base_batch_size=16, enable=True), ''),
+        (
+            1,
+            dict(base_batch_size=16),
+            'the learning rate 1 is 8 times what the linear rule gives for a total batch size of '
+            '2: 0.125, from 1 for 16 images. The loss may become NaN: use --auto-scale-lr, or '
+            'optim_wrapper.optimizer.lr=0.125. If 1 was chosen for 2 images, set '
+            'auto_scale_lr.base_batch_size=2.',
+        ),
+        (
+            3,
+            dict(base_batch_size=2),
+            'the learning rate 1 is 1/3 of what the linear rule gives for a total batch size of 6: '
+            '3, from 1 for 2 images. Training will be slow: use --auto-scale-lr, or '
+            'optim_wrapper.optimizer.lr=3. If 1 was chosen for 6 images, set '
+            'auto_scale_lr.base_batch_size=6.',
+        ),
+    ],
+)
+def test_a_learning_rate_that_is_too_large_or_too_small(tmp_path, accumulated, auto, expected):
+    cfg = number_cfg(tmp_path, [1, 1], batch_size=2, auto_scale_lr=auto)
     cfg.optim_wrapper.accumulative_counts = accumulated
-    return [line for line in begin(cfg)[0].lines if 'linear rule gives' in line]
-
-
-@pytest.mark.parametrize('settings', [dict(base=1), dict(base=4), dict(base=16, enable=True)])
-def test_no_warning_within_a_factor_of_two_or_if_scaled(tmp_path, settings):
-    assert off(tmp_path, **settings) == []
-
-
-def test_a_learning_rate_that_is_too_large_or_too_small(tmp_path):
-    assert off(tmp_path / 'large', 16) == [
-        'the learning rate 1 is 8 times what the linear rule gives for a total batch size of 2: '
-        '0.125, from 1 for 16 images. The loss may become NaN: use --auto-scale-lr, or '
-        'optim_wrapper.optimizer.lr=0.125. If 1 was chosen for 2 images, set '
-        'auto_scale_lr.base_batch_size=2.'
-    ]
-    (text,) = off(tmp_path / 'small', 2, accumulated=3)
-    assert text.startswith(
-        'the learning rate 1 is 1/3 of what the linear rule gives for a total batch size of 6: 3, '
-        'from 1 for 2 images. Training will be slow: use --auto-scale-lr, or'
-    )
+    warnings = [line for line in begin(cfg)[0].lines if 'linear rule gives' in line]
+    assert warnings == [expected] * bool(expected)
 
 
 # --- the package --------------------------------------------------------------------------------
