@@ -40,3 +40,10 @@ def write_squares(path, image_side, sides, crowd=()):
     images = [dict(id=1, file_name='a.png', width=image_side, height=image_side)]
     content = dict(images=images, categories=[dict(id=1, name='cat')], annotations=boxes)
     path.write_text(json.dumps(content))
+
+
+def message_of(error, function, *args, **kwargs):
+    """Return the message of the error that a call raises."""
+    with pytest.raises(error) as caught:
+        function(*args, **kwargs)
+    return str(caught.value)
