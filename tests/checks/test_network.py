@@ -8,6 +8,7 @@ from ghmdet.checks.network import check_network
 from ghmdet.config.cfg_options import merge_options
 from ghmdet.config.errors import ConfigError
 from ghmdet.registry import MODELS
+from tests.checks.conftest import message_of
 
 STRIDES = 'bbox_head.anchor_generator.strides'
 
@@ -22,32 +23,27 @@ def make(key, value):
     ('key', 'value', 'text'),
     [
         (
-            'neck.in_channels',
-            [256, 512, 1024, 2048],
+            *('neck.in_channels', [256, 512, 1024, 2048]),
             'neck.in_channels=[256, 512, 1024, 2048], but model.backbone returns maps of '
             '[64, 128, 256, 512] channels: set model.neck.in_channels=[64, 128, 256, 512], or '
             'change model.backbone',
         ),
         (
-            'bbox_head.in_channels',
-            256,
+            *('bbox_head.in_channels', 256),
             'bbox_head.in_channels=256, but model.neck returns maps of [64, 64, 64] channels: set '
             'model.bbox_head.in_channels=64, or change model.neck',
         ),
         (
-            'neck',
-            None,
+            *('neck', None),
             'bbox_head.in_channels=64, but model.backbone returns maps of [64, 128, 256, 512] '
             'channels: add a model.neck, e.g. an FPN',
         ),
         (
-            'neck.num_outs',
-            5,
+            *('neck.num_outs', 5),
             f'{STRIDES}=[8, 16, 32], but model.neck returns 5 maps of strides [8, 16, 32, 64, 64]',
         ),
         (
-            STRIDES,
-            [4, 8, 16],
+            *(STRIDES, [4, 8, 16]),
             f'{STRIDES}=[4, 8, 16], but model.neck returns 3 maps of strides [8, 16, 32]: set '
             'these strides, or change model.neck.num_outs and start_level, or '
             'model.backbone.out_indices',
@@ -55,9 +51,7 @@ def make(key, value):
     ],
 )
 def test_what_does_not_fit(key, value, text):
-    with pytest.raises(ConfigError) as caught:
-        check_network(*make(key, value))
-    assert str(caught.value).startswith(f'model.{text}')
+    assert message_of(ConfigError, check_network, *make(key, value)).startswith(f'model.{text}')
 
 
 def test_the_network_and_the_random_numbers_stay_as_they_are():
