@@ -9,9 +9,9 @@ from mmengine.dataset import ConcatDataset
 
 from ghmdet.checks import anchors as anchor_check
 from ghmdet.checks.anchors import SeenBoxes, read_boxes, resize_boxes, warn_of_unmatched_boxes
-from ghmdet.registry import DATASETS, MODELS
+from ghmdet.registry import DATASETS
 from tests.checks.conftest import write_squares
-from tests.detectors import detector_cfg
+from tests.detectors import detector
 
 
 @pytest.fixture
@@ -26,22 +26,17 @@ def make(tmp_path):
     return make
 
 
-@pytest.fixture(scope='module')
-def detector():
-    return MODELS.build(detector_cfg(num_classes=1))
-
-
 @pytest.fixture
-def check(detector, monkeypatch):
+def check(monkeypatch):
     """Return what is logged, with its level."""
 
-    def check(dataset, model=detector, **limits):
+    def check(dataset, model=None, **limits):
         messages = []
         monkeypatch.setattr(
             anchor_check, 'print_log', lambda text, logger, level: messages.append((level, text))
         )
         limits = dict(max_share=0.1, max_images=1000, max_boxes=5000) | limits
-        warn_of_unmatched_boxes(model, dataset, **limits)
+        warn_of_unmatched_boxes(model or detector(num_classes=1), dataset, **limits)
         return messages
 
     return check

@@ -64,9 +64,7 @@ def test_nothing_is_found_in_a_valid_dataset(tmp_path, coco):
         {'8 to 16': 2, '32 to 64': 1, '64 to 96': 2},
         {'100x80': 4},
     ]
-    assert list(tables) == [
-        'boxes by class',
-        'boxes per image',
+    assert list(tables)[2:] == [
         'boxes by side (square root of the area in pixels)',
         'images by width x height (most frequent)',
     ]
@@ -87,31 +85,26 @@ def test_all_kinds_are_found_at_once(tmp_path, coco):
         make_box(15, 0, [1, 2, 3, 4], category_id=8),
     ]
     audit = check(tmp_path, coco)
-    lines = list_findings(audit, shown=9).splitlines()
-    assert [line for line in lines if line.startswith(('error', 'warning'))] == [
-        # id 14 is of an image that is itself broken, and so not counted again.
-        'error: 3 x entry of the annotation file',
-        'warning: 1 x box skipped, without width or height',
-        'warning: 1 x box skipped, outside the image',
-        'warning: 1 x box used, more than a pixel beyond the image',
-        'warning: 1 x file name',
-        'error: 1 x file name that leads out of the image folder',
-        'error: 3 x image file',
-    ]
     assert audit.num_errors == 7
+    assert len(audit.findings) == 7
+    text = list_findings(audit, shown=9)
     for words in (
+        # id 14 is of an image that is itself broken, and so not counted again.
+        'error: 3 x entry of the annotation file\n',
         'annotation id 13 of image id 2: bbox must be four',
         'image id 7 (3.png): height and width must be positive numbers up to 1e9, got 80 and 0',
         'annotation id 15 of image id 0: no category has its category_id 8',
-        'annotation id 10 of image id 2: [1, 2, 0, 4]',
-        'annotation id 11 of image id 2: [200, 2, 9, 4]',
-        "'3.png' is the file of 2 images",
-        "'../2.png'",
+        'warning: 1 x box skipped, without width or height\n    annotation id 10 of image id 2: [1',
+        'warning: 1 x box skipped, outside the image\n    annotation id 11 of image id 2: [200, 2',
+        'warning: 1 x box used, more than a pixel beyond the image\n    annotation id 12 of',
+        "warning: 1 x file name\n    '3.png' is the file of 2 images",
+        "error: 1 x file name that leads out of the image folder\n    '../2.png'",
+        'error: 3 x image file\n',
         '0.png cannot be read as an image',
         '1.png is 60x50 (width x height) but the annotation file says 100x80 (image id 1)',
         'gone.png does not exist (image id 4)',
     ):
-        assert any(words in line for line in lines), words
+        assert words in text
     shown = {f.kind: [Path(p.path).name for p in f.pictures] for f in audit.findings if f.pictures}
     assert shown.pop('image file') == ['1.png']
     assert list(shown.values()) == [['2.png'], ['2.png'], ['2.png']]

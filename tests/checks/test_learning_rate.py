@@ -16,10 +16,8 @@ def rates(runner):
 
 def scaled(folder, base, accumulated=1, **changes):
     """A config of 2 images per batch."""
-    settings = dict(
-        optim_wrapper=dict(optimizer=SGD, accumulative_counts=accumulated),
-        auto_scale_lr=dict(enable=True, base_batch_size=base),
-    )
+    settings = dict(auto_scale_lr=dict(enable=True, base_batch_size=base))
+    settings['optim_wrapper'] = dict(optimizer=SGD, accumulative_counts=accumulated)
     return number_cfg(folder, [1] * 4, batch_size=2, **(settings | changes))
 
 
@@ -68,9 +66,11 @@ def test_an_invalid_base_batch_size(base):
         check_auto_scale_lr(dict(enable=True, base_batch_size=base), '--auto-scale-lr')
 
 
-def test_a_missing_base_batch_size(tmp_path):
-    with pytest.raises(ValueError, match='enable=True needs auto_scale_lr.base_batch_size in the'):
+def test_missing_keys(tmp_path):
+    with pytest.raises(ValueError, match=r'e=True needs auto_scale_lr\.base_batch_size in the'):
         train(scaled(tmp_path, 16, auto_scale_lr=dict(enable=True)))
+    with pytest.raises(ValueError, match=r'x needs auto_scale_lr\.enable and auto_scale_lr\.base'):
+        check_auto_scale_lr(None, 'x')
 
 
 # --- the learning rate and its batch size ------------------------------------------------------

@@ -6,12 +6,15 @@ from mmengine.config import Config
 from ghmdet import CONFIG_ROOT, get_config
 from ghmdet.checks.settings import check_sections, check_settings
 from ghmdet.config.errors import ConfigError
+from tests.checks.conftest import message_of
 
 RECIPES = sorted(file.stem for file in CONFIG_ROOT.glob('*.py'))
 ONE = 'must be a whole number of at least 1'
 NUMBER = 'must be a number of at least 0'
 LIST = 'must be a list of whole numbers of at least 1, each larger than the one before'
-LR = 'optim_wrapper.optimizer.lr'
+LR, STEPS = 'optim_wrapper.optimizer.lr', 'param_scheduler.milestones'
+INTERVAL = 'default_hooks.checkpoint.interval'
+FSDP = 'MMFullyShardedDataParallel'
 
 
 @pytest.mark.parametrize('name', RECIPES)
@@ -29,27 +32,20 @@ def test_recipes_pass(name):
         ('train_dataloader.batch_size', 'two', ONE),
         ('val_dataloader.num_workers', -1, 'must be a whole number of at least 0'),
         ('optim_wrapper.accumulative_counts', 0, ONE),
-        *(
-            ('default_hooks.checkpoint.interval', value, f'{ONE}, or -1 for never')
-            for value in (0, -2, None)
-        ),
+        *((INTERVAL, value, f'{ONE}, or -1 for never') for value in (0, -2, None)),
         *((LR, value, NUMBER) for value in ('fast', float('nan'), None)),
         ('optim_wrapper.optimizer.weight_decay', -1, NUMBER),
         ('model', None, "must be a dict, e.g. dict(type='RetinaNet')"),
         ('load_from', 1, 'must be the path of a checkpoint or None'),
         ('custom_hooks', dict(type='EMAHook'), 'must be a list of dicts'),
-        *(
-            ('param_scheduler.milestones', steps, LIST)
-            for steps in ([11, 8], [8, 8], [0, 8], 8, ['8'])
-        ),
+        *((STEPS, value, LIST) for value in ([11, 8], [8, 8], [0, 8], 8, ['8'])),
     ],
 )
 def test_wrong_values(key, value, expected):
     cfg = Config()
     cfg.merge_from_dict({key: value})
-    with pytest.raises(ConfigError) as caught:
-        check_settings(cfg)
-    assert str(caught.value) == f'{key} {expected}, got {value!r}'
+    message = message_of(ConfigError, check_settings, cfg)
+    assert message == f'{key} {expected}, got {value!r}'
 
 
 def test_milestones_of_several_schedulers():
@@ -76,25 +72,18 @@ def test_accepted(cfg):
     [
         ('runner_type', 'FlexibleRunner', 'FlexibleRunner'),
         ('runner_type', 'mmengine.FlexibleRunner', 'FlexibleRunner'),
-        (
-            'model_wrapper_cfg',
-            dict(type='mmengine.MMFullyShardedDataParallel'),
-            'MMFullyShardedDataParallel',
-        ),
+        ('model_wrapper_cfg', dict(type=f'mmengine.{FSDP}'), FSDP),
     ],
 )
 def test_sharding_is_refused(key, value, name):
-    with pytest.raises(ConfigError) as caught:
-        check_settings(Config({key: value}))
-    assert str(caught.value).startswith(f'{key} ({name}) is not supported: leave it out;')
+    message = message_of(ConfigError, check_settings, Config({key: value}))
+    assert message.startswith(f'{key} ({name}) is not supported: leave it out;')
 
 
 def test_sections_come_in_threes():
     cfg = get_config('retinanet_ghm_r18_fpn_shapes')
     cfg.val_dataloader = None
-    with pytest.raises(ConfigError) as caught:
-        check_sections(cfg)
-    assert str(caught.value) == (
+    assert message_of(ConfigError, check_sections, cfg) == (
         'val_dataloader missing or None, but val_cfg and val_evaluator set: set all three, or '
         'none of them: val_dataloader=None, val_cfg=None, val_evaluator=None'
     )

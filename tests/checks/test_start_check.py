@@ -84,13 +84,11 @@ def test_all_is_well(capfd):
 
 
 def test_another_number_of_classes_stops_the_run_before_weights_are_initialised(tmp_path):
+    loader = {'dataset': data(tuple('abcdefg')), 'sampler': {'type': 'DefaultSampler'}}
     runner = Runner(
         TinyModel(80),
         str(tmp_path),
-        train_dataloader={
-            **{'dataset': data(tuple('abcdefg')), 'batch_size': 1, 'num_workers': 0},
-            'sampler': {'type': 'DefaultSampler'},
-        },
+        train_dataloader={**loader, 'batch_size': 1, 'num_workers': 0},
         train_cfg={'by_epoch': True, 'max_epochs': 1},
         optim_wrapper={'optimizer': {'type': 'SGD', 'lr': 0.1}},
         custom_hooks=[StartCheckHook()],
@@ -122,17 +120,17 @@ def test_datasets_with_other_classes(val, difference):
     )
 
 
-def test_every_part_of_a_concatenation_is_compared():
+def test_a_concatenation_and_classes_that_are_one_string():
     parts = {'datasets': [data(), data(('dog', 'cat'))], 'ignore_keys': ['classes']}
     assert message_of(ValueError, check, train={'type': 'ConcatDataset', **parts}).startswith(
         'train_dataloader and train_dataloader (part 1 of its dataset) must have the same classes'
     )
     assert check(train={'type': 'ConcatDataset', 'datasets': [data()] * 3}) == [7] * 3
-
-
-def test_classes_that_are_one_string():
     with pytest.raises(ValueError, match=r"string 'person'; for one class write.*\('person',\)"):
         check(train=data('person'))
+
+
+LAZY = {'lazy_init': True}
 
 
 @pytest.mark.parametrize(
@@ -140,10 +138,7 @@ def test_classes_that_are_one_string():
     [
         lambda d: {'type': 'RepeatDataset', 'dataset': d, 'times': 2},
         lambda d: {'type': 'ConcatDataset', 'datasets': [d]},
-        lambda d: {
-            **{'type': 'RepeatDataset', 'times': 2, 'lazy_init': True},
-            'dataset': {**d, 'lazy_init': True},
-        },
+        lambda d: {'type': 'RepeatDataset', 'dataset': d | LAZY, 'times': 2, **LAZY},
     ],
 )
 def test_datasets_inside_of_others_are_checked(wrap):
