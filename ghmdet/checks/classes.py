@@ -170,8 +170,8 @@ def _choose(
     """
     given = next((source for source in sources if source.given), None)
     of_coco = COCO_CLASSES, 'COCO', "COCO's 80 classes"
-    needed = 'train' in splits or (given and _split(given.key) in splits)
-    if sources and not needed and cfg.get('load_from'):
+    config_first = 'train' in splits or (given and _split(given.key) in splits)
+    if sources and not config_first and cfg.get('load_from'):
         names = class_names(CheckpointLoader.load_checkpoint(cfg.load_from, 'meta', 'silent'))
         if names:
             differ = compare_classes(names, COCO_CLASSES)

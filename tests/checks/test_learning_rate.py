@@ -73,8 +73,6 @@ def test_missing_keys(tmp_path):
         check_auto_scale_lr(None, 'x')
 
 
-# --- the learning rate and its batch size ------------------------------------------------------
-
 BASE = """
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.02))
 auto_scale_lr = dict(enable=False, base_batch_size=16)

@@ -87,9 +87,6 @@ def test_the_anchors_are_compared_with_the_training_set(tmp_path, monkeypatch):
     assert [args[2:] for args in calls] == [(0.1, 1000, 5000), (0.5, 9, 8)]
 
 
-# --- resumed ------------------------------------------------------------------------------------
-
-
 def resume(tmp_path, schedules=SCHEDULES, **changes):
     """Resume a run of one epoch with another config: title, report, and lines on the resumption."""
     settings = dict(
@@ -139,9 +136,6 @@ def test_a_checkpoint_without_the_optimizer(tmp_path):
     ) in lines
 
 
-# --- the linear rule ----------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ('accumulated', 'auto', 'expected'),
     [
@@ -170,9 +164,6 @@ def test_a_learning_rate_that_is_too_large_or_too_small(tmp_path, accumulated, a
     warnings = [line for line in begin(cfg)[0].lines if 'linear rule gives' in line]
     assert len(warnings) == bool(expected)
     assert ''.join(warnings).startswith(expected)
-
-
-# --- the package --------------------------------------------------------------------------------
 
 
 @pytest.fixture
