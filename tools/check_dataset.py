@@ -52,13 +52,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--workers', type=int, default=os.cpu_count() or 1, help='processes that decode images'
     )
-    parser.add_argument('--pictures', type=int, default=6, help='how many per kind of error')
     add_cfg_options(parser)
     add_data_root(parser)
     add_debug_argument(parser)
     args = parser.parse_args()
-    if args.workers < 0 or args.pictures < 0:
-        parser.error('--workers and --pictures must not be negative')
+    if args.workers < 0:
+        parser.error(f'--workers must be at least 0, got {args.workers}')
     return args
 
 
@@ -140,14 +139,7 @@ def simplify(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def check(args: argparse.Namespace, name: str, dataset: CocoDataset, **kwargs: Any) -> DatasetAudit:
     with show_progress(name) as progress:
-        return check_dataset(
-            dataset,
-            name,
-            workers=args.workers,
-            max_pictures=args.pictures,
-            progress=progress,
-            **kwargs,
-        )
+        return check_dataset(dataset, name, workers=args.workers, progress=progress, **kwargs)
 
 
 @contextlib.contextmanager

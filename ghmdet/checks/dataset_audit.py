@@ -19,6 +19,7 @@ from ghmdet.coco.records import CocoRecords, convert_records
 from ghmdet.datasets.coco import CocoDataset
 
 _KEPT = 1000  # texts per kind of finding
+_PICTURES = 6  # per kind of finding
 _SECTIONS = ('images', 'annotations', 'categories')
 
 
@@ -55,7 +56,7 @@ class DatasetAudit:
     def add(
         self, kind: str, texts: Sequence[str], count: int = 0, is_error: bool = True
     ) -> Finding:
-        """Add a finding; nothing is added, only returned, if there are no texts."""
+        """Return a finding, which is added if there are texts."""
         finding = Finding(kind, is_error, count or len(texts), list(texts[:_KEPT]))
         if texts:
             self.findings.append(finding)
@@ -74,7 +75,6 @@ def check_dataset(
     entries: tuple[CocoRecords, Faults] | None = None,
     decode: bool = True,
     workers: int = 1,
-    max_pictures: int = 6,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> DatasetAudit:
     """Check each entry of a dataset's annotation file, and decode all its images.
@@ -85,7 +85,6 @@ def check_dataset(
         entries: of its annotation file from `read_valid_entries`, if that was read before.
         decode: whether to check the images.
         workers: processes that decode images; 0 decodes in this process.
-        max_pictures: how many pictures to draw per kind of box.
         progress: called with the numbers of images that are done and of all.
     """
     audit = DatasetAudit(name, dataset.ann_file)
@@ -106,7 +105,7 @@ def check_dataset(
         except (OSError, ValueError) as error:
             audit.add('dataset', [str(error)])
     folder = dataset.data_prefix['img']
-    _report_boxes(audit, boxes, records, folder, max_pictures)
+    _report_boxes(audit, boxes, records, folder)
     names = Counter(image.file_name for image in records.images)
     repeated = [f'{name!r} is the file of {n} images' for name, n in names.items() if n > 1]
     audit.add('file name', repeated, is_error=False)
@@ -116,7 +115,7 @@ def check_dataset(
         for index, result in decode_images(jobs, workers):
             results[index] = result
             progress(len(results), len(jobs))
-        _report_images(audit, results, boxes, records, folder, max_pictures)
+        _report_images(audit, results, boxes, records, folder)
     else:
         audit.notes.append(f'images were not checked: {"remote" if decode else "no folder"}')
     audit.statistics = count_statistics(records, boxes, labels)
@@ -138,18 +137,19 @@ def read_valid_entries(
     except ValueError as error:
         reason = error
         data = load_json(ann_file, backend_args)
-    faults = Faults(limit=_KEPT)
+    if not isinstance(data, dict):
+        raise reason
+    faults, found = Faults(limit=_KEPT), Faults(limit=_KEPT)
     for section in _SECTIONS:
-        entries = data.get(section) if isinstance(data, dict) else None
+        entries = data.get(section)
         find_type_faults(faults, section, entries if isinstance(entries, list) else ())
     data = _remove(data, faults)
     records = convert_records(data, ann_file)
-    found = Faults(limit=_KEPT)
     find_record_faults(found, records)
-    if not (faults.count or found.count):  # a whole list is missing
-        raise reason
     faults.texts += found.texts
     faults.count += found.count
+    if not faults.count:  # a whole list is missing
+        raise reason
     while found.count:  # without an image, its annotations are broken too
         data = _remove(data, found)
         records, found = convert_records(data, ann_file), Faults()
@@ -158,11 +158,9 @@ def read_valid_entries(
 
 
 def _remove(data: Any, faults: Faults) -> Any:
-    if not faults.count:
-        return data
     return data | {
-        section: [entry for index, entry in enumerate(data[section]) if index not in places]
-        for section, places in faults.indices.items()
+        section: [entry for index, entry in enumerate(data[section]) if index not in broken]
+        for section, broken in faults.indices.items()
     }
 
 
@@ -205,9 +203,7 @@ def _find_labels(dataset: CocoDataset, records: CocoRecords, audit: DatasetAudit
     return {id_: label for label, id_ in enumerate(ids)}
 
 
-def _report_boxes(
-    audit: DatasetAudit, boxes: BoxCheck, records: CocoRecords, folder: str, max_pictures: int
-) -> None:
+def _report_boxes(audit: DatasetAudit, boxes: BoxCheck, records: CocoRecords, folder: str) -> None:
     kinds = {f'box skipped, {reason}': boxes.indices_of(reason) for reason in DEFECTS}
     kinds['box used, more than a pixel beyond the image'] = np.flatnonzero(boxes.beyond)
     for kind, indices in kinds.items():
@@ -215,7 +211,7 @@ def _report_boxes(
         finding = audit.add(kind, texts, len(indices), is_error=False)
         finding.pictures = [
             _make_picture(records, folder, boxes.owner[index], [index], text)
-            for index, text in zip(indices[:max_pictures].tolist(), texts, strict=False)
+            for index, text in zip(indices[:_PICTURES].tolist(), texts, strict=False)
         ]
 
 
@@ -237,13 +233,12 @@ def _list_jobs(
     names = [str(image.file_name) for image in records.images]
     outside = set() if dataset.allow_outside else set(find_outside_names(names, folder))
     audit.add('file name that leads out of the image folder', sorted(map(repr, outside)))
-    pictures = {
-        i: _make_picture(records, folder, i) for i, n in enumerate(names) if n not in outside
-    }
-    return {
-        index: ImageJob(picture.path, picture.size_wh, loader.color_type, loader.max_pixels)
-        for index, picture in pictures.items()
-    }
+    jobs = {}
+    for index, name in enumerate(names):
+        if name not in outside:
+            picture = _make_picture(records, folder, index)
+            jobs[index] = ImageJob(*picture[:2], loader.color_type, loader.max_pixels)
+    return jobs
 
 
 def _report_images(
@@ -252,7 +247,6 @@ def _report_images(
     boxes: BoxCheck,
     records: CocoRecords,
     folder: str,
-    max_pictures: int,
 ) -> None:
     errors = {
         index: f'{result.error} (image id {records.images[index].id!r})'
@@ -261,7 +255,7 @@ def _report_images(
     }
     finding = audit.add('image file', list(errors.values()))
     mismatched = [index for index, text in errors.items() if 'file says' in text]  # another size
-    for index in mismatched[:max_pictures]:
+    for index in mismatched[:_PICTURES]:
         of_image = boxes.used[boxes.owner[boxes.used] == index][:50].tolist()
         finding.pictures.append(_make_picture(records, folder, index, of_image, errors[index]))
     if rotated := sum(result.rotated for result in results.values()):
