@@ -52,12 +52,13 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--workers', type=int, default=os.cpu_count() or 1, help='processes that decode images'
     )
+    parser.add_argument('--pictures', type=int, default=6, help='how many of each kind of error')
     add_cfg_options(parser)
     add_data_root(parser)
     add_debug_argument(parser)
     args = parser.parse_args()
-    if args.workers < 0:
-        parser.error(f'--workers must be at least 0, got {args.workers}')
+    if args.workers < 0 or args.pictures < 0:
+        parser.error('--workers and --pictures must not be negative')
     return args
 
 
@@ -139,7 +140,8 @@ def simplify(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def check(args: argparse.Namespace, name: str, dataset: CocoDataset, **kwargs: Any) -> DatasetAudit:
     with show_progress(name) as progress:
-        return check_dataset(dataset, name, workers=args.workers, progress=progress, **kwargs)
+        kwargs |= dict(workers=args.workers, max_pictures=args.pictures, progress=progress)
+        return check_dataset(dataset, name, **kwargs)
 
 
 @contextlib.contextmanager

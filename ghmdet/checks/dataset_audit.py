@@ -19,7 +19,6 @@ from ghmdet.coco.records import CocoRecords, convert_records
 from ghmdet.datasets.coco import CocoDataset
 
 _KEPT = 1000  # texts per kind of finding
-_PICTURES = 6  # per kind of finding
 _SECTIONS = ('images', 'annotations', 'categories')
 
 
@@ -49,6 +48,8 @@ class DatasetAudit:
 
     name: str
     ann_file: str
+    max_pictures: int = 6
+    """Per finding."""
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     statistics: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
@@ -75,6 +76,7 @@ def check_dataset(
     entries: tuple[CocoRecords, Faults] | None = None,
     decode: bool = True,
     workers: int = 1,
+    max_pictures: int = 6,
     progress: Callable[[int, int], object] = lambda done, total: None,
 ) -> DatasetAudit:
     """Check each entry of a dataset's annotation file, and decode all its images.
@@ -85,9 +87,10 @@ def check_dataset(
         entries: of its annotation file from `read_valid_entries`, if that was read before.
         decode: whether to check the images.
         workers: processes that decode images; 0 decodes in this process.
+        max_pictures: how many pictures of each kind of box error.
         progress: called with the numbers of images that are done and of all.
     """
-    audit = DatasetAudit(name, dataset.ann_file)
+    audit = DatasetAudit(name, dataset.ann_file, max_pictures)
     try:
         records, faults = entries or read_valid_entries(
             dataset.ann_file, dataset.backend_args, not dataset.test_mode
@@ -211,7 +214,7 @@ def _report_boxes(audit: DatasetAudit, boxes: BoxCheck, records: CocoRecords, fo
         finding = audit.add(kind, texts, len(indices), is_error=False)
         finding.pictures = [
             _make_picture(records, folder, boxes.owner[index], [index], text)
-            for index, text in zip(indices[:_PICTURES].tolist(), texts, strict=False)
+            for index, text in zip(indices[: audit.max_pictures].tolist(), texts, strict=False)
         ]
 
 
@@ -255,7 +258,7 @@ def _report_images(
     }
     finding = audit.add('image file', list(errors.values()))
     mismatched = [index for index, text in errors.items() if 'file says' in text]  # another size
-    for index in mismatched[:_PICTURES]:
+    for index in mismatched[: audit.max_pictures]:
         of_image = boxes.used[boxes.owner[boxes.used] == index][:50].tolist()
         finding.pictures.append(_make_picture(records, folder, index, of_image, errors[index]))
     if rotated := sum(result.rotated for result in results.values()):
