@@ -16,6 +16,7 @@ from mmengine.dist import get_dist_info
 from mmengine.structures import BaseDataElement
 from torch.utils.data import BatchSampler, Sampler
 
+from ghmdet.argument_checks import check_integer
 from ghmdet.registry import DATA_SAMPLERS
 
 
@@ -37,7 +38,7 @@ class AspectRatioBatchSampler(BatchSampler):
 
     Raises:
         TypeError: the sampler is no `Sampler` or its dataset has no `get_data_info`.
-        ValueError: `batch_size` is not a positive int.
+        ValueError: `batch_size` is not an integer of at least 1.
 
     Example:
         >>> from mmengine.dataset import DefaultSampler
@@ -64,8 +65,7 @@ class AspectRatioBatchSampler(BatchSampler):
                 f'{type(sampler).__name__} over {type(dataset).__name__}; remove batch_sampler '
                 'from the dataloader in the config, or use a mmengine dataset and sampler'
             )
-        if not isinstance(batch_size, int) or batch_size <= 0:
-            raise ValueError(f'batch_size must be a positive int, got {batch_size!r}')
+        check_integer('AspectRatioBatchSampler.batch_size', batch_size, 1)
         self.sampler = sampler
         self.batch_size = batch_size
         self.drop_last = drop_last

@@ -5,10 +5,10 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ghmdet.argument_checks import check_factor, check_positive
 from ghmdet.registry import MODELS
 
 from .reduction import resolve_reduction, weight_reduce
-from .settings import check_factor, check_positive
 
 
 class _BoxLoss(nn.Module):

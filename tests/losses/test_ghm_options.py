@@ -236,11 +236,8 @@ def test_same_call_as_the_other_losses(loss_fn):
 def test_shapes_that_do_not_fit(target, weight, message):
     with pytest.raises(ValueError, match=message):
         GHMC()(torch.zeros(2, 4), target, weight)
-
-
-def test_boxes_have_no_labels():
     with pytest.raises(ValueError, match=r'GHMR: expected a target of .* \(2, 4\); got \(2,\)'):
-        GHMR()(torch.zeros(2, 4), torch.zeros(2).long())
+        GHMR()(torch.zeros(2, 4), torch.zeros(2).long())  # boxes have no labels
 
 
 # --- hyper-parameters -------------------------------------------------------------------------
@@ -255,31 +252,21 @@ REFUSED = {
     'bias_correct': ('True or False', [1, 'True', None]),
     'sync': ('True or False', [1, 'True', None]),
     'max_weight': ('a number, finite and positive, or None', [0, -1, math.inf, math.nan, True]),
+    'mu': ('a number, finite and positive', [0, '0.02', math.nan]),
+    'use_sigmoid': ('True', [False, 1]),
 }
 
 
-@pytest.mark.parametrize('kind', [GHMC, GHMR])
-@pytest.mark.parametrize('setting', REFUSED)
-def test_refused_settings(setting, kind):
+@pytest.mark.parametrize(
+    ('kind', 'setting'),
+    [(GHMC, setting) for setting in REFUSED if setting != 'mu']
+    + [(GHMR, setting) for setting in REFUSED if setting != 'use_sigmoid'],
+)
+def test_refused_settings(kind, setting):
     expected, values = REFUSED[setting]
     for value in values:
-        with pytest.raises(ValueError, match=f'^{kind.__name__}.{setting}: expected {expected}, '):
+        with pytest.raises(ValueError, match=f'^{kind.__name__}.{setting} must be {expected}, '):
             kind(**{setting: value})
-
-
-@pytest.mark.parametrize(
-    ('kind', 'options', 'message'),
-    [
-        (GHMR, dict(mu=0), 'GHMR.mu: expected a number, finite and positive, got 0'),
-        (GHMR, dict(mu='0.02'), "GHMR.mu: .* got '0.02'"),
-        (GHMR, dict(mu=math.nan), 'GHMR.mu: .* got nan'),
-        (GHMC, dict(use_sigmoid=False), 'GHMC.use_sigmoid: expected True, got False'),
-        (FocalLoss, dict(loss_weight='1'), "FocalLoss.loss_weight: .* got '1'"),
-    ],
-)
-def test_more_refused_settings(kind, options, message):
-    with pytest.raises(ValueError, match=message):
-        kind(**options)
 
 
 def test_numbers_of_numpy_are_numbers():
