@@ -75,7 +75,9 @@ def test_wrapped_datasets(tmp_path):
 @pytest.mark.parametrize('batch_size', [0, -1, 1.5, '2'])
 def test_batch_size_must_be_positive(batch_size):
     sampler = DefaultSampler(Sizes('pl'), shuffle=False)
-    with pytest.raises(ValueError, match=f'batch_size must be a positive int, got {batch_size!r}'):
+    with pytest.raises(
+        ValueError, match=f'batch_size must be an integer of at least 1, got {batch_size!r}'
+    ):
         AspectRatioBatchSampler(sampler, batch_size)
 
 

@@ -177,7 +177,7 @@ def test_anchor_default_is_retinanets():
         (dict(num_classes=0), 'num_classes must be an integer of at least 1, got 0'),
         (dict(train_cfg=dict(sampler=dict(type='RandomSampler'))), 'train_cfg.sampler: only Pse'),
         (dict(train_cfg=dict(allowed_border=0)), 'train_cfg.allowed_border: only -1'),
-        (dict(sync_avg_factor=1), 'bbox_head.sync_avg_factor: expected True or False, got 1'),
+        (dict(sync_avg_factor=1), 'bbox_head.sync_avg_factor must be True or False, got 1'),
     ],
 )
 def test_settings_out_of_range(change, message):
