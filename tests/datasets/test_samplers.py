@@ -72,20 +72,14 @@ def test_wrapped_datasets(tmp_path):
         assert list(batches) == [[0, 2], [1, 3]]
 
 
-@pytest.mark.parametrize('batch_size', [0, -1, 1.5, '2'])
-def test_batch_size_must_be_positive(batch_size):
-    sampler = DefaultSampler(Sizes('pl'), shuffle=False)
-    with pytest.raises(
-        ValueError, match=f'batch_size must be an integer of at least 1, got {batch_size!r}'
-    ):
-        AspectRatioBatchSampler(sampler, batch_size)
-
-
-def test_sampler_must_have_the_sizes():
+def test_sampler_must_have_the_sizes_and_batches_a_size():
     with pytest.raises(TypeError, match='sampler must be a torch Sampler, got list'):
         AspectRatioBatchSampler([0, 1], 2)
     with pytest.raises(TypeError, match='got SequentialSampler over NoneType; remove'):
         AspectRatioBatchSampler(SequentialSampler([0, 1]), 2)
+    for size in (0, -1, 1.5, '2', True):
+        with pytest.raises(ValueError, match=f'batch_size must be an integer .* 1, got {size!r}'):
+            AspectRatioBatchSampler(DefaultSampler(Sizes('pl')), size)
 
 
 # --- batches of several processes ---------------------------------------------------------------
@@ -124,7 +118,13 @@ def test_shares_of_two_processes(make):
 
 def test_groups_are_formed_over_all_processes(make):
     found = [indices(make(DefaultSampler, 'plplllp', rank, 2, 1, GROUPED)) for rank in (0, 1)]
-    # Together [0, 2], [1, 3], [4, 5], [6]
+    # Together [0, 2], [1, 3], [4, 5], [6], as of one process
+    assert indices(make(DefaultSampler, 'plplllp', 0, 1, 2, GROUPED)) == [
+        [0, 2],
+        [1, 3],
+        [4, 5],
+        [6],
+    ]
     assert found == [[[0], [1], [4], [6]], [[2], [3], [5], []]]
 
 
@@ -172,13 +172,6 @@ def test_other_samplers_are_used_as_they_are(monkeypatch):
     monkeypatch.setattr(samplers, 'get_dist_info', lambda: (1, 2))
     batches = GlobalBatchSampler(SequentialSampler(range(3)), 2, PLAIN)
     assert indices(batches) == [[0, 1], [2]]
-
-
-def test_one_process_has_the_batches_of_the_other_sampler():
-    letters = 'lpplspl'
-    plain = AspectRatioBatchSampler(DefaultSampler(Sizes(letters), seed=1), 2)
-    batches = GlobalBatchSampler(DefaultSampler(Sizes(letters), seed=1), 2, GROUPED)
-    assert indices(batches) == list(plain)
 
 
 # --- random changes -----------------------------------------------------------------------------

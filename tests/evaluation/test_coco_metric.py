@@ -67,18 +67,6 @@ def evaluate(ann_file, samples, classes=('cat', 'dog'), **kwargs):
     return metric.evaluate(size=len(samples))
 
 
-def truth_as_samples(content, classes):
-    """Ground truth as detections, through names, never through positions."""
-    names = {category['id']: category['name'] for category in content['categories']}
-    samples = []
-    for image in content['images']:
-        own = [a for a in content['annotations'] if a['image_id'] == image['id']]
-        corners = [[x, y, x + w, y + h] for x, y, w, h in (a['bbox'] for a in own)]
-        labels = [classes.index(names[a['category_id']]) for a in own]
-        samples.append(sample(image['id'], corners, [0.9] * len(own), labels))
-    return samples
-
-
 @pytest.fixture
 def logged(monkeypatch):
     """The lines that CocoMetric logs, as (level, text)."""
@@ -262,20 +250,6 @@ def test_truth_through_the_dataset_as_detections_scores_one(tmp_path, backend, k
     assert [metrics[f'coco/{name}_precision'] for name in NAMES] == [1, 1, 1]
 
 
-def test_classes_are_found_by_name_in_any_order(tmp_path):
-    """Cats found, dogs not: the label of a cat is its index in `classes`, not in the file."""
-    content = coco_content(
-        [box(1, 9, [0, 0, 40, 40]), box(1, 4, [100, 100, 40, 40])], (1,), ((4, 'dog'), (9, 'cat'))
-    )
-    file = write(tmp_path, content)
-    for classes, label in ((('cat', 'dog'), 0), (('dog', 'cat'), 1)):
-        found = [sample(1, [[0, 0, 40, 40]], [0.9], [label])]
-        metrics = evaluate(file, found, classes, classwise=True)
-        assert metrics['coco/cat_precision'] == 1
-        assert metrics['coco/dog_precision'] == 0
-        assert metrics['coco/bbox_mAP'] == 0.5
-
-
 def test_duplicate_annotation_ids_all_count(tmp_path):
     content = coco_content([box(1, 1, [0, 0, 40, 40], 5), box(1, 1, [90, 0, 40, 40], 5)], (1,))
     metrics = evaluate(write(tmp_path, content), [sample(1, [[0, 0, 40, 40]], [0.9], [0])])
@@ -431,14 +405,19 @@ def test_iou_thresholds_decide_the_keys(two_boxes, iou_thrs, names):
 
 
 def test_samples_of_the_model_pass_through_the_evaluator(two_boxes):
-    evaluator = Evaluator([{'type': 'CocoMetric', 'ann_file': two_boxes, '_scope_': 'ghmdet'}])
+    cfg = {'type': 'CocoMetric', 'ann_file': two_boxes, 'prefix': 'mine', '_scope_': 'ghmdet'}
+    evaluator = Evaluator([cfg])
     evaluator.dataset_meta = {'classes': ('cat', 'dog')}
     samples = []
     for expected in (sample(1, [[0, 0, 40, 40]], [0.9], [0]), sample(2)):
         samples.append(DetDataSample(metainfo={'img_id': expected['img_id']}))
         samples[-1].pred_instances = InstanceData(**expected['pred_instances'])
+        samples[-1].pred_instances.bboxes = samples[-1].pred_instances.bboxes.bfloat16()
     evaluator.process(samples)
-    assert evaluator.evaluate(2)['coco/bbox_mAP'] == 0.5
+    kept = {key: value for key, value in evaluator.metrics[0].results[0].items() if key != 'img_id'}
+    types = {key: value.dtype.name for key, value in kept.items()}
+    assert types == {'bboxes': 'float32', 'scores': 'float32', 'labels': 'int32'}
+    assert evaluator.evaluate(2)['mine/bbox_mAP'] == 0.5
 
 
 @pytest.mark.parametrize(
@@ -457,27 +436,20 @@ def test_results_file(tmp_path, prefix, name):
     ]
 
 
-def test_format_only_needs_no_annotations(tmp_path, logged):
-    content = coco_content([])
-    del content['annotations']
-    prefix = str(tmp_path / 'test')
-    file = write(tmp_path, content)
-    samples = [sample(2, [[0, 0, 1, 1]], [0.5], [0])]
-    assert evaluate(file, samples, format_only=True, outfile_prefix=prefix) == {}
-    assert json.loads((tmp_path / 'test.bbox.json').read_text())[0]['image_id'] == 2
-    expected = f'CocoMetric: 1 detections written to {prefix}.bbox.json'
-    assert logged == [(logging.INFO, expected)]
-
-
-@pytest.mark.parametrize('file', [True, False])
-def test_without_categories_the_names_are_in_the_results(tmp_path, file):
-    """From a file of images only, and from no file at all."""
-    ann_file = write(tmp_path, {'images': [{'id': 'a.jpg'}]}) if file else None
+@pytest.mark.parametrize('file', ['no annotations', 'images only', None])
+def test_format_only_needs_neither_annotations_nor_categories(tmp_path, logged, file):
+    """Without categories the names are in the results."""
+    content = {'images': [{'id': 'a.jpg'}]}
+    if file == 'no annotations':
+        content['categories'] = [{'id': 2, 'name': 'dog'}, {'id': 1, 'name': 'cat'}]
     out = tmp_path / 'out.json'
+    settings = dict(format_only=True, outfile_prefix=str(out))
     samples = [sample('a.jpg', [[0, 0, 1, 1]], [0.5], [1])]
-    assert evaluate(ann_file, samples, format_only=True, outfile_prefix=str(out)) == {}
+    assert evaluate(file and write(tmp_path, content), samples, **settings) == {}
     detection = dict(image_id='a.jpg', category_id=2, bbox=[0, 0, 1, 1], score=0.5)
-    assert json.loads(out.read_text()) == [detection | {'category_name': 'dog'}]
+    names = {} if file == 'no annotations' else {'category_name': 'dog'}
+    assert json.loads(out.read_text()) == [detection | names]
+    assert logged == [(logging.INFO, f'CocoMetric: 1 detections written to {out}')]
 
 
 # --- ground truth from the samples ----------------------------------------------------------------
@@ -539,18 +511,6 @@ def test_by_default_no_file_but_one_line_with_the_times(two_boxes, logged, tmp_p
     ((_, line),) = logged
     assert line.startswith('CocoMetric: 2 images, loading 0.')
     assert ', bbox 0.' in line
-
-
-def test_processed_results_are_small_arrays(two_boxes):
-    metric = METRICS.build({'type': 'CocoMetric', 'ann_file': two_boxes, 'prefix': 'mine'})
-    metric.dataset_meta = {'classes': ('cat', 'dog')}
-    half = sample(1, [[0, 0, 40, 40]], [0.5], [0])
-    half['pred_instances']['bboxes'] = half['pred_instances']['bboxes'].bfloat16()
-    metric.process({}, [half, sample(2)])
-    stored = metric.results[0]
-    types = {key: value.dtype.name for key, value in stored.items() if key != 'img_id'}
-    assert types == {'bboxes': 'float32', 'scores': 'float32', 'labels': 'int32'}
-    assert metric.evaluate(size=2)['mine/bbox_mAP'] == 0.5
 
 
 @pytest.mark.parametrize(

@@ -85,13 +85,6 @@ def test_nothing_valid_is_zero_and_moves_nothing(loss_fn):
     assert all(torch.equal(before[k], v) for k, v in loss_fn.state_dict().items())
 
 
-def test_sum_is_mean_times_total():
-    pred = torch.tensor([[0.3, -1.0], [2.0, 0.1]])
-    args = (pred, torch.tensor([0, 2]), torch.ones(2))
-    mean, total = GHMC()(*args), GHMC()(*args, reduction_override='sum')
-    assert total.item() == pytest.approx(4 * mean.item(), rel=1e-5)
-
-
 def draw_in_bins(num, num_classes, bins, generator):
     """Logits (n, C) and labels (n,) whose g lies well within its bin, and these bins (n, C)."""
     inds = torch.randint(0, bins, (num, num_classes), generator=generator)
@@ -138,17 +131,11 @@ def test_every_edge_belongs_to_the_bin_above_it(bins):
         assert found.tolist() == [list(inds)]
     ends = loss_fn._find_bins(torch.tensor([[0.0, -1.0, 1.0]]), torch.tensor([[False]]))
     assert ends.tolist() == [[0, bins - 1, bins - 1]]
-
-
-def test_for_which_numbers_of_bins_the_product_is_exact():
-    right = [bins for bins in range(1, 40) if GHMC(bins)._finds_bin_by_product]
+    assert loss_fn._finds_bin_by_product or bins not in (10, 30)
     everywhere = torch.arange(2**20) / 2**20  # exact in float32
-    for bins in right:
-        edges = torch.arange(bins) / bins
-        expected = torch.bucketize(everywhere, edges, right=True) - 1
-        assert (everywhere * bins).long().equal(expected)
-    assert {10, 30} <= set(right)
-    assert 11 not in right
+    found = loss_fn._find_bins(everywhere[None], torch.zeros(1, 1, dtype=torch.bool))
+    edges = torch.arange(bins) / bins
+    assert found[0].long().equal(torch.bucketize(everywhere, edges, right=True) - 1)
 
 
 def calls_to_compare():
