@@ -201,7 +201,7 @@ class CocoDataset(BaseDataset):
         drop_empty, min_size = bool(filters.get('filter_empty_gt')), filters.get('min_size', 0)
         if isinstance(images, CocoImages):
             has_objects = images.has_objects.numpy()
-            shortest = np.minimum(*(images.fields[key].tolist() for key in ('width', 'height')))
+            shortest = np.minimum(images.fields['width'].tolist(), images.fields['height'].tolist())
         else:
             known = self._ids_with_gt
             has_objects = np.array(
@@ -210,16 +210,18 @@ class CocoDataset(BaseDataset):
             shortest = np.array([min(info['width'], info['height']) for info in images])
         empty = ~has_objects & drop_empty
         small = ~empty & (shortest < min_size)
-        indices = np.flatnonzero(~empty & ~small)
-        is_list = not isinstance(images, CocoImages)
-        used = [images[i] for i in indices.tolist()] if is_list else images.select(indices)
+        kept = ~empty & ~small
+        if isinstance(images, CocoImages):
+            used: Sequence[dict] = images.select(np.flatnonzero(kept))
+        else:
+            used = list(compress(images, kept))
         counts = self.counts
         counts.images, counts.used = len(images), len(used)
         counts.empty, counts.small = int(empty.sum()), int(small.sum())
         counts.boxes, counts.crowds, counts.without_boxes = _count_boxes(used)
         counts.elsewhere = sum(_count_boxes(images)[:2]) - counts.boxes - counts.crowds
         text = counts.describe(drop_empty, min_size)
-        if not len(indices):
+        if not len(used):
             raise ValueError(
                 f'no usable image in {self.ann_file}: {text}. filter_cfg is {filters or None}; '
                 'change it, metainfo.classes or the file'

@@ -170,7 +170,9 @@ class GlobalBatchSampler(BatchSampler):
         else:
             epoch, first = divmod(first, len(self.batches))
             batches = chain.from_iterable(map(self._epoch, count(epoch)))
-        yield from map(self._share, islice(batches, first, None))
+        for batch in islice(batches, first, None):
+            own = batch[self.rank :: self.world_size]
+            yield own or [batch[0]._replace(is_padding=True)]
 
     def __len__(self) -> int:
         """Return the number of batches of one epoch."""
@@ -188,9 +190,6 @@ class GlobalBatchSampler(BatchSampler):
         for batch in self.batches:
             yield [SampleIndex(index, seen // len(self.sampler)) for index in batch]
             seen += len(batch)
-
-    def _share(self, batch: list[SampleIndex]) -> list[SampleIndex]:
-        return batch[self.rank :: self.world_size] or [batch[0]._replace(is_padding=True)]
 
 
 def _select_all(sampler: Any) -> bool:

@@ -106,15 +106,14 @@ class CocoAnnotations:
         ids = [id_ for category, id_ in self._categories if category == name]
         if len(ids) == 1:
             return ids[0]
-        names = [category for category, _ in self._categories]
-        near = nearest(name, names, count=3, cutoff=0.4)
-        hint = f'did you mean {" or ".join(near)}?' if near else f'these are {list_items(names)}.'
-        problem = (
-            f'is the name of the categories {ids}; names must be unique'
-            if ids
-            else f'is not among the categories; {hint} Set `classes` of the metainfo to names in '
-            'the file'
-        )
+        problem = f'is the name of the categories {ids}; names must be unique'
+        if not ids:
+            names = [category for category, _ in self._categories]
+            near = ' or '.join(nearest(name, names, count=3, cutoff=0.4))
+            hint = f'did you mean {near}?' if near else f'these are {list_items(names)}.'
+            problem = (
+                f'is not among the categories; {hint} Set `classes` of the metainfo to their names'
+            )
         raise ValueError(f'CocoMetric: in {self.source} the class {name!r} {problem}')
 
     def ground_truth(self, category_ids: Sequence[Hashable]) -> list[dict]:

@@ -22,9 +22,6 @@ class FocalLoss(nn.Module):
         reduction: 'none', 'mean' or 'sum'.
         loss_weight: factor on the result.
 
-    Raises:
-        ValueError: a hyper-parameter out of its range, named.
-
     Example:
         >>> import torch
         >>> FocalLoss()(torch.zeros(1, 1), torch.tensor([0]), avg_factor=1)  # 0.25 * 0.5**2 * ln 2

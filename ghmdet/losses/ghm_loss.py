@@ -46,9 +46,6 @@ class GHMC(GradientDensityLoss):
             process with the joined batch. Otherwise each process counts, and keeps running counts,
             for itself. No effect in eval mode.
 
-    Raises:
-        ValueError: a hyper-parameter out of its range, named.
-
     Example:
         In any classifier with one logit per class. Label 2 means neither of 2 classes; the same as
         targets of 0 and 1:
@@ -116,9 +113,6 @@ class GHMR(GradientDensityLoss):
         loss_weight: factor on the result.
         reduction: 'mean' divides the sum by the sum of the label weights, 'none' keeps the entries.
         bias_correct, max_weight, sync: as in `GHMC`.
-
-    Raises:
-        ValueError: a hyper-parameter out of its range, named.
 
     Example:
         >>> loss_bbox = GHMR(mu=1.0, bins=2)

@@ -58,12 +58,11 @@ def _graph_is_kept() -> bool:
 class GradientDensityLoss(nn.Module):
     """Base of GHMC and GHMR: entries weighted by the inverse of their gradient density.
 
-    The gradient of an entry's loss is needed twice: its norm g is counted, and times the weight it
-    is the gradient of the result; it is computed once. There are two passes over the entries, one
-    that counts and one that weights. In plain torch both work on chunks that fit a CPU's cache, and
-    gradients and bins are kept between them. On CUDA each pass is one kernel made by
-    `torch.compile`, and the second computes gradients and bins again, which is faster than reading
-    them. Neither waits for the device.
+    There are two passes over the entries: one counts the norms g of their gradients, one weights
+    losses and gradients, which gives the gradient of the result. In plain torch both work on chunks
+    that fit a CPU's cache, and gradients and bins are kept between them. On CUDA each pass is one
+    kernel made by `torch.compile`, and the second computes gradients and bins again, which is
+    faster than reading them. Neither waits for the device.
 
     The running counts move in training mode only. In eval mode entries are weighted by the running
     counts, scaled to their number, so the loss says how much harder a validation set is than the
@@ -73,10 +72,9 @@ class GradientDensityLoss(nn.Module):
     `sync` is set: then the entries of all processes are weighted as those of one batch. The loss of
     a process ('mean' or 'sum') is scaled by the number of processes, so that the mean of the
     processes' losses, and of their gradients, which DistributedDataParallel computes, is what one
-    process would get for that batch, to float32 rounding. With 'none' entries are what they would
-    be in that batch, not scaled. The losses of all processes must be called equally often, with
-    entries or without. In eval mode nothing is summed, as processes may have different numbers of
-    images.
+    process would get for that batch, to float32 rounding; 'none' does not scale. The losses of all
+    processes must be called equally often, with entries or without. In eval mode nothing is summed,
+    as processes may have different numbers of images.
     """
 
     edges: Tensor

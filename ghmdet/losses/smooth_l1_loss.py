@@ -47,9 +47,6 @@ class SmoothL1Loss(_BoxLoss):
         reduction: 'none', 'mean' or 'sum'.
         loss_weight: factor on the result.
 
-    Raises:
-        ValueError: a hyper-parameter out of its range, named.
-
     Example:
         >>> import torch
         >>> SmoothL1Loss(reduction='none')(torch.tensor([[0.5, 3.0]]), torch.zeros(1, 2))

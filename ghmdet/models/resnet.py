@@ -256,7 +256,8 @@ def _convolve_and_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     convolution. This saves a pass over its output and the memory for it; values and gradients
     differ by rounding only. Small batches, which are channels first, would gain nothing.
     """
-    if not (_is_plain(conv) and _is_affine(norm) and _is_channels_last(x)):
+    is_channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    if not (is_channels_last and _is_plain(conv) and _is_affine(norm)):
         return norm(conv(x))
     mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     factor = norm.weight * (var + norm.eps).rsqrt()
@@ -273,7 +274,3 @@ def _is_affine(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     """Whether it is a batch norm that only multiplies and adds."""
     is_batch_norm = isinstance(norm, _BatchNorm) and norm.affine and norm.track_running_stats
     return is_batch_norm and not norm.training and not norm._forward_hooks
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)

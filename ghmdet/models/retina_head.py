@@ -108,7 +108,12 @@ class RetinaHead(BaseModule):
         self.bbox_coder = TASK_UTILS.build(bbox_coder or dict(type='DeltaXYWHBBoxCoder'))
         self.loss_cls = MODELS.build(loss_cls or dict(type='FocalLoss'))
         self.loss_bbox = MODELS.build(loss_bbox or dict(type='L1Loss'))
-        num_priors = _common_number(self.prior_generator.num_base_priors)
+        num_priors, *others = set(self.prior_generator.num_base_priors)
+        if others:
+            raise ValueError(
+                'anchor_generator: the towers are shared, so all levels must have the same number '
+                f'of anchors per cell, got {self.prior_generator.num_base_priors}'
+            )
         conv = partial(ConvModule, kernel_size=3, padding=1, conv_cfg=conv_cfg, norm_cfg=norm_cfg)
         *inputs, width = in_channels, *[feat_channels] * stacked_convs
         self.cls_convs = nn.ModuleList(conv(channels, feat_channels) for channels in inputs)
@@ -298,16 +303,6 @@ class RetinaHead(BaseModule):
             bboxes, scores, labels, self.test_cfg, _scale_factor(sample) if rescale else None
         )
         return InstanceData(bboxes=bboxes, scores=scores, labels=labels)
-
-
-def _common_number(num_base_priors: Sequence[int]) -> int:
-    """Return the number of anchors per cell, which must be the same for all levels."""
-    if len(set(num_base_priors)) != 1:
-        raise ValueError(
-            'anchor_generator: the towers are shared, so all levels must have the same number of '
-            f'anchors per cell, got {num_base_priors}'
-        )
-    return num_base_priors[0]
 
 
 def _is_padding(sample: DetDataSample) -> bool:

@@ -125,13 +125,9 @@ def test_tta_merges_mirrored_views(direction, mirrored):
     assert merged.labels.tolist() == [1, 1]
 
 
-def test_tta_without_detections():
-    tta = DetTTAModel(tta_cfg=dict(nms=dict(iou_threshold=0.5), max_per_img=2), module=Stub())
-    empty = [view([], [], [], flip=False), view([], [], [], flip=True, flip_direction='vertical')]
-    assert tta.merge_preds([empty])[0].pred_instances.bboxes.shape == (0, 4)
-
-
-def test_tta_builds_its_detector():
+def test_tta_builds_its_detector_and_merges_nothing():
     cfg = Config.fromfile(ghmdet.config_path('retinanet_ghm_r18_fpn_bccd'))
     tta = MODELS.build(dict(**cfg.tta_model, module=cfg.model))
     assert tta.module.bbox_head.num_classes == 3
+    empty = [view([], [], [], flip=False), view([], [], [], flip=True, flip_direction='vertical')]
+    assert tta.merge_preds([empty])[0].pred_instances.bboxes.shape == (0, 4)
