@@ -14,7 +14,7 @@ from .reduction import resolve_reduction, weight_reduce
 class _BoxLoss(nn.Module):
     """Base of both losses; subclasses define the loss of an entry."""
 
-    def __init__(self, reduction: str, loss_weight: float) -> None:
+    def __init__(self, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
         super().__init__()
         check_factor(f'{type(self).__name__}.loss_weight', loss_weight)
         self.reduction = resolve_reduction(reduction, None, type(self).__name__)
@@ -77,9 +77,6 @@ class L1Loss(_BoxLoss):
         >>> L1Loss()(torch.tensor([[1.0, -2.0]]), torch.zeros(1, 2))
         tensor(1.5000)
     """
-
-    def __init__(self, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
-        super().__init__(reduction, loss_weight)
 
     def _entries(self, pred: Tensor, target: Tensor) -> Tensor:
         return (pred - target).abs()

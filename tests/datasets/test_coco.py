@@ -134,16 +134,6 @@ def test_filters(build, filter_cfg, test_mode, ids):
     assert list_ids(build(filter_cfg=filter_cfg, test_mode=test_mode)) == ids
 
 
-def test_a_dropped_or_crowd_annotation_keeps_its_image(build, coco):
-    coco['annotations'] = [
-        {'id': 1, 'image_id': 20, 'category_id': 4, 'bbox': [0, 0, 0.9, 9]},
-        {'id': 2, 'image_id': 40, 'category_id': 4, 'bbox': [0, 0, 9, 9], 'iscrowd': 1},
-    ]
-    dataset = build(filter_cfg={'filter_empty_gt': True})
-    assert list_ids(dataset) == [20, 40]
-    assert [len(dataset.get_data_info(i)['instances']) for i in range(2)] == [0, 1]
-
-
 def test_no_image_left_names_filter_and_counts(build):
     words = (
         r'ann.json: 4 images, 0 used; dropped: 2 without objects of the classes '
@@ -162,7 +152,14 @@ def test_empty_images_are_counted(build, coco):
     assert build(test_mode=True).summary.startswith('4 images, 4 used (2 without boxes); dropped')
     del coco['annotations']
     assert build(test_mode=True).get_data_info(0)['instances'] == []
-    coco['images'] = []
+    coco['annotations'] = [
+        {'id': 1, 'image_id': 20, 'category_id': 4, 'bbox': [0, 0, 0.9, 9]},
+        {'id': 2, 'image_id': 40, 'category_id': 4, 'bbox': [0, 0, 9, 9], 'iscrowd': 1},
+    ]
+    dataset = build(filter_cfg={'filter_empty_gt': True})
+    assert list_ids(dataset) == [20, 40]  # kept by a dropped annotation, and by a crowd
+    assert [len(dataset.get_data_info(i)['instances']) for i in range(2)] == [0, 1]
+    coco['images'] = coco['annotations'] = []
     with pytest.raises(ValueError, match='no usable image in .*ann.json: 0 images, 0 used'):
         build(test_mode=True)
 

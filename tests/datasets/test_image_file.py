@@ -203,13 +203,10 @@ def test_the_picture_is_turned_as_pillow_turns_it(tmp_path):
             how = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}.get(orientation)
             expected = np.asarray(image if how is None else image.transpose(how))
         np.testing.assert_array_equal(read_image(file), expected[..., ::-1])
-
-
-def test_damaged_exif_is_none(tmp_path):
-    file = tmp_path / 'a.jpg'
-    Image.new('RGB', (100, 80)).save(file, exif=b'Exif\0\0nonsense')
-    assert read_image_sizes(file) == ((100, 80), (100, 80))
-    assert read_image(file, expected_wh=(100, 80)).shape == (80, 100, 3)
+    damaged = tmp_path / 'a.jpg'
+    Image.new('RGB', (100, 80)).save(damaged, exif=b'Exif\0\0nonsense')
+    assert read_image_sizes(damaged) == ((100, 80), (100, 80))
+    assert read_image(damaged, expected_wh=(100, 80)).shape == (80, 100, 3)
 
 
 # Kinds of pixels
@@ -241,12 +238,12 @@ def test_formats_and_channels(tmp_path, mode, suffix, expected):
     assert img.tolist() == expected
 
 
-@pytest.mark.parametrize('mode', ['L', 'CMYK'])
-def test_jpeg_of_other_channels(tmp_path, mode):
+# .299 r + .587 g + .114 b
+@pytest.mark.parametrize(('mode', 'expected'), [('L', [124] * 3), ('CMYK', [50, 100, 200])])
+def test_jpeg_of_other_channels(tmp_path, mode, expected):
     Image.new('RGB', (32, 16), (200, 100, 50)).convert(mode).save(tmp_path / 'a.jpg', quality=100)
     img = read_image(tmp_path / 'a.jpg')
     assert img.shape == (16, 32, 3)
-    expected = [124] * 3 if mode == 'L' else [50, 100, 200]  # .299 r + .587 g + .114 b
     assert np.abs(img[8, 16].astype(int) - expected).max() <= 2
 
 
@@ -258,13 +255,12 @@ def test_sixteen_bits_are_scaled(tmp_path, suffix):
     img = read_image(tmp_path / f'a.{suffix}')
     assert (img.shape, img.dtype) == ((4, 6, 3), np.uint8)
     assert np.abs(img[0, :, 0] - values[0] / 257).max() <= 1
-
-
-@pytest.mark.parametrize('kind', [np.float32, np.int32])
-def test_thirty_two_bits_are_refused(tmp_path, kind):
-    Image.fromarray(np.full((4, 6), 7, kind)).save(tmp_path / 'a.tiff')
-    with pytest.raises(ImageError, match='a kind of TIFF that OpenCV does not read, such as float'):
-        read_image(tmp_path / 'a.tiff')
+    for kind in (np.float32, np.int32):
+        Image.fromarray(np.full((4, 6), 7, kind)).save(tmp_path / 'a.tiff')
+        with pytest.raises(
+            ImageError, match='kind of TIFF that OpenCV does not read, such as float'
+        ):
+            read_image(tmp_path / 'a.tiff')
 
 
 def test_a_format_without_end_mark_is_not_searched_for_one(tmp_path):

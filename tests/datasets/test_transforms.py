@@ -145,6 +145,7 @@ def test_pack_takes_the_meta_keys_there_are():
     expected = {'img_id': 1, 'flip': True, 'scale_factor': (0.5, 0.25)}
     assert PackDetInputs()(results)['data_samples'].metainfo == expected
     assert PackDetInputs(('height',))(results)['data_samples'].metainfo == {'height': 7}
+    assert repr(PackDetInputs(('img_id',))) == "PackDetInputs(meta_keys=('img_id',))"
 
 
 def test_pack_refuses_lists_of_unequal_length():
@@ -153,11 +154,6 @@ def test_pack_refuses_lists_of_unequal_length():
     words = r"'bboxes': 2, 'labels': 3, 'ignore flags': 3.*dropped some.*a/b.jpg"
     with pytest.raises(ValueError, match=words):
         PackDetInputs()(results)
-
-
-def test_repr():
-    assert repr(LoadAnnotations()) == 'LoadAnnotations(with_bbox=True, with_label=True)'
-    assert repr(PackDetInputs(('img_id',))) == "PackDetInputs(meta_keys=('img_id',))"
 
 
 def test_a_pipeline_of_mmdetection(tmp_path):

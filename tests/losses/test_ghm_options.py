@@ -66,13 +66,20 @@ def test_bias_correct_worked_by_hand():
     assert corrected.acc_share.tolist() == [0.4375, 0.0]  # 1 - .75**2, and no call yet
 
 
-def test_max_weight_worked_by_hand():
+def test_max_weight_and_records_worked_by_hand():
     # g = .25 once and .75 three times: weights 4 / 1 / 2 and 4 / 3 / 2.
-    logit = math.log(3)
+    logit, labels = math.log(3), torch.ones(4, dtype=torch.int64)
     pred = torch.tensor([[-logit], [logit], [logit], [logit]])
-    loss = GHMC(bins=2, max_weight=1.0, reduction='none')(pred, torch.ones(4, dtype=torch.int64))
+    loss_fn = GHMC(bins=2, max_weight=1.5, loss_weight=5.0, reduction='none')
+    loss = loss_fn(pred, labels)
     easy, hard = -math.log(0.75), -math.log(0.25)
-    assert loss.flatten().tolist() == pytest.approx([easy, *[hard * 2 / 3] * 3])
+    assert loss.flatten().tolist() == pytest.approx([5 * easy * 1.5, *[5 * hard * 2 / 3] * 3])
+    assert loss_fn.bin_records is None
+    loss_fn.bin_records = []
+    loss_fn(pred, labels)
+    ((counts, weights),) = loss_fn.bin_records
+    assert counts.tolist() == [1, 3]
+    assert weights.tolist() == pytest.approx([1.5, 2 / 3])
 
 
 def test_options_leave_the_state_dict_alone_and_load_each_others():
@@ -96,20 +103,6 @@ def test_options_leave_the_state_dict_alone_and_load_each_others():
     other = GHMC(momentum=0.5, bias_correct=True, max_weight=9)
     other.load_state_dict(corrected.state_dict())
     assert other(pred, labels).equal(corrected(pred, labels))
-
-
-def test_records_have_entries_and_weights_of_each_bin():
-    loss_fn = GHMC(bins=2, max_weight=1.5, loss_weight=5.0)
-    logit = math.log(3)
-    pred = torch.tensor([[-logit], [logit], [logit], [logit]])
-    labels = torch.ones(4, dtype=torch.int64)
-    loss_fn(pred, labels)
-    assert loss_fn.bin_records is None
-    loss_fn.bin_records = []
-    loss_fn(pred, labels)
-    ((counts, weights),) = loss_fn.bin_records
-    assert counts.tolist() == [1, 3]
-    assert weights.tolist() == pytest.approx([1.5, 2 / 3])
 
 
 # --- extreme inputs ---------------------------------------------------------------------------
