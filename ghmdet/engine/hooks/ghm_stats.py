@@ -10,6 +10,7 @@ from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ghmdet.argument_checks import check_integer
 from ghmdet.models.wrappers import unwrap
 from ghmdet.registry import HOOKS
 
@@ -38,10 +39,7 @@ class GHMStatsHook(Hook):
     """
 
     def __init__(self, interval: int = 50) -> None:
-        if not isinstance(interval, int) or isinstance(interval, bool) or interval < 1:
-            raise ValueError(
-                f'GHMStatsHook.interval must be an integer of at least 1, got {interval!r}'
-            )
+        check_integer('GHMStatsHook.interval', interval, 1)
         self.interval = interval
         self._losses: dict[str, nn.Module] = {}
 

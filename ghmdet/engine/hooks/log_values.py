@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import IterBasedTrainLoop, LogProcessor, Runner
 
+from ghmdet.argument_checks import check_integer
 from ghmdet.registry import HOOKS
 
 try:
@@ -118,8 +119,7 @@ class LogHistoryHook(Hook):
     priority = 'VERY_LOW'
 
     def __init__(self, keep: int = 1000) -> None:
-        if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
-            raise ValueError(f'LogHistoryHook.keep must be an integer of at least 1, got {keep!r}')
+        check_integer('LogHistoryHook.keep', keep, 1)
         self.keep = keep
         self._length = _ALL
 

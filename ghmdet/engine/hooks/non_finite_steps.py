@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from ghmdet.argument_checks import check_integer
 from ghmdet.checkpoint.files import last_checkpoint
 from ghmdet.engine.hooks.non_finite_weights import NonFiniteError
 from ghmdet.messages import list_items
@@ -51,11 +52,7 @@ class SkipNonFiniteStepsHook(Hook):
     priority = 'HIGH'
 
     def __init__(self, max_in_a_row: int = 10) -> None:
-        if not isinstance(max_in_a_row, int) or max_in_a_row < 1:
-            raise ValueError(
-                'SkipNonFiniteStepsHook.max_in_a_row must be an integer of at least 1, got '
-                f'{max_in_a_row!r}'
-            )
+        check_integer('SkipNonFiniteStepsHook.max_in_a_row', max_in_a_row, 1)
         self.max_in_a_row = max_in_a_row
         self._guard: StepGuard | None = None
 
