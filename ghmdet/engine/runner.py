@@ -85,14 +85,17 @@ def build_runner(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Runne
     """
     keep_freed_memory()  # before anything large is allocated
     trains = 'train' in splits and cfg.get('train_cfg') is not None
+    # 1. Config
     convert_mmdet_config(cfg)
     _choose_own_parts(cfg)
     check_settings(cfg)
     complete_evaluators(cfg)
     check_sections(cfg)
     classes = resolve_classes(cfg, splits)
+    # 2. Processes and work dir
     set_up_launcher(cfg)
     notes = plan_start(cfg, is_first_process(cfg)) if trains else []
+    # 3. Runner
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     for level, text in notes:
         runner.logger.log(level, text)
