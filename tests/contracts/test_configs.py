@@ -1,7 +1,5 @@
 """Every shipped config parses, builds, and says what the published recipes say."""
 
-from pathlib import Path
-
 import pytest
 import torch
 from mmengine.config import Config
@@ -54,11 +52,3 @@ def test_published_recipes(backbone, depth, groups):
 def test_readme_lists_every_config():
     text = (CONFIG_ROOT / 'README.md').read_text()
     assert [name for name in NAMES if f'{name}.py' not in text] == []
-
-
-def test_config_path_finds_names_and_lists_them():
-    path = config_path('retinanet_r50_fpn_1x_coco')
-    assert config_path('retinanet_r50_fpn_1x_coco.py') == path
-    assert Path(path).is_file()
-    with pytest.raises(FileNotFoundError, match="no config 'retinanet_r51'.*retinanet_r50_fpn_1x"):
-        config_path('retinanet_r51')

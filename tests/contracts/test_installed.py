@@ -115,18 +115,3 @@ def test_every_form_works(environments, packages, tree, tmp_path, kind):
     assert ('setuptools none' in report) == (kind == 'editable')
     assert f'{tree if kind == "editable" else site}/ghmdet/__init__.py' in report
     assert '13 of 13 forms work' in report
-
-
-def test_a_tool_of_another_tree_says_that_it_runs_the_installed_package(environments, tmp_path):
-    python, site = environments['wheel']
-    other = tmp_path / 'ghmdet'
-    other.mkdir()
-    (other / '__init__.py').touch()
-    (tmp_path / 'tools').mkdir()
-    tool = tmp_path / 'tools' / 'train.py'
-    tool.write_text('from ghmdet.checks.start_report import log_package_path as f\nf()\n')
-    said = run(python, tool)
-    assert f'{tool} is in the source tree of {other}, but the imported package is {site}/' in said
-    inner = site / 'ghmdet' / '.mim' / 'tools' / 'log.py'
-    inner.write_text(tool.read_text())
-    assert 'source tree' not in run(python, inner)

@@ -127,11 +127,6 @@ def run(tool, *args, check=True, seconds=120):
     return done
 
 
-def error_of(done):
-    """The message with which a program ended."""
-    return f'\n{done.stderr}'.rpartition('\nerror: ')[2]
-
-
 def weights(path):
     return torch.load(path, weights_only=False)['state_dict']
 
