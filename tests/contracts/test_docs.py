@@ -137,6 +137,7 @@ def refused(text, folder, *fixtures):
     assert text == f'error: {caught.value}\n'
 
 
+RESIZE = dict(type='Resize', scale=(640, 400), keep_ratio=True)
 PETS = {
     'model.bbox_head.num_classes': 2,
     'model.bbox_head.loss_cls': dict(
@@ -155,9 +156,7 @@ CHECKS = {  # values of the config that a block makes, or a function
         'model.bbox_head.loss_bbox.type': 'GHMR',
     },
     ('Replace instead of merge', 1): {
-        'train_dataloader.dataset.pipeline.2': dict(
-            type='Resize', scale=(640, 400), keep_ratio=True
-        ),
+        'train_dataloader.dataset.pipeline.2': RESIZE,
         'train_dataloader.dataset.pipeline.3': dict(type='RandomFlip', prob=0.5),
         'val_dataloader.dataset.pipeline.1.scale': (1333, 800),
     },

@@ -57,9 +57,5 @@ def test_every_entry_names_a_config_and_a_collection_that_exist():
 
 def test_aliases_are_the_names_that_mmdetection_uses():
     aliases = [alias for model in MODELS.values() for alias in model.get('Alias', [])]
-    assert aliases == [
-        'retinanet_r50_fpn_ghm-1x_coco',
-        'retinanet_r101_fpn_ghm-1x_coco',
-        'retinanet_x101-32x4d_fpn_ghm-1x_coco',
-        'retinanet_x101-64x4d_fpn_ghm-1x_coco',
-    ]
+    backbones = ('r50', 'r101', 'x101-32x4d', 'x101-64x4d')
+    assert aliases == [f'retinanet_{backbone}_fpn_ghm-1x_coco' for backbone in backbones]

@@ -7,13 +7,9 @@ SAID = 'is written for MMDetection, which is not installed: it runs under ghmdet
 SPLITS = ('train', 'val', 'test')
 CLASSES = '(circle,square,triangle)'
 SMALL = [
-    'model.backbone.depth=18',
-    'model.backbone.init_cfg=None',
-    'model.backbone.frozen_stages=-1',
-    'model.neck.in_channels=[64,128,256,512]',
-    'model.neck.out_channels=16',
-    'model.bbox_head.in_channels=16',
-    'model.bbox_head.feat_channels=16',
+    *('model.backbone.depth=18', 'model.backbone.init_cfg=None', 'model.backbone.frozen_stages=-1'),
+    *('model.neck.in_channels=[64,128,256,512]', 'model.neck.out_channels=16'),
+    *('model.bbox_head.in_channels=16', 'model.bbox_head.feat_channels=16'),
     'model.bbox_head.num_classes=3',
     'model.test_cfg.score_thr=0.001',  # untrained scores are about .01
     'train_cfg.max_epochs=1',
