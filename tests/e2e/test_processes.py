@@ -40,8 +40,7 @@ train_dataloader.update(
 train_dataloader['batch_sampler'] = None
 train_dataloader['dataset'].update(ann_file={file!r}, filter_cfg=dict(_delete_=True))
 """
-ROUND_UP = "test_dataloader.update(sampler=dict(type='DefaultSampler', shuffle=False))\n"
-NO_PADDING = ROUND_UP.replace('shuffle=False', 'shuffle=False, round_up=False')
+PADDED = "test_dataloader.update(sampler=dict(type='DefaultSampler', shuffle=False))\n"
 # Two files of which each is gone through twice.
 CONCAT = """
 part = dict(
@@ -55,6 +54,11 @@ parts = [
 test_dataloader['dataset'] = dict(_delete_=True, type='ConcatDataset', datasets=parts)
 test_evaluator['check_ann_file'] = False
 """
+LOADERS = dict(
+    padded=PADDED,
+    unpadded=PADDED.replace('shuffle=False', 'shuffle=False, round_up=False'),
+    wrapped=CONCAT,
+)
 
 
 @pytest.fixture(scope='module')
@@ -150,21 +154,21 @@ def expected(ranks, shapes, trained, tmp_path_factory):
 
 
 @pytest.mark.parametrize(
-    ('images', 'count', 'launcher', 'extra'),
+    ('images', 'count', 'launcher', 'loader'),
     [
-        ('five', 2, 'slurm', ROUND_UP),
-        ('two', 3, 'mpi', NO_PADDING),
-        ('five', 4, 'pytorch', ROUND_UP),
-        ('five', 3, 'pytorch', CONCAT),
-        pytest.param('five', 3, 'pytorch', NO_PADDING, marks=pytest.mark.long),
-        pytest.param('two', 3, 'pytorch', ROUND_UP, marks=pytest.mark.long),
-        pytest.param('two', 4, 'pytorch', NO_PADDING, marks=pytest.mark.long),
+        ('five', 2, 'slurm', 'padded'),
+        ('two', 3, 'mpi', 'unpadded'),
+        ('five', 4, 'pytorch', 'padded'),
+        ('five', 3, 'pytorch', 'wrapped'),
+        pytest.param('five', 3, 'pytorch', 'unpadded', marks=pytest.mark.long),
+        pytest.param('two', 3, 'pytorch', 'padded', marks=pytest.mark.long),
+        pytest.param('two', 4, 'pytorch', 'unpadded', marks=pytest.mark.long),
     ],
 )
 def test_ap_of_several_processes_is_that_of_one(
-    ranks, shapes, trained, expected, tmp_path, images, count, launcher, extra
+    ranks, shapes, trained, expected, tmp_path, images, count, launcher, loader
 ):
-    config = write_config(tmp_path / 'tiny.py', shapes, MEASURED.format(images) + extra)
+    config = write_config(tmp_path / 'tiny.py', shapes, MEASURED.format(images) + LOADERS[loader])
     metrics, *results = measure_and_read(ranks, config, trained[0], count, launcher=launcher)
     assert metrics == same(expected[images][0])
     assert results == [*expected[images][1:]]
