@@ -104,12 +104,10 @@ def test_the_comparison_of_the_crash_test(whole):
     found['state_dict']['bbox_head.retina_reg.bias'][0] += 1e-6
     found['run_state']['processes'][0]['random']['torch'][20] ^= 1
     found['message_hub']['runtime_info']['best_score'] += 0.5
-    differences = list(crash_test.compare(last(whole), found, 0.0))
-    assert differences[:2] == [
-        'state_dict.bbox_head.retina_reg.bias differs',
-        'run_state.processes.0.random.torch differs',
-    ]
-    assert differences[2].startswith('best_score: ')
+    names = ['state_dict.bbox_head.retina_reg.bias', 'run_state.processes.0.random.torch']
+    first, second, third = crash_test.compare(last(whole), found, 0.0)
+    assert [first, second] == [f'{name} differs' for name in names]
+    assert third.startswith('best_score: ')
 
 
 @pytest.mark.long
@@ -172,7 +170,7 @@ def test_a_full_disk(trial, whole, small_disk):
     pointer = Path((work_dir / 'last_checkpoint').read_text())
     assert load_checkpoint_file(pointer)['meta']['epoch'] in (1, 2, 3)
     assert f'could not be written to {work_dir}: No space left on device. ' in told
-    assert f'The checkpoint before, {pointer}, is as it was: make room' in told
+    assert f'The previous checkpoint, {pointer}, is unchanged: make room' in told
     assert not list(work_dir.glob('.*.tmp'))
     subprocess.run(['mount', '-o', 'remount,size=100m', str(small_disk)], check=True, timeout=30)
     finish(trial.start(work_dir, 1, '--resume', *keep_all))

@@ -13,7 +13,7 @@ FOLDER = Path(__file__).parents[2] / 'tools' / 'analysis_tools'
 sys.path.insert(0, str(FOLDER))
 
 import benchmark  # noqa: E402
-from benchmarks import evaluation, loss, measure, networks, startup  # noqa: E402
+from benchmarks import loss, measure, networks, startup  # noqa: E402
 from benchmarks.machine import Rates  # noqa: E402
 
 pytestmark = pytest.mark.long
@@ -120,15 +120,12 @@ def test_dataset():
     assert list(rows) == ['CocoDataset', 'pycocotools', 'the bytes alone']
 
 
-def test_evaluation(monkeypatch):
+def test_evaluation():
     report, _ = run('evaluation', '--images', 12, '--detections', 20, '--runs', 1)
     numbers = [float(n) for n in report.remarks[0].partition(': ')[2].split(', ')]
     assert len(numbers) == 12
     assert 0 < numbers[0] < numbers[1] < 1
-    monkeypatch.setattr(evaluation, 'evaluate_with_ghmdet', lambda *_: 12 * [0.5])
-    (args,) = benchmark.parse_args(['evaluation', '--images', '5', '--runs', '1'])
-    report = evaluation.run(args, RATES)
-    assert report.checks == {'the twelve numbers are equal to 1e-12': False}
+    assert report.checks == {'the twelve numbers are equal to 1e-12': True}
 
 
 def test_startup(monkeypatch):
@@ -136,12 +133,6 @@ def test_startup(monkeypatch):
     monkeypatch.setattr(startup, '_COMMANDS', commands)
     report, _ = run('startup', '--runs', 1)
     assert report.checks == {'import ghmdet leaves torch out': True}
-
-
-def test_bad_arguments(capsys):
-    with pytest.raises(SystemExit):
-        benchmark.parse_args(['loss', '--runs', '0'])
-    assert '--runs must be at least 1, got 0' in capsys.readouterr().err
 
 
 def test_memory_of_a_call():

@@ -84,11 +84,6 @@ def test_what_counts_as_growth(name, values, faults):
     assert found[:1] == faults
 
 
-def test_a_run_that_is_too_short():
-    with pytest.raises(ValueError, match='expected two samples from step 20 on, got 1'):
-        soak.find_growth(grow('files', 1, 2, 3), warm_up=20, limit=2.0)
-
-
 @pytest.mark.parametrize(('fresh', 'children'), [(False, 4), (True, 2)])
 def test_epochs_and_validations_leave_nothing_behind(fresh, children, capsys):
     options = dict(iters=24, epochs=4, workers=2, batch=2, size=64, val=4, every=2, limit=25)
