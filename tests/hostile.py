@@ -12,7 +12,7 @@ import zipfile
 import numpy as np
 import torch
 from mmengine.logging import HistoryBuffer, MessageHub, MMLogger
-from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
+from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler as OneCycle
 
 
 def write(path, payload, protocol=2):
@@ -57,6 +57,7 @@ def escape(*names):
     return target
 
 
+ONE_CYCLE = OneCycle.__name__
 # Name -> (makes the content, which would leave the file m; what the refusal names).
 HOSTILE = {
     'os.system': (lambda m: Call(os.system, f'touch {m}'), 'posix.system'),
@@ -69,19 +70,13 @@ HOSTILE = {
     'importlib': (lambda m: Call(importlib.import_module, 'this'), 'importlib.import_module'),
     'getattr escape': (lambda m: escape('__init__', '__globals__'), 'HistoryBuffer, '),
     'getattr of tensor': (lambda m: Call(getattr, torch.Tensor, 'tofile'), 'Tensor, '),
-    'getattr of scheduler': (
-        lambda m: Call(getattr, OneCycleParamScheduler, '__init__'),
-        'OneCycleParamScheduler, ',
-    ),
+    'getattr of scheduler': (lambda m: Call(getattr, OneCycle, '__init__'), f'{ONE_CYCLE}, '),
     'state of a method': (lambda m: Named(HistoryBuffer, {'__code__': 1}), 'Can only build'),
     'mmengine.logging logger': (lambda m: Call(MMLogger, 'x', 'x', str(m)), 'MMLogger'),
     'mmengine.logging hub': (lambda m: Call(MessageHub, 'x'), 'MessageHub'),
-    'scheduler made': (lambda m: Call(OneCycleParamScheduler, 1), 'OneCycleParamScheduler'),
+    'scheduler made': (lambda m: Call(OneCycle, 1), ONE_CYCLE),
     'collections.ChainMap': (lambda m: Call(collections.ChainMap, {}), 'collections.ChainMap'),
-    'collections.namedtuple': (
-        lambda m: Call(collections.namedtuple, 'a', 'b'),
-        'collections.namedtuple',
-    ),
+    'namedtuple': (lambda m: Call(collections.namedtuple, 'a', 'b'), 'collections.namedtuple'),
     'numpy.load': (lambda m: Call(np.load, str(m)), 'numpy.load'),
     'numpy.memmap': (lambda m: Call(np.memmap, str(m), 'u1', 'w+', 0, (4,)), 'memmap'),
     'numpy.save': (lambda m: Call(np.save, str(m), 1), 'numpy.save'),

@@ -17,14 +17,16 @@ def names_in(folder):
 
 
 NAMES = names_in(ghmdet.CONFIG_ROOT)
-INHERIT = 'from mmengine.config import read_base\nwith read_base():\n    from {} import *\n'
+INHERIT = """
+from mmengine.config import read_base
+with read_base():
+    from ghmdet.configs.{} import *
+"""
 
 
 def inherit(folder, name, changes=''):
-    file = folder / 'child.py'
-    module = f'ghmdet.configs.{name.replace("/", ".")}'
-    file.write_text(INHERIT.format(module) + changes)
-    return Config.fromfile(file)
+    (folder / 'child.py').write_text(INHERIT.format(name.replace('/', '.')) + changes)
+    return Config.fromfile(folder / 'child.py')
 
 
 def test_every_text_config_has_a_twin_and_no_twin_is_alone():

@@ -13,6 +13,7 @@ INDEX = load(MIM_ROOT / 'model-index.yml')
 METAFILES = [load(MIM_ROOT / path) for path in INDEX['Import']]
 MODELS = {model['Name']: model for metafile in METAFILES for model in metafile['Models']}
 GHM = 'retinanet_ghm_{}_fpn_1x_coco'
+BASELINE = 'retinanet_r50_fpn_1x_coco'
 BASE = 'https://download.openmmlab.com/mmdetection/v2.0/'
 
 
@@ -23,21 +24,14 @@ BASE = 'https://download.openmmlab.com/mmdetection/v2.0/'
         (GHM.format('r101'), 39.1, 6.0, 227.27, 'ghm/{0}/{0}_20200130-c148ee8f.pth'),
         (GHM.format('x101_32x4d'), 40.7, 7.2, 196.08, 'ghm/{0}/{0}_20200131-e4333bd0.pth'),
         (GHM.format('x101_64x4d'), 41.4, 10.3, 192.31, 'ghm/{0}/{0}_20200131-dd381cef.pth'),
-        (
-            'retinanet_r50_fpn_1x_coco',
-            *(36.5, 3.8, 52.63),
-            'retinanet/{0}/{0}_20200130-c2398f9e.pth',
-        ),
+        (BASELINE, 36.5, 3.8, 52.63, 'retinanet/{0}/{0}_20200130-c2398f9e.pth'),
     ],
 )
 def test_published_figures(name, box_ap, memory, milliseconds, file):
     model = MODELS[name]
     (result,) = model['Results']
-    assert result == {
-        'Task': 'Object Detection',
-        'Dataset': 'COCO',
-        'Metrics': {'box AP': box_ap},
-    }
+    metrics = {'box AP': box_ap}
+    assert result == {'Task': 'Object Detection', 'Dataset': 'COCO', 'Metrics': metrics}
     metadata = model['Metadata']
     assert (metadata['Training Memory (GB)'], metadata['Epochs']) == (memory, 12)
     assert [time['value'] for time in metadata['inference time (ms/im)']] == [milliseconds]
@@ -63,9 +57,5 @@ def test_every_entry_names_a_config_and_a_collection_that_exist():
 
 def test_aliases_are_the_names_that_mmdetection_uses():
     aliases = [alias for model in MODELS.values() for alias in model.get('Alias', [])]
-    assert aliases == [
-        'retinanet_r50_fpn_ghm-1x_coco',
-        'retinanet_r101_fpn_ghm-1x_coco',
-        'retinanet_x101-32x4d_fpn_ghm-1x_coco',
-        'retinanet_x101-64x4d_fpn_ghm-1x_coco',
-    ]
+    backbones = ('r50', 'r101', 'x101-32x4d', 'x101-64x4d')
+    assert aliases == [f'retinanet_{backbone}_fpn_ghm-1x_coco' for backbone in backbones]

@@ -9,35 +9,12 @@ ROOT = Path(__file__).parents[2]
 PLACES = ('ghmdet', 'tools', 'docs', 'configs', 'README.md', 'CONTRIBUTING.md')
 SUFFIXES = {'.py', '.md', '.sh', '.yml', '.txt'}
 
-# Regular expressions; upper and lower case are the same.
-RETIRED = (
-    r'upright',
-    r'hallway',
-    r'stand-?ins?\b',
-    r'culprit',
-    r'\bcures?\b',
-    r'\bcured\b',
-    r'cure_',
-    r'misshapen',
-    r'unfilled',
-    r'alarming',
-    r'\bvain\b',
-    r'misfits',
-    r'verdict',
-    r'meeting point',
-    r'undisturbed',
-    r'gradient length',
-    r'starts? anew',
-    r'passed over',
-    r'is read by nothing',
-    r'\badopt\(',
-    r'DoorCheck',
-    r'Elastic[A-Z]\w+',
-    r'settle_classes',
-    r'plain_datasets',
-    r'fold_batch_norms',
-    r'read_sound',
-    r'_leave_the_others',
+RETIRED = re.compile(
+    r'upright|hallway|stand-?ins?\b|culprit|\bcures?\b|\bcured\b|cure_|misshapen|unfilled|alarming|'
+    r'\bvain\b|misfits|verdict|meeting point|undisturbed|gradient length|starts? anew|passed over|'
+    r'is read by nothing|\badopt\(|DoorCheck|Elastic[A-Z]\w+|settle_classes|plain_datasets|'
+    r'fold_batch_norms|read_sound|_leave_the_others',
+    re.IGNORECASE,
 )
 
 
@@ -50,9 +27,8 @@ def list_files():
 
 
 def find_words(text):
-    pattern = re.compile('|'.join(RETIRED), re.IGNORECASE)
     for number, line in enumerate(text.splitlines(), 1):
-        for match in pattern.finditer(line):
+        for match in RETIRED.finditer(line):
             yield number, match[0]
 
 

@@ -29,14 +29,12 @@ model = dict(
     neck=dict(out_channels=16, norm_cfg=None),
     bbox_head=dict(in_channels=16, feat_channels=16, stacked_convs=1, norm_cfg=None),
 )
+meta_keys = ('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor')
 pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='Resize', scale=(96, 96), keep_ratio=True),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(
-        type='PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
+    dict(type='PackDetInputs', meta_keys=meta_keys),
 ]
 train_pipeline = [pipeline[0], pipeline[2], pipeline[1], pipeline[3]]
 loader = dict(batch_size=4, num_workers=0, persistent_workers=False)
@@ -52,17 +50,8 @@ param_scheduler = [
     dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=4),
 ]
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(max_keep_ckpts=3))
-tta_pipeline = [
-    pipeline[0],
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [pipeline[1]],
-            [dict(type='RandomFlip', prob=0.0), dict(type='RandomFlip', prob=0.0)],
-            [pipeline[3]],
-        ],
-    ),
-]
+views = [[pipeline[1]], [dict(type='RandomFlip', prob=0.0)] * 2, [pipeline[3]]]
+tta_pipeline = [pipeline[0], dict(type='TestTimeAug', transforms=views)]
 """
 
 
@@ -125,11 +114,6 @@ def run(tool, *args, check=True, seconds=120):
     if check:
         assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
     return done
-
-
-def error_of(done):
-    """The message with which a program ended."""
-    return f'\n{done.stderr}'.rpartition('\nerror: ')[2]
 
 
 def weights(path):

@@ -1,9 +1,9 @@
 """Trainings that are killed, told to stop, or run out of disk, through the command line."""
 
-import importlib.util
 import os
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -12,10 +12,9 @@ import pytest
 from ghmdet.engine import load_checkpoint_file
 from tests.e2e.conftest import ROOT, scalars
 
-TOOL = ROOT / 'tools' / 'dev' / 'crash_test.py'
-spec = importlib.util.spec_from_file_location('crash_test', TOOL)
-crash_test = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(crash_test)
+sys.path.insert(0, str(ROOT / 'tools' / 'dev'))
+
+import crash_test
 
 SLOW = """
 import time
@@ -29,8 +28,7 @@ class SlowHook(Hook):
             print('slow step', flush=True)
             time.sleep(60)
 """
-SLOW_CONFIG = """
-_base_ = 'processes1.py'
+SLOW_CONFIG = """_base_ = 'processes1.py'
 custom_imports = dict(imports=['crash_test_noise', 'slow_hook'])
 custom_hooks = [dict(type='SlowHook')]
 """
@@ -50,7 +48,15 @@ def finish(process, code=0):
     return out
 
 
-def run_ranks(trial, server, work_dir, count):
+def wait_for(process, pattern, times):
+    """Return what reads on."""
+    out = crash_test.Reader(process)
+    assert out.wait_for(pattern, times), ''.join(out.lines)
+    return out
+
+
+def run_ranks(trial, server, name, count):
+    work_dir = trial.folder / name
     args = [trial.folder / f'processes{count}.py', '--work-dir', work_dir]
     path = dict(PYTHONPATH=str(trial.folder), OMP_NUM_THREADS='1')
     for answer in server.run_ranks(count, 'train.py', args, trial.folder, **path):
@@ -61,7 +67,7 @@ def run_ranks(trial, server, work_dir, count):
 @pytest.fixture(scope='module')
 def whole(trial, server):
     """Work dir of a run by one process that was not interrupted."""
-    return run_ranks(trial, server, trial.folder / 'whole', 1)
+    return run_ranks(trial, server, 'whole', 1)
 
 
 def last(work_dir):
@@ -74,7 +80,7 @@ def check(work_dir, whole, tolerance=0.0):
 
 def test_two_processes_train_as_one(trial, server, whole):
     """13 images in batches of 4: of the last one, one process has nothing but padding."""
-    work_dir = run_ranks(trial, server, trial.folder / 'two', 2)
+    work_dir = run_ranks(trial, server, 'two', 2)
     one, two = scalars(whole, 'loss'), scalars(work_dir, 'loss')
     assert len(one) == 16
     assert two == pytest.approx(one, rel=1e-4)
@@ -98,12 +104,10 @@ def test_the_comparison_of_the_crash_test(whole):
     found['state_dict']['bbox_head.retina_reg.bias'][0] += 1e-6
     found['run_state']['processes'][0]['random']['torch'][20] ^= 1
     found['message_hub']['runtime_info']['best_score'] += 0.5
-    differences = list(crash_test.compare(last(whole), found, 0.0))
-    assert differences[:2] == [
-        'state_dict.bbox_head.retina_reg.bias differs',
-        'run_state.processes.0.random.torch differs',
-    ]
-    assert differences[2].startswith('best_score: ')
+    names = ['state_dict.bbox_head.retina_reg.bias', 'run_state.processes.0.random.torch']
+    first, second, third = crash_test.compare(last(whole), found, 0.0)
+    assert [first, second] == [f'{name} differs' for name in names]
+    assert third.startswith('best_score: ')
 
 
 @pytest.mark.long
@@ -111,8 +115,7 @@ def test_stopped_on_two_and_resumed_on_one(trial, whole):
     """One of the two gets the signal; both stop."""
     work_dir = trial.folder / 'stopped'
     process = trial.start(work_dir, 2)
-    out = crash_test.Reader(process)
-    assert out.wait_for(r'\(train\)', 2), ''.join(out.lines)
+    out = wait_for(process, r'\(train\)', 2)
     ranks = crash_test.ranks_of(process.pid)
     assert len(ranks) == 2
     os.kill(ranks[1], signal.SIGTERM)
@@ -131,8 +134,7 @@ def test_stopped_on_two_and_resumed_on_one(trial, whole):
 def test_a_second_signal_stops_at_once(trial):
     work_dir = trial.folder / 'twice'
     process = trial.start(work_dir, 0)
-    out = crash_test.Reader(process)
-    assert out.wait_for('slow step', 1), ''.join(out.lines)
+    out = wait_for(process, 'slow step', 1)
     process.send_signal(signal.SIGINT)
     time.sleep(1)
     assert process.poll() is None
@@ -142,7 +144,7 @@ def test_a_second_signal_stops_at_once(trial):
     assert time.monotonic() - begin < 20  # of the sixty seconds of the step
     out.join(10)
     log = ''.join(out.lines)
-    assert 'SIGINT: will save and stop after this step; once more stops at once' in log
+    assert 'SIGINT: will save and stop after this iteration; again to stop at once' in log
     assert 'SIGINT again: stopped without saving' in log
     assert not (work_dir / 'last_checkpoint').exists()
 
@@ -153,10 +155,8 @@ def small_disk(tmp_path):
     folder.mkdir()
     command = ['mount', '-t', 'tmpfs', '-o', 'size=18m', 'tmpfs', str(folder)]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=30)
-    except OSError:
-        done = None
-    if done is None or done.returncode:
+        subprocess.run(command, check=True, capture_output=True, timeout=30)
+    except (OSError, subprocess.CalledProcessError):
         pytest.skip('no tmpfs can be mounted here')
     yield folder
     subprocess.run(['umount', '-l', str(folder)], check=True, timeout=30)
@@ -170,7 +170,7 @@ def test_a_full_disk(trial, whole, small_disk):
     pointer = Path((work_dir / 'last_checkpoint').read_text())
     assert load_checkpoint_file(pointer)['meta']['epoch'] in (1, 2, 3)
     assert f'could not be written to {work_dir}: No space left on device. ' in told
-    assert f'The checkpoint before, {pointer}, is as it was: make room' in told
+    assert f'The previous checkpoint, {pointer}, is unchanged: make room' in told
     assert not list(work_dir.glob('.*.tmp'))
     subprocess.run(['mount', '-o', 'remount,size=100m', str(small_disk)], check=True, timeout=30)
     finish(trial.start(work_dir, 1, '--resume', *keep_all))

@@ -8,7 +8,6 @@ import pickle
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -23,7 +22,10 @@ custom_hooks = [dict(type='WriteMetricsHook')]
 val_cfg = dict(compute_loss=True)
 # Padding to the largest image of a batch changes what is detected at the edge.
 val_dataloader.update(batch_size=1)
-test_dataloader = val_dataloader
+test_dataloader = dict(
+    val_dataloader, dataset=dict(val_dataloader['dataset'], ann_file='{0}.json')
+)
+test_evaluator = dict(ann_file=data_root + '{0}.json')
 """
 FAIL = """
 custom_imports = dict(imports=['tests.e2e.parts'])
@@ -38,22 +40,41 @@ train_dataloader.update(
 train_dataloader['batch_sampler'] = None
 train_dataloader['dataset'].update(ann_file={file!r}, filter_cfg=dict(_delete_=True))
 """
+PADDED = "test_dataloader.update(sampler=dict(type='DefaultSampler', shuffle=False))\n"
+# Two files of which each is gone through twice.
 CONCAT = """
 part = dict(
     type='CocoDataset', data_root=data_root, data_prefix=dict(img='val/'), test_mode=True,
     metainfo=dict(classes=('circle', 'square', 'triangle')), pipeline=pipeline,
 )
-parts = [dict(type='RepeatDataset', times=2, dataset=dict(part, ann_file=f)) for f in {files!r}]
-test_dataloader = dict(
-    val_dataloader, dataset=dict(_delete_=True, type='ConcatDataset', datasets=parts)
-)
-test_evaluator = dict(val_evaluator, check_ann_file=False)
+parts = [
+    dict(type='RepeatDataset', times=2, dataset=dict(part, ann_file=f'{name}.json'))
+    for name in ('two', 'rest')
+]
+test_dataloader['dataset'] = dict(_delete_=True, type='ConcatDataset', datasets=parts)
+test_evaluator['check_ann_file'] = False
 """
+LOADERS = dict(
+    padded=PADDED,
+    unpadded=PADDED.replace('shuffle=False', 'shuffle=False, round_up=False'),
+    wrapped=CONCAT,
+)
 
 
 @pytest.fixture(scope='module')
 def ranks(server):
     return server.run_ranks
+
+
+@pytest.fixture(scope='module', autouse=True)
+def parts(shapes):
+    """Annotation files of parts of the five images."""
+    for name, part in dict(two=slice(2), rest=slice(2, 5), five=slice(5)).items():
+        content = json.loads((shapes / 'annotations' / 'val.json').read_text())
+        content['images'] = content['images'][part]
+        kept = {image['id'] for image in content['images']}
+        content['annotations'] = [a for a in content['annotations'] if a['image_id'] in kept]
+        (shapes / f'{name}.json').write_text(json.dumps(content))
 
 
 def succeeded(answers):
@@ -80,9 +101,9 @@ def finish(job):
 
 @pytest.fixture(scope='module')
 def trained(ranks, shapes, tmp_path_factory):
-    """Trained by two processes, and what they told of their validation."""
+    """Checkpoint of a training by two processes, and the metrics of its validation."""
     folder = tmp_path_factory.mktemp('trained')
-    config = write_config(folder / 'tiny.py', shapes, MEASURED)
+    config = write_config(folder / 'tiny.py', shapes, MEASURED.format('five'))
     options = ['train_dataloader.batch_size=2', 'train_cfg.max_epochs=1']
     succeeded(ranks(2, 'ghmdet.train', [config, '--cfg-options', *options], folder))
     return folder / 'work_dirs' / 'tiny' / 'epoch_1.pth', read_metrics(folder, 2)
@@ -90,13 +111,17 @@ def trained(ranks, shapes, tmp_path_factory):
 
 def read_metrics(folder, count):
     """Metrics by name, the same on all ranks."""
-    told = [(folder / f'metrics_{rank}.json').read_text() for rank in range(count)]
-    assert len(set(told)) == 1
-    return json.loads(told[0])
+    texts = {(folder / f'metrics_{rank}.json').read_text() for rank in range(count)}
+    assert len(texts) == 1
+    return json.loads(texts.pop())
+
+
+def same(metrics):
+    return pytest.approx(metrics, rel=0, abs=0, nan_ok=True)
 
 
 def measure(ranks, config, checkpoint, count, *args, launcher='pytorch'):
-    """What all ranks say that the metrics are."""
+    """Metrics on all ranks."""
     answers = ranks(count, 'ghmdet.test', [config, checkpoint, *args], config.parent, launcher)
     succeeded(answers)
     assert 'not predicted' not in answers[0]['stdout'] + answers[0]['stderr']
@@ -104,107 +129,61 @@ def measure(ranks, config, checkpoint, count, *args, launcher='pytorch'):
     return read_metrics(config.parent, count)
 
 
+def measure_and_read(ranks, config, *args, **options):
+    """Metrics, and the detections in both kinds of files."""
+    folder = config.parent
+    outputs = ('--out', folder / 'out.pkl', '--cfg-options')
+    outputs += (f'test_evaluator.outfile_prefix={folder / "out.json"}',)
+    metrics = measure(ranks, config, *args, *outputs, **options)
+    dumped = pickle.loads((folder / 'out.pkl').read_bytes())
+    pairs = [(each['img_id'], each['pred_instances']['bboxes'].tolist()) for each in dumped]
+    return metrics, pairs, json.loads((folder / 'out.json').read_text())
+
+
 @pytest.fixture(scope='module')
 def expected(ranks, shapes, trained, tmp_path_factory):
-    """Metrics and results of one process: of five images, and of two."""
+    """What one process measures."""
     found = {}
-    for number in (5, 2):
-        folder = tmp_path_factory.mktemp(f'one_{number}')
-        config = write_config(folder / 'tiny.py', shapes, MEASURED + first(number, shapes))
-        metrics = measure(ranks, config, trained[0], 1, *both_outputs(folder))
+    for name, number in dict(five=5, two=2).items():
+        file = tmp_path_factory.mktemp(name) / 'tiny.py'
+        config = write_config(file, shapes, MEASURED.format(name))
+        found[name] = metrics, pairs, _ = measure_and_read(ranks, config, trained[0], 1)
         assert metrics['coco/bbox_mAP'] > 0
-        found[number] = metrics, read_results(folder)
-        dumped, _ = found[number][1]
-        assert [img_id for img_id, _ in dumped] == [1, 2, 3, 4, 5][:number]
+        assert [img_id for img_id, _ in pairs] == [1, 2, 3, 4, 5][:number]
     return found
 
 
-def both_outputs(folder):
-    json_file = folder / 'out.json'
-    return (
-        '--out',
-        folder / 'out.pkl',
-        '--cfg-options',
-        f'test_evaluator.outfile_prefix={json_file}',
-    )
-
-
-def read_results(folder):
-    """What was detected, of both files."""
-    dumped = pickle.loads((folder / 'out.pkl').read_bytes())
-    pairs = [(each['img_id'], each['pred_instances']['bboxes'].tolist()) for each in dumped]
-    return pairs, json.loads((folder / 'out.json').read_text())
-
-
-def first(number, shapes):
-    """Config of a test of the first images only."""
-    file = shapes / f'first_{number}.json'
-    if not file.exists():
-        write_part(shapes, file, slice(number))
-    return f"""
-test_dataloader = dict(
-    val_dataloader, dataset=dict(val_dataloader['dataset'], ann_file={str(file)!r})
-)
-test_evaluator = dict(ann_file={str(file)!r})
-"""
-
-
-def write_part(shapes, file, place, split='val'):
-    content = json.loads((shapes / 'annotations' / f'{split}.json').read_text())
-    content['images'] = content['images'][place]
-    kept = {image['id'] for image in content['images']}
-    content['annotations'] = [a for a in content['annotations'] if a['image_id'] in kept]
-    file.write_text(json.dumps(content))
-    return str(file)
-
-
 @pytest.mark.parametrize(
-    ('number', 'count', 'round_up', 'launcher'),
+    ('images', 'count', 'launcher', 'loader'),
     [
-        (5, 2, True, 'slurm'),
-        (2, 3, False, 'mpi'),
-        (5, 4, True, 'pytorch'),
-        *(
-            pytest.param(*each, 'pytorch', marks=pytest.mark.long)
-            for each in [(5, 3, False), (2, 3, True), (2, 4, False)]
-        ),
+        ('five', 2, 'slurm', 'padded'),
+        ('two', 3, 'mpi', 'unpadded'),
+        ('five', 4, 'pytorch', 'padded'),
+        ('five', 3, 'pytorch', 'wrapped'),
+        pytest.param('five', 3, 'pytorch', 'unpadded', marks=pytest.mark.long),
+        pytest.param('two', 3, 'pytorch', 'padded', marks=pytest.mark.long),
+        pytest.param('two', 4, 'pytorch', 'unpadded', marks=pytest.mark.long),
     ],
 )
 def test_ap_of_several_processes_is_that_of_one(
-    ranks, shapes, trained, expected, tmp_path, number, count, round_up, launcher
+    ranks, shapes, trained, expected, tmp_path, images, count, launcher, loader
 ):
-    sampler = dict(type='DefaultSampler', shuffle=False, round_up=round_up)
-    extra = f'{MEASURED}{first(number, shapes)}test_dataloader.update(sampler={sampler})\n'
-    config = write_config(tmp_path / 'tiny.py', shapes, extra)
-    args = both_outputs(tmp_path)
-    found = measure(ranks, config, trained[0], count, *args, launcher=launcher)
-    metrics, results = expected[number]
-    assert found == pytest.approx(metrics, rel=0, abs=0, nan_ok=True)
-    assert read_results(tmp_path) == results
-
-
-def test_ap_of_wrapped_datasets(ranks, shapes, trained, expected, tmp_path):
-    """Two files of which each is gone through twice; three processes."""
-    parts = (slice(0, 2), slice(2, 5))
-    files = [write_part(shapes, tmp_path / f'{i}.json', part) for i, part in enumerate(parts)]
-    config = write_config(tmp_path / 'tiny.py', shapes, MEASURED + CONCAT.format(files=files))
-    found = measure(ranks, config, trained[0], 3, *both_outputs(tmp_path))
-    metrics, results = expected[5]
-    assert found == pytest.approx(metrics, rel=0, abs=0, nan_ok=True)
-    assert read_results(tmp_path) == results
+    config = write_config(tmp_path / 'tiny.py', shapes, MEASURED.format(images) + LOADERS[loader])
+    metrics, *results = measure_and_read(ranks, config, trained[0], count, launcher=launcher)
+    assert metrics == same(expected[images][0])
+    assert results == [*expected[images][1:]]
 
 
 def test_format_only_writes_each_image_once(ranks, shapes, trained, expected, tmp_path):
-    config = write_config(tmp_path / 'tiny.py', shapes, MEASURED + first(5, shapes))
+    config = write_config(tmp_path / 'tiny.py', shapes, MEASURED.format('five'))
     out = tmp_path / 'out.json'
-    metrics = measure(ranks, config, trained[0], 2, '--format-only', '--out', out)
-    assert metrics == {}
-    assert json.loads(out.read_text()) == expected[5][1][1]
+    assert measure(ranks, config, trained[0], 2, '--format-only', '--out', out) == {}
+    assert json.loads(out.read_text()) == expected['five'][2]
 
 
 def test_validation_inside_of_a_training_is_that_of_one_process(trained, expected):
-    told = {key: value for key, value in trained[1].items() if not key.startswith('val/')}
-    assert told == pytest.approx(expected[5][0], rel=0, abs=0, nan_ok=True)
+    metrics = {key: value for key, value in trained[1].items() if not key.startswith('val/')}
+    assert metrics == same(expected['five'][0])
     assert trained[1]['val/loss'] > 0
 
 
@@ -212,7 +191,7 @@ def test_validation_inside_of_a_training_is_that_of_one_process(trained, expecte
 
 
 def test_a_rank_that_raises_wakes_the_others(ranks, shapes, tmp_path):
-    """Started by hand, the others have nobody but the broken connection to tell them."""
+    """Started by hand, the others have only the broken connection to notice it by."""
     config = write_config(tmp_path / 'tiny.py', shapes, FAIL.format(how='raise'))
     other, failed = ranks(2, 'ghmdet.train', [config], tmp_path)
     assert (other['code'], failed['code']) == (1, 1)
@@ -228,13 +207,13 @@ def seconds_since(file):
 
 def test_a_broken_image_names_itself(ranks, shapes, tmp_path):
     """Of one rank only, in a loader worker."""
-    file = Path(write_part(shapes, tmp_path / 'train.json', slice(None), 'train'))
-    content = json.loads(file.read_text())
+    content = json.loads((shapes / 'annotations' / 'train.json').read_text())
     # The first batch is 0 to 3, of which rank 1 gets the last two.
     bad = content['images'][3]
     broken = tmp_path / 'broken.jpg'
     broken.write_bytes((shapes / 'train' / bad['file_name']).read_bytes()[:1000])
     bad['file_name'] = str(broken)
+    file = tmp_path / 'train.json'
     file.write_text(json.dumps(content))
     config = write_config(tmp_path / 'tiny.py', shapes, BROKEN.format(file=str(file)))
     answers = ranks(2, 'ghmdet.train', [config], tmp_path)
@@ -246,27 +225,45 @@ def test_a_broken_image_names_itself(ranks, shapes, tmp_path):
     assert 'Traceback' in text
 
 
-@pytest.mark.parametrize('how', [pytest.param('raise', marks=pytest.mark.long), 'kill'])
+# --- torchrun ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ('script', 'args'), [('dist_train.sh', ['a.py']), ('dist_test.sh', ['a.py', 'b.pth'])]
+)
+def test_scripts_hand_their_arguments_on(tmp_path, script, args):
+    fake = tmp_path / 'torchrun'
+    fake.write_text('#!/bin/sh\necho "$@" $PET_SIGNALS_TO_HANDLE\n')
+    fake.chmod(0o755)
+    env = dict(PATH=f'{tmp_path}:{ENV["PATH"]}', NNODES='2', NODE_RANK='1', PORT='7')
+    command = [ROOT / 'tools' / script, *args, '4', '--amp']
+    tool = ROOT / 'tools' / script.removeprefix('dist_').replace('.sh', '.py')
+    words = finish(start(command, tmp_path, **env)).split()
+    expected = '--nnodes=2 --node_rank=1 --master_addr=127.0.0.1 --master_port=7 --nproc_per_node=4'
+    expected = [*expected.split(), str(tool), *args, '--launcher', 'pytorch', '--amp']
+    assert words[: len(expected)] == expected
+    assert ('SIGUSR1' in words[-1]) == (script == 'dist_train.sh')
+    usage = start(command[:-2], tmp_path, **env)
+    assert f'tools/{script} CONFIG' in finish(usage)
+    assert usage.returncode == 2
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('how', ['raise', 'kill'])
 def test_torchrun_ends_when_a_rank_fails(shapes, tmp_path, how):
     config = write_config(tmp_path / 'tiny.py', shapes, FAIL.format(how=how))
-    script = ROOT / 'tools' / 'dist_train.sh'
-    job = start([script, config, 2], tmp_path, PORT=str(free_port()))
+    job = start([ROOT / 'tools' / 'dist_train.sh', config, 2], tmp_path, PORT=str(free_port()))
     text = finish(job)
     assert seconds_since(tmp_path / 'failed') < SOON
     assert job.returncode == 1
-    if how == 'raise':
-        assert 'error: rank 1: the hook of rank 1 gives up' in text
-        assert 'in before_train_iter' in text
-    else:
-        assert 'Signal 9 (SIGKILL)' in text
+    expected = {'raise': 'error: rank 1: the hook of rank 1 gives up', 'kill': 'Signal 9 (SIGKILL)'}
+    assert expected[how] in text
 
 
-# --- two hosts --------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize('rendezvous', [pytest.param('c10d', marks=pytest.mark.long), 'static'])
+@pytest.mark.long
+@pytest.mark.parametrize('rendezvous', ['c10d', 'static'])
 def test_two_hosts(shapes, trained, expected, tmp_path, rendezvous):
-    config = write_config(tmp_path / 'tiny.py', shapes, MEASURED + first(5, shapes))
+    config = write_config(tmp_path / 'tiny.py', shapes, MEASURED.format('five'))
     port = str(free_port())
     jobs = []
     for node in (0, 1):
@@ -282,4 +279,4 @@ def test_two_hosts(shapes, trained, expected, tmp_path, rendezvous):
     for job in jobs:
         text = finish(job)
         assert job.returncode == 0, text[-3000:]
-    assert read_metrics(tmp_path, 2) == pytest.approx(expected[5][0], rel=0, abs=0, nan_ok=True)
+    assert read_metrics(tmp_path, 2) == same(expected['five'][0])

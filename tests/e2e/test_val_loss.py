@@ -11,6 +11,7 @@ from ghmdet.engine import build_runner
 from tests.e2e.conftest import write_config
 from tests.number_runs import own_scope
 
+WITH_LOSS = {'val_cfg.compute_loss': True}
 KEYS = ('val/loss', 'val/loss_cls', 'val/loss_bbox')
 
 
@@ -34,7 +35,7 @@ def scope():
 @pytest.fixture(scope='module')
 def run(shapes, tmp_path_factory):
     folder = tmp_path_factory.mktemp('val') / 'with'
-    runner = runner_of(folder, shapes, **{'val_cfg.compute_loss': True})
+    runner = runner_of(folder, shapes, **WITH_LOSS)
     runner.train()
     return runner
 
@@ -79,18 +80,23 @@ def test_it_is_the_mean_over_the_images(run):
     assert found['val/loss'] == pytest.approx(sum(expected.values()), rel=1e-5)
 
 
-ANNOTATIONS_FIRST = 'val_dataloader["dataset"]["pipeline"] = train_pipeline\n'
+OTHER_ORDER = """
+val_dataloader['dataset']['pipeline'] = train_pipeline  # annotations first
+val_dataloader['batch_size'] = 2
+"""
 FOCAL = """
 model['bbox_head'].update(
     loss_cls=dict(_delete_=True, type='FocalLoss'), loss_bbox=dict(_delete_=True, type='L1Loss')
 )
+file = 'annotations/train.json'
+val_dataloader['dataset'].update(ann_file=file, data_prefix=dict(img='train/'))
+val_evaluator['ann_file'] = data_root + file
 """
 
 
 def test_the_order_of_the_pipeline_and_the_batch_change_nothing(run, shapes, tmp_path):
     found = run.val_loop.run()
-    extra = ANNOTATIONS_FIRST + 'val_dataloader["batch_size"] = 2\n'
-    other = runner_of(tmp_path / 'other', shapes, extra, **{'val_cfg.compute_loss': True})
+    other = runner_of(tmp_path / 'other', shapes, OTHER_ORDER, **WITH_LOSS)
     other.load_checkpoint(f'{run.work_dir}/epoch_2.pth')
     again = other.val_loop.run()
     assert [again[key] for key in KEYS] == [found[key] for key in KEYS]
@@ -98,12 +104,7 @@ def test_the_order_of_the_pipeline_and_the_batch_change_nothing(run, shapes, tmp
 
 def test_focal_loss_and_images_without_objects(shapes, tmp_path):
     # Of these images one has no objects.
-    extra = FOCAL + (
-        'val_dataloader["dataset"].update(ann_file="annotations/train.json", '
-        'data_prefix=dict(img="train/"))\nval_evaluator["ann_file"] = data_root + '
-        '"annotations/train.json"\n'
-    )
-    runner = runner_of(tmp_path / 'focal', shapes, extra, **{'val_cfg.compute_loss': True})
+    runner = runner_of(tmp_path / 'focal', shapes, FOCAL, **WITH_LOSS)
     runner.model.init_weights()
     found = runner.val_loop.run()
     expected = by_hand(runner, runner.val_dataloader.dataset)

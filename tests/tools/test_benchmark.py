@@ -13,14 +13,13 @@ FOLDER = Path(__file__).parents[2] / 'tools' / 'analysis_tools'
 sys.path.insert(0, str(FOLDER))
 
 import benchmark  # noqa: E402
-from benchmarks import evaluation, loss, measure, networks, startup  # noqa: E402
+from benchmarks import loss, measure, networks, startup  # noqa: E402
 from benchmarks.machine import Rates  # noqa: E402
 
 pytestmark = pytest.mark.long
 RATES = Rates(1e9, {'float32': 2e9, 'bfloat16': 4e9})
-PARTS_OF_STEP = [
-    *('preprocessing', 'backbone and neck', 'head', 'targets and loss', 'backward', 'optimizer'),
-]
+PARTS_OF_STEP = ('preprocessing', 'backbone and neck', 'head', 'targets and loss')
+PARTS_OF_STEP += ('backward', 'optimizer')
 
 
 def run(*argv):
@@ -48,45 +47,33 @@ def check_report(report):
 def test_loss():
     report, rows = run('loss', '--size', 64, 64, '--runs', 2)
     assert list(rows) == ['GHMC', 'GHMC literal loop', 'GHMR', 'GHMR literal loop']
-    assert [row.reference for row in report.rows] == [
-        *2 * ['GHMC literal loop'],
-        *2 * ['GHMR literal loop'],
-    ]
+    references = ['GHMC literal loop'] * 2 + ['GHMR literal loop'] * 2
+    assert [row.reference for row in report.rows] == references
     # 8 x 8 cells of 9 anchors, 80 classes, 4 bytes, passed 3 times; 4 deltas, 7 times; 1 GB/s
     assert rows['GHMC'].floor_seconds == pytest.approx(576 * 80 * 4 * 3 / 1e9)
     assert rows['GHMR'].floor_seconds == pytest.approx(576 * 4 * 4 * 7 / 1e9)
     assert len(rows['GHMC'].seconds) == 2
 
 
-def test_a_loss_that_differs_fails(monkeypatch, tmp_path):
+def test_json_and_table_of_a_loss_that_differs(monkeypatch, tmp_path, capsys):
     monkeypatch.setattr(loss, 'GHMC', lambda bins, momentum: loss.LiteralGHMC(29, 0.75, 1 + 1e-6))
     monkeypatch.setattr(loss.LiteralGHM, 'to', lambda self, device: self, raising=False)
-    monkeypatch.setattr(benchmark, 'measure_rates', lambda device: RATES)
-    reports = benchmark.main(['loss', '--size', '64', '64', '--runs', '1'])
-    assert reports[0]['checks'] == {
-        'GHMC: gradients within 0.0001 of the literal loop': False,
-        'GHMR: gradients within 0.0001 of the literal loop': True,
-    }
-
-
-def test_json_and_table(tmp_path, capsys):
     file = tmp_path / 'figures.json'
     benchmark.main(['loss', '--size', '64', '64', '--runs', '3', '--json', str(file)])
     content = json.loads(file.read_text())
-    assert content.keys() == {'machine', 'versions', 'reports'}
     assert content['versions']['torch'] == torch.__version__.partition('+')[0]
     assert content['machine']['rates'].keys() == {'bytes_per_second', 'flop_per_second'}
     (report,) = content['reports']
     assert report['arguments']['runs'] == 3
-    row, reference = report['rows'][:2]
-    assert row.keys() == {
-        *('name', 'seconds', 'peak_bytes', 'reference', 'floor_seconds', 'notes'),
-        *('min', 'median', 'max', 'ratio', 'gap'),
+    assert report['checks'] == {
+        'GHMC: gradients within 0.0001 of the literal loop': False,
+        'GHMR: gradients within 0.0001 of the literal loop': True,
     }
+    row, reference = report['rows'][:2]
     assert row['ratio'] == reference['median'] / row['median']
     printed = capsys.readouterr().out
     assert f'{row["median"]:.4f}' in printed
-    assert 'ok: GHMC: gradients within 0.0001' in printed
+    assert 'ok: GHMR: gradients within 0.0001' in printed
 
 
 def test_step():
@@ -133,15 +120,12 @@ def test_dataset():
     assert list(rows) == ['CocoDataset', 'pycocotools', 'the bytes alone']
 
 
-def test_evaluation(monkeypatch):
+def test_evaluation():
     report, _ = run('evaluation', '--images', 12, '--detections', 20, '--runs', 1)
     numbers = [float(n) for n in report.remarks[0].partition(': ')[2].split(', ')]
     assert len(numbers) == 12
     assert 0 < numbers[0] < numbers[1] < 1
-    monkeypatch.setattr(evaluation, 'evaluate_with_ghmdet', lambda *_: 12 * [0.5])
-    (args,) = benchmark.parse_args(['evaluation', '--images', '5', '--runs', '1'])
-    report = evaluation.run(args, RATES)
-    assert report.checks == {'the twelve numbers are equal to 1e-12': False}
+    assert report.checks == {'the twelve numbers are equal to 1e-12': True}
 
 
 def test_startup(monkeypatch):
@@ -149,19 +133,6 @@ def test_startup(monkeypatch):
     monkeypatch.setattr(startup, '_COMMANDS', commands)
     report, _ = run('startup', '--runs', 1)
     assert report.checks == {'import ghmdet leaves torch out': True}
-
-
-@pytest.mark.parametrize(
-    ('argv', 'told'),
-    [
-        (['loss', '--runs', '0'], '--runs must be at least 1, got 0'),
-        (['all', '--images', '3'], 'unrecognized arguments: --images 3'),
-    ],
-)
-def test_bad_arguments(argv, told, capsys):
-    with pytest.raises(SystemExit):
-        benchmark.parse_args(argv)
-    assert told in capsys.readouterr().err
 
 
 def test_memory_of_a_call():
