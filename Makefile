@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := work_dirs/demo
 
-.PHONY: demo test lint clean
+.PHONY: demo test test-all lint clean
 
 $(VENV)/.installed: setup.py pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -28,8 +28,14 @@ lint: $(VENV)/.installed-dev
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-test: lint  ## lint, types, all tests, coverage
-	$(BIN)/python -m pytest -n 2 --dist worksteal --cov --cov-report=term:skip-covered --cov-fail-under=90 --durations=10
+PYTEST := $(BIN)/python -m pytest -n 2 --dist worksteal --durations=10
+COVERAGE := --cov --cov-report=term:skip-covered
+
+test: lint  ## lint, types, each promise once, coverage
+	$(PYTEST) -m "not long" $(COVERAGE) --cov-fail-under=90
+
+test-all: $(VENV)/.installed-dev  ## after `make test`, what it leaves out; coverage of both
+	$(PYTEST) -m long $(COVERAGE) --cov-append --cov-fail-under=97
 
 clean:
 	rm -rf $(VENV) work_dirs data build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache

@@ -1,8 +1,8 @@
 # RetinaNet R-18-FPN with GHM-C and GHM-R on BCCD (364 photographs of blood cells), from scratch.
 #   python tools/dataset_converters/pascal_voc.py PATH/TO/BCCD --out data/bccd
 #   python tools/train.py configs/retinanet_ghm_r18_fpn_bccd.py
-# One process, 8 images a step, float32. The stem stays as initialised (frozen_stages=0), since
-# the run that this one is compared with was made so.
+# One process, batch size 8, float32. The stem is frozen at its initial values (frozen_stages=0), as
+# in the run of MMDetection that this one is compared with.
 _base_ = 'retinanet_ghm_r50_fpn_1x_coco.py'
 
 classes = ('WBC', 'RBC', 'Platelets')
@@ -45,7 +45,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(classwise=True)
 test_evaluator = val_evaluator
-tta_pipeline = None  # the image and its mirror image
+tta_pipeline = None  # the default: the image and the flipped image
 
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),

@@ -1,8 +1,8 @@
-# RetinaNet R-18-FPN, slim, with GHM-C and GHM-R on BCCD: a recipe for small sets without pretrained
-# weights.
+# Narrow RetinaNet R-18-FPN with GHM-C and GHM-R on BCCD: a recipe for small datasets without
+# pretrained weights.
 #   python tools/dataset_converters/pascal_voc.py PATH/TO/BCCD --out data/bccd
 #   python tools/train.py configs/retinanet_ghm_r18_fpn_scratch_bccd.py
-# One process, 4 images a step.
+# One process, batch size 4.
 _base_ = 'retinanet_ghm_r18_fpn_bccd.py'
 
 scale = (320, 240)
@@ -10,7 +10,7 @@ width = 128
 norm_cfg = dict(type='GN', num_groups=16)
 
 model = dict(
-    # Cells are at most 120 pixels wide: three stages see them whole.
+    # Cells are at most 120 pixels wide: the receptive field of three stages suffices.
     backbone=dict(num_stages=3, out_indices=(1, 2), frozen_stages=-1),
     neck=dict(
         in_channels=[128, 256],
@@ -25,7 +25,7 @@ model = dict(
         feat_channels=width,
         stacked_convs=2,
         norm_cfg=norm_cfg,
-        # The cells' own sizes: 20 to 32, 40 to 63, 80 to 127 pixels; nearly square.
+        # The sizes of the cells: 20 to 32, 40 to 63, 80 to 127 pixels; nearly square.
         anchor_generator=dict(octave_base_scale=2.5, strides=[8, 16, 32], ratios=[0.8, 1.0, 1.25]),
     ),
 )

@@ -1,7 +1,7 @@
-# RetinaNet R-18-FPN, slim, with GHM-C and GHM-R on the embedded set of coloured shapes: the demo.
+# Narrow RetinaNet R-18-FPN with GHM-C and GHM-R on a drawn dataset of coloured shapes: the demo.
 #   python tools/dataset_converters/shapes.py --out data/shapes
 #   python tools/train.py configs/retinanet_ghm_r18_fpn_shapes.py
-# From scratch, one process, 4 images a step.
+# From scratch, one process, batch size 4.
 _base_ = 'retinanet_ghm_r50_fpn_1x_coco.py'
 
 classes = ('circle', 'square', 'triangle')
@@ -12,7 +12,7 @@ norm_cfg = dict(type='GN', num_groups=16)
 
 model = dict(
     backbone=dict(depth=18, frozen_stages=-1, norm_eval=False, init_cfg=None),
-    # Three levels suffice for small images; GHM gives each level the same say.
+    # Three levels suffice for small images; GHM gives each level the same weight.
     neck=dict(in_channels=[64, 128, 256, 512], out_channels=width, num_outs=3, norm_cfg=norm_cfg),
     bbox_head=dict(
         num_classes=len(classes),
@@ -63,7 +63,7 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 val_evaluator = dict(classwise=True)
 test_evaluator = val_evaluator
-tta_pipeline = None  # the image and its mirror image
+tta_pipeline = None  # the default: the image and the flipped image
 
 max_epochs = 15
 train_cfg = dict(max_epochs=max_epochs, val_interval=5)

@@ -1,6 +1,6 @@
 # RetinaNet R-50-FPN with GHM-C and GHM-R: COCO val2017 box AP 37.0 (published), 4.0 GB.
 #   python tools/train.py configs/retinanet_ghm_r50_fpn_1x_coco.py
-# The learning rate assumes 16 images a step (8 GPUs x 2); elsewhere add --auto-scale-lr.
+# The learning rate is for a total batch size of 16 (8 GPUs x 2); for another add --auto-scale-lr.
 _base_ = 'retinanet_r50_fpn_1x_coco.py'
 
 model = dict(

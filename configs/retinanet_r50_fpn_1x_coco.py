@@ -1,6 +1,6 @@
 # RetinaNet R-50-FPN with focal loss, the baseline of the GHM models: COCO val2017 box AP 36.5.
 #   python tools/train.py configs/retinanet_r50_fpn_1x_coco.py
-# The learning rate assumes 16 images a step (8 GPUs x 2); elsewhere add --auto-scale-lr.
+# The learning rate is for a total batch size of 16 (8 GPUs x 2); for another add --auto-scale-lr.
 _base_ = [
     '_base_/models/retinanet_r50_fpn.py',
     '_base_/datasets/coco_detection.py',

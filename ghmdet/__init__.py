@@ -1,8 +1,8 @@
 """ghmdet: RetinaNet with the GHM losses, config-driven.
 
-Importing the package needs no torch and registers nothing. It makes mmengine understand
-`ghmdet::` names and `read_base` imports of our configs. Everything that can be named in a config is
-registered when a registry of `ghmdet.registry` first needs it.
+Importing the package needs no torch and registers nothing. It lets mmengine find `ghmdet::` names
+and `read_base` imports of our configs. Everything that a config can name is registered when a
+registry of `ghmdet.registry` first needs it.
 """
 
 import sys
@@ -15,7 +15,7 @@ try:
     from ghmdet.config import package_lookup, shipped
     from ghmdet.config.shipped import CONFIG_ROOT, config_path, get_config
 except Exception:  # mmengine is missing or broken
-    if 'ghmdet.env' not in sys.orig_argv:  # which is to say so
+    if 'ghmdet.env' not in sys.orig_argv:  # which reports it
         raise
 else:
     package_lookup.apply()
@@ -28,7 +28,7 @@ __all__ = ['CONFIG_ROOT', '__version__', 'config_path', 'get_config', 'get_model
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs torch when it is first asked for."""
+    """Import what needs torch at its first use."""
     if name != 'get_model':
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
     return import_module('ghmdet.engine').get_model

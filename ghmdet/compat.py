@@ -1,9 +1,9 @@
-"""Cures for faults of mmengine that would stop or clutter a run.
+"""Workarounds for faults of mmengine that would stop a run or fill its log.
 
-One function per fault, named after it and citing a public report of it. Each first probes for the
-fault and leaves a healthy (newer, older or forked) mmengine as it is; what decides is behaviour,
-never a version number. `ghmdet.engine` calls `apply` when it is imported; the cures that need no
-torch are in `package_lookup`.
+One function per fault, with a link to a public report of it. Each first tests for the fault, by
+behaviour and never by version number, and leaves an mmengine without it (newer, older or forked)
+as it is. `ghmdet.engine` calls `apply` when it is imported; the workarounds that need no torch are
+in `ghmdet.config.package_lookup`.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _OLD_FILE_CLIENT = ('"FileClient" will be deprecated', '"HardDiskBackend" is the
 
 
 def apply() -> None:
-    """Run every cure; calling it again changes nothing."""
+    """Apply every workaround; calling it again changes nothing."""
     patch_find_loader()
     patch_distutils()
     patch_file_client_warnings()
@@ -53,7 +53,7 @@ def patch_find_loader() -> None:
 def patch_distutils() -> None:
     """Report the environment without `distutils`.
 
-    Python 3.12 dropped it, so a start without setuptools' stand-in stops at the report that heads
+    Python 3.12 dropped it, so without setuptools' replacement a run stops at the report that begins
     every log (https://peps.python.org/pep-0632).
     """
     if find_spec('distutils') is None:
@@ -61,30 +61,30 @@ def patch_distutils() -> None:
 
 
 def patch_file_client_warnings() -> None:
-    """Demote to DEBUG two warnings that each run prints about mmengine's own choice of class.
+    """Log two warnings of each run, about a class that mmengine itself chooses, at level DEBUG.
 
-    They concern mmengine's hooks, and a user can do nothing about them (they head the log in
-    https://github.com/open-mmlab/mmpose/issues/2669, for one).
+    A user can do nothing about them (they begin the log in
+    https://github.com/open-mmlab/mmpose/issues/2669, for example).
     """
     original = getattr(file_client, 'print_log', None)
-    if original is None or getattr(original, 'demotes_file_client', False):
+    if original is None or getattr(original, 'logs_file_client_as_debug', False):
         return
 
     def print_log(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:
         known = str(msg).startswith(_OLD_FILE_CLIENT)
         original(msg, logger=logger, level=logging.DEBUG if known else level)
 
-    print_log.demotes_file_client = True  # type: ignore[attr-defined]
+    print_log.logs_file_client_as_debug = True  # type: ignore[attr-defined]
     file_client.print_log = print_log
 
 
 def patch_config_formatter() -> None:
     """Write a config as unformatted text where yapf cannot format it.
 
-    yapf changes its interface and fails on valid code; the run then stops before it has begun
+    yapf changes its interface and fails on valid code; the run then stops at its start
     (https://github.com/open-mmlab/mmdetection/issues/10962).
     """
-    if _survives_formatter():
+    if _formatter_may_fail():
         return
     formatted = Config.pretty_text.fget
 
@@ -99,16 +99,16 @@ def patch_config_formatter() -> None:
     Config.pretty_text = property(pretty_text)
 
 
-def _survives_formatter() -> bool:
+def _formatter_may_fail() -> bool:
     """Whether a config still has a text when the formatter raises."""
     formatter = getattr(config_module, 'FormatCode', None)
 
     def broken(*_: Any, **__: Any) -> None:
-        raise TypeError('probe of ghmdet.compat')
+        raise TypeError('test by ghmdet.compat')
 
     config_module.FormatCode = broken
     try:
-        return bool(Config({'probe': 1}).pretty_text)
+        return bool(Config({'x': 1}).pretty_text)
     except SyntaxError:
         return False
     finally:
@@ -124,7 +124,7 @@ def _has_compiled_mmcv() -> bool:
 
 
 def _report_environment() -> dict[str, Any]:
-    """Versions and devices for the head of a log."""
+    """Versions and devices for the beginning of a log."""
     devices = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
     return {
         'sys.platform': sys.platform,

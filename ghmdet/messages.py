@@ -20,6 +20,17 @@ def list_items(items: Iterable[Any], limit: int = 5, separator: str = ', ') -> s
     return f'{listed}{separator.strip().strip(",")} and {rest:,} more' if rest > 0 else listed
 
 
+def shorten(value: Any, limit: int = 120) -> str:
+    """Return the `repr` of a value, cut off after `limit` characters.
+
+    Example:
+        >>> shorten(dict(type='CocoDataset'), 10)
+        "{'type': '..."
+    """
+    text = repr(value)
+    return text if len(text) <= limit else f'{text[:limit]}...'
+
+
 def nearest(name: str, names: Iterable[str], count: int = 2, cutoff: float = 0.75) -> list[str]:
     """Return the names, at most `count`, for which `name` may be a typing error; the best first.
 

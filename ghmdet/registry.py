@@ -1,15 +1,16 @@
-"""What does the work of MMDetection's parts here; `docs/from_mmdet.md` shows the same table."""
+"""Registries: one of ghmdet below each of mmengine's, asked first for a name without a scope."""
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
 from mmengine import registry as root
 from mmengine.registry import DefaultScope
 from mmengine.registry import Registry as _MMEngineRegistry
+
+from ghmdet.messages import did_you_mean, nearest
 
 REPLACED_PARTS = {
     'Collect': 'PackDetInputs',
@@ -36,33 +37,32 @@ REPLACED_PARTS = {
     'ExpMomentumEMAHook': 'EMAHook with ema_type="ExponentialMovingAverage"',
     'ExpMomentumEMA': 'ExponentialMovingAverage',
     'LinearMomentumEMAHook': 'EMAHook',
-    'NumClassCheckHook': 'StartCheckHook, which runs by itself',
-    'CheckInvalidLossHook': 'SkipNonFiniteStepsHook, which runs by itself',
-    'MemoryProfilerHook': 'PeakMemoryHook, which runs by itself',
+    'NumClassCheckHook': 'StartCheckHook, which is always registered',
+    'CheckInvalidLossHook': 'SkipNonFiniteStepsHook, which is always registered',
+    'MemoryProfilerHook': 'PeakMemoryHook, which is always registered',
     'CustomDataset': 'CocoDataset, with the annotations in COCO format',
     'XMLDataset': 'CocoDataset, after tools/dataset_converters/pascal_voc.py',
     'VOCDataset': 'CocoDataset, after tools/dataset_converters/pascal_voc.py',
     'VOCMetric': 'CocoMetric',
 }
-"""Part of MMDetection 2.x or 3.x -> what does its work here."""
-
+"""Part of MMDetection 2.x or 3.x -> its replacement; `docs/from_mmdet.md` has the same table."""
 
 _SCOPE = 'ghmdet'
 
 
 class UnknownPartError(KeyError):
-    """A name stands in no registry; its text is shown as it is, which KeyError's is not."""
+    """A name is in no registry; unlike KeyError's, its message is shown without quotes."""
 
     def __str__(self) -> str:
         return str(self.args[0])
 
 
 class Registry(_MMEngineRegistry):
-    """mmengine's, in which a name without a scope means ghmdet's part before any other's.
+    """mmengine's registry, in which a name without a scope means ghmdet's part first.
 
-    mmengine would ask the default scope first, which is what the last Runner of the process set,
-    for whatever package it ran. Here the default scope is asked for what ghmdet and the root lack,
-    so that a project of another scope can put its parts into our detector.
+    mmengine would look in the default scope first, which the last Runner of the process has set,
+    for whatever package it ran. Here the default scope is searched last, so that a project of
+    another scope can use its parts in our detector.
     """
 
     @contextmanager
@@ -78,8 +78,7 @@ class Registry(_MMEngineRegistry):
         """Return the class or function registered as `key`, which may begin with a scope.
 
         Raises:
-            UnknownPartError: there is none. mmengine's own would return None, and the caller would
-                report no more than that.
+            UnknownPartError: there is none, where mmengine returns None.
         """
         found = self._find(key)
         if found is None:
@@ -118,26 +117,21 @@ class Registry(_MMEngineRegistry):
         else:
             other = self._default_scope()
             searched = ', '.join(dict.fromkeys([*scopes, *filter(None, (scope, other))]))
-        nearest = [near for registry in chain for near in _nearest(name, registry.module_dict)]
-        told = [f'{key} is not in the {self.scope}::{self.name} registry']
+        near = [each for registry in chain for each in _near(name, registry.module_dict)]
+        message = f'{key} is not in the {self.scope}::{self.name} registry'
         if name in REPLACED_PARTS:
-            told.append(f"it is MMDetection's; here its work is done by {REPLACED_PARTS[name]}")
-        if nearest:
-            told.append(f'nearest: {", ".join(dict.fromkeys(nearest))}')
-        elif self.module_dict:
-            told.append(f'{self.scope} has {", ".join(sorted(self.module_dict))}')
+            message += f'; it is a part of MMDetection, replaced here by {REPLACED_PARTS[name]}'
+        if not near and self.module_dict:
+            message += f'; {self.scope} has {", ".join(sorted(self.module_dict))}'
         return (
-            f'{"; ".join(told)}. Searched: {searched}. A part of your own needs '
-            "custom_imports=dict(imports=['mypackage.mymodule']), the module that registers it; "
-            "what ghmdet has of MMDetection's parts stands in docs/from_mmdet.md"
+            f'{message}{did_you_mean(dict.fromkeys(near)) or "."} Searched: {searched}. A part of '
+            "your own needs custom_imports=dict(imports=['mypackage.mymodule']), the module that "
+            'registers it; docs/from_mmdet.md lists the parts of MMDetection that ghmdet has'
         )
 
 
-def _nearest(name: str, names: Iterable[str]) -> list[str]:
-    """The names most like `name`, upper and lower case being alike."""
-    by_lower = {each.lower(): each for each in names}
-    found = difflib.get_close_matches(name.lower(), by_lower, cutoff=0.65)
-    return [by_lower[near] for near in found]
+def _near(name: str, names: dict[str, Any]) -> list[str]:
+    return [name] if name in names else nearest(name, names, count=3, cutoff=0.65)
 
 
 MODELS = Registry(
@@ -169,7 +163,7 @@ HOOKS = Registry(
     'hook',
     parent=root.HOOKS,
     scope=_SCOPE,
-    locations=['mmengine.hooks', 'ghmdet.engine.runtime', 'ghmdet.visualization'],
+    locations=['mmengine.hooks', 'ghmdet.engine.runner', 'ghmdet.visualization'],
 )
 VISUALIZERS = Registry(
     'visualizer', parent=root.VISUALIZERS, scope=_SCOPE, locations=['ghmdet.visualization']
@@ -178,10 +172,10 @@ LOOPS = Registry(
     'loop',
     parent=root.LOOPS,
     scope=_SCOPE,
-    locations=['mmengine.runner', 'ghmdet.engine.runtime'],
+    locations=['mmengine.runner', 'ghmdet.engine.loops', 'ghmdet.engine.val_loop'],
 )
 
-# Nothing of ours yet, but a scope that lacks a registry makes mmengine warn at every build.
+# Empty, but a scope that lacks a registry makes mmengine warn at every build.
 RUNNERS = Registry('runner', parent=root.RUNNERS, scope=_SCOPE)
 RUNNER_CONSTRUCTORS = Registry('runner constructor', parent=root.RUNNER_CONSTRUCTORS, scope=_SCOPE)
 STRATEGIES = Registry('strategy', parent=root.STRATEGIES, scope=_SCOPE)
@@ -192,7 +186,7 @@ WEIGHT_INITIALIZERS = Registry(
     'weight initializer',
     parent=root.WEIGHT_INITIALIZERS,
     scope=_SCOPE,
-    locations=['mmengine.model', 'ghmdet.engine.runtime'],
+    locations=['mmengine.model', 'ghmdet.checkpoint'],
 )
 OPTIMIZERS = Registry(
     'optimizer', parent=root.OPTIMIZERS, scope=_SCOPE, locations=['mmengine.optim']
@@ -201,7 +195,7 @@ OPTIM_WRAPPERS = Registry(
     'optim_wrapper',
     parent=root.OPTIM_WRAPPERS,
     scope=_SCOPE,
-    locations=['mmengine.optim', 'ghmdet.engine.runtime'],
+    locations=['mmengine.optim', 'ghmdet.engine.amp'],
 )
 OPTIM_WRAPPER_CONSTRUCTORS = Registry(
     'optimizer wrapper constructor',

@@ -1,4 +1,4 @@
-"""What one sample is between the data pipeline and the metric.
+"""DetDataSample, the sample between the data pipeline and the metric.
 
 Keys of `DetDataSample.metainfo` (sizes are in pixels, mind the order):
 
@@ -9,10 +9,10 @@ Keys of `DetDataSample.metainfo` (sizes are in pixels, mind the order):
 | `ori_shape` | (h, w) of the file |
 | `img_shape` | (h, w) after resizing, before padding |
 | `pad_shape` | (h, w) of this image padded to the size divisor |
-| `batch_input_shape` | (h, w) of the whole batch, what the network sees |
+| `batch_input_shape` | (h, w) of the whole batch, the input of the network |
 | `scale_factor` | (w, h) factors, img_shape / ori_shape |
 | `flip`, `flip_direction` | whether mirrored, and 'horizontal', 'vertical', 'diagonal' or None |
-| `is_padding` | True: repeats an image for a process that has none left; not to be learnt from |
+| `is_padding` | True: repeats an image to pad the batch of a process; not used in the loss |
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ from mmengine.config import Config, ConfigDict
 
 from ghmdet import engine
 from ghmdet.config import arguments, cli
-from ghmdet.config.errors import name_the_place
+from ghmdet.config.errors import name_the_key
 from ghmdet.registry import METRICS
 
 _TTA_META_KEYS = (
@@ -36,7 +36,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--format-only',
         action='store_true',
-        help='write COCO results and measure nothing, so that annotations may be absent; to '
+        help='write COCO results without evaluation, which needs no annotations; to '
         '<work dir>/results.bbox.json, or to --out',
     )
     parser.add_argument(
@@ -57,7 +57,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--compile',
         action='store_true',
-        help='compile the network with torch.compile: some minutes at the first start, less after',
+        help='compile the network with torch.compile: takes minutes at the first start, less later',
     )
     arguments.add_common_arguments(parser)
     args = parser.parse_args()
@@ -87,9 +87,9 @@ def turn_on_drawing(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def turn_on_tta(cfg: Config) -> None:
-    """Wrap the model and the test pipeline for several views of each image."""
+    """Wrap the model and the test pipeline for test-time augmentation."""
     if cfg.get('tta_model') is None:
-        warnings.warn('no `tta_model` in the config: merging by NMS at 0.5, 100 boxes an image')
+        warnings.warn('no `tta_model` in the config: merging by NMS at 0.5, 100 boxes per image')
         cfg.tta_model = dict(
             type='DetTTAModel',
             tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
@@ -108,10 +108,10 @@ def turn_on_tta(cfg: Config) -> None:
 
 
 def choose_results(cfg: Config, args: argparse.Namespace) -> None:
-    """Set the images and the evaluator as the arguments say.
+    """Set the images and the evaluator for `--images`, `--format-only` and `--out`.
 
     Raises:
-        ValueError: COCO results are asked for, and no metric could write them.
+        ValueError: there is no metric that could write the COCO results.
     """
     to_json = args.out is not None and args.out.endswith('.json')
     path = args.out if to_json else os.path.join(cfg.work_dir, 'results.bbox.json')
@@ -124,15 +124,15 @@ def choose_results(cfg: Config, args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    """From the command line to the metrics."""
+    """Run the program."""
     args = parse_args()
     cfg = arguments.load_config(args)
-    with name_the_place(cfg, args.cfg_options):
+    with name_the_key(cfg, args.cfg_options):
         test(cfg, args)
 
 
 def test(cfg: Config, args: argparse.Namespace) -> None:
-    """Test as the arguments say."""
+    """Test with the arguments of `parse_args`."""
     cfg.load_from = args.checkpoint
     cfg.resume = False  # of a config that trains
     choose_results(cfg, args)

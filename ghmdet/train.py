@@ -8,7 +8,7 @@ from mmengine.config import Config
 
 from ghmdet import engine
 from ghmdet.config import arguments, cli
-from ghmdet.config.errors import name_the_place
+from ghmdet.config.errors import name_the_key
 
 
 def parse_args() -> argparse.Namespace:
@@ -24,7 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--compile',
         action='store_true',
-        help='compile the network with torch.compile: some minutes at the first start, less after',
+        help='compile the network with torch.compile: takes minutes at the first start, less later',
     )
     parser.add_argument(
         '--auto-scale-lr',
@@ -35,31 +35,31 @@ def parse_args() -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
-        help='go on from this checkpoint; without a value from the newest in the work dir',
+        help='resume from this checkpoint; without a value from the newest in the work dir',
     )
     parser.add_argument(
-        '--seed', type=int, help='of all that is random, in place of randomness.seed of the config'
+        '--seed', type=int, help='random seed, in place of randomness.seed of the config'
     )
     parser.add_argument(
         '--deterministic',
         action='store_true',
-        help='on CUDA use algorithms that give the same bits each time, and stop where there is '
-        'none; on the CPU all are so',
+        help='use deterministic algorithms only, and stop where CUDA has none; on the CPU all are '
+        'deterministic',
     )
     arguments.add_common_arguments(parser)
     return parser.parse_args()
 
 
 def main() -> None:
-    """From the command line to a finished run."""
+    """Run the program."""
     args = parse_args()
     cfg = arguments.load_config(args)
-    with name_the_place(cfg, args.cfg_options):
+    with name_the_key(cfg, args.cfg_options):
         train(cfg, args)
 
 
 def train(cfg: Config, args: argparse.Namespace) -> None:
-    """Train as the arguments say."""
+    """Train with the arguments of `parse_args`."""
     if args.amp:
         engine.apply_amp(cfg)
     if args.auto_scale_lr:

@@ -5,56 +5,29 @@ FILES = {
 model = dict(
     type='mmdet.RetinaNet',
     data_preprocessor=dict(
-        type='mmdet.DetDataPreprocessor',
-        mean=[123.675, 116.28, 103.53],
-        std=[58.395, 57.12, 57.375],
-        bgr_to_rgb=True,
-        pad_size_divisor=32,
-    ),
+        type='mmdet.DetDataPreprocessor', bgr_to_rgb=True, pad_size_divisor=32,
+        mean=[123.675, 116.28, 103.53], std=[58.395, 57.12, 57.375]),
     backbone=dict(
-        type='ResNet',
-        depth=50,
-        frozen_stages=1,
-        norm_eval=True,
-        init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50'),
-    ),
+        type='ResNet', depth=50, frozen_stages=1, norm_eval=True,
+        init_cfg=dict(type='Pretrained', checkpoint='torchvision://resnet50')),
     neck=dict(
-        type='mmdet.FPN',
-        in_channels=[256, 512, 1024, 2048],
-        out_channels=256,
-        start_level=1,
-        add_extra_convs='on_input',
-        num_outs=5,
-    ),
+        type='mmdet.FPN', in_channels=[256, 512, 1024, 2048], out_channels=256, start_level=1,
+        add_extra_convs='on_input', num_outs=5),
     bbox_head=dict(
-        type='mmdet.models.dense_heads.RetinaHead',
-        num_classes=80,
-        in_channels=256,
-        stacked_convs=4,
-        feat_channels=256,
+        type='mmdet.models.dense_heads.RetinaHead', num_classes=80, in_channels=256,
+        stacked_convs=4, feat_channels=256,
         anchor_generator=dict(
-            type='AnchorGenerator',
-            octave_base_scale=4,
-            scales_per_octave=3,
-            ratios=[0.5, 1.0, 2.0],
-            strides=[8, 16, 32, 64, 128],
-        ),
+            type='AnchorGenerator', octave_base_scale=4, scales_per_octave=3,
+            ratios=[0.5, 1.0, 2.0], strides=[8, 16, 32, 64, 128]),
         bbox_coder=dict(type='DeltaXYWHBBoxCoder', _scope_='mmdet'),
         loss_cls=dict(type='FocalLoss', gamma=2.0, alpha=0.25),
-        loss_bbox=dict(type='L1Loss'),
-    ),
+        loss_bbox=dict(type='L1Loss')),
     train_cfg=dict(
-        assigner=dict(
-            type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0, _scope_='mmdet'
-        ),
-        sampler=dict(type='mmdet.PseudoSampler'),
-        allowed_border=-1,
-        pos_weight=-1,
-    ),
-    test_cfg=dict(
-        nms_pre=1000, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5), max_per_img=100
-    ),
-)
+        assigner=dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0,
+                      _scope_='mmdet'),
+        sampler=dict(type='mmdet.PseudoSampler'), allowed_border=-1, pos_weight=-1),
+    test_cfg=dict(nms_pre=1000, score_thr=0.05, nms=dict(type='nms', iou_threshold=0.5),
+                  max_per_img=100))
 """,
     '_base_/datasets/coco.py': """
 dataset_type = 'mmdet.CocoDataset'
@@ -63,49 +36,24 @@ test_pipeline = [
     dict(type='LoadImageFromFile', backend_args=None),
     dict(type='mmdet.Resize', scale=(96, 96), keep_ratio=True),
     dict(type='mmdet.LoadAnnotations', with_bbox=True),
-    dict(
-        type='mmdet.PackDetInputs',
-        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
-    ),
-]
+    dict(type='mmdet.PackDetInputs',
+         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
 train_pipeline = [
-    test_pipeline[0],
-    test_pipeline[2],
-    test_pipeline[1],
-    dict(type='mmdet.RandomFlip', prob=0.5),
-    dict(type='mmdet.PackDetInputs'),
-]
+    test_pipeline[0], test_pipeline[2], test_pipeline[1],
+    dict(type='mmdet.RandomFlip', prob=0.5), dict(type='mmdet.PackDetInputs')]
 train_dataloader = dict(
-    batch_size=2,
-    num_workers=0,
-    sampler=dict(type='DefaultSampler', shuffle=True),
+    batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
     batch_sampler=dict(type='mmdet.AspectRatioBatchSampler'),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        ann_file='annotations/train.json',
-        data_prefix=dict(img='train/'),
-        pipeline=train_pipeline,
-    ),
-)
+    dataset=dict(type=dataset_type, data_root=data_root, ann_file='annotations/train.json',
+                 data_prefix=dict(img='train/'), pipeline=train_pipeline))
 val_dataloader = dict(
-    batch_size=1,
-    num_workers=0,
-    drop_last=False,
+    batch_size=1, num_workers=0, drop_last=False,
     sampler=dict(type='DefaultSampler', shuffle=False),
-    dataset=dict(
-        type=dataset_type,
-        data_root=data_root,
-        ann_file='annotations/val.json',
-        data_prefix=dict(img='val/'),
-        test_mode=True,
-        pipeline=test_pipeline,
-    ),
-)
+    dataset=dict(type=dataset_type, data_root=data_root, ann_file='annotations/val.json',
+                 data_prefix=dict(img='val/'), test_mode=True, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(
-    type='mmdet.CocoMetric', ann_file=data_root + 'annotations/val.json', metric='bbox'
-)
+    type='mmdet.CocoMetric', ann_file=data_root + 'annotations/val.json', metric='bbox')
 test_evaluator = val_evaluator
 """,
     '_base_/schedules/short.py': """
@@ -118,65 +66,36 @@ optim_wrapper = dict(type='OptimWrapper', optimizer=dict(type='SGD', lr=0.01, mo
     '_base_/default_runtime.py': """
 default_scope = 'mmdet'
 default_hooks = dict(
-    timer=dict(type='IterTimerHook'),
-    logger=dict(type='LoggerHook', interval=1),
+    timer=dict(type='IterTimerHook'), logger=dict(type='LoggerHook', interval=1),
     param_scheduler=dict(type='ParamSchedulerHook'),
     checkpoint=dict(type='CheckpointHook', interval=1),
     sampler_seed=dict(type='DistSamplerSeedHook'),
-    visualization=dict(type='mmdet.DetVisualizationHook'),
-)
+    visualization=dict(type='mmdet.DetVisualizationHook'))
 vis_backends = [dict(type='LocalVisBackend')]
 visualizer = dict(type='mmdet.DetLocalVisualizer', vis_backends=vis_backends, name='visualizer')
 log_processor = dict(type='LogProcessor', window_size=50, by_epoch=True)
 """,
     'retinanet/tta.py': """
-tta_model = dict(
-    type='mmdet.DetTTAModel', tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
-)
+tta_model = dict(type='mmdet.DetTTAModel',
+                 tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100))
 tta_pipeline = [
     dict(type='LoadImageFromFile'),
-    dict(
-        type='TestTimeAug',
-        transforms=[
-            [dict(type='mmdet.Resize', scale=s, keep_ratio=True) for s in [(96, 96), (128, 128)]],
-            [dict(type='mmdet.RandomFlip', prob=1.0), dict(type='mmdet.RandomFlip', prob=0.0)],
-            [
-                dict(
-                    type='mmdet.PackDetInputs',
-                    meta_keys=(
-                        'img_id',
-                        'img_path',
-                        'ori_shape',
-                        'img_shape',
-                        'scale_factor',
-                        'flip',
-                        'flip_direction',
-                    ),
-                )
-            ],
-        ],
-    ),
-]
+    dict(type='TestTimeAug', transforms=[
+        [dict(type='mmdet.Resize', scale=s, keep_ratio=True) for s in [(96, 96), (128, 128)]],
+        [dict(type='mmdet.RandomFlip', prob=1.0), dict(type='mmdet.RandomFlip', prob=0.0)],
+        [dict(type='mmdet.PackDetInputs', meta_keys=(
+            'img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor', 'flip',
+            'flip_direction'))]])]
 """,
     'retinanet/r50.py': """
-_base_ = [
-    '../_base_/models/retinanet.py',
-    '../_base_/datasets/coco.py',
-    '../_base_/schedules/short.py',
-    '../_base_/default_runtime.py',
-    './tta.py',
-]
+_base_ = ['../_base_/models/retinanet.py', '../_base_/datasets/coco.py',
+          '../_base_/schedules/short.py', '../_base_/default_runtime.py', './tta.py']
 """,
     'ghm/r50_ghm.py': """
 _base_ = {retinanet!r}
-model = dict(
-    bbox_head=dict(
-        loss_cls=dict(_delete_=True, type='mmdet.GHMC', bins=30, momentum=0.75),
-        loss_bbox=dict(
-            _delete_=True, type='GHMR', mu=0.02, bins=10, momentum=0.7, loss_weight=10.0
-        ),
-    )
-)
+model = dict(bbox_head=dict(
+    loss_cls=dict(_delete_=True, type='mmdet.GHMC', bins=30, momentum=0.75),
+    loss_bbox=dict(_delete_=True, type='GHMR', mu=0.02, bins=10, momentum=0.7, loss_weight=10.0)))
 """,
 }
 

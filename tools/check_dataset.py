@@ -1,9 +1,9 @@
-"""Check data to the last box and image: python tools/check_dataset.py CONFIG|JSON [--out DIR].
+"""Check every annotation and image: python tools/check_dataset.py CONFIG|JSON [--out DIR].
 
-Of a config, each data set with its classes and filters; of a COCO file, that alone. Every entry is
-looked at and every image decoded; what is wrong with one does not stop the others. Writes
-report.txt, report.html and pictures of the boxes found fault with. The exit code is 1 if there are
-errors, which would stop a training; what would only be left out of it is a warning.
+Checks all datasets of a config with their classes and filters, or one COCO file. Every entry is
+read and every image decoded; an error does not stop the check. Writes report.txt, report.html and
+pictures of the boxes with errors. The exit code is 1 if there are errors, which would stop a
+training; boxes that a training would only skip are warnings.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from mmengine.logging import MMLogger
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ghmdet.checks.audit_report import write_report
+from ghmdet.checks.audit_report import list_findings, write_report
 from ghmdet.checks.classes import resolve_classes
-from ghmdet.checks.dataset_audit import SplitCheck, check_dataset, read_valid_entries
+from ghmdet.checks.dataset_audit import DatasetAudit, check_dataset, read_valid_entries
 from ghmdet.coco.records import ImageRecord
 from ghmdet.config.arguments import add_data_root, move_data, read_config
 from ghmdet.config.cfg_options import add_cfg_options, merge_options
@@ -32,7 +32,7 @@ from ghmdet.config.data_root import find_datasets
 from ghmdet.datasets import CocoDataset
 from ghmdet.registry import DATASETS
 
-# Where the images of a COCO file may be, seen from its folder.
+# Where the images of a COCO file may be, relative to its folder.
 _GUESSES = (
     '.',
     'images',
@@ -45,14 +45,14 @@ _GUESSES = (
 
 
 def parse_args() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description='Check annotations and images, all of them.')
+    parser = argparse.ArgumentParser(description='Check all annotations and images.')
     parser.add_argument('source', help='config file, name of a config that ghmdet ships, or JSON')
     parser.add_argument('--out', type=Path, help='folder of the report (check_<name of source>)')
-    parser.add_argument('--img-dir', help='folder of the images of a JSON (a guess beside it)')
+    parser.add_argument('--img-dir', help='folder of the images of a JSON (searched beside it)')
     parser.add_argument(
         '--workers', type=int, default=os.cpu_count() or 1, help='processes that decode images'
     )
-    parser.add_argument('--pictures', type=int, default=6, help='how many of each kind of fault')
+    parser.add_argument('--pictures', type=int, default=6, help='how many per kind of error')
     add_cfg_options(parser)
     add_data_root(parser)
     add_debug_argument(parser)
@@ -64,22 +64,22 @@ def parse_args() -> argparse.Namespace:
 
 def main() -> None:
     args = parse_args()
-    MMLogger.get_current_instance().setLevel(logging.ERROR)  # what data sets log is in the report
-    checks = [check_json(args)] if args.source.endswith('.json') else list(check_config(args))
+    MMLogger.get_current_instance().setLevel(logging.ERROR)  # the report has what datasets log
+    audits = [check_json(args)] if args.source.endswith('.json') else list(check_config(args))
     out = args.out or Path(f'check_{Path(args.source).stem}')
-    write_report(checks, out)
-    print('\n'.join(line for check in checks for line in summarize(check)))
+    write_report(audits, out)
+    print('\n'.join(map(list_findings, audits)))
     print(f'report: {out / "report.html"} and {out / "report.txt"}')
-    errors = sum(check.num_errors for check in checks)
+    errors = sum(audit.num_errors for audit in audits)
     if errors:
         raise ValueError(f'{args.source}: {errors:,} errors in the data, see above and the report')
 
 
-def check_json(args: argparse.Namespace) -> SplitCheck:
+def check_json(args: argparse.Namespace) -> DatasetAudit:
     """Check a COCO file with all its categories."""
-    sound = read_valid_entries(args.source, need_annotations=False)
-    names = tuple(dict.fromkeys(category.name for category in sound[0].categories))
-    folder = args.img_dir or guess_folder(Path(args.source), sound[0].images[:1])
+    entries = read_valid_entries(args.source, need_annotations=False)
+    names = tuple(dict.fromkeys(category.name for category in entries[0].categories))
+    folder = args.img_dir or guess_folder(Path(args.source), entries[0].images[:1])
     dataset = CocoDataset(
         args.source,
         data_prefix={'img': folder or str(Path(args.source).parent)},
@@ -89,7 +89,7 @@ def check_json(args: argparse.Namespace) -> SplitCheck:
     )
     if folder is None:
         print('no folder of images beside the file; name it with --img-dir', file=sys.stderr)
-    return check(args, args.source, dataset, sound=sound, decode=folder is not None)
+    return check(args, args.source, dataset, entries=entries, decode=folder is not None)
 
 
 def guess_folder(ann_file: Path, images: Sequence[ImageRecord]) -> str | None:
@@ -100,17 +100,17 @@ def guess_folder(ann_file: Path, images: Sequence[ImageRecord]) -> str | None:
     return str(found[0]) if found else None
 
 
-def check_config(args: argparse.Namespace) -> Iterator[SplitCheck]:
-    """Check the data sets of a config, those that read the same only once."""
+def check_config(args: argparse.Namespace) -> Iterator[DatasetAudit]:
+    """Check the datasets of a config; equal ones are checked once."""
     cfg = read_config(args.source)
     if args.data_root is not None:
         move_data(cfg, args.data_root)
     merge_options(cfg, args.cfg_options)
-    disagreement = ''
+    classes_error = ''
     try:
         resolve_classes(cfg, ('train', 'val', 'test'))
     except (OSError, ValueError) as error:
-        disagreement = str(error)
+        classes_error = str(error)
     keys: dict[str, list[str]] = {}
     configs = {key: simplify(values) for key, values in find_datasets(cfg)}
     for key, values in configs.items():
@@ -121,25 +121,25 @@ def check_config(args: argparse.Namespace) -> Iterator[SplitCheck]:
         if not isinstance(dataset, CocoDataset) or not dataset.ann_file:
             print(f'{same[0]}: {type(dataset).__name__} is not checked', file=sys.stderr)
             continue
-        split = check(args, ', '.join(same), dataset)
-        num_errors += split.num_errors
-        yield split
-    if disagreement and not num_errors:
-        split = SplitCheck('all data sets', args.source)
-        split.add('classes', [disagreement])
-        yield split
+        audit = check(args, ', '.join(same), dataset)
+        num_errors += audit.num_errors
+        yield audit
+    if classes_error and not num_errors:
+        audit = DatasetAudit('all datasets', args.source)
+        audit.add('classes', [classes_error])
+        yield audit
     elif not keys:
-        raise ValueError(f'{args.source}: no data set in train_, val_ or test_dataloader')
+        raise ValueError(f'{args.source}: no dataset in train_, val_ or test_dataloader')
 
 
 def simplify(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the config of a data set without what does not matter to the check."""
+    """Return the config of a dataset without what does not matter to the check."""
     steps = values.get('pipeline') or ()
     loaders = [s for s in steps if str(s.get('type')).endswith('LoadImageFromFile')]
     return {**values, 'pipeline': loaders}
 
 
-def check(args: argparse.Namespace, name: str, dataset: CocoDataset, **kwargs: Any) -> SplitCheck:
+def check(args: argparse.Namespace, name: str, dataset: CocoDataset, **kwargs: Any) -> DatasetAudit:
     with show_progress(name) as progress:
         return check_dataset(
             dataset,
@@ -153,22 +153,11 @@ def check(args: argparse.Namespace, name: str, dataset: CocoDataset, **kwargs: A
 
 @contextlib.contextmanager
 def show_progress(name: str) -> Iterator:
-    """Show a bar with the time that is left on stderr."""
+    """Show a progress bar with the remaining time on stderr."""
     columns = [TextColumn('{task.description}'), BarColumn(), MofNCompleteColumn()]
     with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as bar:
         task = bar.add_task(name, total=None)
         yield lambda done, total: bar.update(task, completed=done, total=total)
-
-
-def summarize(split: SplitCheck) -> Iterator[str]:
-    """Yield the lines for the screen: what was found how often, with the first of each kind."""
-    yield f'{split.name}: {split.ann_file}'
-    yield from (f'  {note}' for note in split.notes)
-    for finding in split.findings:
-        grade = 'error' if finding.is_error else 'warning'
-        yield f'  {grade}: {finding.count:,} x {finding.kind}, first: {finding.texts[0]}'
-    if not split.findings:
-        yield '  nothing is wrong'
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""How well anchors fit boxes, without laying out all of them."""
+"""How well anchors fit boxes, computed without generating all anchors."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class AnchorFit(NamedTuple):
     ious: Tensor
     """float32 (n,) in [0, 1]."""
     levels: Tensor
-    """int64 (n,), the pyramid level of it, the first of several."""
+    """int64 (n,), its pyramid level, the first one of several."""
 
 
 def fit_anchors(
@@ -26,14 +26,14 @@ def fit_anchors(
 ) -> AnchorFit:
     """Find the best IoU of every box with any anchor on its image.
 
-    Of the anchors of one shape the one whose centre is nearest has the highest IoU, so one cell is
-    looked at instead of all.
+    Of the anchors of one shape, the one with the nearest centre has the highest IoU, so only one
+    cell needs to be compared.
 
     Args:
         bboxes: (n, 4) x1 y1 x2 y2 in pixels of the network's input.
         input_wh: (n, 2), size of each box's image there, padded to the size divisor.
-        base_anchors: anchors (A, 4) of the cell at the origin, one tensor a level.
-        strides: (w, h) of a cell, one a level.
+        base_anchors: anchors (A, 4) of the cell at the origin, one tensor per level.
+        strides: (w, h) of a cell, one per level.
 
     Example:
         >>> anchors = [torch.tensor([[-8.0, -8.0, 8.0, 8.0]])]

@@ -1,4 +1,4 @@
-"""Anchors: the reference boxes laid over every level of the feature pyramid."""
+"""Anchors: the reference boxes at every position of the feature pyramid."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from ghmdet.registry import TASK_UTILS
 
 @TASK_UTILS.register_module()
 class AnchorGenerator:
-    """Lays len(scales) * len(ratios) anchors over every cell of every level.
+    """Generates len(scales) * len(ratios) anchors for every cell of every level.
 
     Args:
-        strides: pixels of the network's input per cell, one a level; a pair is (w, h).
+        strides: pixels of the network's input per cell, one per level; a pair is (w, h).
         ratios: height / width of the anchors.
         scales: anchor side in units of the level's base size. Give either these or the two
             octave arguments.
-        base_sizes: side in pixels that a scale multiplies, one a level; default the stride.
-        scale_major: order of the anchors of a cell: ratio by ratio (True) or scale by scale.
+        base_sizes: side in pixels for scale 1, one per level; default the stride.
+        scale_major: order of the anchors in a cell: ratio by ratio (True) or scale by scale.
         octave_base_scale: the smallest scale of an octave.
-        scales_per_octave: how many scales an octave is cut into, 2 ** (i / scales_per_octave).
-        center_offset: where the anchor's centre lies in its cell, as a share of the base size; 0 is
-            the cell's top left corner.
+        scales_per_octave: number of scales in an octave, 2 ** (i / scales_per_octave).
+        center_offset: the anchor's centre in its cell, as a fraction of the base size; 0 is the
+            cell's top left corner.
 
     Raises:
-        ValueError: scales and octave arguments both or neither, lengths that do not agree, or
-            something that is not positive.
+        ValueError: both or neither of scales and octave arguments, lengths that disagree, or a
+            value that is not positive.
 
     Example:
         >>> anchors = AnchorGenerator(strides=[16], ratios=[1.0], scales=[1.0])
@@ -54,7 +54,7 @@ class AnchorGenerator:
         octave = octave_base_scale is not None and scales_per_octave is not None
         if octave == (scales is not None):
             raise ValueError(
-                'anchor_generator: give either `scales` or both `octave_base_scale` and '
+                'anchor_generator: set either `scales` or both `octave_base_scale` and '
                 f'`scales_per_octave`; got scales={scales}, octave_base_scale={octave_base_scale}, '
                 f'scales_per_octave={scales_per_octave}'
             )
@@ -72,14 +72,14 @@ class AnchorGenerator:
                 )
         if not _is_number(center_offset) or not 0 <= center_offset <= 1:
             raise ValueError(
-                f'anchor_generator.center_offset must lie in [0, 1], got {center_offset}'
+                f'anchor_generator.center_offset must be in [0, 1], got {center_offset}'
             )
         self.strides = [(s, s) if isinstance(s, int) else (s[0], s[1]) for s in strides]
         self.base_sizes = [min(s) for s in self.strides] if base_sizes is None else list(base_sizes)
         if len(self.base_sizes) != len(self.strides):
             raise ValueError(
                 f'anchor_generator: {len(self.strides)} strides but '
-                f'{len(self.base_sizes)} base_sizes; give one a level'
+                f'{len(self.base_sizes)} base_sizes; set one per level'
             )
         if scales is None and octave_base_scale is not None and scales_per_octave is not None:
             scales = [
@@ -132,7 +132,7 @@ class AnchorGenerator:
         """Anchors of whole feature maps.
 
         Args:
-            featmap_sizes: (h, w) in cells, one a level.
+            featmap_sizes: (h, w) in cells, one per level.
             dtype: of the result.
             device: of the result.
 
@@ -159,10 +159,10 @@ class AnchorGenerator:
         pad_shape: Sequence[int],
         device: torch.device | str = 'cpu',
     ) -> list[Tensor]:
-        """Which anchors have their cell on the image rather than on the batch's padding.
+        """Return which anchors have their cell on the image, not on the padding of the batch.
 
         Args:
-            featmap_sizes: (h, w) in cells, one a level.
+            featmap_sizes: (h, w) in cells, one per level.
             pad_shape: (h, w, ...) in pixels of this image padded to the size divisor.
             device: of the result.
 
@@ -184,7 +184,7 @@ class AnchorGenerator:
         if len(featmap_sizes) != self.num_levels:
             raise ValueError(
                 f'anchor_generator.strides has {self.num_levels} levels but the neck gave '
-                f'{len(featmap_sizes)} feature maps; make neck.num_outs agree with the strides'
+                f'{len(featmap_sizes)} feature maps; set neck.num_outs to the number of strides'
             )
 
 
@@ -193,7 +193,7 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_positive(name: str, values: Any, pairs: bool = False) -> None:
-    """Raise a ValueError unless `values` are positive numbers, perhaps pairs, one at least."""
+    """Raise a ValueError unless `values` are positive numbers or, if allowed, pairs."""
     flat = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else []
     if pairs:
         flat = [v for value in flat for v in (value if isinstance(value, Sequence) else [value])]

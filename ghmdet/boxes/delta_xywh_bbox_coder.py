@@ -49,7 +49,7 @@ class DeltaXYWHBBoxCoder:
         self.clip_border = clip_border
 
     def encode(self, bboxes: Tensor, gt_bboxes: Tensor) -> Tensor:
-        """Return deltas (n, 4) that carry anchors `bboxes` (n, 4) to `gt_bboxes` (n, 4)."""
+        """Return deltas (n, 4) from anchors `bboxes` (n, 4) to `gt_bboxes` (n, 4)."""
         bboxes, gt_bboxes = bboxes.float(), gt_bboxes.float()
         centers, sizes = _centers_and_sizes(bboxes)
         gt_centers, gt_sizes = _centers_and_sizes(gt_bboxes)

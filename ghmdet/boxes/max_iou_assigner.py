@@ -1,4 +1,4 @@
-"""Matching: which object, if any, each anchor has to learn."""
+"""Matches anchors to objects."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from torch import Tensor
 
 from ghmdet.registry import TASK_UTILS
 
-# Pairs of gt and prior compared at a time; bounds the memory that a crowded image takes.
+# Pairs of gt and prior compared at a time; bounds the memory for images with many objects.
 _MAX_PAIRS = 2**20
 
 
 class AssignResult(NamedTuple):
-    """What `MaxIoUAssigner.assign` found for P priors."""
+    """Result of `MaxIoUAssigner.assign` for P priors."""
 
     gt_inds: Tensor
-    """int64 (P,): -1 ignored, 0 background, i + 1 learns gt i."""
+    """int64 (P,): -1 ignored, 0 background, i + 1 gt i."""
     max_overlaps: Tensor
     """float32 (P,): best IoU with any gt; -1 inside an ignored region, 0 without gts."""
 
@@ -27,22 +27,22 @@ class AssignResult(NamedTuple):
 class MaxIoUAssigner:
     """Matches priors to ground truth by intersection over union (IoU).
 
-    In this order: a prior whose best IoU lies under `neg_iou_thr` is background; one whose best IoU
-    reaches `pos_iou_thr` learns that gt; with `match_low_quality` every gt takes its best priors
-    whatever their IoU, from `min_pos_iou` on, and a later gt wins a prior that an earlier one took.
+    In this order: a prior whose best IoU is below `neg_iou_thr` is background; one whose best IoU
+    is at least `pos_iou_thr` is assigned that gt; with `match_low_quality` each gt is assigned the
+    priors of its best IoU if that is at least `min_pos_iou`, a later gt replacing an earlier one.
     All other priors are ignored.
 
     Args:
-        pos_iou_thr: least IoU of a positive.
-        neg_iou_thr: background below it; a pair (low, high) makes background of [low, high) only.
-        min_pos_iou: least IoU at which a gt takes its best priors.
-        gt_max_assign_all: a gt takes all priors that tie for its best IoU, not only the first.
-        ignore_iof_thr: a prior is ignored when more than this share of it lies in one ignored
+        pos_iou_thr: minimum IoU of a positive.
+        neg_iou_thr: background below it; with a pair (low, high) only [low, high) is background.
+        min_pos_iou: minimum IoU for `match_low_quality`.
+        gt_max_assign_all: assign a gt all priors of its best IoU, not only the first.
+        ignore_iof_thr: a prior is ignored if more than this fraction of it is in one ignored
             region. -1: ignored regions count as background.
         match_low_quality: see above.
 
     Raises:
-        ValueError: a threshold that is no number in [0, 1], or neg_iou_thr above pos_iou_thr.
+        ValueError: a threshold is no number in [0, 1], or neg_iou_thr is above pos_iou_thr.
 
     Example:
         >>> assigner = MaxIoUAssigner(pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0)
@@ -75,8 +75,8 @@ class MaxIoUAssigner:
             )
         if not _is_number(ignore_iof_thr) or not ignore_iof_thr <= 1:
             raise ValueError(
-                'train_cfg.assigner.ignore_iof_thr: expected a share in [0, 1], or -1 for off, got '
-                f'{ignore_iof_thr!r}'
+                'train_cfg.assigner.ignore_iof_thr: expected a number in [0, 1], or -1 to turn it '
+                f'off, got {ignore_iof_thr!r}'
             )
         self.pos_iou_thr = pos_iou_thr
         self.neg_iou_range = (low, high)
@@ -91,7 +91,7 @@ class MaxIoUAssigner:
         """Match priors (P, 4) to gts (G, 4), leaving out ignored regions (I, 4).
 
         All boxes are x1 y1 x2 y2 in one frame. Without gts every prior is background, also inside
-        an ignored region, as in MMDetection; `find_ignored` tells which these are.
+        an ignored region, as in MMDetection; `find_ignored` returns which these are.
         """
         if len(gt_bboxes) == 0 or len(priors) == 0:
             background = torch.zeros(len(priors), dtype=torch.int64, device=priors.device)
@@ -126,7 +126,7 @@ class MaxIoUAssigner:
         return overlaps
 
     def find_ignored(self, priors: Tensor, ignored: Tensor) -> Tensor:
-        """Return which priors (P, 4) lie in ignored regions (I, 4): bool (P,)."""
+        """Return which priors (P, 4) are in ignored regions (I, 4): bool (P,)."""
         if self.ignore_iof_thr <= 0 or len(ignored) == 0:
             return torch.zeros(len(priors), dtype=torch.bool, device=priors.device)
         parts = priors.split(max(1, _MAX_PAIRS // len(ignored)))
@@ -141,14 +141,14 @@ class MaxIoUAssigner:
         best: Tensor,
         argbest: Tensor,
     ) -> list[Tensor]:
-        """Return for each part the gt (i + 1) whose best a prior is, the last one of several, or 0.
+        """Return for each prior the gt (i + 1) that it is the best of, the last of several, or 0.
 
         Args:
             parts: the priors, in K parts.
             gt_bboxes: (G, 4).
             ignored: (I, 4).
             best: (K, G), best IoU of each gt in each part.
-            argbest: (K, G), its first place in the part.
+            argbest: (K, G), its first index in the part.
         """
         overall, first_part = best.max(dim=0)
         low_quality = []
@@ -158,7 +158,7 @@ class MaxIoUAssigner:
                 takes &= first_part == k
             gts = takes.nonzero().squeeze(1)
             if self.gt_max_assign_all:
-                # Computed anew, but only for the few gts whose best lies in this part.
+                # Computed again, but only for the few gts whose best prior is in this part.
                 overlaps = self._compare(gt_bboxes[gts], part, ignored)
                 rows, inds = (overlaps == overall[gts, None]).nonzero(as_tuple=True)
                 gts = gts[rows]

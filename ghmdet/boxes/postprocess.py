@@ -1,4 +1,4 @@
-"""From raw scores and boxes to detections: filter, restore the frame, suppress duplicates."""
+"""Turns scores and boxes into detections: filters, scales back to the image, applies NMS."""
 
 from __future__ import annotations
 
@@ -18,13 +18,10 @@ _NMS_KEYS = {'type', 'iou_threshold', 'class_agnostic'}
 
 
 def check_test_cfg(test_cfg: Mapping[str, Any]) -> None:
-    """Check what is needed after training before it begins.
-
-    Args:
-        test_cfg: see `select_candidates` and `finish_detections`.
+    """Check the settings of `select_candidates` and `finish_detections`, before a training.
 
     Raises:
-        ValueError: a key is missing or its value makes no sense.
+        ValueError: a key is missing or its value is not valid.
     """
     for key in ('nms', 'max_per_img'):
         if key not in test_cfg:
@@ -55,7 +52,7 @@ def _is_number(value: Any, low: float, high: float) -> bool:
 
 def _check_nms_type(kind: Any) -> None:
     if kind != 'nms':
-        raise ValueError(f"model.test_cfg.nms.type: only 'nms' is known to ghmdet, got {kind!r}")
+        raise ValueError(f"model.test_cfg.nms.type must be 'nms', got {kind!r}")
 
 
 def select_candidates(
@@ -81,7 +78,7 @@ def select_candidates(
     inds = (flat > score_thr).nonzero().squeeze(1)
     best = flat[inds]
     if 0 < nms_pre < len(best):
-        # Sorting is for those that can stay: the nms_pre best and what equals the last of them.
+        # Sort only the nms_pre best and those equal to the last of them.
         stays = best >= best.topk(nms_pre).values[-1]
         inds, best = inds[stays], best[stays]
     best, order = best.sort(descending=True, stable=True)
@@ -106,13 +103,13 @@ def finish_detections(
         labels: int64 (n,).
         test_cfg: reads `min_bbox_size` (sides must be larger, default -1 keeps all), `nms`
             (iou_threshold, class_agnostic) and `max_per_img`.
-        scale_factor: (w, h) by which the image was resized, taken back from the boxes; None is 1.
+        scale_factor: (w, h) by which the image was resized and the boxes are divided; None is 1.
 
     Returns:
         bboxes, scores, labels of at most `max_per_img` detections, best first.
     """
     if scale_factor is not None:
-        # A product with inverses, not a quotient: the published models were evaluated so.
+        # Multiplied by the inverse, not divided: the published models were evaluated so.
         bboxes = bboxes * bboxes.new_tensor([1 / factor for factor in scale_factor]).repeat(2)
     min_size = test_cfg.get('min_bbox_size', -1)
     if min_size >= 0:
@@ -139,7 +136,7 @@ def class_wise_nms(
         scores: (n,).
         labels: int64 (n,).
         iou_threshold: in [0, 1].
-        type: only 'nms' is known.
+        type: only 'nms'.
         class_agnostic: compare boxes of different classes too.
 
     Returns:
@@ -152,6 +149,6 @@ def class_wise_nms(
     if bboxes.numel() == 0:
         return labels.new_zeros(0)
     if not class_agnostic:
-        # Each class moves to a place of its own, so that one NMS does for all of them.
+        # Move the boxes of each class apart, so that one NMS works for all classes.
         bboxes = bboxes + (labels.to(bboxes) * (bboxes.max() + 1))[:, None]
     return nms(bboxes, scores, iou_threshold)

@@ -1,8 +1,7 @@
-"""Checkpoints that neither a kill nor a full disk breaks, and that a run goes on from exactly."""
+"""Checkpoints that neither a kill nor a full disk breaks, and that a run resumes exactly."""
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections import deque
 from collections.abc import Mapping
@@ -14,13 +13,15 @@ from typing import Any
 from mmengine.dist import is_main_process
 from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook as _CheckpointHook
-from mmengine.runner import IterBasedTrainLoop, Runner
+from mmengine.runner import Runner
 
+from ghmdet.atomic_file import publish, replacing
 from ghmdet.checkpoint.files import POINTER_FILE, last_checkpoint
-from ghmdet.engine import run_state
-from ghmdet.engine.run_state import collect_run_state, mean_buffers
+from ghmdet.models.buffers import averaged_buffers
+from ghmdet.models.wrappers import detectors_of
 from ghmdet.registry import HOOKS
 
+_STATE_KEY = 'run_state'  # of a checkpoint
 _STOP_INFO = 'stop_ckpt'  # in the message hub: the file that a stopped run left
 
 
@@ -34,19 +35,19 @@ class CheckpointHook(_CheckpointHook):
 
     A file is written under a temporary name in the same folder (`.epoch_3.pth.tmp`), flushed to the
     disk and then renamed; only after that `last_checkpoint` points to it and older files are
-    deleted. So whatever happens in between, the file before is there. (Storage that is no local
-    disk is written to as mmengine does.)
+    deleted. So the previous file is there whatever happens. (Storage other than a local disk is
+    written to as mmengine does.)
 
-    Beside what mmengine saves, a checkpoint has `run_state` (see `collect_run_state`). In its
-    `state_dict`, buffers in which processes differ are the mean over them. `best_*` files hold the
-    weights only, as mmengine's do.
+    In addition to what mmengine saves, a checkpoint has `run_state`, the `state_dict()` of the
+    training loop if it is one of ghmdet's. Its `state_dict` holds the mean over the processes of
+    buffers in which they differ. `best_*` files hold the weights only, as mmengine's do.
 
-    `save_best='auto'` takes the first value of the evaluator; if nobody can tell whether more or
-    less of it is better, no best file is written.
+    `save_best='auto'` takes the first metric; no best file is written if it is not known whether
+    the metric is better when greater or less.
     """
 
     _resumed: dict[str, int] | None = None
-    """Where the checkpoint stands that the run goes on from."""
+    """Epoch and iteration of the checkpoint that the run resumes from."""
 
     def before_train(self, runner: Runner) -> None:
         """Find the folder, and clear it of what interrupted saves left."""
@@ -54,7 +55,6 @@ class CheckpointHook(_CheckpointHook):
         super().before_train(runner)
         self._state: dict[str, Any] | None = None
         self._saved: dict[str, int] | None = None
-        self._at = (0, False)
         source = runner._load_from
         if self._resumed is not None and source and Path(source).parent == Path(self.out_dir):
             self._saved, self.last_ckpt = self._resumed, source
@@ -62,16 +62,6 @@ class CheckpointHook(_CheckpointHook):
         if self._is_local and is_main_process():
             for leftover in Path(self.out_dir).glob('.*.pth.tmp'):
                 leftover.unlink(missing_ok=True)
-
-    def after_train_iter(self, runner: Runner, batch_idx: int, *args: Any, **kwargs: Any) -> None:
-        """Save where it is due."""
-        self._at = _place_of_iteration(runner, batch_idx)
-        super().after_train_iter(runner, batch_idx, *args, **kwargs)
-
-    def after_train_epoch(self, runner: Runner) -> None:
-        """Save where it is due."""
-        self._at = _place_of_epoch(runner)
-        super().after_train_epoch(runner)
 
     def save_before_stop(self, runner: Runner, batch_idx: int | None = None) -> None:
         """Save as `iter_N.pth` unless that was just done; the next regular save deletes this file.
@@ -81,10 +71,8 @@ class CheckpointHook(_CheckpointHook):
             batch_idx: of the iteration, or None at the end of an epoch.
         """
         if batch_idx is None:
-            self._at = _place_of_epoch(runner)
             meta = dict(epoch=runner.epoch + 1, iter=runner.iter)
         else:
-            self._at = _place_of_iteration(runner, batch_idx)
             meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
         if self._saved == meta:
             return
@@ -98,14 +86,16 @@ class CheckpointHook(_CheckpointHook):
         return self._saved == dict(epoch=runner.epoch, iter=runner.iter)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Add the state of all processes."""
+        """Add the state of the training loop."""
         if self._state is not None:
-            checkpoint[run_state.KEY] = self._state
+            checkpoint[_STATE_KEY] = self._state
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Hand it to the training loop."""
+        """Give the training loop its state."""
         if runner._resume:
-            runner.train_loop.resumed_state = checkpoint.pop(run_state.KEY, None)
+            state, loop = checkpoint.pop(_STATE_KEY, None), runner.train_loop
+            if hasattr(loop, 'load_state_dict'):
+                loop.load_state_dict(state)
             self._resumed = {key: checkpoint['meta'][key] for key in ('epoch', 'iter')}
 
     def _save_checkpoint_with_step(self, runner: Runner, step: int, meta: dict[str, Any]) -> None:
@@ -127,11 +117,12 @@ class CheckpointHook(_CheckpointHook):
             runner.message_hub.update_info('keep_ckpt_ids', kept)
 
     def _save_last(self, runner: Runner, name: str, meta: dict[str, Any]) -> None:
-        """Save what the run goes on from, and point to it."""
+        """Save a checkpoint to resume from, and let `last_checkpoint` name it."""
         self.last_ckpt = self.file_backend.join_path(self.out_dir, name)
         runner.message_hub.update_info('last_ckpt', self.last_ckpt)
         self._saved = dict(meta)
-        self._state = collect_run_state(runner, *self._at)
+        loop: Any = runner.train_loop
+        self._state = loop.state_dict() if hasattr(loop, 'state_dict') else None
         self._write(
             runner,
             name,
@@ -142,11 +133,12 @@ class CheckpointHook(_CheckpointHook):
         )
         self._state = None
         if is_main_process():
-            _replace(Path(runner.work_dir, POINTER_FILE), str(self.last_ckpt))
+            with replacing(Path(runner.work_dir, POINTER_FILE)) as draft:
+                draft.write_text(str(self.last_ckpt))
 
     def _save_best_checkpoint(self, runner: Runner, metrics: Mapping[str, Any]) -> None:
         """Save the weights where a value is the best so far, then delete the best before."""
-        if not self.save_best or not self._settle_auto(runner, metrics):
+        if not self.save_best or not self._choose_auto(runner, metrics):
             return
         meta = dict(epoch=runner.epoch, iter=runner.iter)
         step = runner.epoch if self.by_epoch else runner.iter
@@ -170,8 +162,8 @@ class CheckpointHook(_CheckpointHook):
             if before and before != path:
                 self._remove(before)
 
-    def _settle_auto(self, runner: Runner, metrics: Mapping[str, Any]) -> bool:
-        """Choose the value for 'auto'; whether there is one."""
+    def _choose_auto(self, runner: Runner, metrics: Mapping[str, Any]) -> bool:
+        """Choose the metric for 'auto'; return whether there is one."""
         if 'auto' not in self.key_indicators:
             return True
         key = next(iter(metrics))
@@ -179,8 +171,8 @@ class CheckpointHook(_CheckpointHook):
             self._init_rule(self.rules, [key])
         except ValueError:
             runner.logger.warning(
-                f"save_best='auto': it is not known whether more or less of {key} is better, so no "
-                'best checkpoint is kept; set default_hooks.checkpoint.save_best and rule '
+                f"save_best='auto': it is not known whether {key} is better when greater or less, "
+                'so no best checkpoint is kept; set default_hooks.checkpoint.save_best and rule '
                 "('greater' or 'less'), or save_best=None"
             )
             return False
@@ -195,7 +187,7 @@ class CheckpointHook(_CheckpointHook):
         begin = perf_counter()
         temporary = f'.{name}.tmp' if self._is_local else name
         try:
-            with mean_buffers(runner):
+            with averaged_buffers(detectors_of(runner)):
                 runner.save_checkpoint(
                     self.out_dir,
                     temporary,
@@ -209,7 +201,7 @@ class CheckpointHook(_CheckpointHook):
                 return
             file = Path(self.out_dir, name)
             if self._is_local:
-                _publish(file.with_name(temporary), file)
+                publish(file.with_name(temporary), file)
         except OSError as error:
             self._state = None
             raise self._describe_failure(runner, name, error) from error
@@ -218,20 +210,20 @@ class CheckpointHook(_CheckpointHook):
 
     def _describe_failure(self, runner: Runner, name: str, error: OSError) -> SaveError:
         folder = Path(self.out_dir)
-        told = f'{name} could not be written to {folder}: {error.strerror or error}. '
+        text = f'{name} could not be written to {folder}: {error.strerror or error}. '
         if self._is_local:
             with suppress(OSError):
                 partial = folder / f'.{name}.tmp'
                 partial.unlink(missing_ok=True)
-                told += f'{shutil.disk_usage(folder).free / 1e6:.1f} MB are free. '
+                text += f'{shutil.disk_usage(folder).free / 1e6:.1f} MB are free. '
         before = last_checkpoint(runner)
-        told += (
-            'There is none from before; make room and start again'
+        text += (
+            'There is no earlier checkpoint; make room and start again'
             if before == 'none'
-            else f'The checkpoint before, {before}, is as it was: make room (a smaller '
-            'default_hooks.checkpoint.max_keep_ckpts keeps fewer files) and go on with --resume'
+            else f'The previous checkpoint, {before}, is unchanged: make room (a smaller '
+            'default_hooks.checkpoint.max_keep_ckpts keeps fewer files) and use --resume'
         )
-        return SaveError(told)
+        return SaveError(text)
 
     def _remove(self, path: str) -> None:
         """Delete a checkpoint that may be gone already."""
@@ -241,45 +233,3 @@ class CheckpointHook(_CheckpointHook):
             self.file_backend.remove(path)
         elif self.file_backend.isdir(path):  # DeepSpeed's
             self.file_backend.rmtree(path)
-
-
-def _place_of_iteration(runner: Runner, batch_idx: int) -> tuple[int, bool]:
-    """Batches done of the epoch, and whether a validation comes next, after an iteration."""
-    if isinstance(runner.train_loop, IterBasedTrainLoop):
-        return 0, _validation_follows(runner, runner.iter + 1)
-    return batch_idx + 1, False
-
-
-def _place_of_epoch(runner: Runner) -> tuple[int, bool]:
-    return 0, _validation_follows(runner, runner.epoch + 1)
-
-
-def _validation_follows(runner: Runner, done: int) -> bool:
-    """Whether it does after so many epochs or iterations, as far as the loop can tell."""
-    tell = getattr(runner.train_loop, 'validation_follows', None)
-    return tell is not None and tell(done)
-
-
-def _publish(temporary: Path, file: Path) -> None:
-    """Give a file that is wholly on the disk its name."""
-    with temporary.open('rb+') as stream:
-        os.fsync(stream.fileno())
-    os.replace(temporary, file)
-    _sync_folder(file.parent)
-
-
-def _replace(file: Path, text: str) -> None:
-    """Replace a small text file as a whole."""
-    temporary = file.with_name(f'.{file.name}.tmp')
-    temporary.write_text(text)
-    _publish(temporary, file)
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put the names in a folder on the disk, where the system can."""
-    with suppress(OSError):
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)

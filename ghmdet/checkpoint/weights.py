@@ -11,6 +11,7 @@ import re
 from collections import Counter, OrderedDict
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import zip_longest
 from typing import Any
 
 from mmengine.logging import print_log
@@ -327,14 +328,44 @@ def _copy_matching_rows(
 
 
 def same_names(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two class lists have the same names; MMDetection 1.x has `traffic_light`.
+    """Whether two class lists mean the same, see `compare_classes`."""
+    return not compare_classes(one, other)
+
+
+def compare_classes(
+    one: Sequence[str],
+    other: Sequence[str],
+    labels: tuple[str, str] = ('the file', 'the dataset'),
+    exact: bool = False,
+) -> str:
+    """Describe how two class lists differ.
+
+    Args:
+        one: class names in the order of the labels.
+        other: the list to compare it with.
+        labels: what has these lists, for the text.
+        exact: False ignores upper case and `_` for a space, since MMDetection 1.x wrote
+            `traffic_light`.
+
+    Returns:
+        How many classes differ and the first of them, '' if the lists are the same.
 
     Example:
-        >>> same_names(['Cat', 'hot_dog'], ['cat', 'hot dog']), same_names(['a', 'b'], ['b', 'a'])
-        (True, False)
+        >>> compare_classes(['Cat', 'hot_dog'], ['cat', 'hot dog'])
+        ''
+        >>> compare_classes(['cat'], ['cat', 'dog'])
+        "1 of 2 classes differ: number 1 is missing in the file, 'dog' in the dataset"
     """
-    return [_plain(name) for name in one] == [_plain(name) for name in other]
 
+    def plain(name: str | None) -> str | None:
+        return name if exact or name is None else str(name).lower().replace('_', ' ')
 
-def _plain(name: str) -> str:
-    return str(name).lower().replace('_', ' ')
+    pairs = list(zip_longest(one, other))
+    differing = [number for number, (a, b) in enumerate(pairs) if plain(a) != plain(b)]
+    if not differing:
+        return ''
+    here, there = ('missing' if name is None else repr(name) for name in pairs[differing[0]])
+    return (
+        f'{len(differing)} of {len(pairs)} classes differ: number {differing[0]} is {here} in '
+        f'{labels[0]}, {there} in {labels[1]}'
+    )

@@ -1,4 +1,4 @@
-"""Whether the anchors fit the boxes to learn; read off the data set, no image is decoded."""
+"""Measures how well the anchors fit the boxes of a training dataset; no image is decoded."""
 
 from __future__ import annotations
 
@@ -8,31 +8,22 @@ from typing import Any, NamedTuple
 
 import torch
 from mmengine.dataset import BaseDataset
-from mmengine.hooks import Hook
 from mmengine.logging import print_log
-from mmengine.runner import Runner
 from torch import Tensor
 
 from ghmdet.boxes.anchor_fit import fit_anchors
 from ghmdet.datasets.wrappers import base_datasets
 from ghmdet.models.wrappers import unwrap
-from ghmdet.registry import HOOKS
 
-# Steps of a pipeline that change neither the size of the image nor the boxes that are seen in it.
-_SAME_SIZE = {
-    'LoadImageFromFile',
-    'LoadAnnotations',
-    'RandomFlip',
-    'RandomGrayscale',
-    'PhotoMetricDistortion',
-    'Normalize',
-    'Pad',
-    'PackDetInputs',
-}
+# Transforms that change neither the size of an image nor which of its boxes are visible.
+_SAME_SIZE = (
+    *('LoadImageFromFile', 'LoadAnnotations', 'RandomFlip', 'RandomGrayscale', 'Normalize'),
+    *('PhotoMetricDistortion', 'Pad', 'PackDetInputs'),
+)
 
 
-class UnknownPartError(ValueError):
-    """A part of the run of which it is not known where it leaves the boxes."""
+class UnknownTransformError(ValueError):
+    """A transform whose effect on the boxes is not known."""
 
 
 class SeenBoxes(NamedTuple):
@@ -46,72 +37,59 @@ class SeenBoxes(NamedTuple):
     """int64 (n,), which image each lies in, counted from 0."""
 
 
-@HOOKS.register_module()
-class AnchorCheckHook(Hook):
-    """Warn in one line at the start of a training when the anchors miss many boxes.
+def warn_of_unmatched_boxes(
+    model: Any, dataset: Any, max_share: float, max_images: int, max_boxes: int
+) -> None:
+    """Log a warning if too many boxes of a training dataset have no anchor that fits them.
 
-    A box counts as missed when no anchor has an IoU of `pos_iou_thr` with it. It may still be
-    learnt, by its best anchor alone (`min_pos_iou`, `match_low_quality`), but badly. Looked at are
-    some thousand boxes, spread over the data set and scaled as the pipeline's `Resize` does.
-    Of a head, data set or pipeline that it does not understand it says nothing.
+    These have an IoU below `pos_iou_thr` with each anchor. They may still be learnt by their best
+    anchor (`min_pos_iou`, `match_low_quality`), but badly. A head, dataset or pipeline of another
+    kind than ghmdet's is skipped with a line of level DEBUG.
 
     Args:
-        max_share: largest share of missed boxes without a warning.
-        max_images: images to look at.
-        max_boxes: boxes to look at.
+        model: the detector, perhaps wrapped.
+        dataset: perhaps wrapped; its boxes are scaled as by `Resize` in its pipeline.
+        max_share: largest share of unmatched boxes without a warning.
+        max_images: how many images to look at, evenly spread.
+        max_boxes: how many boxes of them to look at.
     """
+    try:
+        detector: Any = unwrap(model)
+        threshold = float(detector.bbox_head.assigner.pos_iou_thr)
+        ious = _measure_ious(detector, list(base_datasets(dataset)), max_images, max_boxes)
+    except Exception as error:  # custom parts need not have these attributes
+        print_log(f'anchors not checked: {error!r}', 'current', logging.DEBUG)
+        return
+    unmatched = int((ious < threshold).sum()) / max(1, len(ious))
+    if unmatched > max_share:
+        print_log(
+            f'{unmatched:.0%} of {len(ious)} boxes looked at in the training set have no anchor '
+            f'of IoU >= {threshold:g} (train_cfg.assigner.pos_iou_thr) and will hardly be '
+            'learnt: tools/analysis_tools/anchor_report.py CONFIG shows which, and suggests others',
+            logger='current',
+            level=logging.WARNING,
+        )
 
-    priority = 'VERY_LOW'  # after the others have said what they have to say
 
-    def __init__(
-        self, max_share: float = 0.1, max_images: int = 1000, max_boxes: int = 5000
-    ) -> None:
-        self.max_share = max_share
-        self.max_images = max_images
-        self.max_boxes = max_boxes
-
-    def before_train(self, runner: Runner) -> None:
-        """Compare the anchors with the boxes of the training data set."""
-        try:
-            found = self._measure(runner)
-        except Exception as error:  # of somebody's own parts, which need not be as ours are
-            print_log(f'anchors not checked: {error!r}', 'current', logging.DEBUG)
-            return
-        if found is None:
-            return
-        missed, num_boxes, threshold = found
-        if missed > self.max_share:
-            print_log(
-                f'{missed:.0%} of {num_boxes} boxes looked at in the training set have no anchor '
-                f'of IoU >= {threshold:g} (train_cfg.assigner.pos_iou_thr) and will hardly be '
-                'learnt: tools/analysis_tools/anchor_report.py CONFIG shows which and finds better',
-                logger='current',
-                level=logging.WARNING,
-            )
-
-    def _measure(self, runner: Runner) -> tuple[float, int, float] | None:
-        """Share of boxes missed, how many were looked at, and the threshold."""
-        model: Any = unwrap(runner.model)
-        generator = model.bbox_head.prior_generator
-        threshold = float(model.bbox_head.assigner.pos_iou_thr)
-        divisor = getattr(model.data_preprocessor, 'pad_size_divisor', 1)
-        datasets = list(base_datasets(runner.train_dataloader.dataset))
-        ious = []
-        for dataset in datasets:
-            count = max(1, self.max_images // len(datasets))
-            boxes = read_boxes(dataset, spread(len(dataset), count))
-            chosen = spread(len(boxes.bboxes), max(1, self.max_boxes // len(datasets)))
-            boxes = SeenBoxes(*(column[chosen] for column in boxes))
-            seen, input_wh = resize_boxes(boxes, dataset.pipeline.transforms, divisor)
-            ious.append(fit_anchors(seen, input_wh, generator.base_anchors, generator.strides).ious)
-        all_ious = torch.cat(ious)
-        if not len(all_ious):
-            return None
-        return int((all_ious < threshold).sum()) / len(all_ious), len(all_ious), threshold
+def _measure_ious(
+    detector: Any, datasets: Sequence[Any], max_images: int, max_boxes: int
+) -> Tensor:
+    """IoU of each box (n,) with its best anchor."""
+    generator = detector.bbox_head.prior_generator
+    divisor = getattr(detector.data_preprocessor, 'pad_size_divisor', 1)
+    ious = []
+    for dataset in datasets:
+        indices = spread(len(dataset), max(1, max_images // len(datasets)))
+        boxes = read_boxes(dataset, indices)
+        chosen = spread(len(boxes.bboxes), max(1, max_boxes // len(datasets)))
+        boxes = SeenBoxes(*(column[chosen] for column in boxes))
+        bboxes, input_wh = resize_boxes(boxes, dataset.pipeline.transforms, divisor)
+        ious.append(fit_anchors(bboxes, input_wh, generator.base_anchors, generator.strides).ious)
+    return torch.cat(ious)
 
 
 def spread(length: int, count: int) -> list[int]:
-    """Return up to `count` of the first `length` numbers, evenly spread."""
+    """Return up to `count` of the indices below `length`, evenly spread."""
     return torch.linspace(0, length - 1, min(count, length)).long().tolist()
 
 
@@ -119,7 +97,7 @@ def read_boxes(dataset: BaseDataset, indices: Iterable[int]) -> SeenBoxes:
     """Collect the boxes of some images.
 
     Args:
-        dataset: whose `get_data_info` has `height`, `width` and `instances`, each with `bbox` and
+        dataset: its `get_data_info` has `height`, `width` and `instances`, each with `bbox` and
             perhaps `ignore_flag`.
         indices: of the images.
     """
@@ -144,14 +122,14 @@ def resize_boxes(
 
     Args:
         boxes: of the file.
-        transforms: of the pipeline; of several scales to choose from, images take turns.
-        divisor: to a multiple of which the images are padded.
+        transforms: of the pipeline; the images use the scales of `RandomChoiceResize` in turn.
+        divisor: image sides are padded to a multiple of it.
 
     Returns:
         The boxes (n, 4) in the network's input, and the size of it (n, 2).
 
     Raises:
-        UnknownPartError: a transform is not known.
+        UnknownTransformError: a transform is not known.
     """
     size = boxes.image_wh
     for transform in transforms:
@@ -170,7 +148,7 @@ def _scales_of(transform: Any) -> Iterator[tuple[Any, list[tuple[float, float]]]
     elif name == 'RandomChoiceResize':
         yield transform.resize, [(s, s) if isinstance(s, int) else s for s in transform.scales]
     elif name not in _SAME_SIZE:
-        raise UnknownPartError(
+        raise UnknownTransformError(
             f'it is not known how {name}, a step of the training pipeline, changes the boxes'
         )
 

@@ -1,4 +1,4 @@
-"""Writes what `full_check` found: text, a web page, and pictures."""
+"""Writes the result of `check_dataset`: text, a web page, and pictures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ghmdet.checks.dataset_audit import Finding, Picture, SplitCheck
+from ghmdet.checks.dataset_audit import DatasetAudit, Finding, Picture
 from ghmdet.datasets.image_file import ImageError, read_image
 
 _SIDE = 640  # longest of a picture
@@ -22,30 +22,49 @@ _STYLE = (
 )
 
 
-def write_report(splits: Sequence[SplitCheck], out: Path, shown: int = 100) -> str:
+def write_report(audits: Sequence[DatasetAudit], out: Path, shown: int = 100) -> None:
     """Write `report.txt`, `report.html` and `pictures/` into a folder.
 
     Args:
-        splits: what was found.
-        out: the folder, made if need be; other files in it are left alone.
-        shown: how many texts of each kind to write.
-
-    Returns:
-        The text.
+        audits: one per dataset.
+        out: the folder, created if it does not exist; other files in it are kept.
+        shown: how many texts per kind of finding to write.
     """
     (out / 'pictures').mkdir(parents=True, exist_ok=True)
-    text = '\n'.join(line for split in splits for line in _list_lines(split, shown))
-    _write(out / 'report.txt', f'{text}\n')
-    parts = [_make_html(split, number, out, shown) for number, split in enumerate(splits)]
+    text = '\n'.join(list_findings(audit, shown) + _list_statistics(audit) for audit in audits)
     page = f'<!doctype html><meta charset="utf-8"><title>Data check</title><style>{_STYLE}</style>'
-    _write(out / 'report.html', page + ''.join(parts))
-    return text
+    page += ''.join(_make_html(audit, number, out, shown) for number, audit in enumerate(audits))
+    for name, content in (('report.txt', text), ('report.html', page)):
+        (out / name).write_text(content, encoding='utf-8', errors='backslashreplace')
+
+
+def list_findings(audit: DatasetAudit, shown: int = 1) -> str:
+    """Return the notes and findings as text, with the first `shown` texts of each finding."""
+    lines = [f'== {audit.name}: {audit.ann_file}', *audit.notes]
+    for finding in audit.findings:
+        lines.append(_title(finding))
+        lines += [f'    {text}' for text in finding.texts[:shown]]
+        if (rest := finding.count - len(finding.texts[:shown])) > 0:
+            lines.append(f'    and {rest:,} more')
+    return '\n'.join([*lines, '' if audit.findings else 'no errors or warnings\n'])
+
+
+def _list_statistics(audit: DatasetAudit) -> str:
+    lines = []
+    for title, rows in audit.statistics.items():
+        width = max((len(name) for name, _ in rows), default=0)
+        lines += [f'{title}:', *(f'    {name:<{width}} {count:>10,}' for name, count in rows)]
+    return '\n'.join([*lines, ''])
+
+
+def _title(finding: Finding) -> str:
+    return f'{"error" if finding.is_error else "warning"}: {finding.count:,} x {finding.kind}'
 
 
 def draw_picture(picture: Picture) -> np.ndarray:
-    """Draw boxes in red into an image, with a grey margin where they leave it.
+    """Draw boxes in red into an image, with a grey margin for those beyond the image.
 
-    A small box has a circle around it. Where the image cannot be read, a grey one stands for it.
+    A small box has a circle around it. An image that cannot be read is drawn in grey.
 
     Returns:
         uint8 (h, w, 3) in BGR, of at most 640 pixels a side.
@@ -76,46 +95,25 @@ def draw_picture(picture: Picture) -> np.ndarray:
     return image
 
 
-def _list_lines(split: SplitCheck, shown: int) -> list[str]:
-    lines = [f'== {split.name}: {split.ann_file}', *split.notes]
-    for finding in split.findings:
-        lines.append(f'{_grade(finding)}: {finding.count:,} x {finding.kind}')
-        lines += [f'    {text}' for text in finding.texts[:shown]]
-        if finding.count > len(finding.texts[:shown]):
-            lines.append(f'    and {finding.count - len(finding.texts[:shown]):,} more')
-    for title, rows in split.statistics.items():
-        width = max((len(name) for name, _ in rows), default=0)
-        lines += [f'{title}:', *(f'    {name:<{width}} {count:>10,}' for name, count in rows)]
-    return [*lines, '']
-
-
-def _make_html(split: SplitCheck, number: int, out: Path, shown: int) -> str:
+def _make_html(audit: DatasetAudit, number: int, out: Path, shown: int) -> str:
     def quote(text: object) -> str:
         return html.escape(str(text).encode(errors='backslashreplace').decode())
 
-    parts = [f'<h1>{quote(split.name)}</h1><p>{quote(split.ann_file)}</p>']
-    parts += [f'<p>{quote(note)}</p>' for note in split.notes]
-    for place, finding in enumerate(split.findings):
-        grade = _grade(finding)
-        parts.append(f'<h2 class="{grade}">{grade}: {finding.count:,} x {quote(finding.kind)}</h2>')
+    parts = [f'<h1>{quote(audit.name)}</h1><p>{quote(audit.ann_file)}</p>']
+    parts += [f'<p>{quote(note)}</p>' for note in audit.notes]
+    for index, finding in enumerate(audit.findings):
+        title = quote(_title(finding))
+        parts.append(f'<h2 class="{title.partition(":")[0]}">{title}</h2>')
         parts.append(f'<details open><summary>{min(shown, len(finding.texts))} shown</summary><ul>')
         parts += [f'<li>{quote(text)}</li>' for text in finding.texts[:shown]]
         parts.append('</ul></details>')
-        for index, picture in enumerate(finding.pictures):
+        for place, picture in enumerate(finding.pictures):
             code = cv2.imencode('.jpg', draw_picture(picture))[1].tobytes()
-            (out / 'pictures' / f'{number}_{place}_{index}.jpg').write_bytes(code)
+            (out / 'pictures' / f'{number}_{index}_{place}.jpg').write_bytes(code)
             source = f'data:image/jpeg;base64,{base64.b64encode(code).decode()}'
             caption = quote(f'{picture.path}: {picture.caption}')
             parts.append(f'<figure><img src="{source}"><figcaption>{caption}</figcaption></figure>')
-    for title, rows in split.statistics.items():
+    for title, rows in audit.statistics.items():
         cells = ''.join(f'<tr><td>{quote(name)}<td>{count:,}' for name, count in rows)
         parts.append(f'<h3>{quote(title)}</h3><table>{cells}</table>')
     return ''.join(parts)
-
-
-def _grade(finding: Finding) -> str:
-    return 'error' if finding.is_error else 'warning'
-
-
-def _write(path: Path, text: str) -> None:
-    path.write_text(text, encoding='utf-8', errors='backslashreplace')

@@ -1,4 +1,4 @@
-"""One class list for every dataset and the head, settled before anything is built."""
+"""Completes class lists, `num_classes` and annotation files in a config, and compares them."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmengine.config import Config, ConfigDict
 from mmengine.fileio import join_path, list_from_file
@@ -16,72 +15,60 @@ from mmengine.runner import CheckpointLoader
 from mmengine.utils import is_abs
 
 from ghmdet.checkpoint.key_maps import channels_per_anchor, strip_wrappers
-from ghmdet.checkpoint.weights import class_names, same_names
+from ghmdet.checkpoint.weights import class_names, compare_classes
+from ghmdet.coco.classes import read_categories
 from ghmdet.config.data_root import find_datasets
-from ghmdet.messages import list_items
+from ghmdet.messages import list_items, nearest
 from ghmdet.registry import DATASETS, METRICS
 
 _SPLITS = ('train', 'val', 'test')
-_INHERITED = 80  # the `num_classes` of the shipped base, which says nothing about the user's wish
+_INHERITED = 80  # `num_classes` of the shipped base config, which the user need not have chosen
 
 
 @dataclass
 class _Source:
-    """A dataset of the config, and what its annotation file says if it has one."""
+    """A dataset of the config: the classes given there, and those of its annotation file."""
 
     key: str
     cfg: ConfigDict
     given: tuple[str, ...] | None
-    """Classes that the config names for it."""
     ann_file: str = ''
     categories: tuple[str, ...] | None = None
-    """Of the file, in the order of the ids; None where it is not read."""
 
     def __str__(self) -> str:
-        given = 'none' if self.given is None else list_items(self.given, 20)
-        text = f'{self.key}: metainfo.classes {given}'
+        text = f'{self.key}: metainfo.classes {list_items(self.given or ("none",), 20)}'
         if self.categories is None:
             return text
         return f'{text}, categories of {self.ann_file}: {list_items(self.categories, 20) or "none"}'
 
 
-class _Origin(NamedTuple):
-    """Where the classes come from."""
-
-    kind: str
-    """'config', 'COCO', 'checkpoint' or 'file'"""
-    name: str
-
-
 def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> str | None:
     """Give every `CocoDataset` of a config and the head the same classes, in place.
 
-    Where the config names classes for one dataset, they are those of all. Where it names none, the
-    classes come from the checkpoint if `splits` are not trained on, else from the first annotation
-    file, in the order of the category ids; one that has all 80 of COCO stays COCO's. With them
-    comes `model.bbox_head.num_classes`, if it is absent or still 80. Other dataset classes are left
-    alone, as is MMDetection's own. Files that are read here are kept for the datasets.
+    Classes that the config names for one dataset are those of all. If it names none, they come from
+    the checkpoint for a test or validation, else from the first annotation file, in the order of
+    the category ids; a file with all 80 of COCO keeps COCO's. `model.bbox_head.num_classes` is set
+    with them if it is absent or still 80. Datasets of other types are not changed, nor configs for
+    an installed MMDetection. Files that are read here are kept for the datasets.
 
     Args:
         cfg: changed: `metainfo.classes` of the datasets, `model.bbox_head.num_classes`.
-        splits: those whose annotation files are read. If one is trained on, the others are held to
-            the same classes.
+        splits: those whose annotation files are read. With 'train' among them, the other splits
+            must have the same classes.
 
     Returns:
-        What was taken from where, for the log; None if the config says it all.
+        What was taken from where, for the log; None if nothing is missing in the config.
 
     Raises:
         ValueError: the names, their order or their number disagree. One message names the key of
             each dataset, its classes in the config and the categories of its file.
     """
     ours = DATASETS.get('CocoDataset')
-    if (
-        cfg.get('default_scope') == 'mmdet'
-    ):  # convert_mmdet_config() has left it because MMDetection is installed
+    if cfg.get('default_scope') == 'mmdet':  # kept by convert_mmdet_config for MMDetection
         return None
     parts = sorted(find_datasets(cfg), key=lambda item: _split(item[0]) not in splits)
     sources = [
-        _Source(key, part, _given_classes(key, part))
+        _Source(key, part, check_class_names(key, part))
         for key, part in parts
         if is_ours(part, DATASETS, 'CocoDataset') or is_ours(part, DATASETS, 'ImageFolder')
     ]
@@ -89,25 +76,25 @@ def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> st
         return None
     for source in sources:
         if _split(source.key) in splits and source.cfg.get('ann_file'):
-            _read_categories(source, ours)
+            _read_categories(source)
     chosen = _choose(cfg, sources, splits, ours.METAINFO['classes'], len(parts))
     if chosen is None:
         return None
-    names, origin = chosen
+    names, kind, origin = chosen
     if 'train' not in splits:
         sources = [source for source in sources if _split(source.key) in splits]
-    faults = [fault for source in sources for fault in _find_faults(source, names, origin)]
+    errors = [error for source in sources for error in _find_errors(source, names, kind, origin)]
     head = _head(cfg)
-    number = None if head is None or _is_free(head, origin.kind) else head.get('num_classes')
+    number = None if head is None or _is_free(head, kind) else head.get('num_classes')
     if isinstance(number, int) and number != len(names):
-        faults.append(
+        errors.append(
             f'model.bbox_head.num_classes is {number}, but there are {len(names)} classes: set '
             f'model.bbox_head.num_classes={len(names)}'
         )
-    if faults:
-        told = '; '.join(map(str, sources))
-        raise ValueError(f'the classes do not agree: {"; ".join(faults)}. [{told}]')
-    return _apply(sources, names, origin, head)
+    if errors:
+        listed = '; '.join(map(str, sources))
+        raise ValueError(f'the classes do not agree: {"; ".join(errors)}. [{listed}]')
+    return _apply(sources, names, kind, origin, head)
 
 
 def take_checkpoint_classes(cfg: Config, checkpoint: Mapping[str, Any]) -> None:
@@ -118,7 +105,7 @@ def take_checkpoint_classes(cfg: Config, checkpoint: Mapping[str, Any]) -> None:
         checkpoint: as loaded.
     """
     names, head = class_names(checkpoint), _head(cfg)
-    given = any(_given_classes(key, part) for key, part in find_datasets(cfg))
+    given = any(check_class_names(key, part) for key, part in find_datasets(cfg))
     if not names or head is None or given or not _is_free(head, 'checkpoint'):
         return
     shape = channels_per_anchor(strip_wrappers(checkpoint.get('state_dict', checkpoint), {}))
@@ -148,17 +135,25 @@ def _is_free(head: ConfigDict, kind: str) -> bool:
     return kind in ('checkpoint', 'file') and head.get('num_classes', _INHERITED) == _INHERITED
 
 
-def _given_classes(key: str, dataset: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return the class names of the config; a string is a file with one name a line, if it is."""
-    classes = (dataset.get('metainfo') or {}).get('classes')
+def check_class_names(key: str, dataset: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return the class names in the config of a dataset, None if it has none.
+
+    Args:
+        key: of the dataset in the config, for messages.
+        dataset: its `metainfo.classes` are a list or tuple of names in the order of the labels, or
+            the path of a file with one name per line.
+
+    Raises:
+        ValueError: the classes are something else, empty, or name a class twice.
+    """
+    key, classes = f'{key}.metainfo.classes', (dataset.get('metainfo') or {}).get('classes')
     if classes is None:
         return None
-    key = f'{key}.metainfo.classes'
     if isinstance(classes, str):
         if not os.path.isfile(classes):
             raise ValueError(
                 f'{key} must be a sequence of names, got the str {classes!r}, and there is no file '
-                f'of that name with one class a line; a tuple of one needs a comma: '
+                f'of that name with one class per line; a tuple of one needs a comma: '
                 f'classes=({classes!r},)'
             )
         classes = [line.strip() for line in list_from_file(classes) if line.strip()]
@@ -171,15 +166,15 @@ def _given_classes(key: str, dataset: Mapping[str, Any]) -> tuple[str, ...] | No
     return tuple(classes)
 
 
-def _read_categories(source: _Source, ours: Any) -> None:
+def _read_categories(source: _Source) -> None:
     try:
-        source.ann_file, source.categories = ours.read_categories(
+        source.ann_file, source.categories = read_categories(
             source.cfg.get('ann_file', ''),
             source.cfg.get('data_root', ''),
             source.cfg.get('backend_args'),
             test_mode=source.cfg.get('test_mode', False),
         )
-    except FileNotFoundError:  # for the dataset to say, should it be built
+    except FileNotFoundError:  # the dataset raises it too, if it is built
         source.categories = None
 
 
@@ -189,21 +184,19 @@ def _choose(
     splits: Sequence[str],
     coco: tuple[str, ...],
     num_datasets: int,
-) -> tuple[tuple[str, ...], _Origin] | None:
+) -> tuple[tuple[str, ...], str, str] | None:
+    """Return the classes, the kind of their source (config, COCO, checkpoint, file), its name."""
     trained = 'train' in splits
     first = next((source.given for source in sources if source.given), None)
-    of_config = first and (first, _Origin('config', 'metainfo.classes'))
-    of_coco = coco, _Origin('COCO', "COCO's 80 classes")
+    of_config = first and (first, 'config', 'metainfo.classes')
+    of_coco = coco, 'COCO', "COCO's 80 classes"
     if of_config and (trained or any(s.given for s in sources if _split(s.key) in splits)):
         return of_config
     if not trained and cfg.get('load_from'):
         names = class_names(CheckpointLoader.load_checkpoint(cfg.load_from, 'meta', 'silent'))
         if names:
-            return (
-                of_coco
-                if same_names(names, coco)
-                else (names, _Origin('checkpoint', cfg.load_from))
-            )
+            differ = compare_classes(names, coco)
+            return (names, 'checkpoint', cfg.load_from) if differ else of_coco
     if of_config:
         return of_config
     file = next((source for source in sources if source.categories), None)
@@ -211,63 +204,60 @@ def _choose(
         return None
     if set(coco) <= set(file.categories or ()):
         return of_coco
-    return tuple(dict.fromkeys(file.categories or ())), _Origin('file', file.ann_file)
+    return tuple(dict.fromkeys(file.categories or ())), 'file', file.ann_file
 
 
-def _find_faults(source: _Source, names: tuple[str, ...], origin: _Origin) -> list[str]:
-    """Say where a dataset or its file departs from the classes chosen."""
-    faults = []
-    if source.given and source.given != names:
-        pairs = zip(source.given, names, strict=False)
-        place = next((i for i, (a, b) in enumerate(pairs) if a != b), None)
-        told = (
-            f'has {len(source.given)} classes, not {len(names)}'
-            if place is None
-            else f'has {source.given[place]!r} as number {place}, not {names[place]!r}'
-        )
-        faults.append(
-            f'{source.key}.metainfo.classes {told}; every dataset needs the same list in the same '
-            'order, for a class is known by its place'
+def _find_errors(source: _Source, names: tuple[str, ...], kind: str, origin: str) -> list[str]:
+    """Compare a dataset and its file with the classes chosen."""
+    errors = []
+    labels = 'this list', f'the {origin} of the other datasets'
+    if source.given and (difference := compare_classes(source.given, names, labels, exact=True)):
+        errors.append(
+            f'{source.key}.metainfo.classes: {difference}; every dataset needs the same list in '
+            'the same order, since a label is an index into it'
         )
     if source.categories is None or (not source.categories and source.cfg.get('test_mode')):
-        return faults
+        return errors
     missing = [name for name in source.given or names if name not in source.categories]
     if missing:
         hints = list_items([_suggest(name, source.categories) for name in missing], 10)
-        faults.append(
-            f'{source.key}: of {origin.name}, {len(missing)} of {len(names)} are not among the '
+        errors.append(
+            f'{source.key}: of {origin}, {len(missing)} of {len(names)} are not among the '
             f'categories of {source.ann_file}: {hints}'
         )
     extra = [name for name in source.categories if name not in names]
-    if extra and origin.kind == 'file':
-        faults.append(
+    if extra and kind == 'file':
+        errors.append(
             f'{source.key}: the categories {list_items(extra, 10)} of {source.ann_file} are not in '
-            f'{origin.name}, from which the classes are; to leave them out, name the classes in '
-            'metainfo=dict(classes=(...)) of every dataset'
+            f'{origin}, which the classes are taken from; to leave them out, name the classes '
+            'in metainfo=dict(classes=(...)) of every dataset'
         )
-    return faults
+    return errors
 
 
 def _suggest(name: str, known: Sequence[str]) -> str:
-    by_lower = {other.lower(): other for other in known}
-    close = get_close_matches(name.lower(), by_lower, n=1)
-    return f'{name!r} (did you mean {by_lower[close[0]]!r}?)' if close else repr(name)
+    near = nearest(name, known, count=1, cutoff=0.6)
+    return f'{name!r} (did you mean {near[0]!r}?)' if near else repr(name)
 
 
 def _apply(
-    sources: Sequence[_Source], names: tuple[str, ...], origin: _Origin, head: ConfigDict | None
+    sources: Sequence[_Source],
+    names: tuple[str, ...],
+    kind: str,
+    origin: str,
+    head: ConfigDict | None,
 ) -> str | None:
-    """Write the classes where the config has none, and say so."""
+    """Write the classes where the config has none, and describe this for the log."""
     for source in sources:
-        if source.given or origin.kind != 'COCO':
+        if source.given or kind != 'COCO':
             source.cfg.metainfo = {**(source.cfg.get('metainfo') or {}), 'classes': names}
     without = [source.key for source in sources if not source.given]
-    if not without or origin.kind == 'COCO':
+    if not without or kind == 'COCO':
         return None
-    told = f'{len(names)} classes ({list_items(names, 12)})'
-    if origin.kind == 'config':
-        return f'{", ".join(without)}: no metainfo.classes, so the {told} of the other datasets'
-    text = f'{told} taken from {origin.name}, since the config names none'
+    text = f'{len(names)} classes ({list_items(names, 12)})'
+    if kind == 'config':
+        return f'{", ".join(without)}: no metainfo.classes, so the {text} of the other datasets'
+    text += f' taken from {origin}, since the config names none'
     if head is not None and head.get('num_classes') != len(names):
         text += f'; model.bbox_head.num_classes = {len(names)}'
         head.num_classes = len(names)
@@ -277,15 +267,13 @@ def _apply(
 def complete_evaluators(cfg: Config) -> None:
     """Give every `CocoMetric` without `ann_file` the file of its dataloader's `CocoDataset`.
 
-    Subclasses, other datasets, and several datasets in one loader are left alone: the metric then
-    takes the ground truth from the samples.
+    For subclasses, other datasets, and several datasets in one loader nothing is set: the metric
+    then takes the ground truth from the samples.
 
     Args:
         cfg: `val_evaluator` and `test_evaluator` are changed in place.
     """
-    if (
-        cfg.get('default_scope') == 'mmdet'
-    ):  # convert_mmdet_config() has left it because MMDetection is installed
+    if cfg.get('default_scope') == 'mmdet':  # kept by convert_mmdet_config for MMDetection
         return
     for split in ('val', 'test'):
         datasets = [part for key, part in find_datasets(cfg) if key.startswith(f'{split}_')]

@@ -1,4 +1,4 @@
-"""Checks a data set to the last entry and image, without stopping at what it finds."""
+"""Checks all entries and images of a dataset, without stopping at the first error."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ghmdet.checks.decode_images import ImageJob, decode_images
+from ghmdet.checks.decode_images import DecodeResult, ImageJob, decode_images
 from ghmdet.coco.box_filter import DEFECTS, BoxCheck, check_boxes
 from ghmdet.coco.classes import match_classes
 from ghmdet.coco.faults import Faults, find_outside_names, find_type_faults
@@ -18,12 +18,12 @@ from ghmdet.coco.reader import find_record_faults, load_json, read_coco
 from ghmdet.coco.records import CocoRecords, convert_records
 from ghmdet.datasets.coco import CocoDataset
 
-_KEPT = 1000  # texts of one kind
+_KEPT = 1000  # texts per kind of finding
 _SECTIONS = ('images', 'annotations', 'categories')
 
 
 class Picture(NamedTuple):
-    """An image and the boxes (x, y, w, h in pixels of it) to show in it."""
+    """An image and the boxes (x, y, w, h in pixels of it) to draw in it."""
 
     path: str
     size_wh: tuple[float, float]
@@ -33,7 +33,7 @@ class Picture(NamedTuple):
 
 @dataclass
 class Finding:
-    """All that was found of one kind: how many, the first in words, and pictures of some."""
+    """All errors or warnings of one kind: how many, texts of the first, and pictures of some."""
 
     kind: str
     is_error: bool
@@ -43,24 +43,19 @@ class Finding:
 
 
 @dataclass
-class SplitCheck:
-    """What the check of one data set found.
-
-    `statistics` are tables: title -> rows of (name, count). `bad_images` are the places of images
-    that cannot be used, with the reason.
-    """
+class DatasetAudit:
+    """The result of `check_dataset`; `statistics` are tables: title -> rows of (name, count)."""
 
     name: str
     ann_file: str
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     statistics: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
-    bad_images: dict[int, str] = field(default_factory=dict)
 
     def add(
         self, kind: str, texts: Sequence[str], count: int = 0, is_error: bool = True
     ) -> Finding:
-        """Take in a finding, which is none if there are no texts."""
+        """Add a finding; nothing is added, only returned, if there are no texts."""
         finding = Finding(kind, is_error, count or len(texts), list(texts[:_KEPT]))
         if texts:
             self.findings.append(finding)
@@ -68,7 +63,7 @@ class SplitCheck:
 
     @property
     def num_errors(self) -> int:
-        """Findings that stop a training, counted one by one."""
+        """How many errors there are, which would stop a training."""
         return sum(finding.count for finding in self.findings if finding.is_error)
 
 
@@ -76,62 +71,66 @@ def check_dataset(
     dataset: CocoDataset,
     name: str,
     *,
-    sound: tuple[CocoRecords, Faults] | None = None,
+    entries: tuple[CocoRecords, Faults] | None = None,
     decode: bool = True,
     workers: int = 1,
     max_pictures: int = 6,
     progress: Callable[[int, int], object] = lambda done, total: None,
-) -> SplitCheck:
-    """Check the annotation file of a data set entry by entry, and decode all its images.
+) -> DatasetAudit:
+    """Check each entry of a dataset's annotation file, and decode all its images.
 
     Args:
         dataset: made with `lazy_init=True`, so that it has read nothing yet.
-        name: what the report calls it.
-        sound: what `read_valid_entries` made of its annotation file, where that was read before.
-        decode: False leaves the images alone.
-        workers: processes that decode images; 0 is this one.
-        max_pictures: how many pictures of each kind of box are asked for.
-        progress: called with the number of images done and that of all.
+        name: of the dataset in the report.
+        entries: of its annotation file from `read_valid_entries`, if that was read before.
+        decode: whether to check the images.
+        workers: processes that decode images; 0 decodes in this process.
+        max_pictures: how many pictures to draw per kind of box.
+        progress: called with the numbers of images that are done and of all.
     """
-    split = SplitCheck(name, dataset.ann_file)
+    audit = DatasetAudit(name, dataset.ann_file)
     try:
-        records, faults = sound or read_valid_entries(
+        records, faults = entries or read_valid_entries(
             dataset.ann_file, dataset.backend_args, not dataset.test_mode
         )
     except (OSError, ValueError) as error:
-        split.add('annotation file', [str(error)])
-        return split
-    split.add('entry of the annotation file', faults.texts, faults.count)
-    labels = _find_labels(dataset, records, split)
+        audit.add('annotation file', [str(error)])
+        return audit
+    audit.add('entry of the annotation file', faults.texts, faults.count)
+    labels = _find_labels(dataset, records, audit)
     boxes = check_boxes(records, labels)
-    if not split.num_errors:
+    if not audit.num_errors:
         try:
             dataset.full_init()
-            split.notes.append(dataset.summary)
+            audit.notes.append(dataset.summary)
         except (OSError, ValueError) as error:
-            split.add('data set', [str(error)])
+            audit.add('dataset', [str(error)])
     folder = dataset.data_prefix['img']
-    _report_boxes(split, boxes, records, folder, max_pictures)
+    _report_boxes(audit, boxes, records, folder, max_pictures)
     names = Counter(image.file_name for image in records.images)
     repeated = [f'{name!r} is the file of {n} images' for name, n in names.items() if n > 1]
-    split.add('file name', repeated, is_error=False)
+    audit.add('file name', repeated, is_error=False)
     if decode and dataset.is_local(folder):
-        _check_images(split, dataset, records, workers, progress)
-        _show_size_mismatches(split, records, boxes, folder, max_pictures)
+        jobs = _list_jobs(audit, dataset, records)
+        results = {}
+        for index, result in decode_images(jobs, workers):
+            results[index] = result
+            progress(len(results), len(jobs))
+        _report_images(audit, results, boxes, records, folder, max_pictures)
     else:
-        split.notes.append(f'images were not looked at: {"remote" if decode else "no folder"}')
-    split.statistics = count_statistics(records, boxes, labels)
-    return split
+        audit.notes.append(f'images were not checked: {"remote" if decode else "no folder"}')
+    audit.statistics = count_statistics(records, boxes, labels)
+    return audit
 
 
 def read_valid_entries(
     ann_file: str, backend_args: dict | None = None, need_annotations: bool = True
 ) -> tuple[CocoRecords, Faults]:
-    """Read a COCO file without its broken entries, which are returned too.
+    """Read a COCO file without its broken entries, and return what is wrong with these.
 
     Raises:
         OSError: it cannot be read.
-        ValueError: it is not JSON or no COCO file.
+        ValueError: it is not JSON, or not a COCO file.
     """
     try:
         records = read_coco(ann_file, backend_args, need_annotations=need_annotations)
@@ -143,7 +142,7 @@ def read_valid_entries(
     for section in _SECTIONS:
         entries = data.get(section) if isinstance(data, dict) else None
         find_type_faults(faults, section, entries if isinstance(entries, list) else ())
-    data = _leave_out(data, faults)
+    data = _remove(data, faults)
     records = convert_records(data, ann_file)
     found = Faults(limit=_KEPT)
     find_record_faults(found, records)
@@ -152,18 +151,18 @@ def read_valid_entries(
     faults.texts += found.texts
     faults.count += found.count
     while found.count:  # without an image, its annotations are broken too
-        data = _leave_out(data, found)
+        data = _remove(data, found)
         records, found = convert_records(data, ann_file), Faults()
         find_record_faults(found, records)
     return records, faults
 
 
-def _leave_out(data: Any, faults: Faults) -> Any:
+def _remove(data: Any, faults: Faults) -> Any:
     if not faults.count:
         return data
     return data | {
         section: [entry for index, entry in enumerate(data[section]) if index not in places]
-        for section, places in faults.places.items()
+        for section, places in faults.indices.items()
     }
 
 
@@ -179,7 +178,7 @@ def count_statistics(
     sizes = Counter(f'{image.width}x{image.height}' for image in records.images)
     return {
         'boxes by class': [(str(names[id_]), per_class[label]) for id_, label in labels.items()],
-        'boxes in an image': _bin(per_image, [0, 1, 2, 6, 11, 21, 51, 101]),
+        'boxes per image': _bin(per_image, [0, 1, 2, 6, 11, 21, 51, 101]),
         'boxes by side (square root of the area in pixels)': _bin(
             sides, [0, 8, 16, 32, 64, 96, 128, 256, 512]
         ),
@@ -195,85 +194,78 @@ def _bin(values: np.ndarray, edges: Sequence[int]) -> list[tuple[str, int]]:
     return list(zip([*names, f'{edges[-1]} and more'], counts, strict=True))
 
 
-def _find_labels(dataset: CocoDataset, records: CocoRecords, split: SplitCheck) -> dict[Any, int]:
+def _find_labels(dataset: CocoDataset, records: CocoRecords, audit: DatasetAudit) -> dict[Any, int]:
     if not records.categories:
         return {}
     try:
         ids = match_classes(dataset.metainfo['classes'], records.categories, dataset.ann_file)
     except ValueError as error:
-        split.add('classes', [str(error)])
+        audit.add('classes', [str(error)])
         ids = [category.id for category in records.categories]
     return {id_: label for label, id_ in enumerate(ids)}
 
 
 def _report_boxes(
-    split: SplitCheck, boxes: BoxCheck, records: CocoRecords, folder: str, max_pictures: int
+    audit: DatasetAudit, boxes: BoxCheck, records: CocoRecords, folder: str, max_pictures: int
 ) -> None:
-    kinds = {f'box left out, {reason}': boxes.list_places(reason) for reason in DEFECTS}
-    kinds['box used, reaching more than a pixel beyond the image'] = np.flatnonzero(boxes.beyond)
-    for kind, places in kinds.items():
-        texts = [boxes.describe(index) for index in places[:_KEPT].tolist()]
-        finding = split.add(kind, texts, len(places), is_error=False)
+    kinds = {f'box skipped, {reason}': boxes.indices_of(reason) for reason in DEFECTS}
+    kinds['box used, more than a pixel beyond the image'] = np.flatnonzero(boxes.beyond)
+    for kind, indices in kinds.items():
+        texts = [boxes.describe(index) for index in indices[:_KEPT].tolist()]
+        finding = audit.add(kind, texts, len(indices), is_error=False)
         finding.pictures = [
-            _picture(records, folder, boxes.owner[index], [index], text)
-            for index, text in zip(places[:max_pictures].tolist(), texts, strict=False)
+            _make_picture(records, folder, boxes.owner[index], [index], text)
+            for index, text in zip(indices[:max_pictures].tolist(), texts, strict=False)
         ]
 
 
-def _picture(
-    records: CocoRecords, folder: str, owner: int, places: Sequence[int], caption: str
+def _make_picture(
+    records: CocoRecords, folder: str, owner: int, indices: Sequence[int] = (), caption: str = ''
 ) -> Picture:
+    """An image, by its index in the file, and some of its boxes."""
     image = records.images[owner]
-    shown = [records.annotations.bbox[index].tolist() for index in places]
     path = f'{folder.rstrip("/")}/{image.file_name}' if folder else str(image.file_name)
+    shown = [records.annotations.bbox[index].tolist() for index in indices]
     return Picture(path, (image.width or 1, image.height or 1), shown, caption)
 
 
-def _check_images(
-    split: SplitCheck,
-    dataset: CocoDataset,
-    records: CocoRecords,
-    workers: int,
-    progress: Callable[[int, int], object],
-) -> None:
-    folder = dataset.data_prefix['img']
-    images = records.images
-    names = [str(image.file_name) for image in images]
+def _list_jobs(
+    audit: DatasetAudit, dataset: CocoDataset, records: CocoRecords
+) -> dict[int, ImageJob]:
+    """The images to decode, by their index in the file."""
+    folder, loader = dataset.data_prefix['img'], dataset.image_loader
+    names = [str(image.file_name) for image in records.images]
     outside = set() if dataset.allow_outside else set(find_outside_names(names, folder))
-    split.add('file name that leads out of the image folder', sorted(map(repr, outside)))
-    places = [index for index, name in enumerate(names) if name not in outside]
-    pictures = [_picture(records, folder, index, [], '') for index in places]
-    loader = dataset.image_loader
-    jobs = [ImageJob(p.path, p.size_wh, loader.color_type, loader.max_pixels) for p in pictures]
-    faults, turned = {}, 0
-    for done, (index, verdict) in enumerate(decode_images(jobs, workers), start=1):
-        turned += verdict.turned
-        if verdict.fault:
-            faults[places[index]] = f'{verdict.fault} (image id {images[places[index]].id!r})'
-        progress(done, len(jobs))
-    split.add('image file', [faults[place] for place in sorted(faults)])
-    split.bad_images = faults
-    if turned:
-        split.notes.append(
-            f'{turned:,} images are turned by a quarter by their EXIF orientation (not if '
+    audit.add('file name that leads out of the image folder', sorted(map(repr, outside)))
+    pictures = {
+        i: _make_picture(records, folder, i) for i, n in enumerate(names) if n not in outside
+    }
+    return {
+        index: ImageJob(picture.path, picture.size_wh, loader.color_type, loader.max_pixels)
+        for index, picture in pictures.items()
+    }
+
+
+def _report_images(
+    audit: DatasetAudit,
+    results: Mapping[int, DecodeResult],
+    boxes: BoxCheck,
+    records: CocoRecords,
+    folder: str,
+    max_pictures: int,
+) -> None:
+    errors = {
+        index: f'{result.error} (image id {records.images[index].id!r})'
+        for index, result in sorted(results.items())
+        if result.error
+    }
+    finding = audit.add('image file', list(errors.values()))
+    mismatched = [index for index, text in errors.items() if 'file says' in text]  # another size
+    for index in mismatched[:max_pictures]:
+        of_image = boxes.used[boxes.owner[boxes.used] == index][:50].tolist()
+        finding.pictures.append(_make_picture(records, folder, index, of_image, errors[index]))
+    if rotated := sum(result.rotated for result in results.values()):
+        audit.notes.append(
+            f'{rotated:,} images are rotated by 90 degrees by their EXIF orientation (not if '
             'color_type of LoadImageFromFile ends in ignore_orientation); do their boxes fit?'
         )
-
-
-def _show_size_mismatches(
-    split: SplitCheck, records: CocoRecords, boxes: BoxCheck, folder: str, max_pictures: int
-) -> None:
-    """Draw the boxes of images that can be decoded but have another size."""
-    for finding in split.findings:
-        if finding.kind == 'image file':
-            misfits = [p for p, text in sorted(split.bad_images.items()) if 'file says' in text]
-            finding.pictures = [
-                _picture(
-                    records,
-                    folder,
-                    place,
-                    boxes.used[boxes.owner[boxes.used] == place][:50].tolist(),
-                    split.bad_images[place],
-                )
-                for place in misfits[:max_pictures]
-            ]

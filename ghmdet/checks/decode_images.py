@@ -1,18 +1,18 @@
-"""Decodes many images in several processes, to find those that cannot be."""
+"""Decodes many images in several processes, to find those that cannot be decoded."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from itertools import islice
+from itertools import chain
 from multiprocessing import get_all_start_methods, get_context
 from typing import NamedTuple
 
 from ghmdet.datasets.image_file import ImageError, read_image, read_image_sizes
 
 _CHUNK = 16  # images
-# A plain fork would copy the threads' locks, as they are, of OpenCV and of the progress bar.
+# fork would copy the locks that threads of OpenCV and of the progress bar may hold.
 _START_METHOD = 'forkserver' if 'forkserver' in get_all_start_methods() else 'spawn'
 
 
@@ -26,59 +26,52 @@ class ImageJob(NamedTuple):
 
 
 class DecodeResult(NamedTuple):
-    """What is wrong with an image, and whether EXIF turns it by a quarter."""
+    """What is wrong with an image, and whether its EXIF orientation rotates it by 90 degrees."""
 
-    fault: str | None = None
-    turned: bool = False
+    error: str | None = None
+    rotated: bool = False
 
 
-def decode_images(jobs: Sequence[ImageJob], workers: int) -> Iterator[tuple[int, DecodeResult]]:
-    """Decode all, in any order; an image at which the decoding process dies is a fault as well.
+def decode_images(jobs: Mapping[int, ImageJob], workers: int) -> Iterator[tuple[int, DecodeResult]]:
+    """Decode images and yield the results by key, in any order.
 
-    With `workers=0` this process decodes, and dies.
+    An image at which the decoding process dies is an error of that image, unless `workers=0`, which
+    decodes in this process.
     """
     if not workers:
-        yield from enumerate(map(_decode, jobs))
+        yield from ((key, _decode(job)) for key, job in jobs.items())
         return
-    chunks = [range(start, min(start + _CHUNK, len(jobs))) for start in range(0, len(jobs), _CHUNK)]
-    lost: list[range] = []
+    keys, lost = list(jobs), list[list[int]]()
+    chunks = [keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK)]
     yield from _decode_chunks(jobs, chunks, workers, lost)
-    for chunk in lost:  # one image each, to find out which it was
-        for index in chunk:
-            alone: list[range] = []
-            yield from _decode_chunks(jobs, [range(index, index + 1)], 1, alone)
-            for place in alone:
-                fault = f'image {jobs[place[0]].path} kills the process that decodes it'
-                yield place[0], DecodeResult(fault)
+    for key in chain(*lost):  # decoded one by one to find the image that stops the process
+        alone = list[list[int]]()
+        yield from _decode_chunks(jobs, [[key]], 1, alone)
+        if alone:
+            yield key, DecodeResult(f'image {jobs[key].path} kills the process that decodes it')
 
 
 def _decode_chunks(
-    jobs: Sequence[ImageJob], chunks: Sequence[range], workers: int, lost: list[range]
+    jobs: Mapping[int, ImageJob], chunks: Iterable[list[int]], workers: int, lost: list[list[int]]
 ) -> Iterator[tuple[int, DecodeResult]]:
-    waiting = iter(chunks)
+    """Decode chunks of images; those whose process died are appended to `lost`."""
     context = get_context(_START_METHOD)
     context.set_forkserver_preload([__name__])
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
-        running: dict[Future, range] = {}
-
-        def submit(chunk: range) -> None:
+    pool = ProcessPoolExecutor(workers, mp_context=context)
+    futures: dict[Future, list[int]] = {}
+    try:
+        for chunk in chunks:
             try:
-                running[pool.submit(_decode_all, [jobs[index] for index in chunk])] = chunk
+                futures[pool.submit(_decode_all, [jobs[key] for key in chunk])] = chunk
             except BrokenProcessPool:
                 lost.append(chunk)
-
-        for chunk in islice(waiting, 2 * workers):
-            submit(chunk)
-        while running:
-            for future in wait(running, return_when=FIRST_COMPLETED).done:
-                chunk = running.pop(future)
-                try:
-                    yield from zip(chunk, future.result(), strict=True)
-                except BrokenProcessPool:
-                    lost.append(chunk)
-                for following in islice(waiting, 1):
-                    submit(following)
-    lost.extend(waiting)
+        for future in as_completed(futures):
+            try:
+                yield from zip(futures[future], future.result(), strict=True)
+            except BrokenProcessPool:
+                lost.append(futures[future])
+    finally:
+        pool.shutdown(cancel_futures=True)
 
 
 def _decode_all(jobs: Sequence[ImageJob]) -> list[DecodeResult]:
@@ -90,8 +83,8 @@ def _decode(job: ImageJob) -> DecodeResult:
     try:
         read_image(path, expected_wh=size_wh, color_type=color_type, max_pixels=max_pixels)
         stored_wh, shown_wh = read_image_sizes(path, max_pixels)
-        return DecodeResult(turned=stored_wh != shown_wh)
+        return DecodeResult(rotated=stored_wh != shown_wh)
     except ImageError as error:
         return DecodeResult(str(error))
-    except Exception as error:  # whatever it is, the other images are still to be looked at
+    except Exception as error:  # must not stop the check of the other images
         return DecodeResult(f'image {path}: {type(error).__name__}: {error}')

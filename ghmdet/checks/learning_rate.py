@@ -1,12 +1,11 @@
-"""The linear rule: a learning rate belongs to a number of images a step, and grows with it.
+"""The linear scaling rule: the learning rate grows in proportion to the total batch size.
 
 "Accurate, Large Minibatch SGD", arXiv:1706.02677, section 2.1. `auto_scale_lr.base_batch_size` is
-the number that the learning rate of the config was chosen for.
+the total batch size that the learning rate of the config was chosen for.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -14,7 +13,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
-from ghmdet.config.origins import record_origins
+from ghmdet.config.origins import origins_of
 from ghmdet.config.shipped import config_path
 
 _BASE = 'auto_scale_lr.base_batch_size'
@@ -22,7 +21,7 @@ _RATE = 'optim_wrapper.optimizer.lr'
 
 
 class Batch(NamedTuple):
-    """Images of one step of the optimizer."""
+    """Total batch size: the images of one step of the optimizer."""
 
     processes: int
     images: int
@@ -37,23 +36,23 @@ class Batch(NamedTuple):
 
 
 class Reference(NamedTuple):
-    """What the linear rule starts from."""
+    """A learning rate and the total batch size that it was chosen for."""
 
     rate: float
     images: float
     origin: str
-    """'' for the config as it is, else the file that has both."""
+    """The file that sets both; '' if they are those of the config."""
 
 
 def step_batch(runner: Runner, wrapper: OptimWrapper) -> Batch:
-    """Return the images of a step; the train loop must be built."""
+    """Return the total batch size; the train loop must be built."""
     loader = runner.train_dataloader
     size = getattr(loader.batch_sampler, 'batch_size', None) or loader.batch_size or 1
     return Batch(runner.world_size, size, getattr(wrapper, '_accumulative_counts', 1))
 
 
 def wrappers_of(runner: Runner) -> Iterator[tuple[str, OptimWrapper]]:
-    """The optimizer wrappers by name, '' where there is but one."""
+    """The optimizer wrappers by name; '' for a single one."""
     if isinstance(runner.optim_wrapper, OptimWrapperDict):
         yield from runner.optim_wrapper.items()
     else:
@@ -61,11 +60,11 @@ def wrappers_of(runner: Runner) -> Iterator[tuple[str, OptimWrapper]]:
 
 
 def check_auto_scale_lr(settings: Any, wanted_by: str) -> None:
-    """Raise where there is no batch size that the learning rate was meant for.
+    """Check that the config has the batch size that its learning rate was chosen for.
 
     Args:
         settings: `auto_scale_lr` of the config.
-        wanted_by: what wants to scale, for the message.
+        wanted_by: the option that scales, for the message.
 
     Raises:
         ValueError: a key is missing, or `base_batch_size` is not a positive number.
@@ -73,8 +72,8 @@ def check_auto_scale_lr(settings: Any, wanted_by: str) -> None:
     settings = settings or {}
     missing = [key for key in ('enable', 'base_batch_size') if key not in settings]
     example = (
-        'e.g. auto_scale_lr=dict(enable=False, base_batch_size=16) for a learning rate meant for '
-        '16 images a step'
+        'e.g. auto_scale_lr=dict(enable=False, base_batch_size=16) for a learning rate chosen for '
+        'a total batch size of 16'
     )
     if missing:
         raise ValueError(
@@ -89,17 +88,17 @@ def check_auto_scale_lr(settings: Any, wanted_by: str) -> None:
 
 
 def find_reference(cfg: Config, rate: float) -> Reference | None:
-    """Return the learning rate and the number of images that belong together.
+    """Return a learning rate and the total batch size that it was chosen for.
 
-    A config that inherits `base_batch_size` and sets its own learning rate says nothing of the
-    batch which that is for. Then it is the pair in the file that sets `base_batch_size`.
+    If a config inherits `base_batch_size` but sets its own learning rate, the two do not belong
+    together. Then both are those of the file that sets `base_batch_size`.
 
     Args:
         cfg: of the run.
         rate: learning rate of the optimizer as configured.
 
     Returns:
-        None where the config has no usable `base_batch_size`.
+        None if the config has no valid `base_batch_size`.
     """
     base: Any = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
     try:
@@ -122,10 +121,5 @@ def _optimizer(cfg: Config) -> dict[str, Any]:
 
 def _origin_of_base(cfg: Config) -> str | None:
     """The file that sets `base_batch_size`, unless that was changed since the files were read."""
-    if cfg.filename is None or not os.path.isfile(cfg.filename):
-        return None
-    with record_origins() as origins:
-        read = Config.fromfile(cfg.filename)
-    leaves = {key: (value, file) for key, value, file in origins.list_leaves(read, '')}
-    value, origin = leaves.get(_BASE, (None, ''))
-    return origin if origin and value == cfg.auto_scale_lr.base_batch_size else None
+    files = {key: file for key, _, file in origins_of(cfg).list_leaves(cfg, otherwise='')}
+    return files.get(_BASE) or None

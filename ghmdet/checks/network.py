@@ -1,4 +1,4 @@
-"""Whether backbone, neck and head fit together, asked of the network itself before a run."""
+"""Checks that backbone, neck and head fit together, with one forward pass before a run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _SMALLEST_SIDE = 64
 def check_network(cfg: Config, model: nn.Module) -> None:
     """Send a small black image through backbone and neck.
 
-    Only ghmdet's own RetinaNet, or a class of that name, is looked at.
+    Detectors other than RetinaNet with a RetinaHead are skipped.
 
     Raises:
         ConfigError: channels, levels or strides of two parts disagree.
@@ -28,7 +28,7 @@ def check_network(cfg: Config, model: nn.Module) -> None:
     head: Any = getattr(detector, 'bbox_head', None)
     if (type(detector).__name__, type(head).__name__) != ('RetinaNet', 'RetinaHead'):
         return
-    model_cfg = cfg.model.get('module', cfg.model)  # TTA wraps it
+    model_cfg = cfg.model.get('module', cfg.model)  # test-time augmentation wraps the model
     training = detector.training
     detector.eval()
     strides = head.prior_generator.strides
@@ -46,20 +46,20 @@ def check_network(cfg: Config, model: nn.Module) -> None:
 def _check_channels(
     part: str, part_cfg: Mapping[str, Any] | None, source: str, given: list[int]
 ) -> None:
-    """Compare `in_channels`, one number for all or a list, with the widths that come."""
+    """Compare `in_channels`, one number for all levels or a list, with the channels given."""
     expected = (part_cfg or {}).get('in_channels')
     if expected is None:
         return
     wanted = list(expected) if isinstance(expected, Sequence) else [expected] * len(given)
     if wanted != given and not isinstance(expected, Sequence) and len(set(given)) > 1:
         raise ConfigError(
-            f'model.{part}.in_channels={expected}, but model.{source} gives maps of {given} '
-            'channels: model.neck, e.g. an FPN, has to make them equal'
+            f'model.{part}.in_channels={expected}, but model.{source} returns maps of {given} '
+            'channels: add a model.neck, e.g. an FPN, that makes them equal'
         )
     if wanted != given:
         new = given if isinstance(expected, Sequence) else given[0]
         raise ConfigError(
-            f'model.{part}.in_channels={expected}, but model.{source} gives maps of {given} '
+            f'model.{part}.in_channels={expected}, but model.{source} returns maps of {given} '
             f'channels: set model.{part}.in_channels={new}, or change model.{source}'
         )
 
@@ -71,7 +71,7 @@ def _check_strides(side: int, strides: Sequence[int], feats: Sequence[Tensor], s
     )
     if not close:
         raise ConfigError(
-            f'model.bbox_head.anchor_generator.strides={list(strides)}, but model.{source} gives '
-            f'{len(found)} maps of strides {found}: give the anchors these strides, or change '
+            f'model.bbox_head.anchor_generator.strides={list(strides)}, but model.{source} '
+            f'returns {len(found)} maps of strides {found}: set these strides, or change '
             'model.neck.num_outs and start_level, or model.backbone.out_indices'
         )

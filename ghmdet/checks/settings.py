@@ -1,4 +1,4 @@
-"""Settings that mmengine takes as they are, to fail much later or to do nothing."""
+"""Checks settings that mmengine accepts as they are, and that would fail later or do nothing."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Any
 from mmengine.config import Config
 
 from ghmdet.config.errors import ConfigError
+from ghmdet.messages import type_name
 
 _SECTIONS = {
     'train': ('train_dataloader', 'train_cfg', 'optim_wrapper'),
     'val': ('val_dataloader', 'val_cfg', 'val_evaluator'),
     'test': ('test_dataloader', 'test_cfg', 'test_evaluator'),
 }
-_NAMES = {'train': 'training', 'val': 'validation', 'test': 'testing'}
 
-# Smallest value of what must be whole numbers.
+# Settings that must be whole numbers, with their smallest value; None is -1 (never) or at least 1.
 _LEAST = {
     'train_cfg.max_epochs': 1,
     'train_cfg.max_iters': 1,
@@ -27,14 +27,16 @@ _LEAST = {
     **{f'{split}_dataloader.batch_size': 1 for split in _SECTIONS},
     **{f'{split}_dataloader.num_workers': 0 for split in _SECTIONS},
 }
-_NOT_NEGATIVE = ('lr', 'weight_decay', 'momentum')  # of the optimizer
+_NOT_NEGATIVE = ('lr', 'weight_decay', 'momentum')  # arguments of the optimizer
+# Their sharded checkpoints could not be saved or loaded.
+_REFUSED = dict(runner_type='FlexibleRunner', model_wrapper_cfg='MMFullyShardedDataParallel')
 
 
 def check_settings(cfg: Config) -> None:
-    """Look at the numbers and the sections that a run is made of.
+    """Check numbers and types of the settings of a run.
 
     Raises:
-        ConfigError: a setting is out of its range, or a section is missing beside others.
+        ConfigError: a setting is out of its range or of another type, or shards the model.
 
     Example:
         >>> check_settings(Config(dict(train_cfg=dict(max_epochs=0))))
@@ -43,6 +45,12 @@ def check_settings(cfg: Config) -> None:
         ghmdet.config.errors.ConfigError: train_cfg.max_epochs must be a whole number of at \
 least 1, got 0
     """
+    for key, refused in _REFUSED.items():
+        if type_name(cfg.get(key)).rpartition('.')[2] == refused:
+            raise ConfigError(
+                f'{key} ({refused}) is not supported: leave it out; several GPUs are used by '
+                'DistributedDataParallel, see docs/distributed.md'
+            )
     if 'model' in cfg and not isinstance(cfg.model, Mapping):
         raise ConfigError(f"model must be a dict, e.g. dict(type='RetinaNet'), got {cfg.model!r}")
     for key, least in _LEAST.items():
@@ -63,24 +71,24 @@ least 1, got 0
 
 
 def check_sections(cfg: Config) -> None:
-    """Look whether the sections that belong together are all there.
+    """Check that all sections of a loop are set, or none of them.
 
     Raises:
         ConfigError: some are None or missing.
     """
-    for split, keys in _SECTIONS.items():
+    for keys in _SECTIONS.values():
         missing = [key for key in keys if cfg.get(key) is None]
         if 0 < len(missing) < len(keys):
-            there = ' and '.join(key for key in keys if key not in missing)
+            given = ' and '.join(key for key in keys if key not in missing)
             raise ConfigError(
-                f'{" and ".join(missing)} missing or None, but {there} set: give all three, or, '
-                f'without {_NAMES[split]}, set {"=None, ".join(keys)}=None'
+                f'{" and ".join(missing)} missing or None, but {given} set: set all three, or '
+                f'none of them: {"=None, ".join(keys)}=None'
             )
 
 
 def _check_whole(key: str, value: Any, least: int | None) -> None:
     whole = isinstance(value, int) and not isinstance(value, bool)
-    if least is None:  # -1 is never
+    if least is None:
         if not whole or value == 0 or value < -1:
             raise ConfigError(
                 f'{key} must be a whole number of at least 1, or -1 for never, got {value!r}'
@@ -107,58 +115,15 @@ def _check_milestones(cfg: Config) -> None:
     for number, scheduler in enumerate(schedulers if several else [schedulers]):
         if not isinstance(scheduler, Mapping) or 'milestones' not in scheduler:
             continue
-        place = f'param_scheduler.{number}' if several else 'param_scheduler'
-        stones = scheduler['milestones']
-        fine = isinstance(stones, list | tuple) and all(isinstance(s, int) for s in stones)
-        if not fine or list(stones) != sorted(set(stones)) or min(stones, default=1) < 1:
+        key = f'param_scheduler.{number}' if several else 'param_scheduler'
+        milestones = scheduler['milestones']
+        fine = isinstance(milestones, list | tuple) and all(isinstance(s, int) for s in milestones)
+        if (
+            not fine
+            or list(milestones) != sorted(set(milestones))
+            or min(milestones, default=1) < 1
+        ):
             raise ConfigError(
-                f'{place}.milestones must be a list of whole numbers of at least 1, each larger '
-                f'than the one before, got {stones!r}'
+                f'{key}.milestones must be a list of whole numbers of at least 1, each larger '
+                f'than the one before, got {milestones!r}'
             )
-
-
-def check_strategy(cfg: Config) -> None:
-    """Refuse what would stop, or lose the weights, at the first checkpoint.
-
-    Raises:
-        ConfigError: the model is to be split by FSDP in a way that cannot be loaded or saved.
-
-    Example:
-        >>> check_strategy(Config(dict(runner_type='FlexibleRunner', strategy='FSDPStrategy')))
-        Traceback (most recent call last):
-        ...
-        ghmdet.config.errors.ConfigError: strategy (FSDPStrategy) must have \
-state_dict_cfg='full': of others no checkpoint can be saved
-    """
-    wrapper, strategy = cfg.get('model_wrapper_cfg'), cfg.get('strategy')
-    if 'runner_type' not in cfg:
-        if _name(wrapper) == 'MMFullyShardedDataParallel':
-            raise ConfigError(
-                'model_wrapper_cfg (MMFullyShardedDataParallel): the Runner would save one '
-                "process's part of the weights; use runner_type='FlexibleRunner' and "
-                "strategy=dict(type='FSDPStrategy', state_dict_cfg='full'), or leave "
-                'model_wrapper_cfg out'
-            )
-        return
-    if _name(strategy) != 'FSDPStrategy':
-        return
-    states: Any = strategy.get('state_dict_cfg') if isinstance(strategy, Mapping) else None
-    if states != 'full' and not (
-        isinstance(states, Mapping) and states.get('state_dict_type') == 'FULL_STATE_DICT'
-    ):
-        raise ConfigError(
-            "strategy (FSDPStrategy) must have state_dict_cfg='full': of others no checkpoint can "
-            'be saved'
-        )
-    if cfg.get('resume') or cfg.get('load_from'):
-        source = cfg.get('load_from') or 'the newest checkpoint of the work dir'
-        raise ConfigError(
-            f'strategy (FSDPStrategy): {source} cannot be loaded into a model that FSDP splits. '
-            "Test, resume and fine-tune without runner_type and strategy, or with 'DDPStrategy'"
-        )
-
-
-def _name(part: Any) -> str:
-    """Name of the class that a config of a part names, without a scope."""
-    kind = part.get('type') if isinstance(part, Mapping) else part
-    return str(getattr(kind, '__name__', kind)).rpartition('.')[2]

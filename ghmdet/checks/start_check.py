@@ -1,31 +1,38 @@
-"""Whether model, datasets, files and metrics fit together, checked before the first step."""
+"""Stops a run before its first step if model, datasets, files and metrics do not match."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 
-from ghmdet.datasets.wrappers import _all_classes, _shorten, base_datasets
+from ghmdet.checkpoint.weights import compare_classes
+from ghmdet.checks.pipelines import try_pipeline
+from ghmdet.config.errors import ConfigError
+from ghmdet.config.unused_keys import parameters_of
+from ghmdet.datasets.wrappers import all_classes, base_datasets
+from ghmdet.messages import did_you_mean, list_items, nearest
 from ghmdet.models.wrappers import unwrap
 from ghmdet.registry import HOOKS
-
-_SPLITS = ('train', 'val', 'test')
 
 
 @HOOKS.register_module()
 class StartCheckHook(Hook):
-    """Stop a run before its first step where model, datasets and metrics do not fit together.
+    """Stop a run before its first step if model, datasets, files and metrics do not match.
 
-    Looks at the loops that mmengine has built (train and val for training, one for the others):
-    whether each dataset has as many classes as the head, whether all have the same classes in the
-    same order, whether each metric reads the annotation file of its dataset (unless it has
-    `check_ann_file=False`), whether `save_best` names a value of the metrics, as far as these can
-    tell (`result_keys()`), and, for datasets with a method `check_image_files(limit)`, whether the
-    images are there. Says nothing when all is well.
+    Checks the loops that mmengine has built (train and val for training, else one), in this order:
+
+    - each dataset has as many classes as the head, and all have the same classes in one order;
+    - the images exist, for datasets with a method `check_image_files(limit)`;
+    - each metric reads the annotation file of its dataset, unless it has `check_ann_file=False`;
+    - each pipeline works on the first image (see `try_pipeline`);
+    - `CheckpointHook` has no unknown argument, and its `save_best` is a value of the metrics, if
+      these can list their values (`result_keys()`).
+
+    Logs nothing if all is well.
 
     Args:
         image_limit: how many image files to look for in each dataset.
@@ -40,22 +47,32 @@ class StartCheckHook(Hook):
         """Check what is built; mmengine calls this before it initialises or loads weights.
 
         Raises:
-            ValueError: class lists and `model.bbox_head.num_classes` disagree, or a metric reads
-                another annotation file than its dataset.
+            ValueError: class lists and `model.bbox_head.num_classes` disagree, a metric reads
+                another annotation file than its dataset, or `save_best` is unknown.
+            ConfigError: a pipeline fails, or an argument of `CheckpointHook` is unknown.
         """
-        loops = _built_loops(runner)
-        known = {
-            place: names
+        loops: dict[str, Any] = {}
+        for split in ('train', 'val', 'test'):
+            loop = getattr(runner, f'_{split}_loop', None)
+            if hasattr(loop, 'dataloader'):  # it is built, and no longer a config
+                loops[split] = loop
+        classes = {
+            key: names
             for split, loop in loops.items()
-            for place, names in _all_classes(split, loop).items()
+            for key, names in all_classes(split, loop).items()
             if names is not None
         }
-        _check_head(runner.model, known)
-        _check_agreement(known)
+        _check_classes(runner.model, classes)
         for split, loop in loops.items():
             self._check_files(split, loop)
-        if 'train' in loops and 'val' in loops:
-            _check_save_best(runner, loops['val'].evaluator.metrics)
+        for split, loop in loops.items():
+            for dataset in base_datasets(loop.dataloader.dataset):
+                try_pipeline(f'{split}_dataloader.dataset.pipeline', dataset, split)
+        for hook in runner.hooks:
+            if isinstance(hook, CheckpointHook):
+                _check_arguments(hook, runner)
+                if 'train' in loops and 'val' in loops:
+                    _check_save_best(hook, loops['val'].evaluator.metrics)
 
     def _check_files(self, split: str, loop: Any) -> None:
         datasets = list(base_datasets(loop.dataloader.dataset))
@@ -65,68 +82,60 @@ class StartCheckHook(Hook):
         read = {os.path.realpath(d.ann_file) for d in datasets if getattr(d, 'ann_file', None)}
         for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
             ann_file = getattr(metric, 'ann_file', None)
-            meant = not getattr(metric, 'check_ann_file', True)
-            if ann_file and read and os.path.realpath(ann_file) not in read and not meant:
+            checked = getattr(metric, 'check_ann_file', True)
+            if ann_file and read and os.path.realpath(ann_file) not in read and checked:
                 raise ValueError(
                     f'{split}_evaluator ({type(metric).__name__}) has ann_file={ann_file}, but '
                     f'{split}_dataloader reads {", ".join(sorted(read))}: detections would be '
                     f'compared with another annotation file. Remove {split}_evaluator.ann_file '
-                    'or give both the same file; if you mean it, set '
+                    'or give both the same file; if the difference is intended, set '
                     f'{split}_evaluator.check_ann_file=False.'
                 )
 
 
-def _check_save_best(runner: Runner, metrics: Sequence[Any]) -> None:
-    """Look for the value before the first epoch, after which mmengine would."""
-    if not all(hasattr(metric, 'result_keys') for metric in metrics):
-        return
-    known = [key for metric in metrics for key in metric.result_keys()]
-    classwise = any(getattr(metric, 'classwise', False) for metric in metrics)
-    for hook in runner.hooks:
-        if not isinstance(hook, CheckpointHook) or not hook.save_best:
-            continue
-        for key in hook.key_indicators:
-            of_a_class = classwise and str(key).endswith('_precision')
-            if key not in (*known, 'auto') and not of_a_class and not str(key).startswith('val/'):
-                raise ValueError(
-                    f'default_hooks.checkpoint.save_best={key!r}: val_evaluator gives no such '
-                    f'value, but {", ".join(known)}'
-                )
-
-
-def _built_loops(runner: Runner) -> dict[str, Any]:
-    """The loops that are more than their config yet."""
-    loops = {split: getattr(runner, f'_{split}_loop', None) for split in _SPLITS}
-    return {split: loop for split, loop in loops.items() if hasattr(loop, 'dataloader')}
-
-
-def _check_head(model: Any, classes: dict[str, tuple[str, ...]]) -> None:
+def _check_classes(model: Any, classes: Mapping[str, tuple[str, ...]]) -> None:
+    """Compare the classes of all datasets, by key of the config, with the head's and each other."""
     wanted = getattr(getattr(unwrap(model), 'bbox_head', None), 'num_classes', None)
-    if wanted is None:
-        return
-    for place, names in classes.items():
-        if len(names) != wanted:
+    for key, names in classes.items():
+        if wanted not in (None, len(names)):
             raise ValueError(
-                f'{place} has a dataset of {len(names)} classes ({_shorten(names)}), '
+                f'{key} has a dataset of {len(names)} classes ({list_items(names)}), '
                 f'but model.bbox_head.num_classes is {wanted}. Set '
                 f'model.bbox_head.num_classes={len(names)}, or name the classes to use in '
-                f'{place.partition(" ")[0]}.dataset.metainfo=dict(classes=(...)).'
+                f'{key.partition(" ")[0]}.dataset.metainfo=dict(classes=(...)).'
+            )
+    for key, names in classes.items():
+        first, expected = next(iter(classes.items()))
+        labels = f'{first} ({list_items(expected)})', f'{key} ({list_items(names)})'
+        if difference := compare_classes(expected, names, labels, exact=True):
+            raise ValueError(
+                f'{first} and {key} must have the same classes in the same order, since a label is '
+                f'an index into this list, but {difference}. Give every dataset the same '
+                'metainfo=dict(classes=(...)).'
             )
 
 
-def _check_agreement(classes: dict[str, tuple[str, ...]]) -> None:
-    for other, names in classes.items():
-        first, expected = next(iter(classes.items()))
-        if names == expected:
-            continue
-        place = next(i for i in range(len(names) + 1) if names[i : i + 1] != expected[i : i + 1])
-        raise ValueError(
-            f'{first} and {other} differ in their classes: number {place} is '
-            f'{_at(expected, place)} in the first ({_shorten(expected)}), {_at(names, place)} in '
-            f'the second ({_shorten(names)}). A class is known by its place in the list, so give '
-            'every dataset the same metainfo=dict(classes=(...)).'
+def _check_arguments(hook: CheckpointHook, runner: Runner) -> None:
+    """Refuse what CheckpointHook would pass to `save_checkpoint` at the end of the first epoch."""
+    known = parameters_of(runner.save_checkpoint)
+    for name in hook.args.keys() - known:
+        near = nearest(name, known | parameters_of(CheckpointHook))
+        raise ConfigError(
+            f'default_hooks.checkpoint (CheckpointHook): unexpected keyword argument {name!r}'
+            f'{did_you_mean(near)}'
         )
 
 
-def _at(names: Sequence[str], place: int) -> str:
-    return repr(names[place]) if place < len(names) else 'missing'
+def _check_save_best(hook: CheckpointHook, metrics: Sequence[Any]) -> None:
+    """Look for the value before the first epoch, after which mmengine would."""
+    if not hook.save_best or not all(hasattr(metric, 'result_keys') for metric in metrics):
+        return
+    known = [key for metric in metrics for key in metric.result_keys()]
+    classwise = any(getattr(metric, 'classwise', False) for metric in metrics)
+    for key in map(str, hook.key_indicators):
+        of_a_class = classwise and key.endswith('_precision')
+        if key not in (*known, 'auto') and not of_a_class and not key.startswith('val/'):
+            raise ValueError(
+                f'default_hooks.checkpoint.save_best={key!r}: val_evaluator has no such value, '
+                f'but {", ".join(known)}'
+            )

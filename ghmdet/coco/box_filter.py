@@ -1,4 +1,4 @@
-"""Which boxes of a COCO file are used, and how many are not for which reason."""
+"""Which boxes of a COCO file are used, why the others are not, and the counts of both."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from ghmdet.coco.records import AnnotationColumns, CocoRecords
 
-# Only the first that holds for a box is counted. The first is what somebody asked for.
+# A box is counted under the first one that applies. All but the first are defects of the file.
 REASONS = (
     'of other classes',
     'without width or height',
@@ -22,20 +22,20 @@ REASONS = (
 )
 DEFECTS = REASONS[1:]
 
-# Boxes rounded by COCO's own tools exceed the image by less.
+# In pixels; boxes rounded by COCO's own tools exceed the image by less.
 _MARGIN = 1
 
 
 @dataclass(eq=False)
 class BoxCheck:
-    """The verdict on each annotation of a file.
+    """Which of the n annotations of a file are used, and why the others are not.
 
     Args:
-        annotations: the n annotations.
-        owner: int64 (n,), the place of its image.
-        label: int64 (n,), -1 for classes that are not wanted.
-        reason: uint8 (n,), place in `REASONS` or, for those that are used, their number.
-        beyond: bool (n,), used though more than a pixel of it is beyond the image.
+        annotations: the annotations.
+        owner: int64 (n,), the index of its image.
+        label: int64 (n,), -1 for classes that are not used.
+        reason: uint8 (n,), index in `REASONS`, or their number for used annotations.
+        beyond: bool (n,), used though more than a pixel of the box is outside the image.
     """
 
     annotations: AnnotationColumns
@@ -46,11 +46,11 @@ class BoxCheck:
 
     @property
     def used(self) -> np.ndarray:
-        """The places of the used annotations."""
+        """Indices of the used annotations."""
         return np.flatnonzero(self.reason == len(REASONS))
 
-    def list_places(self, reason: str) -> np.ndarray:
-        """Return the places of the annotations left out for one of `REASONS`."""
+    def indices_of(self, reason: str) -> np.ndarray:
+        """Return the indices of the annotations left out for one of `REASONS`."""
         return np.flatnonzero(self.reason == REASONS.index(reason))
 
     def count_dropped(self) -> Counter[str]:
@@ -64,23 +64,23 @@ class BoxCheck:
         return f'{self.annotations.name(index)}: [{box}]'
 
     def describe_defects(self, limit: int = 5) -> str:
-        """Name the first boxes of each of `DEFECTS` that occurs; empty if there are none."""
+        """Name the first boxes of each of `DEFECTS` that occurs; '' if there are none."""
         texts = []
         for reason in DEFECTS:
-            places = self.list_places(reason)
-            if len(places):
-                named = '; '.join(map(self.describe, places[:limit].tolist()))
-                more = f'; and {len(places) - limit:,} more' if len(places) > limit else ''
-                texts.append(f'{len(places):,} {reason} ({named}{more})')
+            indices = self.indices_of(reason)
+            if len(indices):
+                named = '; '.join(map(self.describe, indices[:limit].tolist()))
+                more = f'; and {len(indices) - limit:,} more' if len(indices) > limit else ''
+                texts.append(f'{len(indices):,} {reason} ({named}{more})')
         return ', '.join(texts)
 
 
 def check_boxes(records: CocoRecords, label_of: Mapping[Any, int]) -> BoxCheck:
-    """Judge each annotation.
+    """Find out which annotations are used.
 
     Args:
-        records: the file, in which each annotation has its image.
-        label_of: the label of each category id that is wanted.
+        records: the file; each annotation's image must be in it.
+        label_of: the label of each category id that is used.
     """
     annotations = records.annotations
     owner = annotations.find_images({image.id: i for i, image in enumerate(records.images)})
@@ -92,20 +92,12 @@ def check_boxes(records: CocoRecords, label_of: Mapping[Any, int]) -> BoxCheck:
     x, y, w, h = np.ascontiguousarray(annotations.bbox.T)
     right, bottom = x + w, y + h
     area = np.where(np.isnan(annotations.area), w * h, annotations.area)
-    # MMDetection asks whether image and box overlap, which a box without width or height does not.
+    # As in MMDetection: box and image do not overlap.
     outside = (np.minimum(right, image_w) <= np.maximum(x, 0)) | (
         np.minimum(bottom, image_h) <= np.maximum(y, 0)
     )
-    found = [
-        label < 0,
-        (w <= 0) | (h <= 0),
-        outside,
-        (w < 1) | (h < 1),
-        area <= 0,
-    ]
-    reason = np.full(len(annotations), len(found), np.uint8)
-    for number, holds in reversed(list(enumerate(found))):
-        reason[holds] = number
+    applies = [label < 0, (w <= 0) | (h <= 0), outside, (w < 1) | (h < 1), area <= 0]  # REASONS
+    reason = np.select(applies, range(len(applies)), len(applies)).astype(np.uint8)
     beyond = (reason == len(REASONS)) & (
         (np.minimum(x, y) < -_MARGIN) | (right > image_w + _MARGIN) | (bottom > image_h + _MARGIN)
     )
@@ -114,19 +106,19 @@ def check_boxes(records: CocoRecords, label_of: Mapping[Any, int]) -> BoxCheck:
 
 @dataclass
 class CocoCounts:
-    """How many images and boxes of a file are used, and how many are not for which reason.
+    """How many images and boxes of a file are used, and how many are left out for which reason.
 
     Args:
-        images: images of the file.
-        used: of them used.
-        empty: left out by `filter_empty_gt`.
-        small: left out by `min_size`.
-        without_boxes: used though they have no box.
+        images: all images of the file.
+        used: used images.
+        empty: images left out by `filter_empty_gt`.
+        small: images left out by `min_size`.
+        without_boxes: used images that have no box.
         boxes: used boxes, without regions to ignore.
-        crowds: regions to ignore: crowds, and boxes marked `ignore`.
+        crowds: used regions to ignore: crowds, and boxes marked `ignore`.
         elsewhere: usable boxes and regions of images that are left out.
         dropped: boxes left out, by reason.
-        beyond: used boxes more than a pixel of which is beyond the image.
+        beyond: used boxes of which more than a pixel is outside the image.
     """
 
     images: int = 0
@@ -141,7 +133,7 @@ class CocoCounts:
     beyond: int = 0
 
     def describe(self, filter_empty_gt: bool, min_size: float) -> str:
-        """Return the line, with the filters that were on.
+        """Return one line of text, with the filters that were set.
 
         Example:
             >>> CocoCounts(3, 2, 1, boxes=7, dropped={'outside the image': 1}).describe(True, 0)

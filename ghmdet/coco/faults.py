@@ -1,4 +1,4 @@
-"""Finds what is wrong with the entries of a COCO file, and says it with their ids."""
+"""What is wrong with a COCO file: broken entries named by their ids, JSON errors, file names."""
 
 from __future__ import annotations
 
@@ -16,53 +16,59 @@ from typing import Any
 
 # The area of a box this large still fits float32; no image is near it.
 MAX_PIXELS = 1e9
+BOX_WORDS = 'four finite numbers [x, y, width, height] up to 1e9'
 _SHOWN = 5
+_LINE_BLOCK = 2**20
 _REPR = reprlib.Repr()
 _REPR.maxstring, _REPR.maxlong, _REPR.maxother = 100, 60, 60
 
 
 @dataclass
 class Faults:
-    """Faults found so far: how many, where, and the first in words.
+    """The faults of a file: how many, in which entries, and the first of them as text.
 
     Args:
-        limit: how many to keep in words.
-        count: all that were found.
+        limit: how many texts to keep.
+        count: number of all faults.
         texts: the first `limit` of them.
-        places: of each list of the file, the numbers of its broken entries.
+        indices: for each list of the file, the indices of its broken entries.
     """
 
     limit: int = _SHOWN
     count: int = 0
     texts: list[str] = field(default_factory=list)
-    places: dict[str, set[int]] = field(default_factory=dict)
+    indices: dict[str, set[int]] = field(default_factory=dict)
 
     def add(self, section: str, index: int, text: str) -> None:
-        """Take in a fault of an entry; `text` begins after the entry's name."""
+        """Add a fault of the entry `index` of a list; `text` names the entry."""
         self.count += 1
-        self.places.setdefault(section, set()).add(index)
+        self.indices.setdefault(section, set()).add(index)
         if len(self.texts) < self.limit:
             self.texts.append(text)
 
     def raise_any(self, ann_file: str, at_least: bool = False) -> None:
         """Raise a ValueError if there are any."""
         if self.count:
-            more = self.count - len(self.texts[:_SHOWN])
+            texts = self.texts[:_SHOWN]
+            more = f'; and {self.count - len(texts)} more' if self.count > len(texts) else ''
             raise ValueError(
                 f'{ann_file}: {"at least " if at_least else ""}{self.count} broken entries: '
-                f'{"; ".join(self.texts[:_SHOWN])}{f"; and {more} more" if more else ""}. '
+                f'{"; ".join(texts)}{more}. '
                 'Correct them in the file; tools/check_dataset.py lists them all'
             )
 
 
+# --- entries ------------------------------------------------------------------------------------
+
+
 def find_type_faults(faults: Faults, section: str, entries: Iterable[Any], first: int = 0) -> None:
-    """Look for entries that are no objects, lack a key, or have a value of a wrong type.
+    """Add the entries that are no objects, lack a key, or have a value of a wrong type.
 
     Args:
-        faults: takes in what is found.
+        faults: what is found is added to it.
         section: `images`, `annotations` or `categories`.
-        entries: what `json.loads` made of this list of the file, or of a part of it.
-        first: number of the first entry in its list.
+        entries: this list of the file, or a part of it, as `json.loads` returns it.
+        first: index of the first entry in its list.
     """
     for index, entry in enumerate(entries, first):
         if not isinstance(entry, dict):
@@ -72,9 +78,10 @@ def find_type_faults(faults: Faults, section: str, entries: Iterable[Any], first
         name = _name_entry(section, index, entry)
         if absent:
             faults.add(section, index, f'{name} lacks {absent}')
-        for key, (is_right, words) in _FIELDS[section].items():
-            if key in entry and not is_right(entry[key]):
-                faults.add(section, index, f'{name}: {key} must be {words}, got {show(entry[key])}')
+        for key, (is_valid, expected) in _FIELDS[section].items():
+            if key in entry and not is_valid(entry[key]):
+                text = f'{name}: {key} must be {expected}, got {show(entry[key])}'
+                faults.add(section, index, text)
 
 
 def show(value: Any) -> str:
@@ -82,7 +89,7 @@ def show(value: Any) -> str:
     return _REPR.repr(value)
 
 
-def _name_entry(section: str, index: int, entry: dict) -> str:
+def _name_entry(section: str, index: int, entry: dict[str, Any]) -> str:
     if section == 'images' and 'id' in entry:
         return name_image(entry['id'], entry.get('file_name'))
     if section == 'annotations':
@@ -93,20 +100,24 @@ def _name_entry(section: str, index: int, entry: dict) -> str:
 
 
 def name_image(id_: Any, file_name: Any = None) -> str:
-    """Name an image by its id, and its file if that is a text."""
+    """Name an image by its id, and its file if that is a str."""
     return f'image id {show(id_)}' + (f' ({file_name})' if isinstance(file_name, str) else '')
 
 
 def name_annotation(index: int, id_: Any, image_id: Any) -> str:
-    """Name an annotation by its id, or by its place if it has none, and its image."""
+    """Name an annotation by its id, or by its index if it has none, and its image."""
     name = f'annotations[{index}]' if id_ is None else f'annotation id {show(id_)}'
     return name if image_id is None else f'{name} of image id {show(image_id)}'
 
 
 def _is_number(value: Any) -> bool:
-    """Tell whether it is a number that fits a float; nan compares as false."""
+    """Whether it is a number that fits a float; nan compares as false."""
     number = isinstance(value, int | float) and not isinstance(value, bool)
     return number and -sys.float_info.max <= value <= sys.float_info.max
+
+
+def _is_optional_number(value: Any) -> bool:
+    return value is None or _is_number(value)
 
 
 def _is_id(value: Any) -> bool:
@@ -119,23 +130,15 @@ def _is_box(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
-def can_be_path(text: str) -> bool:
-    """Whether the system can take it for the name of a file."""
-    try:
-        return b'\0' not in text.encode()
-    except UnicodeEncodeError:  # half of a surrogate pair
-        return False
-
-
 def _is_flag(value: Any) -> bool:
-    return value is None or isinstance(value, bool) or _is_number(value)
+    return isinstance(value, bool) or _is_optional_number(value)
 
 
-BOX_WORDS = 'four finite numbers [x, y, width, height] up to 1e9'
-_ID: tuple[Callable[[Any], bool], str] = (_is_id, 'a number or a str')
-_SIDE = (lambda value: value is None or _is_number(value), 'a positive number')
-_FLAG = (_is_flag, '0 or 1')
-_FIELDS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
+_Field = tuple[Callable[[Any], bool], str]  # is it valid, and what is expected
+_ID: _Field = (_is_id, 'a number or a str')
+_SIDE: _Field = (_is_optional_number, 'a positive number')
+_FLAG: _Field = (_is_flag, '0 or 1')
+_FIELDS: dict[str, dict[str, _Field]] = {
     'images': {
         'id': _ID,
         'file_name': (lambda value: value is None or isinstance(value, str), 'a str'),
@@ -148,7 +151,7 @@ _FIELDS: dict[str, dict[str, tuple[Callable[[Any], bool], str]]] = {
         'image_id': _ID,
         'category_id': _ID,
         'bbox': (_is_box, BOX_WORDS),
-        'area': (lambda value: value is None or _is_number(value), 'a finite number'),
+        'area': (_is_optional_number, 'a finite number'),
         'iscrowd': _FLAG,
         'ignore': _FLAG,
     },
@@ -158,28 +161,30 @@ _REQUIRED = {
     'categories': ('id', 'name'),
     'annotations': ('image_id', 'category_id', 'bbox'),
 }
-_LINE_BLOCK = 2**20
+
+
+# --- JSON ---------------------------------------------------------------------------------------
 
 
 @contextmanager
 def explain_json(ann_file: str) -> Iterator[None]:
-    """Turn what goes wrong when JSON is decoded into ValueErrors that name the file."""
+    """Turn the errors of decoding JSON into ValueErrors that name the file."""
     try:
         yield
     except RecursionError:
         raise ValueError(
-            f'{ann_file}: lists or objects are nested in each other too deeply for a COCO file'
+            f'{ann_file}: lists or objects are nested too deeply for a COCO file'
         ) from None
     except json.JSONDecodeError as error:
         if not error.doc:
             raise ValueError(f'{ann_file}: the file is empty (0 bytes)') from None
         raise ValueError(
             f'{ann_file}: broken JSON at line {error.lineno}, column {error.colno}: {error.msg}; '
-            'was the file cut short while it was written or copied?'
+            'the file may have been truncated when it was written or copied'
         ) from None
     except UnicodeDecodeError as error:
         raise ValueError(
-            f'{ann_file}: expected a JSON text file in UTF-8, but byte {error.start} is none of it '
+            f'{ann_file}: expected a JSON text file in UTF-8, but byte {error.start} is invalid '
             f'({error.reason})'
         ) from None
     except ValueError as error:
@@ -187,36 +192,50 @@ def explain_json(ann_file: str) -> Iterator[None]:
         raise ValueError(f'{ann_file}: {str(error).removeprefix(f"{ann_file}: ")}') from None
 
 
-def find_line(text: bytes | mmap.mmap, place: int) -> tuple[str, int]:
-    """Return as much of the text as tells the line and column of a byte, and its place there."""
+def find_line(text: bytes | mmap.mmap, offset: int) -> tuple[str, int]:
+    """Return a text and an index in it, of the same line and column as a byte of the file.
+
+    `json.JSONDecodeError` computes line and column from these two.
+    """
     line_feeds, begin = 0, -1
-    for start in range(place // _LINE_BLOCK * _LINE_BLOCK, -1, -_LINE_BLOCK):
-        block = text[start : min(start + _LINE_BLOCK, place)]
+    for start in range(offset // _LINE_BLOCK * _LINE_BLOCK, -1, -_LINE_BLOCK):
+        block = text[start : min(start + _LINE_BLOCK, offset)]
         line_feeds += block.count(b'\n')
         if begin < 0 <= (last := block.rfind(b'\n')):
             begin = start + last + 1
     begin = max(begin, 0)
-    # Of a line as long as the file it is enough to know the byte.
-    short = place - begin < _LINE_BLOCK
-    column = len(text[begin:place].decode(errors='replace')) if short else place - begin
+    # In a very long line the column counts bytes instead of characters.
+    short = offset - begin < _LINE_BLOCK
+    column = len(text[begin:offset].decode(errors='replace')) if short else offset - begin
     return '\n' * line_feeds + ' ' * column, line_feeds + column
+
+
+# --- file names ---------------------------------------------------------------------------------
+
+
+def can_be_path(text: str) -> bool:
+    """Whether the system accepts it as the name of a file."""
+    try:
+        return b'\0' not in text.encode()
+    except UnicodeEncodeError:  # half of a surrogate pair
+        return False
 
 
 def find_outside_names(names: Iterable[str], folder: str) -> list[str]:
     """Return the names that lead out of a folder: absolute paths, and `..` past its top.
 
-    An absolute path below the folder is inside. Links are followed where there is a `..`, since
-    `link/..` is not where it looks; a link in the folder may point anywhere, it is the owner's.
+    An absolute path below the folder is inside. Links are resolved in paths with `..`, since
+    `link/..` is the parent of the link's target. Other links may point outside the folder.
 
     Args:
         names: file names of images.
-        folder: where they are to be, '' for the working directory.
+        folder: the folder, '' for the working directory.
 
     Example:
         >>> find_outside_names(['a.jpg', 'b/../c.jpg', '../d.jpg', '/etc/passwd'], 'images')
         ['../d.jpg', '/etc/passwd']
     """
-    # Most need no second look.
+    # Few need the file system.
     suspects = [name for name in names if '..' in name or osp.isabs(name)]
     return [name for name in suspects if not _is_inside(name, folder)]
 

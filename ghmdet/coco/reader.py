@@ -1,26 +1,26 @@
-"""Reads a COCO annotation file and says what is wrong with it, before anything is trained on it.
+"""Reads and checks a COCO annotation file.
 
-What stops a run, as a ValueError with the ids, and what does not:
+An error is a ValueError that names the ids:
 
 | in the file | what happens |
 |---|---|
-| empty, cut short, not UTF-8, nested too deeply, no object with the lists `images` ... | error |
+| empty, truncated, not UTF-8, nested too deeply, no object with the lists `images` ... | error |
 | an entry that is no object, lacks a key, or has a wrong type (`"3"`, `true` in a box) | error |
-| an id used twice, or of an image or category that there is not (`1` is not `"1"`) | error |
+| an id used twice, or of an image or category that does not exist (`1` is not `"1"`) | error |
 | height or width not above 0, NaN, infinity or more than 1e9 in a box | error |
 | a file name that leads out of the image folder | error, unless `allow_outside=True` |
-| ids of any type but objects and lists, as large as may be; none for annotations | taken |
+| ids of any type but objects and lists, of any size; annotations without ids | accepted |
 | no `area`: width x height; no `iscrowd` or `ignore`: 0 | filled in |
 | a box outside of its image, thinner than a pixel, without area | left out, warning with ids |
-| a box partly outside of its image | kept as it is, counted |
-| a box of a class that is not asked for | left out, counted |
-| an image without boxes | kept, counted; left out in training with `filter_empty_gt=True` |
+| a box partly outside of its image | used as it is, counted |
+| a box of a class that is not used | left out, counted |
+| an image without boxes | used, counted; left out in training with `filter_empty_gt=True` |
 | an image smaller than `min_size` | left out in training, counted |
 | no image left | error with the filters and counts |
 | `annotations`, and with them `categories`, absent | error, unless `test_mode=True` |
 
-MMDetection uses the same images and boxes; what is an error here ends there in an assert, a
-KeyError, or silence. `tools/check_dataset.py` finds all of it at once.
+MMDetection uses the same images and boxes; where this is an error, MMDetection fails with an
+assert or a KeyError, or not at all. `tools/check_dataset.py` lists all errors at once.
 """
 
 from __future__ import annotations
@@ -47,31 +47,30 @@ from ghmdet.coco.records import CocoRecords, convert_records, read_records
 
 _NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
-# Read ahead, for the next reader of the file, by path, time stamp, size and how it was checked.
-_kept: dict[tuple, CocoRecords] = {}
+# For the next reader of a file, by path, time stamp, size and `need_annotations`.
+_kept: dict[tuple[Any, ...], CocoRecords] = {}
 
 
 def read_coco(
     ann_file: str,
-    backend_args: dict | None = None,
+    backend_args: dict[str, Any] | None = None,
     *,
     need_annotations: bool = True,
     keep: bool = False,
 ) -> CocoRecords:
-    """Read a COCO annotation file and check all that does not depend on the classes asked for.
+    """Read a COCO annotation file and check all that does not depend on the classes to use.
 
     Args:
         ann_file: path or URL of the JSON file.
         backend_args: what `mmengine.fileio.get` needs for storage that is not a local disk.
         need_annotations: False lets `annotations` be absent, as in the files that come with test
             images, and then `categories` too.
-        keep: a local file is not read again the next time; then it is given away and no longer
-            kept.
+        keep: keep the records of a local file for the next call, which need not read it again.
 
     Returns:
-        Images and categories with ids of their own; images with `file_name` and positive `height`
-        and `width`; annotations with ids of their own or none, of images and categories that there
-        are, and with a `bbox` of four numbers up to 1e9.
+        Images and categories with unique ids; images with `file_name` and positive `height` and
+        `width`; annotations with unique ids or none, of existing images and categories, and with a
+        `bbox` of four numbers up to 1e9.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -90,8 +89,8 @@ def read_coco(
     return records
 
 
-def _fingerprint(ann_file: str) -> tuple:
-    """Tell one content of a local file from another; empty for what is not on a local disk."""
+def _fingerprint(ann_file: str) -> tuple[Any, ...]:
+    """Path, time stamp and size of a local file; empty for other storage."""
     try:
         status = os.stat(ann_file)
     except OSError:
@@ -100,9 +99,9 @@ def _fingerprint(ann_file: str) -> tuple:
 
 
 def read_coco_json(
-    ann_file: str, backend_args: dict | None = None, need_annotations: bool = True
+    ann_file: str, backend_args: dict[str, Any] | None = None, need_annotations: bool = True
 ) -> tuple[CocoRecords, dict[str, Any]]:
-    """Read and check as `read_coco` does, and also return all there is in the file, polygons too.
+    """Read and check as `read_coco` does, and also return all the JSON content, polygons too.
 
     This takes ten times the time and memory.
     """
@@ -112,8 +111,8 @@ def read_coco_json(
     return records, {'annotations': [], 'categories': []} | data
 
 
-def load_json(ann_file: str, backend_args: dict | None = None) -> Any:
-    """Return what is in a JSON file.
+def load_json(ann_file: str, backend_args: dict[str, Any] | None = None) -> Any:
+    """Return the content of a JSON file.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -134,12 +133,12 @@ def _explain_no_file(ann_file: str) -> FileNotFoundError:
 
 
 def _check_records(records: CocoRecords, ann_file: str, need_annotations: bool) -> None:
-    """Raise a ValueError for what the types of the entries do not tell."""
-    for section, there in (
+    """Raise a ValueError for missing lists and for the faults of `find_record_faults`."""
+    for section, is_valid in (
         ('annotations', records.annotated or not need_annotations),
         ('categories', records.categorised or not (need_annotations or records.annotated)),
     ):
-        if not there:
+        if not is_valid:
             raise ValueError(
                 f'{ann_file}: expected a COCO file, an object with the lists images, annotations, '
                 f'categories; {section!r} is missing'
@@ -150,26 +149,27 @@ def _check_records(records: CocoRecords, ann_file: str, need_annotations: bool) 
 
 
 def find_record_faults(faults: Faults, records: CocoRecords) -> None:
-    """Look for ids used twice or unknown, and sizes, names and boxes that cannot be."""
+    """Add ids used twice or unknown, and invalid sizes, file names and boxes."""
     _find_image_faults(faults, records)
-    _find_repeated(faults, 'categories', [category.id for category in records.categories])
+    category_ids = [category.id for category in records.categories]
+    _find_repeated(faults, 'categories', category_ids)
     annotations = records.annotations
     _find_repeated(faults, 'annotations', annotations.ids)
-    for key, ids, section, known in (
-        ('image_id', annotations.image_ids, 'image', [image.id for image in records.images]),
-        ('category_id', annotations.category_ids, 'category', [c.id for c in records.categories]),
+    for kind, column, ids, known in (
+        ('image', annotations.image, annotations.image_ids, [i.id for i in records.images]),
+        ('category', annotations.category, annotations.category_ids, category_ids),
     ):
         unknown = set(ids) - set(known)
-        if unknown:
-            places = (annotations.image, annotations.category)[section == 'category']
-            like = {str(id_): id_ for id_ in known}
-            lost = np.array([id_ in unknown for id_ in ids])[places]
-            for index in np.flatnonzero(lost).tolist():
-                id_ = ids[places[index]]
-                near = like.get(str(id_))
-                hint = f'; there is {near!r}, which is another type' if str(id_) in like else ''
-                text = f'{annotations.name(index)}: no {section} has its {key} {show(id_)}{hint}'
-                faults.add('annotations', index, text)
+        if not unknown:
+            continue
+        by_text = {str(id_): id_ for id_ in known}
+        is_unknown = np.array([id_ in unknown for id_ in ids])[column]
+        for index in np.flatnonzero(is_unknown).tolist():
+            id_ = ids[column[index]]
+            text = f'{annotations.name(index)}: no {kind} has its {kind}_id {show(id_)}'
+            if str(id_) in by_text:
+                text += f'; there is {by_text[str(id_)]!r}, which is another type'
+            faults.add('annotations', index, text)
     for index in np.flatnonzero((np.abs(annotations.bbox) > MAX_PIXELS).any(axis=1)).tolist():
         bbox = annotations.bbox[index].tolist()
         text = f'{annotations.name(index)}: bbox must be {BOX_WORDS}, got {bbox}'
@@ -183,16 +183,14 @@ def _find_image_faults(faults: Faults, records: CocoRecords) -> None:
         height, width = image.height, image.width
         if height and width and 0 < height <= MAX_PIXELS and 0 < width <= MAX_PIXELS:
             continue
+        name = name_image(image.id, image.file_name)
         absent = ', '.join(key for key in ('height', 'width') if getattr(image, key) is None)
-        text = (
-            f' lacks {absent}'
-            if absent
-            else (
-                ': height and width must be positive numbers up to 1e9, got '
-                f'{show(height)} and {show(width)}'
-            )
-        )
-        faults.add('images', index, name_image(image.id, image.file_name) + text)
+        if absent:
+            faults.add('images', index, f'{name} lacks {absent}')
+        else:
+            sides = f'got {show(height)} and {show(width)}'
+            text = f'{name}: height and width must be positive numbers up to 1e9, {sides}'
+            faults.add('images', index, text)
     if not all(names) or not can_be_path(''.join(filter(None, names))):
         for index, image in enumerate(images):
             name = name_image(image.id)
@@ -205,7 +203,7 @@ def _find_image_faults(faults: Faults, records: CocoRecords) -> None:
 
 
 def _find_repeated(faults: Faults, section: str, ids: Sequence[Any] | np.ndarray) -> None:
-    """Look for an id that an earlier entry has; None stands for no id, but in `images`."""
+    """Add ids that an earlier entry has; None means no id in `annotations`."""
     if isinstance(ids, np.ndarray):
         ordered = np.sort(ids)
         if not (ordered[1:] == ordered[:-1]).any():
@@ -218,10 +216,7 @@ def _find_repeated(faults: Faults, section: str, ids: Sequence[Any] | np.ndarray
     seen = set()
     for index, id_ in enumerate(ids):
         if id_ in seen and (id_ is not None or section != 'annotations'):
-            text = f'{kind} id {show(id_)} is used {_say_times(counts[id_])}, again by {section}'
-            faults.add(section, index, f'{text}[{index}]')
+            times = 'twice' if counts[id_] == 2 else f'{counts[id_]} times'
+            text = f'{kind} id {show(id_)} is used {times}, again by {section}[{index}]'
+            faults.add(section, index, text)
         seen.add(id_)
-
-
-def _say_times(count: int) -> str:
-    return 'twice' if count == 2 else f'{count} times'

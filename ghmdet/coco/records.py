@@ -1,4 +1,4 @@
-"""Decodes COCO files into what detection needs of them; polygons are passed over, never built.
+"""Decodes what detection needs of COCO files; polygons are skipped.
 
 Most of a large file is its annotations. They are decoded some megabytes at a time straight into
 flat arrays, so that memory grows with the number of boxes and not with the size of the file.
@@ -31,21 +31,20 @@ from ghmdet.coco.faults import (
     show,
 )
 
-# Of any JSON type that a dict can be keyed by.
-Id = int | float | str | bool | None
+Id = int | float | str | bool | None  # what JSON can hold and a dict can have as a key
 
 _NAME = b'"annotations"'
 _ANNOTATIONS = re.compile(rb'"annotations"\s*:\s*\[')
-# Where one annotation ends and the next begins, if not inside a string or an annotation.
+# Between two annotations, unless it is inside a string or inside an annotation.
 _BETWEEN = re.compile(rb'(?<=\})\s*,\s*(?=\{)')
 _BLOCK = 2**20
-# Of so many broken entries the rest is not looked at.
+# Reading stops after this many broken entries.
 _ENOUGH = 1000
 
 
-# gc=False: nothing decoded from JSON can be part of a cycle, so the collector may pass over these.
+# gc=False: what is decoded from JSON has no reference cycles that the collector must find.
 class ImageRecord(msgspec.Struct, gc=False):
-    """One of `images`; None stands for what is missing."""
+    """One of `images`; None where the file has no value."""
 
     id: Id
     file_name: str | None = None
@@ -85,7 +84,7 @@ class AnnotationColumns:
     """The annotations of a file in its order, as arrays of n entries.
 
     `bbox` is float64 (n, 4) x, y, w, h as in the file; `area` float64 with nan where the file has
-    none; `is_crowd` and `is_ignored` bool. `image` and `category` are places in `image_ids` and
+    none; `is_crowd` and `is_ignored` bool. `image` and `category` are indices in `image_ids` and
     `category_ids`, which list the ids that occur. `ids` are the annotations' own: int64 (n,), or a
     list where some are no integers; None where the file has none.
     """
@@ -110,11 +109,11 @@ class AnnotationColumns:
         return name_annotation(index, id_, self.image_ids[self.image[index]])
 
     def find_images(self, index_of: Mapping[Any, int]) -> np.ndarray:
-        """Give each annotation the number of its image: int64 (n,), -1 where there is none."""
+        """Return the index of each annotation's image: int64 (n,), -1 where there is none."""
         return np.array([index_of.get(id_, -1) for id_ in self.image_ids], np.int64)[self.image]
 
     def find_categories(self, label_of: Mapping[Any, int]) -> np.ndarray:
-        """Give each annotation the number of its category: int64 (n,), -1 where there is none."""
+        """Return the label of each annotation's category: int64 (n,), -1 where there is none."""
         labels = [label_of.get(id_, -1) for id_ in self.category_ids]
         return np.array(labels, np.int64)[self.category]
 
@@ -133,8 +132,8 @@ class CocoRecords:
     categorised: bool = True
 
 
-def read_records(ann_file: str, backend_args: dict | None = None) -> CocoRecords:
-    """Read a COCO file, of which every entry has the keys and types that it needs.
+def read_records(ann_file: str, backend_args: dict[str, Any] | None = None) -> CocoRecords:
+    """Read a COCO file and check the keys and types of its entries.
 
     Args:
         ann_file: path or URL of the JSON file.
@@ -149,7 +148,7 @@ def read_records(ann_file: str, backend_args: dict | None = None) -> CocoRecords
 
 
 def convert_records(data: Any, ann_file: str) -> CocoRecords:
-    """Turn what `json.loads` made of a COCO file into records, see `read_records`.
+    """Turn a COCO file, as `json.loads` returns it, into records, see `read_records`.
 
     Raises:
         ValueError: it is no COCO file or has broken entries.
@@ -158,7 +157,7 @@ def convert_records(data: Any, ann_file: str) -> CocoRecords:
 
 
 @contextmanager
-def _open_text(ann_file: str, backend_args: dict | None) -> Iterator[bytes | mmap.mmap]:
+def _open_text(ann_file: str, backend_args: dict[str, Any] | None) -> Iterator[bytes | mmap.mmap]:
     backend = fileio.get_file_backend(ann_file, backend_args=backend_args)
     # An empty file cannot be mapped.
     if isinstance(backend, fileio.LocalBackend) and osp.isfile(ann_file) and osp.getsize(ann_file):
@@ -172,10 +171,10 @@ def _open_text(ann_file: str, backend_args: dict | None) -> Iterator[bytes | mma
 
 
 def _decode(text: bytes | mmap.mmap, ann_file: str) -> CocoRecords:
-    """Decode blocks out of the middle of the annotations, then the file without them.
+    """Decode blocks of the annotations one by one, then the file without them.
 
-    Both together are exact: a block and what remains parse only if the cuts fell between two
-    annotations. Where they did not, the block is left to the document that remains.
+    This is exact: a block and the rest of the file can only be parsed if both cuts are between two
+    annotations. Where a cut is not, the block is decoded with the rest of the file.
     """
     begin = len(codecs.BOM_UTF8) if text[:3] == codecs.BOM_UTF8 else 0
     opening = _ANNOTATIONS.search(text)
@@ -192,7 +191,7 @@ def _decode(text: bytes | mmap.mmap, ann_file: str) -> CocoRecords:
         count += size
         start = cut.end()
         _forget_pages(text, start)
-    # With a second thing of that name the blocks may be from a list that is not the file's own.
+    # If the name occurs twice, the blocks may be from another list, inside of `info` for example.
     head = text[begin : opening.end()]
     if head.count(_NAME) > 1 or text.find(_NAME, start) >= 0:
         return _finish(_decode_document(text[begin:], ann_file, Faults()), _ColumnBuilder())
@@ -204,27 +203,27 @@ def _decode(text: bytes | mmap.mmap, ann_file: str) -> CocoRecords:
         error.start += begin if error.start < len(head) else start - len(head)
         raise
     except json.JSONDecodeError as error:
-        place = len(error.doc[: error.pos].encode())
-        place += begin if place < len(head) else start - len(head)
-        raise json.JSONDecodeError(error.msg, *find_line(text, place)) from None
+        offset = len(error.doc[: error.pos].encode())
+        offset += begin if offset < len(head) else start - len(head)
+        raise json.JSONDecodeError(error.msg, *find_line(text, offset)) from None
     return _finish(document, builder)
 
 
 def _decode_block(block: bytes, faults: Faults, first: int) -> tuple[list[_AnnotationRecord], int]:
-    """Decode a list of annotations; return those without a fault, and how many there are."""
+    """Decode a list of annotations; return them, none if any is broken, and their number."""
     try:
         records = _BLOCK_DECODER.decode(block)
         return records, len(records)
     except msgspec.DecodeError:  # NaN, a number too large, a wrong type, a wrong cut
         entries = json.loads(block)
-    known = faults.count
+    before = faults.count
     find_type_faults(faults, 'annotations', entries, first)
-    sound = entries if faults.count == known else []
-    return msgspec.convert(sound, list[_AnnotationRecord]), len(entries)
+    valid = entries if faults.count == before else []
+    return msgspec.convert(valid, list[_AnnotationRecord]), len(entries)
 
 
 def _decode_document(text: bytes, ann_file: str, faults: Faults, first: int = 0) -> _Document:
-    """Decode all of the file but its first annotations, whose faults are known."""
+    """Decode the file without its first annotations, whose faults are already in `faults`."""
     try:
         document = _DOCUMENT_DECODER.decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError):
@@ -237,10 +236,10 @@ def _convert(data: Any, ann_file: str, faults: Faults, first: int = 0) -> _Docum
     given = data if isinstance(data, dict) else {}
     for section in ('images', 'annotations', 'categories'):
         if not isinstance(given.get(section, [] if 'images' in given else None), list):
-            came = f'the keys {show(sorted(given))}' if given else type(data).__name__
+            got = f'the keys {show(sorted(given))}' if given else type(data).__name__
             raise ValueError(
                 f'{ann_file}: expected a COCO file, an object with the lists images, annotations, '
-                f'categories; {section!r} is missing or no list, got {came}'
+                f'categories; {section!r} is missing or no list, got {got}'
             )
         offset = first if section == 'annotations' else 0
         find_type_faults(faults, section, given.get(section, []), offset)
@@ -249,7 +248,7 @@ def _convert(data: Any, ann_file: str, faults: Faults, first: int = 0) -> _Docum
 
 
 def _forget_pages(text: bytes | mmap.mmap, stop: int) -> None:
-    """Drop what was read of a mapped file, which else counts as this process's memory."""
+    """Release the pages of a mapped file up to `stop`, which count as this process's memory."""
     if isinstance(text, mmap.mmap) and hasattr(mmap, 'MADV_DONTNEED'):
         text.madvise(mmap.MADV_DONTNEED, 0, stop)
 
@@ -257,13 +256,15 @@ def _forget_pages(text: bytes | mmap.mmap, stop: int) -> None:
 def _finish(document: _Document, builder: _ColumnBuilder) -> CocoRecords:
     lists = [document.categories, document.annotations]
     categorised, annotated = (not isinstance(part, msgspec.UnsetType) for part in lists)
-    builder = builder if annotated else _ColumnBuilder()  # else they belong to something else
+    builder = builder if annotated else _ColumnBuilder()  # the blocks were of another list
     builder.add(document.annotations or [])
     columns = builder.build()
     return CocoRecords(document.images, document.categories or [], columns, annotated, categorised)
 
 
 class _ColumnBuilder:
+    """Collects records as arrays; the ids of the blocks are joined at the end."""
+
     def __init__(self) -> None:
         self._ids: list[list[Id] | np.ndarray] = []
         self._image_ids: list[list[Id] | np.ndarray] = []

@@ -1,6 +1,6 @@
 """What `ghmdet.train` and `ghmdet.test` have in common on the command line.
 
-Needs no torch: what is wrong with the arguments is said at once.
+Needs no torch, so that wrong arguments are reported at once.
 """
 
 from __future__ import annotations
@@ -19,29 +19,23 @@ from ghmdet.config.cfg_options import add_cfg_options, merge_options
 from ghmdet.config.cli import add_debug_argument
 from ghmdet.config.data_root import DATA_ROOT_VARIABLE, relocate_data
 from ghmdet.config.errors import ConfigError, name_the_file
-from ghmdet.config.origins import record_origins
+from ghmdet.config.origins import keep_origins, record_origins
+from ghmdet.config.parts import words
 from ghmdet.config.shipped import get_config
 from ghmdet.config.unused_keys import find_unused_keys, find_unused_options, find_unused_parts
 
-_MMENGINE_HOOKS = (
-    'runtime_info',
-    'timer',
-    'sampler_seed',
-    'logger',
-    'param_scheduler',
-    'checkpoint',
-)
+_MMENGINE_HOOKS = words('runtime_info timer sampler_seed logger param_scheduler checkpoint')
 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add what the programs that run a config have in common."""
+    """Add the arguments of all programs that run a config."""
     parser.add_argument('--work-dir', help='folder for logs, checkpoints and figures')
     add_cfg_options(parser)
     add_data_root(parser)
     parser.add_argument(
         '--strict',
         action='store_true',
-        help='stop at a config key that nothing reads, instead of warning of it',
+        help='make config keys that are not used an error instead of a warning',
     )
     parser.add_argument(
         '--launcher',
@@ -59,13 +53,13 @@ def add_data_root(parser: argparse.ArgumentParser) -> None:
         '--data-root',
         metavar='DIR',
         default=os.environ.get(DATA_ROOT_VARIABLE) or None,
-        help='folder of the data, in place of the data_root of every data set and evaluator '
+        help='folder of the data, in place of the data_root of every dataset and evaluator '
         f'(default: {DATA_ROOT_VARIABLE} of the environment)',
     )
 
 
 def load_config(args: argparse.Namespace) -> Config:
-    """Read the config that the arguments name and let them override it.
+    """Read the config that the arguments name and merge the arguments into it.
 
     `args.config` is a file, or the name of a config that ghmdet ships. The data root goes first,
     then `--cfg-options`. The work dir is, in this order, `--work-dir`, the config's `work_dir`,
@@ -73,20 +67,20 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: there is no such config.
-        ConfigError: its files cannot be read; the data root does not reach all data; with
-            `--strict`, a key that nothing reads.
+        ConfigError: its files cannot be read; some data do not lie below the data root; with
+            `--strict`, a key is not used.
     """
     cfg = read_config(args.config)
-    unread = list(find_unused_keys(cfg))
+    unused = list(find_unused_keys(cfg))
     options = dict(args.cfg_options)
-    root = args.data_root or options.pop('data_root', None)
-    options.pop('data_root', None)
+    root = options.pop('data_root', None)
+    root = args.data_root or root
     if root is not None:
         move_data(cfg, root)
-    unread += find_unused_options(cfg, options)
+    unused += find_unused_options(cfg, options)
     merge_options(cfg, options)
-    unread += find_unused_parts(cfg)
-    _report_unused(cfg, unread, args.strict)
+    unused += find_unused_parts(cfg)
+    _report_unused(cfg, unused, args.strict)
     remove_hooks(cfg)
     cfg.work_dir = (
         args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(cfg.filename).stem)
@@ -100,22 +94,20 @@ def load_config(args: argparse.Namespace) -> Config:
 def read_config(name: str) -> Config:
     """Read a config by file or name; an error names the file and the line.
 
+    `origins_of` gives the file of each key.
+
     Raises:
         FileNotFoundError: there is no such config.
         ConfigError: its files cannot be read.
     """
-    with name_the_file():
-        try:
-            return get_config(name)
-        except KeyError as error:  # of a key that two bases set; the second reading names them
-            if 'Duplicate key' not in str(error):
-                raise
-            with record_origins():
-                return get_config(name)
+    with name_the_file(), record_origins() as origins:
+        cfg = get_config(name)
+    keep_origins(cfg, origins)
+    return cfg
 
 
 def move_data(cfg: Config, root: Any) -> dict[str, Any]:
-    """Let all data of a config lie below a folder, say so, and return what was changed.
+    """Move all data of a config below a folder, log it, and return what was changed.
 
     Raises:
         ConfigError: see `relocate_data`.
@@ -127,22 +119,22 @@ def move_data(cfg: Config, root: Any) -> dict[str, Any]:
 
 
 def remove_hooks(cfg: Config) -> None:
-    """Let None stand for no hook; mmengine does so for those only that are its own default."""
+    """Remove default hooks that are None; mmengine does so only for its own."""
     hooks = cfg.get('default_hooks') or {}
-    for name in [name for name, hook in hooks.items() if hook is None]:
-        if name not in _MMENGINE_HOOKS:
-            hooks.pop(name)
+    for name in hooks.keys() - _MMENGINE_HOOKS:
+        if hooks[name] is None:
+            del hooks[name]
 
 
-def _report_unused(cfg: Config, unread: Sequence[str], strict: bool) -> None:
-    told = list(dict.fromkeys(unread))
-    if told and strict:
-        listed = '\n  '.join(told)
+def _report_unused(cfg: Config, unused: Sequence[str], strict: bool) -> None:
+    sentences = list(dict.fromkeys(unused))
+    if sentences and strict:
+        listed = '\n  '.join(sentences)
         raise ConfigError(f'{cfg.filename}, with --strict:\n  {listed}')
-    for sentence in told:
+    for sentence in sentences:
         _log(f'config: {sentence} (--strict makes this an error)', logging.WARNING)
 
 
 def _log(text: str, level: int = logging.INFO) -> None:
-    if os.environ.get('RANK', '0') == '0':  # of torchrun's processes one speaks
+    if os.environ.get('RANK', '0') == '0':  # only rank 0 logs
         print_log(text, logger='current', level=level)

@@ -1,11 +1,13 @@
-"""What `--cfg-options` changes in a config."""
+"""`--cfg-options`: read from the command line, and merged into a config."""
 
 from __future__ import annotations
 
 import argparse
 import ast
 import copy
-from collections.abc import Iterator, Mapping, Sequence
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from mmengine.config import Config, DictAction
@@ -14,7 +16,9 @@ _HELP = (
     'settings that override the config: a.b=1 c="[1,2]" d.0.e=x; no blanks around =, quotes around '
     'a value with blanks or brackets'
 )
-_CLOSING = {'(': ')', '[': ']'}
+_NOT_A_LITERAL = (ValueError, SyntaxError, MemoryError, RecursionError)
+# A text with quotes, one without, or the end of a tuple that has no comma before it.
+_ITEM = re.compile(r"""'[^']*'|"[^"]*"|[^\s,()\[\]{}][^,()\[\]]*|(?<![\s,(])\)""")
 
 
 def add_cfg_options(parser: argparse.ArgumentParser) -> None:
@@ -30,10 +34,7 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
 
 
 class _OptionsAction(argparse.Action):
-    """mmengine's DictAction, but what it cannot read is an error of the command line.
-
-    And quoted texts stay as they are, blanks included, which mmengine drops.
-    """
+    """mmengine's DictAction, except that blanks in texts are kept, and errors are argparse's."""
 
     def __call__(
         self,
@@ -61,11 +62,11 @@ class _OptionsAction(argparse.Action):
 def parse_value(text: str) -> Any:
     """Read the value of an option: number, True, False, None, text, list or tuple of these.
 
-    Python's own notation is read as Python does. Else texts need no quotes, and a comma makes a
-    list.
+    Python's own notation is read as Python does. Otherwise texts need no quotes, and a comma makes
+    a list.
 
     Raises:
-        ValueError: brackets or quotes are not closed.
+        ValueError: brackets are not closed, or a text in a list has brackets.
 
     Example:
         >>> parse_value("('traffic light', 'car')"), parse_value('[(1,2),a b]'), parse_value('1,2')
@@ -74,41 +75,29 @@ def parse_value(text: str) -> Any:
     text = text.strip()
     if text[:1] in ('"', "'") and text[:1] == text[-1:]:
         text = text[1:-1].strip()
-    if text[:1] in ('(', '[', '{'):
-        try:
+    has_bracket = text[:1] in ('(', '[', '{')
+    if not has_bracket and ',' not in text:
+        return _parse_item(text)
+    if has_bracket:
+        with suppress(*_NOT_A_LITERAL):
             return ast.literal_eval(text)
-        except (ValueError, SyntaxError, MemoryError, RecursionError):  # texts without quotes
-            pass
-    bracket = text[:1] in _CLOSING
-    items = list(_split(text)) if bracket or ',' in text else [text]
-    if items == [text] and bracket and text[-1] == _CLOSING[text[0]]:
-        inner = [parse_value(item) for item in _split(text[1:-1])]
-        return tuple(inner) if text[0] == '(' else inner
-    if items == [text]:
-        return DictAction._parse_int_float_bool(text.strip('\'"'))
-    return [parse_value(item) for item in items]
+    try:
+        items = ast.literal_eval(f'[{_ITEM.sub(_quote_item, text)}]')
+    except _NOT_A_LITERAL:
+        raise ValueError(
+            f'cannot read {text!r}: each bracket must be closed, and texts with brackets need '
+            'quotes'
+        ) from None
+    return items[0] if has_bracket and len(items) == 1 and text[-1] != ',' else items
 
 
-def _split(text: str) -> Iterator[str]:
-    """Split at the commas outside of brackets and quotes; one after the last item is dropped."""
-    expected: list[str] = []
-    start, quote = 0, ''
-    for i, char in enumerate(text):
-        if quote:
-            quote = '' if char == quote else quote
-        elif char in '"\'':
-            quote = char
-        elif char in _CLOSING:
-            expected.append(_CLOSING[char])
-        elif char in _CLOSING.values() and (not expected or expected.pop() != char):
-            raise ValueError(f'{char} at place {i + 1} of {text!r} closes nothing')
-        elif char == ',' and not expected:
-            yield text[start:i]
-            start = i + 1
-    if expected:
-        raise ValueError(f'{" ".join(reversed(expected))} is missing in {text!r}')
-    if text[start:].strip():
-        yield text[start:]
+def _parse_item(text: str) -> Any:
+    return DictAction._parse_int_float_bool(text.strip().strip('\'"'))
+
+
+def _quote_item(match: re.Match[str]) -> str:
+    """Python's notation of an item; a tuple of one item gets its comma."""
+    return ',)' if match[0] == ')' else repr(_parse_item(match[0]))
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
@@ -136,9 +125,9 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
         node, depth = cfg, 0
         while depth < len(names) and isinstance(node, Config | dict):
             node, depth = node.get(names[depth]), depth + 1
-        place = '.'.join(names[:depth])
+        outer = '.'.join(names[:depth])
         if depth < len(names) and isinstance(node, list | tuple):
-            changes[place] = _replace(changes.get(place, node), names[depth:], value, key)
+            changes[outer] = _replace(changes.get(outer, node), names[depth:], value, key)
         else:
             changes[key] = value
     cfg.merge_from_dict(changes)
@@ -154,22 +143,19 @@ def clear_nones(cfg: Config, options: Mapping[str, Any]) -> dict[str, Any]:
     for key, value in options.items():
         node: Any = cfg
         names = key.split('.')
-        for depth, name in enumerate(names):
+        for depth, name in enumerate(names, 1):
             if not isinstance(node, Config | dict) or name not in node:
                 break
-            node = node[name]
-            last = depth == len(names) - 1
-            if node is None and (not last or isinstance(value, dict)):
-                cleared[f'{".".join(names[: depth + 1])}._delete_'] = True
-            elif last and isinstance(node, dict) and isinstance(value, bool | int | float | str):
+            node, is_last = node[name], depth == len(names)
+            if node is None and is_last and isinstance(value, dict):
+                value = {'_delete_': True, **value}
+            elif node is None and not is_last:
+                cleared[f'{".".join(names[:depth])}._delete_'] = True
+            elif is_last and isinstance(node, dict) and isinstance(value, bool | int | float | str):
                 raise TypeError(
-                    f'{key}={value}: {key} is a dict of settings, of which one can be set: '
+                    f'{key}={value}: {key} is a dict of settings, set one of them: '
                     f'{", ".join(f"{key}.{inner}" for inner in node)}'
                 )
-    for key, value in options.items():
-        if isinstance(value, dict) and f'{key}._delete_' in cleared:
-            del cleared[f'{key}._delete_']
-            value = {'_delete_': True, **value}
         cleared[key] = value
     return cleared
 
@@ -189,4 +175,4 @@ def _replace(node: Any, names: Sequence[str], value: Any, key: str) -> Any:
         changed = copy.copy(node)
         changed[name] = _replace(node.get(name, {}), rest, value, key)
         return changed
-    raise TypeError(f'{key}: {name!r} is to be set in {node!r}, which is neither dict nor list')
+    raise TypeError(f'{key}: cannot set {name!r} in {node!r}, which is neither dict nor list')

@@ -1,7 +1,4 @@
-"""How a program of ghmdet ends when something is wrong: one message, the culprit named.
-
-Needs no torch.
-"""
+"""How a program of ghmdet ends: exit code and error message. Needs no torch."""
 
 from __future__ import annotations
 
@@ -14,7 +11,7 @@ import re
 import signal
 import sys
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -23,8 +20,8 @@ from mmengine.logging import MMLogger
 
 _DEBUG = '--debug'
 _INTERRUPTED = 130  # what a shell gives for SIGINT
-# Of Python's own making, seldom with a text that says what happened.
-_ACCIDENTS = (ArithmeticError, AssertionError, AttributeError, IndexError, NameError, SyntaxError)
+# Raised by Python itself, mostly with a text that does not explain the error.
+_OF_PYTHON = (ArithmeticError, AssertionError, AttributeError, IndexError, NameError, SyntaxError)
 _FROM_A_WORKER = re.compile(r'Caught \w+ in .*\.\nOriginal Traceback \(most recent call last\):\n')
 _BUILT_BY_MMENGINE = re.compile(r'^(class `\w+` in \S+: )+')
 _FROM_GLOO = re.compile(r'gloo/.*(closed|reset|Connection refused|Broken pipe)')
@@ -39,40 +36,38 @@ def add_debug_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def run(main: Callable[[], Any]) -> None:
-    """Run a program and exit as it deserves.
+    """Run a program and exit.
 
-    An exception ends it with exit code 1 and `error: <message>` as its last words, followed by
-    where the traceback is: above with `--debug` and in every process of several, always in
-    `error.log` beside the log of the run if that has begun. Ctrl-C ends it with 130. What argparse
-    refuses ends it with 2. A process of several goes without delay, so that the others need not
-    wait for it.
+    An exception ends it with exit code 1 and `error: <message>` as its last line, followed by
+    where the traceback is: printed above with `--debug` and in distributed runs, and always in
+    `error.log` beside the log of the run if that has begun. Ctrl-C ends it with 130, and wrong
+    arguments with 2. A process of a distributed run ends at once, so that the others do not wait
+    for it.
     """
-    try:
-        _run(main)
-    except SystemExit as stop:
-        if isinstance(stop.code, int):
-            _exit_process_group(stop.code)
-        raise
-    _exit_process_group(0)
-
-
-def _run(main: Callable[[], Any]) -> None:
+    code = 0
     try:
         main()
     except KeyboardInterrupt:
         sys.stdout.flush()
         print('interrupted', file=sys.stderr)
-        raise SystemExit(_INTERRUPTED) from None
+        code = _INTERRUPTED
+    except SystemExit as stop:
+        if not isinstance(stop.code, int):
+            raise
+        code = stop.code
     except Exception as error:
         _report(error)
-        raise SystemExit(1) from None
+        code = 1
+    _exit_process_group(code)
+    if code:
+        raise SystemExit(code)
 
 
 def describe(error: BaseException) -> str:
-    """Return the message of an exception for somebody who does not know the code.
+    """Return the message of an exception for a user who does not know the code.
 
-    What torch and mmengine add around the message of a part is left out. The class is named where
-    the message would not say enough without it.
+    What torch and mmengine add around the message is left out. The name of the exception's class
+    is added to very short messages and to those of Python itself.
 
     Example:
         >>> describe(ValueError('expected a positive number, got -1'))
@@ -89,26 +84,26 @@ def describe(error: BaseException) -> str:
     if _FROM_A_WORKER.match(text):
         kind, text = _last_of_traceback(text)
     if _FROM_GLOO.search(text):
-        return f'another process of this run has ended; look there for the reason ({text})'
+        return f'another process of this run has ended; see its error message ({text})'
     text = _CALLED_BY_MMENGINE.sub('', _BUILT_BY_MMENGINE.sub('', text.strip()))
     known = getattr(builtins, kind, None)
-    by_chance = isinstance(known, type) and issubclass(known, _ACCIDENTS)
-    if by_chance or (known and len(text.split()) < 3):
+    of_python = isinstance(known, type) and issubclass(known, _OF_PYTHON)
+    if of_python or (known and len(text.split()) < 3):
         return f'{kind}: {text}' if text else kind
     return text
 
 
 def _exit_process_group(code: int) -> None:
-    """End this process if it belongs to a process group.
+    """End this process at once if it belongs to a process group.
 
-    That closes its connections, which tells the others of a failure at once, whatever still holds
-    the group. And threads of gloo now and then abort an interpreter that shuts down step by step
-    ("terminate called without an active exception", exit code -6 after a good run).
+    That closes its connections, so that the other processes notice a failure at once. And threads
+    of gloo sometimes abort an interpreter that shuts down normally ("terminate called without an
+    active exception", exit code -6 after a successful run).
     """
     distributed: Any = sys.modules.get('torch.distributed')
     if distributed is None or not (distributed.is_available() and distributed.is_initialized()):
         return
-    # torchrun's to those that are slower to go, whose exit code it would change.
+    # From torchrun when another process has ended; it would change the exit code.
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     if code == 0:
         distributed.destroy_process_group()
@@ -119,40 +114,31 @@ def _exit_process_group(code: int) -> None:
 
 
 def _report(error: Exception) -> None:
-    """Say on stderr what went wrong, after all else that was printed."""
+    """Print the error on stderr, after all other output."""
     rank = os.environ.get('RANK')
     shown = _DEBUG in sys.argv or rank is not None
     details = ''.join(traceback.format_exception(error))
     file = _write(details, rank)
     sys.stdout.flush()
-    who = '' if rank is None else f'rank {rank}: '
-    kept = f'the traceback is in {file}' if file else None
-    hints = [None if shown else f'{_DEBUG} shows where in the code', kept]
+    hints = [] if shown else [f'{_DEBUG} shows where in the code']
+    hints += [f'the traceback is in {file}'] if file else []
     lines = [details] if shown else []
-    lines.append(f'error: {who}{describe(error)}')
-    if any(hints):
-        lines.append(f'({"; ".join(filter(None, hints))})')
-    print('\n'.join(lines), file=sys.stderr)
-    sys.stderr.flush()
+    lines.append(f'error: {"" if rank is None else f"rank {rank}: "}{describe(error)}')
+    lines += [f'({"; ".join(hints)})'] if hints else []
+    print('\n'.join(lines), file=sys.stderr, flush=True)
 
 
 def _write(details: str, rank: str | None) -> Path | None:
-    """Append the traceback to a file beside the log of the run; None where no run has begun."""
-    for log_file in _log_files():
-        name = 'error.log' if rank is None else f'error_rank{rank}.log'
-        file = Path(log_file).with_name(name)
+    """Append the traceback to a file beside the log of the run, if that has begun."""
+    handlers = [each for logger in MMLogger._instance_dict.values() for each in logger.handlers]
+    logs = [each.baseFilename for each in handlers if isinstance(each, logging.FileHandler)]
+    for log in logs:
+        file = Path(log).with_name('error.log' if rank is None else f'error_rank{rank}.log')
         with suppress(OSError):  # a full disk, perhaps the error itself
             with file.open('a', encoding='utf-8', errors='backslashreplace') as stream:
                 stream.write(f'{" ".join(sys.argv)}\n{details}\n')
             return file
     return None
-
-
-def _log_files() -> Iterator[str]:
-    for logger in list(MMLogger._instance_dict.values()):
-        for handler in logger.handlers:
-            if isinstance(handler, logging.FileHandler):
-                yield handler.baseFilename
 
 
 def _last_of_traceback(text: str) -> tuple[str, str]:

@@ -1,4 +1,4 @@
-"""One switch for the folder of the data: `--data-root`, or GHMDET_DATA_ROOT in the environment."""
+"""The folder of the data: `--data-root`, or GHMDET_DATA_ROOT in the environment."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _SPLITS = ('train', 'val', 'test')
 def relocate_data(cfg: Config, root: str) -> dict[str, Any]:
     """Return what must change in a config for all its data to lie below another folder.
 
-    That is `data_root` of every data set, also inside of others, and every `ann_file` and
-    `data_prefix` of a data set or an evaluator that begins with the old root, which is the
-    `data_root` of the data sets or, where they have none, of the config.
+    That is `data_root` of every dataset, also of those inside others, and every `ann_file` and
+    `data_prefix` of a dataset or an evaluator that begins with the old root, which is the
+    `data_root` of the datasets or, where they have none, of the config.
 
     Args:
         cfg: left as it is.
@@ -30,7 +30,7 @@ def relocate_data(cfg: Config, root: str) -> dict[str, Any]:
         Values by dotted key, for `merge_options`.
 
     Raises:
-        ConfigError: the data sets have several roots, or a path would stay outside of the new one.
+        ConfigError: the datasets have several roots, or a path would stay outside of the new one.
 
     Example:
         >>> dataset = dict(type='CocoDataset', data_root='data/coco/', ann_file='train.json')
@@ -42,7 +42,7 @@ def relocate_data(cfg: Config, root: str) -> dict[str, Any]:
     datasets = dict(find_datasets(values))
     if not datasets:
         raise ConfigError(
-            f'--data-root {root} (or {DATA_ROOT_VARIABLE}): no data set in the config'
+            f'--data-root {root} (or {DATA_ROOT_VARIABLE}): there is no dataset in the config'
         )
     old = _old_root(values, datasets)
     changes: dict[str, Any] = {}
@@ -51,21 +51,23 @@ def relocate_data(cfg: Config, root: str) -> dict[str, Any]:
         changes[f'{key}.data_root'] = root
         for name, path in _paths_of(dataset):
             # A path below the root is relative to it, unless the config has put the two together.
-            moved = _move(path, old, '') if _is_below(path, old) else path
+            inner = _relative(path, old)
+            moved = path if inner is None else inner
             if moved != path:
                 changes[f'{key}.{name}'] = moved
-            if not _is_below(os.path.join(root, moved), root) or '://' in moved:
+            if _relative(os.path.join(root, moved), root) is None or '://' in moved:
                 outside[f'{key}.{name}'] = path
     for key, path in _find_evaluator_files(values):
-        if _is_below(path, old):
-            changes[key] = _move(path, old, root)
-        elif not _is_below(path, root):
+        inner = _relative(path, old)
+        if inner is not None:
+            changes[key] = root + inner
+        elif _relative(path, root) is None:
             outside[key] = path
     if outside:
-        listed = ', '.join(f'{key}={path!r}' for key, path in outside.items())
         raise ConfigError(
-            f'--data-root {root} (or {DATA_ROOT_VARIABLE}) cannot reach {listed}: not below the '
-            f'data_root of the data sets, {old!r}. Set each with --cfg-options KEY=VALUE'
+            f'--data-root {root} (or {DATA_ROOT_VARIABLE}) does not apply to '
+            f'{_list_settings(outside)}: not below the data_root of the datasets, {old!r}. Set '
+            'each with --cfg-options KEY=VALUE'
         )
     if isinstance(values.get('data_root'), str):
         changes['data_root'] = root
@@ -74,42 +76,43 @@ def relocate_data(cfg: Config, root: str) -> dict[str, Any]:
 
 def _old_root(values: Mapping[str, Any], datasets: Mapping[str, Mapping[str, Any]]) -> str:
     roots = {
-        key: dataset['data_root'] for key, dataset in datasets.items() if dataset.get('data_root')
+        f'{key}.data_root': part['data_root']
+        for key, part in datasets.items()
+        if part.get('data_root')
     }
     if len({_with_slash(root) for root in roots.values()}) > 1:
-        listed = ', '.join(f'{key}.data_root={root!r}' for key, root in roots.items())
         raise ConfigError(
-            f'--data-root (or {DATA_ROOT_VARIABLE}) is for data below one folder, but the config '
-            f'has several: {listed}. Set each with --cfg-options KEY=VALUE'
+            f'--data-root (or {DATA_ROOT_VARIABLE}) needs all data below one folder, but there are '
+            f'several: {_list_settings(roots)}. Set each with --cfg-options KEY=VALUE'
         )
     old = next(iter(roots.values()), None) or values.get('data_root')
     return _with_slash(old) if isinstance(old, str) else ''
 
 
 def find_datasets(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Dotted key and config of each data set that reads files."""
+    """Yield dotted key and config of each dataset that reads files."""
     for split in _SPLITS:
         loader = values.get(f'{split}_dataloader')
-        if isinstance(loader, Mapping) and isinstance(loader.get('dataset'), Mapping):
-            yield from _find_inside(f'{split}_dataloader.dataset', loader['dataset'])
+        if isinstance(loader, Mapping):
+            yield from _find_inside(f'{split}_dataloader.dataset', loader.get('dataset'))
 
 
-def _find_inside(key: str, dataset: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    inner = dataset.get('dataset')
+def _find_inside(key: str, dataset: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    if not isinstance(dataset, Mapping):
+        return
     several = dataset.get('datasets')
-    if isinstance(inner, Mapping):
-        yield from _find_inside(f'{key}.dataset', inner)
+    if isinstance(dataset.get('dataset'), Mapping):
+        yield from _find_inside(f'{key}.dataset', dataset['dataset'])
     elif isinstance(several, list | tuple):
-        for number, part in enumerate(several):
-            if isinstance(part, Mapping):
-                yield from _find_inside(f'{key}.datasets.{number}', part)
+        for number, inner in enumerate(several):
+            yield from _find_inside(f'{key}.datasets.{number}', inner)
     else:
         yield key, dataset
 
 
 def _paths_of(dataset: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    prefixes = dataset.get('data_prefix')
-    paths = {f'data_prefix.{name}': path for name, path in dict(prefixes or {}).items()}
+    prefixes = dict(dataset.get('data_prefix') or {})
+    paths = {f'data_prefix.{name}': path for name, path in prefixes.items()}
     for name, path in {'ann_file': dataset.get('ann_file'), **paths}.items():
         if isinstance(path, str) and path:
             yield name, path
@@ -119,26 +122,24 @@ def _find_evaluator_files(values: Mapping[str, Any]) -> Iterator[tuple[str, str]
     for split in _SPLITS:
         key = f'{split}_evaluator'
         evaluator = values.get(key)
-        several = isinstance(evaluator, list | tuple)
-        parts = list(evaluator) if isinstance(evaluator, list | tuple) else [evaluator]
-        for number, part in enumerate(parts):
+        parts = {key: evaluator}
+        if isinstance(evaluator, list | tuple):
+            parts = {f'{key}.{number}': part for number, part in enumerate(evaluator)}
+        for each, part in parts.items():
             path = part.get('ann_file') if isinstance(part, Mapping) else None
             if isinstance(path, str) and path:
-                yield f'{key}.{number}.ann_file' if several else f'{key}.ann_file', path
+                yield f'{each}.ann_file', path
+
+
+def _list_settings(settings: Mapping[str, str]) -> str:
+    return ', '.join(f'{key}={value!r}' for key, value in settings.items())
 
 
 def _with_slash(path: str) -> str:
     return posixpath.join(path, '')
 
 
-def _is_below(path: str, root: str) -> bool:
-    if not root:
-        return False
-    path, root = os.path.normpath(path), os.path.normpath(root)
-    if root == os.curdir:
-        return not os.path.isabs(path) and path.split(os.sep)[0] != os.pardir
-    return path == root or path.startswith(root + os.sep)
-
-
-def _move(path: str, old: str, new: str) -> str:
-    return new + os.path.relpath(path, old)
+def _relative(path: str, root: str) -> str | None:
+    """The path as seen from a folder, None if it does not lie below it."""
+    relative = os.path.relpath(path, root) if root else os.pardir
+    return None if relative.split(os.sep)[0] == os.pardir else relative

@@ -1,12 +1,11 @@
-"""Errors that say where in the config their cause stands.
+"""Errors that name the key, or the file and line, of the config that caused them.
 
-A constructor knows its arguments, not the place of the dict that they came from. It is found here
-afterwards: the calls that build parts from dicts are still in the traceback.
+A constructor knows its arguments, not the key of the dict that they came from. The key is found
+here afterwards: the calls that build parts from dicts are still in the traceback.
 """
 
 from __future__ import annotations
 
-import inspect
 import os
 import re
 import traceback
@@ -18,8 +17,9 @@ from typing import Any
 from mmengine.config import Config
 
 from ghmdet.config.cli import describe
-from ghmdet.config.origins import file_name, record_origins
-from ghmdet.config.unused_keys import LOADER_KEYS, nearest, parameters_of
+from ghmdet.config.origins import file_name, origins_of
+from ghmdet.config.parts import LOADER_KEYS, arguments_of, value_at
+from ghmdet.messages import did_you_mean, nearest, type_name
 from ghmdet.registry import MODELS, UnknownPartError
 
 # Functions of mmengine and mmcv that build a part from the dict they call `cfg`.
@@ -31,37 +31,31 @@ _CALLED_WITH = {
     'set_multi_processing': 'env_cfg.mp_cfg',
     'init_dist': 'env_cfg.dist_cfg',
 }
-# Methods of the Runner, and what of the config each is about.
+# Methods of the Runner, and the key that each reads; `build_model` and others are named after it.
 _SECTIONS = {
     'set_randomness': 'randomness',
     'setup_env': 'env_cfg',
     'build_logger': 'log_level',
-    'build_log_processor': 'log_processor',
-    'build_visualizer': 'visualizer',
-    'build_model': 'model',
     'wrap_model': 'model_wrapper_cfg',
-    'register_default_hooks': 'default_hooks',
-    'register_custom_hooks': 'custom_hooks',
     'build_train_loop': 'train_cfg',
     'build_val_loop': 'val_cfg',
     'build_test_loop': 'test_cfg',
-    'build_optim_wrapper': 'optim_wrapper',
-    'build_param_scheduler': 'param_scheduler',
     'scale_lr': 'auto_scale_lr',
 }
 _SECTIONS_OF_LOOPS = {'build_dataloader': 'dataloader', 'build_evaluator': 'evaluator'}
+_NAMED_AFTER_KEY = re.compile(r'(?:build|register)_(\w+)')
 _UNEXPECTED = re.compile(r"(\w+)\(\) got an unexpected keyword argument '(\w+)'")
 _MISSING = re.compile(r'missing \d+ required [\w-]+ arguments?: .+', re.DOTALL)
 _OPTIONS = '--cfg-options'
 
 
 class ConfigError(ValueError):
-    """A setting is wrong; the message says which, by its dotted key or its file and line."""
+    """A setting is wrong; the message names its dotted key, or its file and line."""
 
 
 @contextmanager
-def name_the_place(cfg: Config, options: Mapping[str, Any]) -> Iterator[None]:
-    """Let an error of a constructor name the dotted key of what was to be built.
+def name_the_key(cfg: Config, options: Mapping[str, Any]) -> Iterator[None]:
+    """Add the dotted key of the part that was being built to the error of its constructor.
 
     Args:
         cfg: the config that is built from.
@@ -73,12 +67,12 @@ def name_the_place(cfg: Config, options: Mapping[str, Any]) -> Iterator[None]:
     Example:
         >>> from ghmdet.registry import MODELS
         >>> cfg = Config(dict(model=dict(type='GHMC', binz=3)))
-        >>> with name_the_place(cfg, {}):
+        >>> with name_the_key(cfg, {}):
         ...     MODELS.build(cfg.model)
         Traceback (most recent call last):
         ...
         ghmdet.config.errors.ConfigError: model (GHMC): unexpected keyword argument 'binz'; \
-nearest: bins
+did you mean bins?
     """
     try:
         yield
@@ -86,12 +80,12 @@ nearest: bins
         part = _find_part(error, cfg.to_dict())
         if part is None:
             raise
-        raise ConfigError(_tell(error, part, cfg, options)) from error
+        raise ConfigError(_explain(error, part, cfg, options)) from error
 
 
 @contextmanager
 def name_the_file() -> Iterator[None]:
-    """Let an error in a config file name the file, and the line where there is one.
+    """Add the file, and the line where there is one, to an error in a config file.
 
     Raises:
         ConfigError: in place of an error that was raised while mmengine read a config file.
@@ -99,9 +93,10 @@ def name_the_file() -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        frames = list(traceback.walk_tb(error.__traceback__))
         files = [
             os.path.abspath(frame.f_locals['filename'])
-            for frame, _ in traceback.walk_tb(error.__traceback__)
+            for frame, _ in frames
             if frame.f_code.co_name in _READERS
         ]
         if not files and isinstance(error, ImportError) and 'custom modules' in str(error):
@@ -113,30 +108,29 @@ def name_the_file() -> Iterator[None]:
         if not files:
             raise
         file = files[-1]
-        heirs = [each for each in files if each != file]
-        if heirs and not os.path.exists(file):
-            raise ConfigError(f'{heirs[-1]}: there is no file {file} for its _base_') from error
+        children = [each for each in files if each != file]
+        if children and not os.path.exists(file):
+            raise ConfigError(f'{children[-1]}: its _base_ {file} does not exist') from error
         lines = [
             number
-            for frame, number in traceback.walk_tb(error.__traceback__)
+            for frame, number in frames
             if os.path.realpath(frame.f_code.co_filename) == os.path.realpath(file)
         ]
-        line = error.lineno if isinstance(error, SyntaxError) else (lines[-1] if lines else None)
+        line, message = lines[-1] if lines else None, describe(error)
+        if isinstance(error, SyntaxError):
+            line, message = error.lineno, f'SyntaxError: {error.msg}'
         where = file if line is None else f'{file}, line {line}'
-        said = error.msg if isinstance(error, SyntaxError) else describe(error)
-        kind = 'SyntaxError: ' if isinstance(error, SyntaxError) else ''
-        raise ConfigError(f'{where}: {kind}{said}') from error
+        raise ConfigError(f'{where}: {message}') from error
 
 
 @dataclass
 class _Part:
     """What was being built."""
 
-    place: str
-    """Dotted key."""
+    key: str
     given: dict[str, Any]
-    """What stands there, with what the caller has added."""
-    kind: str | None = None
+    """Its dict in the config, with what the caller has added."""
+    kind: str = ''
     """Name of its class."""
     accepts: set[str] = field(default_factory=set)
     """Names of the arguments that it takes, as far as they are known."""
@@ -144,52 +138,50 @@ class _Part:
 
 def _find_part(error: BaseException, values: dict[str, Any]) -> _Part | None:
     """The innermost part that was being built when an error was raised."""
+    called = _UNEXPECTED.search(str(error))
+    if called and called[1] in _CALLED_WITH:
+        key = _CALLED_WITH[called[1]]
+        return _Part(key, _dict_at(values, key))
     part: _Part | None = None
     loop = 'train'
     for frame, _ in traceback.walk_tb(error.__traceback__):
         name, local = frame.f_code.co_name, frame.f_locals
-        section = _SECTIONS.get(name)
+        named_after = _NAMED_AFTER_KEY.fullmatch(name)
+        section = _SECTIONS.get(name, named_after and named_after[1])
         if name in _SECTIONS_OF_LOOPS:
             section = f'{loop}_{_SECTIONS_OF_LOOPS[name]}'
         if section in ('train_cfg', 'val_cfg', 'test_cfg'):
             loop = section.partition('_')[0]
         if section is not None and section in values:
-            accepts = LOADER_KEYS if name == 'build_dataloader' else ()
-            part = _Part(section, _as_dict(values[section]), accepts=set(accepts))
+            accepts = set(LOADER_KEYS) if name == 'build_dataloader' else set()
+            part = _Part(section, _dict_at(values, section), accepts=accepts)
         if name in _BUILDERS and isinstance(local.get('cfg'), Mapping):
-            given = dict(local['cfg'])
-            outer = None if part is None else part.place
-            place = _search(given, values, outer) or outer
-            kind = getattr(given.get('type'), '__name__', given.get('type'))
-            part = _Part(place, given, kind, _arguments_of(local.get('obj_cls'))) if place else part
-    called = _UNEXPECTED.search(str(error))
-    if called and called[1] in _CALLED_WITH:
-        place = _CALLED_WITH[called[1]]
-        return _Part(place, _as_dict(_get(values, place)))
+            given, built = dict(local['cfg']), local.get('obj_cls')
+            key = _search(given, values, part.key if part else '')
+            if key:
+                accepts = set() if built is None else arguments_of(built)
+                part = _Part(key, given, type_name(given), accepts)
     return part
 
 
-def _as_dict(value: Any) -> dict[str, Any]:
+def _dict_at(values: dict[str, Any], key: str) -> dict[str, Any]:
+    value = value_at(values, key)
     return dict(value) if isinstance(value, dict) else {}
 
 
-def _arguments_of(built: Any) -> set[str]:
-    """Arguments of a class and its bases, to which it may hand them on, or of a function."""
-    if built is None:
-        return set()
-    classes = inspect.getmro(built) if inspect.isclass(built) else (built,)
-    return set().union(*(parameters_of(each) for each in classes))
-
-
-def _search(given: Mapping[str, Any], values: dict[str, Any], place: str | None) -> str | None:
-    """The key of the dict most like `given`: below a place, else below what holds the place."""
+def _search(given: Mapping[str, Any], values: dict[str, Any], outer: str) -> str:
+    """The key of the dict most like `given`: inside `outer`, else inside what holds that."""
+    key = outer
     while True:
-        node = _get(values, place)
-        found = [(_likeness(inner, given), key) for key, inner in _dicts_in(node, place)]
-        best = max(found, key=lambda pair: pair[0], default=(0, None))
-        if best[0] > 0 or not place:
-            return best[1] if best[0] > 0 else None
-        place = place.rpartition('.')[0]
+        found = [
+            (_likeness(inner, given), each) for each, inner in _dicts_in(value_at(values, key), key)
+        ]
+        likeness, best = max(found, key=lambda pair: pair[0], default=(0, ''))
+        if likeness > 0:
+            return best
+        if not key:
+            return outer
+        key = key.rpartition('.')[0]
 
 
 def _likeness(node: Mapping[str, Any], given: Mapping[str, Any]) -> int:
@@ -199,87 +191,73 @@ def _likeness(node: Mapping[str, Any], given: Mapping[str, Any]) -> int:
     return sum(key in given and repr(value) == repr(given[key]) for key, value in node.items())
 
 
-def _dicts_in(node: Any, key: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The dicts inside, outer ones first."""
+def _dicts_in(node: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The dicts in a value of this key, outer ones first."""
+    items: Any = enumerate(node) if isinstance(node, list | tuple) else ()
     if isinstance(node, dict):
+        items = node.items()
         if key:
             yield key, node
-        items = list(node.items())
-    else:
-        items = list(enumerate(node)) if isinstance(node, list | tuple) else []
     for name, inner in items:
         yield from _dicts_in(inner, f'{key}.{name}' if key else str(name))
 
 
-def _get(values: Any, place: str | None) -> Any:
-    for name in place.split('.') if place else []:
-        values = values[int(name)] if isinstance(values, list | tuple) else values.get(name)
-    return values
-
-
-def _tell(error: Exception, part: _Part, cfg: Config, options: Mapping[str, Any]) -> str:
-    said = describe(error)
-    place = _without_tta(part.place, cfg)
-    subject = f'{place} ({part.kind})' if part.kind else place
-    if 'Cannot find None in registry' in said and part.kind not in MODELS:  # mmcv, of its layers
-        return f'{place}.type: {part.kind} is in no registry'
+def _explain(error: Exception, part: _Part, cfg: Config, options: Mapping[str, Any]) -> str:
+    message = describe(error)
+    key = _without_tta(part.key, cfg)
+    subject = f'{key} ({part.kind})' if part.kind else key
+    if 'Cannot find None in registry' in message and part.kind not in MODELS:  # of mmcv
+        return f'{key}.type: {part.kind} is in no registry'
     if isinstance(error, UnknownPartError):
-        return f'{place}.type: {said}'
-    if part.kind is None and 'must contain the key "type"' in said:
-        return f'{place} needs a `type`, the name of what to build; it has {part.given}'
-    unexpected, missing = _UNEXPECTED.search(said), _MISSING.search(said)
+        return f'{key}.type: {message}'
+    if not part.kind and 'must contain the key "type"' in message:
+        return f'{key} needs a `type`, the name of what to build; it has {part.given}'
+    unexpected, missing = _UNEXPECTED.search(message), _MISSING.search(message)
     if isinstance(error, TypeError) and unexpected and unexpected[2] in part.given:
         argument = unexpected[2]
         near = nearest(argument, part.accepts)
-        told = f'{subject}: unexpected keyword argument {argument!r}'
-        advice = _advise_deletion(argument, part.place, bool(near), cfg, options)
-        if advice:
-            return f'{told}; {advice}'
-        if near:
-            return f'{told}; nearest: {" or ".join(near)}'
-        return f'{told}; it takes {", ".join(sorted(part.accepts))}' if part.accepts else told
+        advice = _advise_deletion(argument, part.key, bool(near), cfg, options)
+        if not advice and not near and part.accepts:
+            advice = f'; it takes {", ".join(sorted(part.accepts))}'
+        return f'{subject}: unexpected keyword argument {argument!r}{advice or did_you_mean(near)}'
     if isinstance(error, TypeError) and missing:
         return f'{subject}: {missing[0]}'
-    return said if place in said else f'{subject}: {said}'
+    return message if key in message else f'{subject}: {message}'
 
 
 def _advise_deletion(
     argument: str,
-    place: str,
+    key: str,
     may_be_typo: bool,
     cfg: Config,
     options: Mapping[str, Any],
-) -> str | None:
+) -> str:
     """What to do about an argument that is left over from the base's dict of another type."""
     if not cfg.filename:
-        return None
-    with record_origins() as record:
-        Config.fromfile(cfg.filename)
+        return ''
+    record = origins_of(cfg)
     record.merge(dict(options), _OPTIONS)
-    origins = {key: file for key, _, file in record.list_leaves(cfg, otherwise='')}
-    own_type = origins.get(f'{place}.type')
-    inner = [
-        file
-        for key, file in origins.items()
-        if key == f'{place}.{argument}' or key.startswith(f'{place}.{argument}.')
-    ]
-    if not inner or not own_type or inner[0] == own_type:
-        return None
+    files = {each: file for each, _, file in record.list_leaves(cfg, otherwise='')}
+    of_type = files.get(f'{key}.type')
+    path = f'{key}.{argument}'
+    of_argument = [file for each, file in files.items() if f'{each}.'.startswith(f'{path}.')]
+    if not of_argument or not of_type or of_argument[0] == of_type:
+        return ''
     ranks = {_OPTIONS: 2, file_name(cfg.filename): 1}
-    higher = ranks.get(own_type, 0) - ranks.get(inner[0], 0)
+    higher = ranks.get(of_type, 0) - ranks.get(of_argument[0], 0)
     if higher < 0 or (higher == 0 and may_be_typo):
-        return None
+        return ''
     how = (
-        f'add {place}._delete_=True to {_OPTIONS}'
-        if own_type == _OPTIONS
-        else f'write {place.rpartition(".")[2]}=dict(_delete_=True, type=...) in {own_type}'
+        f'add {key}._delete_=True to {_OPTIONS}'
+        if of_type == _OPTIONS
+        else f'write {key.rpartition(".")[2]}=dict(_delete_=True, type=...) in {of_type}'
     )
-    return f'it is left over from {inner[0]}, while the type is from {own_type}: {how}'
+    return f'; it is inherited from {of_argument[0]}, but the type is set in {of_type}: {how}'
 
 
-def _without_tta(place: str, cfg: Config) -> str:
+def _without_tta(key: str, cfg: Config) -> str:
     """The key as the config has it, without the wrapper that --tta puts around the model."""
-    if place.partition('.')[0] == 'model' and 'module' in (cfg.get('model') or {}):
-        inner = place.removeprefix('model').removeprefix('.module')
-        return f'model{inner}' if '.module' in place else f'tta_model{inner}'
-    return place
+    if key.partition('.')[0] == 'model' and 'module' in (cfg.get('model') or {}):
+        inner = key.removeprefix('model').removeprefix('.module')
+        return f'model{inner}' if '.module' in key else f'tta_model{inner}'
+    return key

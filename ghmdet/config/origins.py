@@ -1,12 +1,12 @@
 """Which file set each key of a config.
 
-mmengine merges a config's files and keeps no record of it. Here its reading is watched: what each
-file says itself is followed, beside the values, through the same merges as a tree of origins.
+mmengine merges a config's files and keeps no record of it. Here its reading is recorded: beside the
+values, a tree with the file of each value goes through the same merges.
 """
 
 from __future__ import annotations
 
-import ast
+import copy
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,14 +18,16 @@ from mmengine.config import Config, ConfigDict
 
 from ghmdet.config.cfg_options import clear_nones, merge_options
 from ghmdet.config.shipped import CONFIG_ROOT
+from ghmdet.config.sources import names_in
 
 _DELETE = '_delete_'
 _SELF = ''  # the key under which a dict of origins keeps the dict's own
+_KEPT = '_ghmdet_origins'  # attribute of a Config; copies have it, dumps and pickles do not
 
 
 @dataclass
 class _File:
-    """A config file while it is read: what its bases have given up to now."""
+    """A config file while it is read, with what its bases have set so far."""
 
     path: str
     values: dict[str, Any] = field(default_factory=dict)
@@ -48,7 +50,7 @@ class ConfigOrigins:
         self._files: list[_File] = []
 
     def merge(self, options: dict[str, Any], origin: str) -> None:
-        """Follow `merge_options(cfg, options)`."""
+        """Record `merge_options(cfg, options)`."""
         values, origins = Config(self._values), Config(self._origins)
         options = clear_nones(values, options)
         merge_options(values, options)
@@ -86,7 +88,8 @@ class ConfigOrigins:
         origins = file.merged
         if origins is None:  # a lazy config, which is run on top of its bases' values
             origins = _follow(values, file.values, file.origins, file.path)
-            for name in _assigned_names(filename) & values.keys():
+            text = Path(filename).read_text(encoding='utf-8')
+            for name in names_in(text).assigned & values.keys():
                 origins[name] = _mark(values[name], file.path)
         if not self._files:
             self._values, self._origins = values, origins
@@ -100,23 +103,23 @@ class ConfigOrigins:
         return result
 
     def _merge(self, merge: Callable, own: dict, base: dict, *args: Any, **kwargs: Any) -> dict:
-        """Merge one dict into another; the last merge in a file is of all it says."""
+        """Merge one dict into another; the last merge of a file is that of its own values."""
         file = self._files[-1] if self._files else None
         if file is None or file.merging:
             return merge(own, base, *args, **kwargs)
-        said = _mark(own, file.path)
+        marks = _mark(own, file.path)
         file.merging = True  # mmengine comes back here for each dict inside
         merged = merge(own, base, *args, **kwargs)
         # A file may also change its bases: `_base_.model.backbone.depth = 18`.
         inherited = _follow(ConfigDict(base).to_dict(), file.values, file.origins, file.path)
-        file.merged = merge(said, inherited)
+        file.merged = merge(marks, inherited)
         file.merging = False
         return merged
 
 
 @contextmanager
 def record_origins() -> Iterator[ConfigOrigins]:
-    """Watch mmengine while it reads configs, not on several threads at once.
+    """Record the origins while mmengine reads configs; not for several threads at once.
 
     A key that two bases of one file set is reported with the names of both.
 
@@ -131,17 +134,17 @@ def record_origins() -> Iterator[ConfigOrigins]:
     origins = ConfigOrigins()
     merge = Config._merge_a_into_b
 
-    def watch(read: Callable) -> Callable:
+    def recorded(read: Callable) -> Callable:
         return lambda filename, *args, **kwargs: origins._read(read, filename, *args, **kwargs)
 
-    watched = {
-        '_file2dict': watch(Config._file2dict),
-        '_parse_lazy_import': watch(Config._parse_lazy_import),
+    replaced = {
+        '_file2dict': recorded(Config._file2dict),
+        '_parse_lazy_import': recorded(Config._parse_lazy_import),
         '_merge_a_into_b': lambda a, b, *args, **kw: origins._merge(merge, a, b, *args, **kw),
     }
-    before = {name: vars(Config)[name] for name in watched}
+    before = {name: vars(Config)[name] for name in replaced}
     try:
-        for name, function in watched.items():
+        for name, function in replaced.items():
             setattr(Config, name, staticmethod(function))
         yield origins
     finally:
@@ -149,8 +152,26 @@ def record_origins() -> Iterator[ConfigOrigins]:
             setattr(Config, name, function)
 
 
+def keep_origins(cfg: Config, origins: ConfigOrigins) -> None:
+    """Keep the record of how a config was read, for `origins_of`."""
+    object.__setattr__(cfg, _KEPT, origins)
+
+
+def origins_of(cfg: Config) -> ConfigOrigins:
+    """Return the origins of a config's values, none for a config without a file.
+
+    The files are read again where `keep_origins` was not called.
+    """
+    if _KEPT in vars(cfg):
+        return copy.copy(vars(cfg)[_KEPT])
+    with record_origins() as origins:
+        if cfg.filename is not None and os.path.isfile(cfg.filename):
+            Config.fromfile(cfg.filename)
+    return origins
+
+
 def _mark(value: Any, origin: str) -> Any:
-    """Return the tree of origins of a value that comes from one place."""
+    """Return the tree of origins of a value with one origin."""
     if isinstance(value, dict):
         marks = {key: _mark(item, origin) for key, item in dict.items(value) if key != _DELETE}
         if _DELETE in value:
@@ -182,7 +203,7 @@ def _list_leaves(
 ) -> Iterator[tuple[str, Any, str]]:
     if isinstance(value, dict) and value:
         items = [(name, value[name], origins[name]) for name in sorted(value, key=str)]
-    elif isinstance(value, list | tuple) and value and not _is_one(value, origins):
+    elif isinstance(value, list | tuple) and (_holds_dict(value) or len({*_flatten(origins)}) > 1):
         items = list(zip(range(len(value)), value, origins, strict=True))
     else:
         yield key, value, next(iter(_flatten(origins)), otherwise)
@@ -192,14 +213,9 @@ def _list_leaves(
         yield from _list_leaves(path, item, item_origins, otherwise)
 
 
-def _is_one(value: Any, origins: Any) -> bool:
-    """Whether a list holds no dict and comes from one place."""
-    return not _holds_dict(value) and len(set(_flatten(origins))) == 1
-
-
 def _holds_dict(value: Any) -> bool:
     if isinstance(value, list | tuple):
-        return any(_holds_dict(item) for item in value)
+        return any(map(_holds_dict, value))
     return isinstance(value, dict)
 
 
@@ -209,13 +225,6 @@ def _flatten(origins: Any) -> Iterator[str]:
             yield from _flatten(item)
     else:
         yield origins
-
-
-def _assigned_names(filename: str) -> set[str]:
-    """The names that a file assigns at its top level."""
-    nodes = ast.parse(Path(filename).read_text(encoding='utf-8')).body
-    targets = [target for node in nodes if isinstance(node, ast.Assign) for target in node.targets]
-    return {target.id for target in targets if isinstance(target, ast.Name)}
 
 
 def _explain_duplicates(file: _File) -> str:

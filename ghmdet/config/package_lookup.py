@@ -1,8 +1,8 @@
-"""Where packages are installed, without pkg_resources: cures that `pkg::` configs need.
+"""Where packages are installed, without pkg_resources: workarounds that `pkg::` configs need.
 
 setuptools 82 dropped pkg_resources, through which mmengine finds the folder of a package for
 `_base_ = 'pkg::...'`, for `with read_base(): from pkg... import *` and for `mmengine.hub`. Needs no
-torch, so that `import ghmdet` stays cheap.
+torch, so that `import ghmdet` stays fast.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ _ABSENT = object()
 
 
 def apply() -> None:
-    """Run both cures; calling it again changes nothing."""
+    """Apply both workarounds; calling it again changes nothing."""
     patch_module_names()
     patch_installed_path()
 
 
 def patch_module_names() -> None:
-    """Let mmengine take `ghmdet::`.
+    """Let mmengine accept `ghmdet::`.
 
-    It accepts only the names in a table of its own, whatever a package ships
+    It accepts only the names in a table of its own
     (https://github.com/open-mmlab/mmengine/issues/1410).
     """
     MODULE2PACKAGE.setdefault('ghmdet', 'ghmdet')
@@ -38,8 +38,8 @@ def patch_module_names() -> None:
 def patch_installed_path() -> None:
     """Find packages without pkg_resources, editable installs too.
 
-    Setuptools no longer has it (https://github.com/open-mmlab/mmcv/issues/3325 is the same fault in
-    mmcv); where it is left, it is slow and gives site-packages for an editable install.
+    New setuptools lack it (https://github.com/open-mmlab/mmcv/issues/3325 is the same fault in
+    mmcv); older ones are slow and give site-packages for an editable install.
     """
     if _finds_us_without_pkg_resources():
         return
@@ -58,9 +58,7 @@ def get_installed_path(package: str) -> str:
         ModuleNotFoundError: there is neither.
         RuntimeError: it has no folder of its own: a namespace package, or built in.
     """
-    spec = find_spec(package)
-    if spec is None:
-        spec = find_spec(_module_of_distribution(package))
+    spec = find_spec(package) or find_spec(_module_of_distribution(package))
     if spec is None:
         raise ModuleNotFoundError(f'{package} has metadata, but no module', name=package)
     if not spec.has_location or spec.origin is None:
@@ -69,7 +67,7 @@ def get_installed_path(package: str) -> str:
 
 
 def is_installed(package: str) -> bool:
-    """Whether `get_installed_path` has an answer."""
+    """Whether `get_installed_path` finds a folder."""
     try:
         get_installed_path(package)
     except (ModuleNotFoundError, RuntimeError):
@@ -86,12 +84,12 @@ def rebind(old: Callable, new: Callable) -> None:
 
 
 def _module_of_distribution(name: str) -> str:
-    """First public module that a distribution lists; its own name, by custom, if it lists none."""
+    """First public module that a distribution lists; its own name if it lists none."""
     try:
         listed = metadata.distribution(name).read_text('top_level.txt')
     except metadata.PackageNotFoundError:
         raise ModuleNotFoundError(
-            f'no module and no distribution of the name {name!r} is installed', name=name
+            f'neither a module nor a distribution {name!r} is installed', name=name
         ) from None
     public = [module for module in (listed or '').split() if not module.startswith('_')]
     return public[0] if public else name.replace('-', '_')
@@ -104,10 +102,9 @@ def _finds_us_without_pkg_resources() -> bool:
     try:
         found = package_utils.get_installed_path('ghmdet')
         return package_utils.is_installed('ghmdet') and Path(found).samefile(_OWN_FOLDER)
-    except Exception:  # whichever way it fails, it has no answer
+    except Exception:  # of any kind: it has not found it
         return False
     finally:
-        if kept is _ABSENT:
-            del sys.modules['pkg_resources']
-        else:
+        del sys.modules['pkg_resources']
+        if kept is not _ABSENT:
             sys.modules['pkg_resources'] = kept  # type: ignore[assignment]

@@ -1,14 +1,13 @@
-"""The configs that ghmdet ships: from a name to the file, the values, the published weights.
+"""The configs that ghmdet ships: their files, values and published weights by name.
 
 A shipped config can be named by its bare name, with its folder, with `.py`, and in mmengine's way:
 `retinanet_ghm_r50_fpn_1x_coco`, `ghm/retinanet_ghm_r50_fpn_1x_coco.py`,
 `ghmdet::ghm/retinanet_ghm_r50_fpn_1x_coco.py`; the published ones by MMDetection's name too,
-`retinanet_r50_fpn_ghm-1x_coco`, which is their alias in the metafile. Needs no torch.
+`retinanet_r50_fpn_ghm-1x_coco`, an alias in the metafile. Needs no torch.
 """
 
 from __future__ import annotations
 
-import difflib
 import os
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,8 @@ from mmengine.config import utils as config_utils
 from mmengine.fileio import load
 
 from ghmdet.config import package_lookup
-from ghmdet.config.from_mmdet import convert_mmdet_config, is_installed
+from ghmdet.config.from_mmdet import convert_mmdet_config
+from ghmdet.messages import did_you_mean, nearest
 
 MIM_ROOT = Path(__file__).parents[1] / '.mim'
 CONFIG_ROOT = MIM_ROOT / 'configs'
@@ -48,14 +48,14 @@ def config_path(name: str | os.PathLike[str]) -> str:
 def get_config(name: str | os.PathLike[str]) -> Config:
     """Read a config: a file of yours, or one that ghmdet ships.
 
-    A file written for MMDetection comes out as one of ghmdet's (see `convert_mmdet_config`).
+    A file written for MMDetection is converted (see `convert_mmdet_config`).
 
     Args:
         name: path of an existing file, which goes first, or a name as for `config_path`.
 
     Raises:
         FileNotFoundError: it is neither.
-        ValueError: the file is in the style of MMDetection 2.x.
+        ValueError: the file has keys of MMDetection 2.x.
 
     Example:
         >>> from ghmdet import get_config
@@ -82,7 +82,7 @@ def published_weights(name: str | os.PathLike[str] | None) -> str:
     if path is None or CONFIG_ROOT.resolve() not in path.parents or path.stem not in urls:
         raise LookupError(
             f'no weights are published for {path or "a config without a file"}, only for: '
-            f'{", ".join(urls)}; give a checkpoint of your own'
+            f'{", ".join(urls)}; use your own checkpoint'
         )
     return urls[path.stem]
 
@@ -93,21 +93,21 @@ def shipped_values(name: str) -> dict[str, Any]:
 
 
 def patch_flat_names() -> None:
-    """Let `ghmdet::` name a config as `config_path` does, and say which names are near.
+    """Accept the names of `config_path` after `ghmdet::`, and suggest near names.
 
-    mmengine asks for a folder and for `.py`, and reports a typing error as a missing file deep in
-    site-packages (the same wish: https://github.com/open-mmlab/mim/issues/86).
+    mmengine needs the folder and `.py`, and reports a typing error as a missing file deep in
+    site-packages (requested in https://github.com/open-mmlab/mim/issues/86).
     """
     package_lookup.rebind(config_utils._get_package_and_cfg_path, _get_package_and_cfg_path)
 
 
 def _get_package_and_cfg_path(cfg_path: str) -> tuple[str, str]:
-    """mmengine's, but for `ghmdet::`; a published config is given in the folder of its metafile.
+    """Package and path of a `package::name`; a published config is in its metafile's folder.
 
-    Where MMDetection is not installed, `mmdet::` names ours: the base files and the recipes that
-    both have are the same.
+    Where MMDetection is not installed, `mmdet::` means our configs: the base files and the recipes
+    that both have are the same.
     """
-    theirs = cfg_path.startswith(_THEIR_PREFIX) and not is_installed('mmdet')
+    theirs = cfg_path.startswith(_THEIR_PREFIX) and not package_lookup.is_installed('mmdet')
     if not (theirs or cfg_path.startswith(_PREFIX)):
         return _original_package_and_path(cfg_path)
     name = _shipped_name(cfg_path.removeprefix(_THEIR_PREFIX))
@@ -134,10 +134,11 @@ def _shipped_name(name: str | os.PathLike[str]) -> str:
             if wanted in (alias, f'{folder}/{alias}'):
                 return published
     recipes = [other for other in names if '/' not in other]
-    near = difflib.get_close_matches(wanted.split('/')[-1], recipes)
-    advice = f'did you mean {" or ".join(near)}? ' if near else ''
+    last = wanted.split('/')[-1]
+    near = [last] if last in recipes else nearest(last, recipes, count=3, cutoff=0.6)
     raise FileNotFoundError(
-        f'no config {os.fspath(name)!r} in ghmdet, and no such file; {advice}shipped are: '
+        f'no config {os.fspath(name)!r} in ghmdet, and no such file{did_you_mean(near) or "."} '
+        'ghmdet has: '
         f'{", ".join(recipes)}'
     )
 

@@ -1,26 +1,19 @@
-"""Keys of a config that nothing reads: found before a run, each with the nearest that is read."""
+"""Keys of a config that no code uses, found before a run, each with the nearest that is used."""
 
 from __future__ import annotations
 
-import ast
-import difflib
-import inspect
-import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
 
-from ghmdet import registry
-from ghmdet.config.from_mmdet import sources_of
+from ghmdet.config.from_mmdet import HARMLESS_KEYS
+from ghmdet.config.parts import LOADER_KEYS, arguments_of, value_at, words
+from ghmdet.config.sources import names_per_file
+from ghmdet.messages import did_you_mean, list_items, nearest, shorten, type_name
 
-
-def _words(text: str) -> frozenset[str]:
-    return frozenset(text.split())
-
-
-TOP_LEVEL_KEYS = _words(
-    # What mmengine's Runner reads (a test compares), then what it finds in the config beside.
+TOP_LEVEL_KEYS = words(
+    # Those of mmengine's Runner (a test compares), then those that it reads from the whole config.
     'model work_dir train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg '
     'auto_scale_lr optim_wrapper param_scheduler val_evaluator test_evaluator default_hooks '
     'custom_hooks data_preprocessor load_from resume launcher env_cfg log_processor log_level '
@@ -30,12 +23,10 @@ TOP_LEVEL_KEYS = _words(
     # Of ghmdet's and MMDetection's tools.
     'tta_model tta_pipeline'
 )
-"""Keys at the top of a config that something reads."""
+"""Keys at the top of a config that are used."""
 
-# Read by nothing in MMDetection 3.x either, which has them in some configs.
-_HARMLESS = _words('cudnn_benchmark opencv_num_threads mp_start_method')
-# Variables of its base files, which stay in a config that was dumped by a run.
-_USUAL_VARIABLES = _words(
+# Variables of MMDetection's base files, which stay in a config that was dumped by a run.
+_USUAL_VARIABLES = words(
     'dataset_type data_root backend_args file_client_args classes metainfo train_pipeline '
     'test_pipeline val_pipeline vis_backends img_scales base_lr max_epochs norm_cfg'
 )
@@ -53,57 +44,50 @@ _KEYS = {
     'dwconv_decay_mult flat_decay_mult dcn_offset_lr_mult bypass_duplicate',
 }
 # Taken out of a dict by mmengine or mmcv before the constructor sees it.
-_TAKEN_OUT = _words(
+_TAKEN_OUT = words(
     'type constructor paramwise_cfg by_epoch convert_to_iter_based priority requires_grad '
     '_scope_ _delete_'
 )
-LOADER_KEYS = _words(
-    'dataset sampler batch_sampler batch_size num_workers collate_fn pin_memory drop_last timeout '
-    'worker_init_fn multiprocessing_context prefetch_factor persistent_workers num_batch_per_epoch '
-    'disable_subprocess_warning pin_memory_device in_order'
-)
-"""Keys of a data loader."""
-_MOST_PLACES = 6
 
 
 def find_unused_keys(cfg: Config) -> Iterator[str]:
-    """Yield a sentence for each key of the files of a config that nothing reads.
+    """Yield a sentence for each key in the files of a config that is not used.
 
     Exempt at the top level are names that begin with `_` and names that a file reads, as
-    `x = dict(lr=lr)` reads lr; but setting such a name again in a file that inherits is to no
+    `x = dict(lr=lr)` reads lr; but setting such a name again in a file that inherits has no
     effect, unless that file reads it too.
 
     Example:
         >>> list(find_unused_keys(Config(dict(modle=dict(type='RetinaNet')))))
-        ["modle={'type': 'RetinaNet'} is read by nothing; nearest: model"]
+        ["modle={'type': 'RetinaNet'} is not used; did you mean model?"]
     """
     values = cfg.to_dict()
-    files = [_names_of(source) for source in sources_of(cfg.text)]
-    read = set().union(*(names for _, names in files))
+    files = names_per_file(cfg.text)
+    read = set().union(*(names.read for names in files))
     is_dump = not read and 'launcher' in values
     for key, value in values.items():
-        if key in TOP_LEVEL_KEYS | _HARMLESS | read or key.startswith('_'):
+        if key in TOP_LEVEL_KEYS | HARMLESS_KEYS | read or key.startswith('_'):
             continue
         near = nearest(key, TOP_LEVEL_KEYS)
         # The dump of a run's config has lost the code that read its variables.
-        if is_dump and (not near or key in _USUAL_VARIABLES or any(_places_of(values, key))):
+        if is_dump and (not near or key in _USUAL_VARIABLES or any(_keys_with(values, key))):
             continue
-        yield f'{key}={_shorten(value)} is read by nothing{_told(near)}'
+        yield f'{key}={shorten(value)} is not used{did_you_mean(near)}'
     for key in values.keys() - TOP_LEVEL_KEYS:
-        setters = [i for i, (assigned, _) in enumerate(files) if key in assigned]
-        readers = [i for i, (_, names) in enumerate(files) if key in names]
-        in_vain = len(setters) > 1 and readers and readers[-1] < setters[-1]
-        if in_vain and not any(_places_of(values, key)):
+        setters = [i for i, names in enumerate(files) if key in names.assigned]
+        readers = [i for i, names in enumerate(files) if key in names.read]
+        set_too_late = len(setters) > 1 and readers and readers[-1] < setters[-1]
+        if set_too_late and not any(_keys_with(values, key)):
             root = ', or --data-root DIR' if key == 'data_root' else ''
             yield (
-                f'{key}={_shorten(values[key])} changes nothing: the base files, which are read '
-                f'first, have used the value that they give it. Set the keys that they used it for '
+                f'{key}={shorten(values[key])} has no effect: the base files are read first and '
+                f'have used their own value of {key}. Set the keys that it was used for '
                 f'(print_config.py shows them){root}'
             )
 
 
 def find_unused_options(cfg: Config, options: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence for each option of the command line that would change nothing.
+    """Yield a sentence for each option of the command line that would have no effect.
 
     Args:
         cfg: the config before the options are merged.
@@ -113,12 +97,16 @@ def find_unused_options(cfg: Config, options: Mapping[str, Any]) -> Iterator[str
     for key, value in options.items():
         first, *rest = key.split('.')
         if first in TOP_LEVEL_KEYS or first.startswith('_'):
-            yield from _find_unused_part(values, first, rest, f'{key}={_shorten(value)}')
+            yield from _find_unused_part(values, first, rest, f'{key}={shorten(value)}')
         elif first in values:
-            yield _describe_variable(values, first)
+            keys = list_items(_keys_with(values, first), 6)
+            yield (
+                f'{first} is a variable of the config files, which are read before --cfg-options: '
+                f'setting it has no effect. Set what it was used for{keys and f": {keys}"}'
+            )
         else:
-            near = nearest(first, TOP_LEVEL_KEYS | values.keys())
-            yield f'{key}={_shorten(value)} is read by nothing{_told(near)}'
+            near = did_you_mean(nearest(first, TOP_LEVEL_KEYS | values.keys()))
+            yield f'{key}={shorten(value)} is not used{near}'
 
 
 def find_unused_parts(cfg: Config) -> Iterator[str]:
@@ -127,93 +115,49 @@ def find_unused_parts(cfg: Config) -> Iterator[str]:
     No constructor would refuse these.
     """
     values = cfg.to_dict()
-    for place, names in _tables(values).items():
-        node: Any = values
-        for name in place.split('.'):
-            node = node.get(name) if isinstance(node, dict) else None
-        known = names.split()
-        for key in node.keys() - {*known, *_TAKEN_OUT} if isinstance(node, dict) else ():
-            told = _told(nearest(key, known), place) or f'; {place} knows {", ".join(known)}'
-            yield f'{place}.{key}={_shorten(node[key])} is read by nothing{told}'
-
-
-def nearest(name: str, names: Iterable[str]) -> list[str]:
-    """The names, at most two, for which `name` may be a typing error; the best first."""
-    others = {other.lower(): other for other in names if other != name}
-    found = difflib.get_close_matches(name.lower(), others, n=2, cutoff=0.75)
-    return [others[near] for near in found]
-
-
-def parameters_of(part: Any) -> set[str]:
-    """Names of the arguments that a function, or the constructor of a class, has itself."""
-    try:
-        parameters = inspect.signature(part).parameters.values()
-    except (TypeError, ValueError):  # of C
-        return set()
-    kinds = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
-    return {each.name for each in parameters if each.kind in kinds} - {'self'}
+    for key, names in _keys_of_dicts(values).items():
+        node, known = value_at(values, key), names.split()
+        for name in node.keys() - {*known, *_TAKEN_OUT} if isinstance(node, dict) else ():
+            near = did_you_mean(nearest(name, known), f'{key}.')
+            advice = near or f'; the keys of {key} are {", ".join(known)}'
+            yield f'{key}.{name}={shorten(node[name])} is not used{advice}'
 
 
 def _find_unused_part(
-    values: dict[str, Any], place: str, names: list[str], option: str
+    values: dict[str, Any], key: str, names: list[str], option: str
 ) -> Iterator[str]:
-    """Look at the first key of an option that is not in the config yet."""
-    node: Any = values.get(place)
+    """Check the first key of an option that is not in the config yet."""
     for name in names:
-        if isinstance(node, list | tuple):
-            node = node[int(name)] if name.isdigit() and int(name) < len(node) else None
-        elif isinstance(node, dict) and name in node:
-            node = node[name]
-        elif isinstance(node, dict) and name not in _TAKEN_OUT and place not in _tables(values):
-            accepted = _arguments_of(node, place)
-            near = nearest(name, accepted or node)
-            if name not in accepted and near:
-                yield f'{option}: the config has no {place}.{name}{_told(near, place)}'
+        node = value_at(values, key)
+        if isinstance(node, dict) and name not in node:
+            if name not in _TAKEN_OUT and key not in _keys_of_dicts(values):
+                accepted = _arguments_in(node, key)
+                near = nearest(name, accepted or node)
+                if name not in accepted and near:
+                    yield f'{option}: the config has no {key}.{name}{did_you_mean(near, f"{key}.")}'
             return
-        else:
-            return
-        place += f'.{name}'
+        key += f'.{name}'
 
 
-def _arguments_of(node: Mapping[str, Any], place: str) -> set[str]:
-    """What the part that a dict describes can be given, as far as that can be known."""
-    if place in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
+def _arguments_in(node: Mapping[str, Any], key: str) -> set[str]:
+    """What can be set in a dict of the config, as far as that can be known."""
+    if key in ('train_dataloader', 'val_dataloader', 'test_dataloader'):
         return set(LOADER_KEYS)
-    kind, accepted = node.get('type'), set()
-    for each in vars(registry).values():
-        if isinstance(each, registry.Registry) and isinstance(kind, str) and kind in each:
-            found = each.get(kind)
-            for part in inspect.getmro(found) if inspect.isclass(found) else (found,):
-                accepted |= parameters_of(part)  # of its bases too: it may hand arguments on
+    accepted = arguments_of(node['type']) if isinstance(node.get('type'), str) else set()
     return accepted | set(node) if accepted else set()
 
 
-def _tables(values: Mapping[str, Any]) -> dict[str, str]:
+def _keys_of_dicts(values: Mapping[str, Any]) -> dict[str, str]:
     """Known keys by the dotted key of the dict that they are in."""
-    model = values.get('model')
-    is_ours = isinstance(model, dict) and _types(model) == ('RetinaNet', 'RetinaHead')
+    kinds = [type_name(value_at(values, key) or '') for key in ('model', 'model.bbox_head')]
+    is_ours = [kind.rpartition('.')[2] for kind in kinds] == ['RetinaNet', 'RetinaHead']
     return _KEYS | _RETINANET_KEYS if is_ours else _KEYS
 
 
-def _types(model: Mapping[str, Any]) -> tuple[str, ...]:
-    parts = [model, model.get('bbox_head')]
-    kinds = [part.get('type') if isinstance(part, dict) else None for part in parts]
-    return tuple(str(getattr(kind, '__name__', kind)).rpartition('.')[2] for kind in kinds)
-
-
-def _describe_variable(values: dict[str, Any], name: str) -> str:
-    places = list(_places_of(values, name))
-    shown = ', '.join(places[:_MOST_PLACES]) + (', ...' if len(places) > _MOST_PLACES else '')
-    return (
-        f'{name} is a variable of the config files, which are read before --cfg-options: setting '
-        f'it changes nothing. Set what it was used for{f": {shown}" if shown else ""}'
-    )
-
-
-def _places_of(values: Mapping[str, Any], name: str) -> Iterator[str]:
-    """Where the value of a variable stands, for texts also what begins with it."""
+def _keys_with(values: Mapping[str, Any], name: str) -> Iterator[str]:
+    """Yield the dotted keys that have the value of a variable, or a text that begins with it."""
     wanted = values[name]
-    if not wanted or isinstance(wanted, int | float):  # too common to tell anything
+    if not wanted or isinstance(wanted, int | float):  # found in too many keys to mean anything
         return
     nodes = [(key, value) for key, value in values.items() if key in TOP_LEVEL_KEYS]
     while nodes:
@@ -225,25 +169,3 @@ def _places_of(values: Mapping[str, Any], name: str) -> Iterator[str]:
             nodes += [(f'{key}.{inner}', value) for inner, value in node.items()]
         elif isinstance(node, list | tuple):
             nodes += [(f'{key}.{number}', value) for number, value in enumerate(node)]
-
-
-def _names_of(source: str) -> tuple[set[str], set[str]]:
-    """The names that a file assigns, and those that it reads."""
-    read = set(re.findall(r'_base_\.(\w+)', source))
-    try:
-        tree = ast.parse(source)
-    except SyntaxError:  # not Python, e.g. a base in YAML
-        return set(), read
-    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
-    read |= {node.id for node in names if isinstance(node.ctx, ast.Load)} - {'dict', 'len'}
-    return {node.id for node in names if isinstance(node.ctx, ast.Store)}, read
-
-
-def _told(near: list[str], place: str = '') -> str:
-    prefix = f'{place}.' if place else ''
-    return f'; nearest: {" or ".join(prefix + name for name in near)}' if near else ''
-
-
-def _shorten(value: Any, limit: int = 60) -> str:
-    text = repr(value)
-    return text if len(text) <= limit else f'{text[:limit]}...'

@@ -1,3 +1,5 @@
 """Values of the text config retinanet_ghm_r101_fpn_1x_coco, for `with read_base()`."""
 
-globals().update(__import__('ghmdet').config_files.shipped_values('retinanet_ghm_r101_fpn_1x_coco'))
+globals().update(
+    __import__('ghmdet').config.shipped.shipped_values('retinanet_ghm_r101_fpn_1x_coco')
+)

@@ -1,3 +1,3 @@
 """Values of the text config retinanet_ghm_r18_fpn_bccd, for `with read_base()`."""
 
-globals().update(__import__('ghmdet').config_files.shipped_values('retinanet_ghm_r18_fpn_bccd'))
+globals().update(__import__('ghmdet').config.shipped.shipped_values('retinanet_ghm_r18_fpn_bccd'))

@@ -1,5 +1,5 @@
 """Values of the text config retinanet_ghm_r18_fpn_scratch_bccd, for `with read_base()`."""
 
 globals().update(
-    __import__('ghmdet').config_files.shipped_values('retinanet_ghm_r18_fpn_scratch_bccd')
+    __import__('ghmdet').config.shipped.shipped_values('retinanet_ghm_r18_fpn_scratch_bccd')
 )

@@ -1,4 +1,4 @@
-"""The data room: from an annotation file to the `inputs` and `data_samples` of one batch."""
+"""Datasets, transforms and samplers: from an annotation file to `inputs` and `data_samples`."""
 
 from ghmdet.coco.reader import read_coco
 from ghmdet.datasets.coco import CocoDataset

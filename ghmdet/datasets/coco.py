@@ -11,36 +11,22 @@ from typing import Any
 import numpy as np
 import torch
 from mmengine.dataset import BaseDataset
-from mmengine.fileio import LocalBackend, get_file_backend, join_path
+from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import print_log
-from mmengine.utils import is_abs
 from torch import Tensor
 
 from ghmdet.coco.box_filter import CocoCounts
-from ghmdet.coco.classes import match_classes
+from ghmdet.coco.classes import COCO_CLASSES, COCO_PALETTE, match_classes
 from ghmdet.coco.faults import find_outside_names
 from ghmdet.coco.reader import read_coco, read_coco_json
 from ghmdet.coco.records import CocoRecords, convert_records
 from ghmdet.datasets.coco_images import CocoImages, build_images
 from ghmdet.datasets.image_file import ImageError, find_image_fault
 from ghmdet.datasets.transforms import LoadImageFromFile
+from ghmdet.messages import list_items
 from ghmdet.registry import DATASETS, TRANSFORMS
 
-_COCO_NAMES = (
-    'person,bicycle,car,motorcycle,airplane,bus,train,truck,boat,traffic light,fire hydrant,'
-    'stop sign,parking meter,bench,bird,cat,dog,horse,sheep,cow,elephant,bear,zebra,giraffe,'
-    'backpack,umbrella,handbag,tie,suitcase,frisbee,skis,snowboard,sports ball,kite,baseball bat,'
-    'baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,bowl,'
-    'banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,'
-    'potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,'
-    'oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,'
-    'toothbrush'
-)
-COCO_CLASSES = tuple(_COCO_NAMES.split(','))
-# Steps of three primes modulo 200 keep neighbouring classes apart and every colour bright.
-COCO_PALETTE = [(55 + i * 67 % 200, 55 + i * 113 % 200, 55 + i * 29 % 200) for i in range(80)]
-
-# What a subclass may override to change the list of dicts.
+# Methods that a subclass may override to change the list of dicts.
 _HOOKS = ('load_data_list', 'parse_data_info', 'filter_data')
 
 
@@ -50,18 +36,18 @@ class CocoDataset(BaseDataset):
 
     One image is a dict of `img_id`, `img_path`, `height`, `width`, `sample_idx` and `instances`, a
     list of `bbox` (x1, y1, x2, y2 in pixels of the file, not clipped to the image), `bbox_label`
-    (place in `metainfo['classes']`) and `ignore_flag` (1 for a region to ignore: `iscrowd` or
-    `ignore` is 1 in the file; MMDetection leaves out the latter). Left out are boxes outside the
-    image, without area, thinner than a pixel, or of another class.
+    (index in `metainfo['classes']`) and `ignore_flag` (1 for a region to ignore: `iscrowd` or
+    `ignore` is 1 in the file; MMDetection drops the latter). Boxes outside the image, without area,
+    thinner than a pixel, or of another class are left out.
 
     `cat_ids` lists the file's category ids in the order of the classes and `cat2label` is its
-    inverse. MMDetection keeps the order of the file, so there labels and names part where the
-    two orders differ; and it drops a class name that the file lacks without a word.
+    inverse. MMDetection keeps the order of the file, so that labels get wrong names where the two
+    orders differ, and ignores class names that are not in the file.
 
-    The images are kept as tensors, which loader workers share, and a dict is made when it is asked
-    for. A subclass that overrides `load_data_list`, `parse_data_info` or `filter_data` works on a
-    list of dicts instead, which mmengine packs: slower and larger, most so with `parse_data_info`,
-    for which everything in the file is read.
+    The images are kept as tensors, which data loader workers share; a dict is made when an item is
+    read. A subclass that overrides `load_data_list`, `parse_data_info` or `filter_data` works on a
+    list of dicts instead, which mmengine serializes. This is slower and takes more memory, most of
+    all with `parse_data_info`, for which the whole content of the file is read.
 
     Slots: each step of `pipeline` is built from TRANSFORMS.
 
@@ -71,13 +57,13 @@ class CocoDataset(BaseDataset):
         data_prefix: `img` is the folder of the images, below `data_root` unless absolute.
         filter_cfg: images to leave out in training: `filter_empty_gt=True` those without any
             annotation of the classes (crowd counts as one), `min_size` those with a side below so
-            many pixels. None keeps all. With `test_mode` no image is ever left out.
+            many pixels. None keeps all. With `test_mode` all images are kept.
         backend_args: what `mmengine.fileio` needs for storage that is not a local disk.
-        on_error: 'raise', or 'skip' to train without the images that cannot be used (missing,
-            damaged, of another size than the file says); others stand in for them, and they are
-            reported at the end of each epoch. Not with `test_mode`.
+        on_error: 'raise', or 'skip' to replace images that cannot be used (missing, damaged, of
+            another size than the file says) by other ones; the skipped images are reported at the
+            end of each epoch. Not with `test_mode`.
         allow_outside: whether file names may lead out of the folder of the images, by `..` or as
-            absolute paths. Nothing is checked for storage that is not a local disk.
+            absolute paths. Only checked on a local disk.
         **kwargs: `metainfo` (`classes` in label order; the 80 COCO classes without it),
             `data_root`, `indices`, `serialize_data`, `test_mode`, `lazy_init` and `max_refetch` of
             mmengine's `BaseDataset`.
@@ -110,8 +96,8 @@ class CocoDataset(BaseDataset):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         if on_error == 'skip' and kwargs.get('test_mode'):
             raise ValueError(
-                "on_error='skip' is for training: with test_mode=True images would drop out of the "
-                'evaluation unseen. Mend the files, or take the images out of the annotation file'
+                "on_error='skip' is for training: with test_mode=True the evaluation would miss "
+                'images. Repair the files, or remove the images from the annotation file'
             )
         self.on_error = on_error
         self._skipped: Tensor | None = None
@@ -119,14 +105,14 @@ class CocoDataset(BaseDataset):
             raise ValueError(f"data_prefix must have the key 'img', got {dict(data_prefix)}")
         unknown = sorted(set(filter_cfg or ()) - {'filter_empty_gt', 'min_size'})
         if unknown:
-            raise ValueError(f'filter_cfg knows filter_empty_gt and min_size, got also {unknown}')
+            raise ValueError(f'filter_cfg may have filter_empty_gt and min_size, got {unknown}')
         self.backend_args = backend_args
         self.allow_outside = allow_outside
         self.counts = CocoCounts()
         self.summary = ''
         self._defects = ''
         self._ids_with_gt: set | None = None
-        # BaseDataset would ask the root registry, which has another LoadAnnotations.
+        # BaseDataset would use the root registry, which has another LoadAnnotations.
         steps = [TRANSFORMS.build(step) if isinstance(step, dict) else step for step in pipeline]
         self._loader = next((s for s in steps if isinstance(s, LoadImageFromFile)), None)
         super().__init__(
@@ -148,31 +134,6 @@ class CocoDataset(BaseDataset):
         info['classes'] = tuple(classes)
         return info
 
-    @classmethod
-    def read_categories(
-        cls,
-        ann_file: str,
-        data_root: str | None = '',
-        backend_args: dict | None = None,
-        test_mode: bool = False,
-    ) -> tuple[str, tuple[str, ...]]:
-        """Read an annotation file before the dataset does, which then need not read it again.
-
-        Args:
-            ann_file: as in a config of this class, like the others.
-            data_root: folder of `ann_file` unless that is absolute.
-            backend_args: how to read it.
-            test_mode: whether annotations and categories may be absent.
-
-        Returns:
-            The path of the file, and the names of its categories in the order of their ids.
-        """
-        if data_root and ann_file and not is_abs(ann_file):
-            ann_file = join_path(data_root, ann_file)
-        records = read_coco(ann_file, backend_args, need_annotations=not test_mode, keep=True)
-        categories = sorted(records.categories, key=lambda category: _id_order(category.id))
-        return ann_file, tuple(category.name for category in categories)
-
     def load_data_list(self) -> Sequence[dict]:
         """Read and check the annotation file.
 
@@ -181,7 +142,7 @@ class CocoDataset(BaseDataset):
         """
         overridden = [name for name in _HOOKS if self._overrides(name)]
         need_annotations = not self.test_mode
-        # parse_data_info of a subclass may want any field of the file.
+        # parse_data_info of a subclass may read any field of the file.
         if 'parse_data_info' in overridden:
             records, data = read_coco_json(self.ann_file, self.backend_args, need_annotations)
         else:
@@ -191,7 +152,7 @@ class CocoDataset(BaseDataset):
         classes = self._metainfo['classes']
         if records.categorised or not self.test_mode:
             self.cat_ids = match_classes(classes, records.categories, self.ann_file)
-        else:  # of images only: numbered as the metric does
+        else:  # a file without categories: ids from 1, as in CocoMetric
             self.cat_ids = list(range(1, len(classes) + 1))
         self.cat2label = {cat_id: label for label, cat_id in enumerate(self.cat_ids)}
         images, check = build_images(records, self.cat2label, self.data_prefix['img'])
@@ -233,7 +194,7 @@ class CocoDataset(BaseDataset):
         """
         images = self.data_list
         filters = {} if self.test_mode else dict(self.filter_cfg or {})
-        min_size = filters.get('min_size', 0)
+        drop_empty, min_size = bool(filters.get('filter_empty_gt')), filters.get('min_size', 0)
         if isinstance(images, CocoImages):
             has_objects, shortest = images.has_objects.numpy(), images.list_shortest_sides()
         else:
@@ -242,47 +203,34 @@ class CocoDataset(BaseDataset):
                 [bool(i['instances']) if known is None else i['img_id'] in known for i in images]
             )
             shortest = np.array([min(info['width'], info['height']) for info in images])
-        empty = ~has_objects & bool(filters.get('filter_empty_gt'))
+        empty = ~has_objects & drop_empty
         small = ~empty & (shortest < min_size)
-        places = np.flatnonzero(~empty & ~small)
+        indices = np.flatnonzero(~empty & ~small)
         counts = self.counts
-        counts.images, counts.used = len(images), len(places)
+        counts.images, counts.used = len(images), len(indices)
         counts.empty, counts.small = int(empty.sum()), int(small.sum())
-        rules = bool(filters.get('filter_empty_gt')), min_size
-        if not len(places):
-            counts.elsewhere = _count_rows(images)
+        is_list = not isinstance(images, CocoImages)
+        used = [images[i] for i in indices.tolist()] if is_list else images.select(indices)
+        counts.boxes, counts.crowds, counts.without_boxes = _count_boxes(used)
+        counts.elsewhere = sum(_count_boxes(images)[:2]) - counts.boxes - counts.crowds
+        text = counts.describe(drop_empty, min_size)
+        if not len(indices):
             raise ValueError(
-                f'no usable image in {self.ann_file}: {counts.describe(*rules)}. filter_cfg is '
-                f'{filters or None}; change it, metainfo.classes or the file'
+                f'no usable image in {self.ann_file}: {text}. filter_cfg is {filters or None}; '
+                'change it, metainfo.classes or the file'
             )
-        if isinstance(images, CocoImages):
-            selected = images.select(places)
-            counts.without_boxes = int(
-                (torch.diff(selected.ends, prepend=selected.ends.new_zeros(1)) == 0).sum()
-            )
-            counts.boxes, counts.crowds = (
-                selected.ignore_flags.long().bincount(minlength=2).tolist()
-            )
-            counts.elsewhere = _count_rows(images) - len(selected.labels)
-            self._log_counts(counts.describe(*rules))
-            return selected
-        kept = [images[place] for place in places.tolist()]
-        flags = Counter(obj['ignore_flag'] for info in kept for obj in info['instances'])
-        counts.without_boxes = sum(not info['instances'] for info in kept)
-        counts.boxes, counts.crowds = flags[0], flags[1]
-        counts.elsewhere = _count_rows(images) - flags.total()
-        self._log_counts(counts.describe(*rules))
-        return kept
+        self._log_counts(text)
+        return used
 
     def full_init(self) -> None:
         """Read the annotation file, once."""
         super().full_init()
         if self._skipped is None and not self.test_mode:
-            # Loader workers write into it.
+            # Shared with the data loader workers, which write to it.
             self._skipped = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
 
     def prepare_data(self, idx: int) -> dict | None:
-        """Run the pipeline on one image; None, if it is skipped, makes mmengine take another.
+        """Run the pipeline on one image; None if it is skipped, for which mmengine takes another.
 
         Raises:
             ImageError: the image cannot be used and `on_error` is 'raise'.
@@ -299,49 +247,48 @@ class CocoDataset(BaseDataset):
 
     @property
     def skipped(self) -> Tensor | None:
-        """uint8 (N,), 1 for images skipped so far by any loader worker; None with `test_mode`."""
+        """uint8 (N,), 1 for images skipped so far by any worker; None with `test_mode`."""
         return self._skipped
 
     @property
     def image_loader(self) -> LoadImageFromFile:
-        """The pipeline's step that reads images, or one with its defaults."""
+        """The step of the pipeline that reads images, or one with default settings."""
         return self._loader or LoadImageFromFile()
 
     def get_cat_ids(self, idx: int) -> list[int]:
-        """List the labels of one image, as mmengine's `ClassBalancedDataset` asks for them."""
+        """List the labels of one image, for mmengine's `ClassBalancedDataset`."""
         return [instance['bbox_label'] for instance in self.get_data_info(idx)['instances']]
 
     def check_image_files(self, limit: int = 200) -> None:
-        """Look at the headers and ends of up to `limit` image files, spread evenly.
+        """Check the headers and ends of up to `limit` image files, evenly spread.
 
-        Remote images are not looked at. With `on_error='skip'` bad files are a warning, unless all
-        are bad.
+        Only files on a local disk are checked. With `on_error='skip'` bad files are a warning,
+        unless all are bad.
 
         Raises:
-            ValueError: a file is missing, empty, no image, cut off, too large, or of another size
+            ValueError: a file is missing, empty, no image, truncated, too large, or of another size
                 than the annotation file says. Names the first five.
         """
         count = min(limit, len(self))
         bad = []
         for index in np.linspace(0, len(self) - 1, count).astype(int).tolist():
             info = self.get_data_info(index)
-            fault = self.find_fault(info)
-            bad += [f'{info["img_path"]} (id {info["img_id"]!r}) {fault}'] if fault else []
+            if fault := self.find_fault(info):
+                bad.append(f'{info["img_path"]} (id {info["img_id"]!r}) {fault}')
         if not bad:
             return
-        more = f'; and {len(bad) - 5} more' if len(bad) > 5 else ''
-        told = f'{len(bad)} of {count} image files looked at are bad: {"; ".join(bad[:5])}{more}. '
+        message = f'{len(bad)} of {count} checked image files are bad: {list_items(bad, 5, "; ")}. '
         if self.on_error == 'skip' and len(bad) < count:
-            told += "With on_error='skip' they are left out of the training"
-            print_log(told, logger='current', level=logging.WARNING)
+            _warn(f"{message}With on_error='skip' they are left out of the training")
             return
         raise ValueError(
-            f'{told}Check data_root and data_prefix.img of the dataset that reads {self.ann_file}, '
-            "or fetch the files again; on_error='skip' of the dataset trains without them"
+            f'{message}Check data_root and data_prefix.img of the dataset that reads '
+            f"{self.ann_file}, or copy the files again; with on_error='skip' of the dataset "
+            'training skips them'
         )
 
     def find_fault(self, info: Mapping) -> str | None:
-        """Say what is wrong with the file of an image by its header; None if nothing is.
+        """Return what is wrong with the file of an image, by its header; None if nothing is.
 
         Args:
             info: from `get_data_info`.
@@ -358,33 +305,28 @@ class CocoDataset(BaseDataset):
 
     def _log_counts(self, text: str) -> None:
         self.summary = text
-        no_gt = not self.test_mode and not self.counts.boxes
-        print_log(
-            f'{self.ann_file}: {text}{". There is nothing to learn from" if no_gt else ""}',
-            logger='current',
-            level=logging.WARNING if no_gt else logging.INFO,
-        )
+        if self.test_mode or self.counts.boxes:
+            print_log(f'{self.ann_file}: {text}', logger='current')
+        else:
+            _warn(f'{self.ann_file}: {text}. There is no box to learn from')
         if self._defects:
-            print_log(
+            _warn(
                 f'{self.ann_file}: boxes that cannot be used are left out: {self._defects}. '
-                'tools/check_dataset.py shows them',
-                logger='current',
-                level=logging.WARNING,
+                'tools/check_dataset.py shows them'
             )
 
     def _check_names(self, records: CocoRecords) -> None:
         folder = self.data_prefix['img']
         if self.allow_outside or not self.is_local(folder):
             return
-        names = [image.file_name for image in records.images]
-        outside = find_outside_names(filter(None, names), folder)
+        names = [image.file_name for image in records.images if image.file_name]
+        outside = find_outside_names(names, folder)
         if outside:
             ids = {image.file_name: image.id for image in records.images}
-            named = ', '.join(f'{name!r} (image id {ids[name]!r})' for name in outside[:5])
-            more = f' and {len(outside) - 5} more' if len(outside) > 5 else ''
+            listed = list_items(f'{name!r} (image id {ids[name]!r})' for name in outside)
             raise ValueError(
                 f'{self.ann_file}: {len(outside)} file names lead out of the image folder '
-                f'{osp.abspath(folder)!r}: {named}{more}. Correct data_root and data_prefix.img or '
+                f'{osp.abspath(folder)!r}: {listed}. Correct data_root and data_prefix.img or '
                 'the file; if it is trusted, set allow_outside=True of the dataset'
             )
 
@@ -405,18 +347,19 @@ class CocoDataset(BaseDataset):
         return getattr(type(self), name) is not getattr(CocoDataset, name)
 
     def is_local(self, path: str) -> bool:
-        """Tell whether a path is on a local disk."""
+        """Whether a path is on a local disk."""
         return isinstance(get_file_backend(path, backend_args=self.backend_args), LocalBackend)
 
 
-def _count_rows(images: Sequence[dict]) -> int:
+def _count_boxes(images: Sequence[dict]) -> tuple[int, int, int]:
+    """Count the boxes, the regions to ignore, and the images without either."""
     if isinstance(images, CocoImages):
-        return len(images.labels)
-    return sum(len(info['instances']) for info in images)
+        boxes, crowds = images.ignore_flags.long().bincount(minlength=2).tolist()
+        per_image = torch.diff(images.ends, prepend=images.ends.new_zeros(1))
+        return boxes, crowds, int((per_image == 0).sum())
+    flags = Counter(obj['ignore_flag'] for info in images for obj in info['instances'])
+    return flags[0], flags[1], sum(not info['instances'] for info in images)
 
 
-def _id_order(id_: Any) -> tuple:
-    """Sort key of category ids: numbers, also those written as text, before other text."""
-    if isinstance(id_, str) and id_.isascii() and id_.isdecimal() and len(id_) < 20:
-        id_ = int(id_)
-    return (0, id_, '') if isinstance(id_, int | float) else (1, 0, str(id_))
+def _warn(message: str) -> None:
+    print_log(message, logger='current', level=logging.WARNING)

@@ -1,4 +1,4 @@
-"""The images of a dataset and their boxes as a few flat tensors, from which dicts are made."""
+"""The images of a dataset and their boxes as a few flat tensors; a dict is made for each access."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import json
 import os.path as osp
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Any, overload
 
 import numpy as np
@@ -17,10 +18,10 @@ from ghmdet.coco.records import CocoRecords, Id
 
 
 class ValueColumn:
-    """A list of JSON values without a Python object for each.
+    """A list of JSON values, stored without a Python object for each.
 
-    Integers are kept as int64 (n,). If there is anything else among the values, all are kept as the
-    bytes of their JSON text, the i-th from `ends[i - 1]` to `ends[i]`.
+    Integers are stored as int64 (n,). If any value is no such integer, all are stored as the bytes
+    of their JSON text, value i from `ends[i - 1]` to `ends[i]`.
 
     Example:
         >>> column = ValueColumn.pack([7, 'b', 0.5])
@@ -34,7 +35,7 @@ class ValueColumn:
 
     @classmethod
     def pack(cls, values: Iterable[Any]) -> ValueColumn:
-        """Keep `values`, which JSON can express."""
+        """Store `values`, which must be JSON values."""
         values = list(values)
         if not values or (
             set(map(type, values)) == {int} and -(2**63) <= min(values) <= max(values) < 2**63
@@ -70,14 +71,14 @@ class ValueColumn:
 class CocoImages(Sequence):
     """A sequence of the dicts that `CocoDataset` describes, without `sample_idx`.
 
-    Each is made when it is asked for. torch hands tensors to other processes through shared memory,
-    so data loader workers share these whichever way they are started.
+    Each dict is made when it is read. torch sends tensors to other processes in shared memory, so
+    that data loader workers share these, however they are started.
 
     Args:
         folder: put before each file name.
         fields: `img_id`, `file_name`, `height` and `width` of N images.
-        has_objects: bool (N,), whether the file has an annotation of the classes for the image,
-            boxes that were left out included.
+        has_objects: bool (N,), whether the file has an annotation of the classes for the image, be
+            its box used or left out.
         ends: int64 (N,), the boxes of image i are `ends[i - 1]` to `ends[i]` of these:
         bboxes: float64 (n, 4) x1, y1, x2, y2 in pixels.
         labels: int64 (n,).
@@ -103,16 +104,16 @@ class CocoImages(Sequence):
 
     def __getitem__(self, index: int | slice) -> dict | CocoImages:
         """Make the dict of one image, or select a range."""
-        places = range(len(self))[index]
-        if isinstance(places, range):
-            return self.select(places)
+        i = range(len(self))[index]
+        if isinstance(i, range):
+            return self.select(i)
         ends = self.ends.numpy()
-        rows = slice(ends[places - 1] if places else 0, ends[places])
+        rows = slice(ends[i - 1] if i else 0, ends[i])
         return {
-            'img_id': self.fields['img_id'][places],
-            'img_path': osp.join(self.folder, self.fields['file_name'][places]),
-            'height': self.fields['height'][places],
-            'width': self.fields['width'][places],
+            'img_id': self.fields['img_id'][i],
+            'img_path': osp.join(self.folder, self.fields['file_name'][i]),
+            'height': self.fields['height'][i],
+            'width': self.fields['width'][i],
             'instances': [
                 {'bbox': bbox, 'bbox_label': label, 'ignore_flag': flag}
                 for bbox, label, flag in zip(
@@ -135,13 +136,13 @@ class CocoImages(Sequence):
 
     def select(self, indices: Sequence[int] | np.ndarray) -> CocoImages:
         """Return a copy of the images at `indices`, in that order."""
-        # Negative places become positive, and one out of range raises an IndexError.
-        places = torch.arange(len(self))[torch.as_tensor(indices, dtype=torch.int64)]
-        ends, rows = _gather_rows(self.ends, places)
+        # Negative indices become positive, and one out of range raises an IndexError.
+        selected = torch.arange(len(self))[torch.as_tensor(indices, dtype=torch.int64)]
+        ends, rows = _gather_rows(self.ends, selected)
         return CocoImages(
             self.folder,
-            {name: column.select(places) for name, column in self.fields.items()},
-            self.has_objects[places],
+            {name: column.select(selected) for name, column in self.fields.items()},
+            self.has_objects[selected],
             ends,
             self.bboxes[rows],
             self.labels[rows],
@@ -152,25 +153,20 @@ class CocoImages(Sequence):
 def build_images(
     records: CocoRecords, label_of: Mapping[Any, int], folder: str
 ) -> tuple[CocoImages, BoxCheck]:
-    """Sort the boxes of a file by image, without those that cannot be learnt.
+    """Sort the used boxes of a file by image.
 
     Args:
-        records: the file, in which each annotation has its image.
-        label_of: the label of each category id that is wanted.
+        records: the file; each annotation's image must be in it.
+        label_of: the label of each category id that is used.
         folder: put before each file name.
 
     Returns:
         The images in the order of the file, and why boxes were left out.
     """
     images, check = records.images, check_boxes(records, label_of)
-    columns: dict[str, list] = {
-        'img_id': [image.id for image in images],
-        'file_name': [image.file_name for image in images],
-        'height': [image.height for image in images],
-        'width': [image.width for image in images],
-    }
-    fields = {name: ValueColumn.pack(values) for name, values in columns.items()}
-    # As in MMDetection a box that is left out still makes its image one with objects.
+    sources = {'img_id': 'id', 'file_name': 'file_name', 'height': 'height', 'width': 'width'}
+    fields = {key: ValueColumn.pack(map(attrgetter(name), images)) for key, name in sources.items()}
+    # As in MMDetection, also if all boxes of an image are left out.
     has_objects = np.zeros(len(images), bool)
     has_objects[check.owner[check.label >= 0]] = True
     kept = check.used
@@ -184,7 +180,7 @@ def build_images(
 
 
 def _gather_rows(ends: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
-    """Return the ends of the runs at `indices` once moved together, and the rows they came from."""
+    """Return the ends of the runs at `indices` after they are joined, and their rows before."""
     counts = torch.diff(ends, prepend=ends.new_zeros(1))[indices]
     new_ends = counts.cumsum(0)
     shifts = (ends[indices] - new_ends).repeat_interleave(counts)

@@ -13,19 +13,19 @@ SUFFIXES = ('.bmp', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 @DATASETS.register_module()
 class ImageFolder(CocoDataset):
-    """All images below a folder, in the order of their names; for `tools/test.py --images`.
+    """All images in a folder and its subfolders, sorted by name; for `tools/test.py --images`.
 
-    The name of an image, as seen from the folder, is its `img_id`. There is no annotation file, so
-    it is for tests that write detections only.
+    The path of an image relative to the folder is its `img_id`. There is no annotation file, so
+    this is for tests that only write detections.
 
     Args:
-        data_prefix: `img` is the folder, searched with all below it.
+        data_prefix: `img` is the folder.
         **kwargs: of `CocoDataset`; `test_mode` must be True.
 
     Raises:
         NotADirectoryError: there is no such folder.
-        ValueError: it holds no image.
-        ImageError: a file is none.
+        ValueError: there is no image in it.
+        ImageError: a file is no image.
     """
 
     def load_data_list(self) -> list[dict]:
@@ -33,14 +33,12 @@ class ImageFolder(CocoDataset):
         root = Path(self.data_prefix['img'])
         if not root.is_dir():
             raise NotADirectoryError(f'expected a folder of images, but {str(root)!r} is none')
-        files = [
-            file
-            for file in root.rglob('[!.]*')  # not what macOS adds
-            if file.suffix.lower() in SUFFIXES
-        ]
+        # Names that begin with a dot are not images but files that macOS adds.
+        files = [file for file in root.rglob('[!.]*') if file.suffix.lower() in SUFFIXES]
         if not files:
             raise ValueError(
-                f'{root}: no image in this folder; looked for {", ".join(SUFFIXES)} there and below'
+                f'{root}: no image in this folder; looked for {", ".join(SUFFIXES)} there and in '
+                'its subfolders'
             )
         names = sorted(file.relative_to(root).as_posix() for file in files)
         as_shown = self._loader is None or not self._loader.color_type.endswith('orientation')

@@ -1,4 +1,4 @@
-"""The state of all random generators of a process."""
+"""The state of the random number generators of a process."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import torch
 
 
 def get_random_state() -> dict[str, Any]:
-    """Return the states of Python's, numpy's and torch's generators, as a checkpoint may hold them.
+    """Return the states of Python's, numpy's and torch's generators, for a checkpoint.
 
     Returns:
         `python`, `numpy`, `torch`, and `cuda` for the current device if CUDA is in use.
@@ -30,7 +30,7 @@ def get_random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what `get_random_state` returned."""
+    """Set the states that `get_random_state` returned."""
     version, words, gauss = state['python']
     random.setstate((version, tuple(words), gauss))
     name, keys, *rest = state['numpy']
@@ -42,7 +42,7 @@ def set_random_state(state: dict[str, Any]) -> None:
 
 @contextmanager
 def preserve_random_state() -> Iterator[None]:
-    """Leave the generators as they are."""
+    """Restore the states of the generators at the end."""
     state = get_random_state()
     try:
         yield

@@ -1,4 +1,4 @@
-"""Batches: images of one aspect ratio, one order for all processes, a seed per sample."""
+"""Batches by aspect ratio, batches that do not depend on the number of processes, sample seeds."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ from ghmdet.registry import DATA_SAMPLERS
 
 @DATA_SAMPLERS.register_module()
 class AspectRatioBatchSampler(BatchSampler):
-    """Group the indices of a sampler by `width < height` into batches.
+    """Batches of either portrait images (`width < height`) or landscape and square ones.
 
-    A batch is given out as soon as its group is full. What is left at the end, first the upright
-    images and then the others, is cut into batches too, so one or more of these may be mixed.
+    A batch is yielded as soon as its group is full. The rest of both groups, portrait images first,
+    is cut into batches at the end of the epoch, so one of the last batches may be mixed.
 
     Unlike MMDetection's, a full last batch is kept with `drop_last=True`, so that there are always
-    `len(self)` batches; and an epoch broken off leaves nothing behind for the next.
+    `len(self)` batches; and an epoch that is not finished leaves no indices for the next one.
 
     Args:
-        sampler: gives indices and has `dataset`, whose `get_data_info(index)` returns at least
+        sampler: yields indices and has `dataset`, whose `get_data_info(index)` returns at least
             `width` and `height`; mmengine's samplers and dataset wrappers do.
         batch_size: images per batch.
-        drop_last: whether to leave out a last batch that is not full.
+        drop_last: whether to drop a last batch that is not full.
 
     Raises:
         TypeError: the sampler is no `Sampler` or its dataset has no `get_data_info`.
@@ -51,7 +51,7 @@ class AspectRatioBatchSampler(BatchSampler):
         [[0, 2], [1, 3], [4]]
     """
 
-    # torch's annotation knows of no dataset and no length.
+    # For torch a sampler has neither a dataset nor a length.
     sampler: Any
 
     def __init__(self, sampler: Sampler, batch_size: int, drop_last: bool = False) -> None:
@@ -71,70 +71,69 @@ class AspectRatioBatchSampler(BatchSampler):
         self.drop_last = drop_last
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Give out batches of indices."""
-        upright: list[int] = []
-        lying: list[int] = []
+        """Yield batches of indices."""
+        portrait: list[int] = []
+        landscape: list[int] = []
         for index in self.sampler:
             info = self.sampler.dataset.get_data_info(index)
-            group = upright if info['width'] < info['height'] else lying
+            group = portrait if info['width'] < info['height'] else landscape
             group.append(index)
             if len(group) == self.batch_size:
                 yield group.copy()
                 group.clear()
-        rest = upright + lying
+        rest = portrait + landscape
         for start in range(0, len(rest), self.batch_size):
             batch = rest[start : start + self.batch_size]
             if len(batch) == self.batch_size or not self.drop_last:
                 yield batch
 
     def __len__(self) -> int:
-        """Count the batches of one epoch."""
+        """Return the number of batches of one epoch."""
         full, short = divmod(len(self.sampler), self.batch_size)
         return full + (short > 0 and not self.drop_last)
 
 
 class SampleIndex(NamedTuple):
-    """Where in the training a sample stands; the index that a loader worker is given."""
+    """The index of a sample for the data loader: the sample, and the epoch for its random seed."""
 
     sample: int
-    """Its index in the dataset."""
+    """Index in the dataset."""
     epoch: int
-    """How often the training has gone through the dataset before."""
+    """Passes over the dataset before this one."""
     is_padding: bool = False
-    """Whether it is there only because a process needs some sample to take part in a step."""
+    """Whether it only pads the batch of a process that has no other sample in this step."""
 
 
 @DATA_SAMPLERS.register_module()
 class GlobalBatchSampler(BatchSampler):
-    """Gives each process its share of batches that are formed over all processes.
+    """Splits batches that are the same for any number of processes between the processes.
 
-    A batch of `batch_size * processes` samples, as another batch sampler forms it from the order
-    of all samples, is dealt out to them in turn. Of a last batch that is smaller some get less; a
-    process for which nothing is left gets the first sample as a stand-in, which the head leaves out
-    of the loss. With one process the batches are the other sampler's.
+    Another batch sampler forms batches of `batch_size * processes` samples from the order of all
+    samples. Sample i of such a batch goes to process i modulo the number of processes. If a smaller
+    last batch has no sample for a process, it gets the first one as a padding sample, which the
+    head leaves out of the loss. With one process the batches are those of the other sampler.
 
-    That holds for samplers that know how to leave out what other processes take, `DefaultSampler`
-    and `InfiniteSampler` of mmengine and their subclasses. Any other one gives each process a
-    stream of its own, which is not dealt out.
+    This works for mmengine's `DefaultSampler` and `InfiniteSampler` and their subclasses. Other
+    samplers are used as they are: each process has its own order, and batches are not split.
 
     Args:
-        sampler: gives indices.
+        sampler: yields indices.
         batch_size: samples per process and batch.
         batches: config of the batch sampler that forms the batches.
-        endless: begin the next pass over the dataset where one ends.
+        endless: start the next pass over the dataset after the last batch of one.
 
     Example:
         >>> sampler = DefaultSampler(range(5), shuffle=False)
         >>> batches = GlobalBatchSampler(sampler, 2, dict(type=BatchSampler, drop_last=False))
-        >>> batches.first = 1  # left out in the coming epoch
-        >>> [[place.sample for place in batch] for batch in batches]
+        >>> batches.first = 1  # start with the second batch
+        >>> [[index.sample for index in batch] for batch in batches]
         [[2, 3], [4]]
     """
 
     first: int
-    """How many batches are left out when the next iteration begins; 0 after that."""
+    """How many batches the next iteration over it skips; 0 after that."""
     epoch: int
-    """The epoch that the next iteration is of."""
+    """The epoch of the next iteration over it."""
 
     def __init__(
         self,
@@ -148,7 +147,7 @@ class GlobalBatchSampler(BatchSampler):
         self.endless = endless
         self.first = self.epoch = 0
         self.rank, self.world_size = 0, 1
-        if _make_whole(sampler):
+        if _select_all(sampler):
             self.rank, self.world_size = get_dist_info()
         self.batches = DATA_SAMPLERS.build(
             dict(batches),
@@ -156,13 +155,13 @@ class GlobalBatchSampler(BatchSampler):
         )
 
     def set_epoch(self, epoch: int) -> None:
-        """Say which epoch comes next."""
+        """Set the epoch that comes next."""
         self.epoch = epoch
         if hasattr(self.sampler, 'set_epoch'):
             self.sampler.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[list[SampleIndex]]:  # type: ignore[override]
-        """Give out the batches of an epoch, or of all to come."""
+        """Yield the batches of an epoch, or endless ones."""
         first, self.first = self.first, 0
         if not self.endless:
             batches = self._epoch()
@@ -174,7 +173,7 @@ class GlobalBatchSampler(BatchSampler):
         yield from map(self._share, islice(batches, first, None))
 
     def __len__(self) -> int:
-        """Count the batches of one epoch."""
+        """Return the number of batches of one epoch."""
         return len(self.batches)
 
     def _epoch(self, epoch: int | None = None) -> Iterator[list[SampleIndex]]:
@@ -194,8 +193,8 @@ class GlobalBatchSampler(BatchSampler):
         return batch[self.rank :: self.world_size] or [batch[0]._replace(is_padding=True)]
 
 
-def _make_whole(sampler: Any) -> bool:
-    """Let a sampler give the indices of all processes; whether it can."""
+def _select_all(sampler: Any) -> bool:
+    """Make a sampler yield the indices of all processes; False if it is of another class."""
     if not isinstance(sampler, DefaultSampler | InfiniteSampler):
         return False
     sampler.rank, sampler.world_size = 0, 1
@@ -205,27 +204,26 @@ def _make_whole(sampler: Any) -> bool:
 
 
 def seed_samples(dataset: Any, seed: int) -> None:
-    """Let what a dataset does to a sample depend on (seed, epoch, index) alone.
+    """Make the random transforms of a sample depend on (seed, epoch, index) only.
 
-    From then on a loader may ask the dataset for a `SampleIndex`. Python's, numpy's and torch's own
-    generators are seeded before each sample and put back after it; the generators of a device are
-    left alone. The dataset keeps its class, which others may look at.
+    A data loader may then use `SampleIndex` with the dataset. Python's, numpy's and torch's CPU
+    generators are seeded before each sample and restored after it. The dataset keeps its class.
     """
     dataset.__getitems__ = partial(_get_samples, dataset, seed)
 
 
-def _get_samples(dataset: Any, seed: int, places: Sequence[SampleIndex | int]) -> list[Any]:
-    """What a loader worker calls for a batch."""
+def _get_samples(dataset: Any, seed: int, indices: Sequence[SampleIndex | int]) -> list[Any]:
+    """Return the samples of a batch, as torch's data loader asks for them."""
     samples = []
-    for place in places:
-        if not isinstance(place, SampleIndex):
-            samples.append(dataset[place])
+    for index in indices:
+        if not isinstance(index, SampleIndex):
+            samples.append(dataset[index])
             continue
-        with _seeded(seed, place.epoch, place.sample):
-            sample = dataset[place.sample]
-        if place.is_padding and isinstance(sample, dict):
+        with _seeded(seed, index.epoch, index.sample):
+            sample = dataset[index.sample]
+        if index.is_padding and isinstance(sample, dict):
             data_sample = sample.get('data_samples')
-            if isinstance(data_sample, BaseDataElement):  # else it counts as a repeat
+            if isinstance(data_sample, BaseDataElement):  # else it is learnt from
                 data_sample.set_metainfo(dict(is_padding=True))
         samples.append(sample)
     return samples
@@ -233,13 +231,13 @@ def _get_samples(dataset: Any, seed: int, places: Sequence[SampleIndex | int]) -
 
 @contextmanager
 def _seeded(*key: int) -> Iterator[None]:
-    """Seed the generators of this process for as long as it lasts."""
+    """Seed the generators of this process, and restore them at the end."""
     python, numpy = random.getstate(), np.random.get_state()
     torch_state = torch.get_rng_state()
     words = np.random.SeedSequence(key).generate_state(3).tolist()
     random.seed(words[0])
     np.random.seed(words[1])
-    torch.default_generator.manual_seed(words[2])  # of the CPU, without asking for a device
+    torch.default_generator.manual_seed(words[2])  # of the CPU; torch.manual_seed seeds all
     try:
         yield
     finally:

@@ -1,8 +1,8 @@
-"""The embedded demo: a COCO-format data set of coloured shapes, drawn from a seed.
+"""A demo dataset in COCO format: coloured shapes, drawn from a seed.
 
-It is small and easy, yet has all that a detector meets: objects of all three COCO sizes, occlusion,
-crowd regions, images without objects, upright and lying images. Each class has a colour of its own
-in many shades, so that a detector learns in minutes.
+It is small and easy but complete: objects of all three COCO sizes, occlusion, crowd regions, images
+without objects, portrait and landscape images. Each class has its own colour in many shades, so
+that a detector learns it in minutes.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from ghmdet.atomic_file import replacing
+
 SHAPES_CLASSES = ('circle', 'square', 'triangle')
 
 _CORNERS = (48, 4, 3)
@@ -26,7 +28,7 @@ _SIZES_WH = ((256, 192), (192, 256))
 _DIAMETERS = (24, 144)
 _CROWD_EVERY = 25
 _EMPTY_EVERY = 20
-# An object of which others would hide more than this is not drawn over.
+# The largest share of an object that others may hide.
 _MAX_HIDDEN = 0.4
 
 
@@ -44,21 +46,21 @@ def draw_shapes(
     seed: int = 0,
     on_image: Callable[[str, int, int], None] | None = None,
 ) -> dict[str, Path]:
-    """Draw the data set: `out_dir/<split>/*.jpg` and `out_dir/annotations/<split>.json`.
+    """Draw the dataset: `out_dir/<split>/*.jpg` and `out_dir/annotations/<split>.json`.
 
-    Images are 256x192 or 192x256 pixels. Boxes [x, y, width, height] are tight around, and areas
-    count, the pixels of an object that are visible, at least 60 % of those it has in the image. A
-    crowd region is one box around many small shapes of a class. Every 25th image has one, starting
-    with the first; every 20th has no objects at all, starting with the tenth. All ids start at 1.
+    Images are 256x192 or 192x256 pixels. Boxes [x, y, width, height] are tight around the visible
+    pixels of an object, and areas count them; at least 60 % of an object is visible. A crowd region
+    is one box around many small shapes of a class. Every 25th image has one, starting with the
+    first; every 20th has no objects, starting with the tenth. All ids start at 1.
 
-    The annotation file of a split is removed first and written last, so it is there only if all of
-    its images are.
+    The annotation file of a split is removed first and written last, so that it never exists
+    without all of its images.
 
     Args:
         out_dir: folder to write to; files of the same names are replaced.
         num_images: number of images of each split.
         seed: the same seed gives the same bytes. An image depends on the seed, the name of its
-            split and its number, not on how many others there are.
+            split and its number, not on the number of images.
         on_image: called with (split, images drawn, images in all) after each image.
 
     Returns:
@@ -126,7 +128,7 @@ def _draw_background(rng: np.random.RandomState, width: int, height: int) -> np.
 
 
 def _draw_object(rng: np.random.RandomState, picture: np.ndarray, items: list[_Item]) -> None:
-    """Draw one object that hides no other too much, if a place is found in 20 tries."""
+    """Draw one object that does not hide too much of another, with at most 20 tries."""
     height, width = picture.shape[:2]
     smallest, largest = _DIAMETERS
     for _ in range(20):
@@ -148,7 +150,7 @@ def _draw_object(rng: np.random.RandomState, picture: np.ndarray, items: list[_I
 
 
 def _draw_crowd(rng: np.random.RandomState, picture: np.ndarray) -> _Item:
-    """Draw a grid of 4 x 5 jostling small shapes of one class."""
+    """Draw a grid of 4 x 5 small overlapping shapes of one class."""
     height, width = picture.shape[:2]
     label = rng.randint(len(SHAPES_CLASSES))
     corner = rng.uniform(10, np.array([width - 80, height - 65]))
@@ -165,7 +167,7 @@ def _draw_crowd(rng: np.random.RandomState, picture: np.ndarray) -> _Item:
 def _draw_mask(
     label: int, centre: np.ndarray, radius: float, turn: float, size_hw: tuple[int, ...]
 ) -> np.ndarray:
-    """Fill a regular polygon: bool (h, w). At `turn` 0 radians squares stand on a side."""
+    """Fill a regular polygon: bool (h, w). `turn` is in radians; 0 puts squares on a side."""
     corners = _CORNERS[label]
     angles = turn - np.pi / 2 + (np.arange(corners) + (corners % 2 == 0) / 2) * 2 * np.pi / corners
     outline = centre + radius * np.stack([np.cos(angles), np.sin(angles)], axis=1)
@@ -177,7 +179,7 @@ def _draw_mask(
 def _paint_mask(
     rng: np.random.RandomState, picture: np.ndarray, mask: np.ndarray, label: int
 ) -> None:
-    """Paint with that of eight shades of the class's colour which stands out most."""
+    """Paint with one of eight shades of the class's colour, the one that contrasts most."""
     colours = _COLOURS[label] + rng.randint(-40, 41, (8, 3))
     below = picture[mask].mean(axis=0)
     picture[mask] = colours[np.linalg.norm(colours - below, axis=1).argmax()]
@@ -203,6 +205,5 @@ def _write_coco(ann_file: Path, images: list[dict], annotations: list[dict]) -> 
             {'id': label + 1, 'name': name} for label, name in enumerate(SHAPES_CLASSES)
         ],
     }
-    draft = ann_file.with_suffix('.tmp')
-    draft.write_text(json.dumps(coco))
-    os.replace(draft, ann_file)
+    with replacing(ann_file) as draft:
+        draft.write_text(json.dumps(coco))

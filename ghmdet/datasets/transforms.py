@@ -1,4 +1,4 @@
-"""First and last steps of a pipeline; mmcv's transforms do what lies between.
+"""The first and last steps of a pipeline; mmcv's transforms are used between them.
 
 mmcv's Resize, RandomFlip, RandomChoiceResize, RandomResize and Pad act on a plain `gt_bboxes` array
 and never drop a box, so labels and ignore flags stay aligned with it.
@@ -25,15 +25,15 @@ class LoadImageFromFile(BaseTransform):
 
     Adds `img` uint8 (h, w, 3) in BGR, `img_shape` and `ori_shape` (h, w). Where the results have
     `height` and `width`, those of the annotation file, the image must have that size. mmcv's class
-    of this name does not look at the size, lets cut-off files pass, and names no file.
+    of this name does not check the size, accepts truncated files, and its errors name no file.
 
     Args:
         to_float32: whether to make the image float32.
         color_type: 'color', or 'color_ignore_orientation' if the boxes were drawn on the image as
             stored, without regard to EXIF; also mmcv's 'grayscale', 'unchanged' and
             'grayscale_ignore_orientation'.
-        imdecode_backend: OpenCV decodes, so that all images are treated alike; 'pillow' and
-            'turbojpeg', which give the same pixels of a JPEG, are accepted and make no difference.
+        imdecode_backend: always OpenCV; 'pillow' and 'turbojpeg', which decode a JPEG to the same
+            pixels, are accepted and make no difference.
         file_client_args: the old name of `backend_args`.
         ignore_empty: leave out an image that cannot be used instead of raising.
         max_pixels: an image of more pixels is refused before it is decoded.
@@ -184,10 +184,10 @@ class PackDetInputs(BaseTransform):
     grey image (h, w) becomes (1, h, w). Its memory is the image's own, channels last: not `inputs`
     but `inputs.permute(1, 2, 0)` is contiguous. `data_samples` is a `DetDataSample` whose
     `gt_instances` and `ignored_instances` have `bboxes` float32 (n, 4) in pixels of `inputs` and
-    `labels` int64 (n,), parted by `gt_ignore_flags`. Without annotations both are empty.
+    `labels` int64 (n,), separated by `gt_ignore_flags`. Without annotations both are empty.
 
     Args:
-        meta_keys: which keys of the results become metainfo; those absent are passed over.
+        meta_keys: which keys of the results become metainfo; missing ones are skipped.
 
     Example:
         >>> results = dict(img=np.zeros((4, 6, 3), np.uint8), img_id=7)
@@ -235,27 +235,22 @@ class PackDetInputs(BaseTransform):
 
 
 def _pack_image(img: np.ndarray) -> Tensor:
-    if img.strides[1] < 0:  # mirrored by RandomFlip as a view, which cv2 copies far faster
+    if img.strides[1] < 0:  # a mirrored view from RandomFlip, which cv2 copies much faster
         img = cv2.flip(np.ascontiguousarray(img[:, ::-1]), 1)
     if img.ndim == 2:
         img = img[..., None]
-    # A copy of nothing but the image if it is a part of a larger one, as after a crop.
+    # After a crop this copies the crop only, not the whole image.
     return torch.from_numpy(np.ascontiguousarray(img)).permute(2, 0, 1)
 
 
 def _pack_instances(results: dict) -> tuple[InstanceData, InstanceData]:
-    """Part what is to be learnt from what is to be ignored."""
+    """Separate the objects from the regions to ignore."""
     gt, ignored = InstanceData(), InstanceData()
-    fields = {
-        'bboxes': ('gt_bboxes', np.float32),
-        'labels': ('gt_bboxes_labels', np.int64),
-    }
-    found = {
-        # mmcv's Resize makes boxes float64.
-        name: np.asarray(results[key], dtype=dtype)
-        for name, (key, dtype) in fields.items()
-        if key in results
-    }
+    found: dict[str, np.ndarray] = {}
+    if 'gt_bboxes' in results:  # float64 after mmcv's Resize
+        found['bboxes'] = np.asarray(results['gt_bboxes'], dtype=np.float32)
+    if 'gt_bboxes_labels' in results:
+        found['labels'] = np.asarray(results['gt_bboxes_labels'], dtype=np.int64)
     if not found:
         return gt, ignored
     num_gts = len(next(iter(found.values())))
@@ -263,8 +258,8 @@ def _pack_instances(results: dict) -> tuple[InstanceData, InstanceData]:
     lengths = {name: len(value) for name, value in found.items()} | {'ignore flags': len(flags)}
     if len(set(lengths.values())) > 1:
         raise ValueError(
-            f'PackDetInputs: boxes, labels and flags must be as many, got {lengths}; a transform '
-            'in the pipeline dropped some without the others (image '
+            f'PackDetInputs: boxes, labels and flags must have the same number, got {lengths}; a '
+            'transform in the pipeline dropped some without the others (image '
             f'{results.get("img_path", results.get("img_id"))})'
         )
     for name, value in found.items():

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -18,27 +18,28 @@ def base_datasets(dataset: Any) -> Iterator[Any]:
 
 def classes_of(split: str, loop: Any) -> tuple[str, ...] | None:
     """Class names of the first dataset of a loop."""
-    return next(iter(_all_classes(split, loop).values()))
+    return next(iter(all_classes(split, loop).values()))
 
 
-def _all_classes(split: str, loop: Any) -> dict[str, tuple[str, ...] | None]:
-    """Class names of the innermost datasets: a wrapper holds a copy from before its init."""
+def all_classes(split: str, loop: Any) -> dict[str, tuple[str, ...] | None]:
+    """Class names of the base datasets of a loop, by their key in the config.
+
+    A wrapper itself holds a copy from before the dataset was initialised.
+
+    Raises:
+        ValueError: the classes are one string.
+    """
     found: dict[str, tuple[str, ...] | None] = {}
     for number, dataset in enumerate(base_datasets(loop.dataloader.dataset)):
         if hasattr(dataset, 'full_init'):
             dataset.full_init()
         classes = getattr(dataset, 'metainfo', {}).get('classes')
-        place = f'{split}_dataloader'
+        key = f'{split}_dataloader'
         if isinstance(classes, str):
             raise ValueError(
-                f'{place}.dataset.metainfo.classes must be a tuple of names, but is the string '
+                f'{key}.dataset.metainfo.classes must be a tuple of names, but is the string '
                 f'{classes!r}; for one class write classes=({classes!r},)'
             )
-        place += f' (part {number} of its dataset)' if number else ''
-        found[place] = None if classes is None else tuple(classes)
+        key += f' (part {number} of its dataset)' if number else ''
+        found[key] = None if classes is None else tuple(classes)
     return found
-
-
-def _shorten(names: Sequence[str], limit: int = 5) -> str:
-    rest = len(names) - limit
-    return ', '.join(names[:limit]) + (f' and {rest} more' if rest > 0 else '')

@@ -1,111 +1,44 @@
-"""What plugs into mmengine's Runner.
+"""The run of a config: training, test, prediction.
 
-Nothing here is imported before it is asked for, so that a tool has read its command line before
-torch is loaded. The first name asked for installs the checkpoint loaders and the cures of compat.
+A name is imported when it is first asked for, so that a tool can read its command line before
+torch is loaded.
 """
 
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-if TYPE_CHECKING:
-    from ghmdet.engine.runtime import (
-        AmpOptimWrapper,
-        AnchorCheckHook,
-        CheckpointError,
-        CheckpointHook,
-        EpochBasedTrainLoop,
-        GHMStatsHook,
-        IterBasedTrainLoop,
-        LoadReport,
-        LoadWeightsHook,
-        LogHistoryHook,
-        MeanLossesHook,
-        NonFiniteWeightsHook,
-        PeakMemoryHook,
-        Pretrained,
-        ReserveMemoryHook,
-        SkipNonFiniteStepsHook,
-        SkippedImagesHook,
-        StartCheckHook,
-        StartReportHook,
-        StopHook,
-        TestSpeedupHook,
-        ValLoop,
-        add_common_arguments,
-        apply_amp,
-        apply_amp_to_test,
-        apply_auto_scale_lr,
-        apply_deterministic,
-        build_runner,
-        compile_network,
-        fit_state_dict,
-        fuse_conv_bn,
-        get_model,
-        inference_detector,
-        init_detector,
-        load_checkpoint_file,
-        load_config,
-        register_loaders,
-        set_up_launcher,
-        skip_evaluation,
-        use_image_folder,
-        write_coco_results,
-    )
-
-__all__ = [
-    'AmpOptimWrapper',
-    'AnchorCheckHook',
-    'CheckpointError',
-    'CheckpointHook',
-    'EpochBasedTrainLoop',
-    'GHMStatsHook',
-    'IterBasedTrainLoop',
-    'LoadReport',
-    'LoadWeightsHook',
-    'LogHistoryHook',
-    'MeanLossesHook',
-    'NonFiniteWeightsHook',
-    'PeakMemoryHook',
-    'Pretrained',
-    'ReserveMemoryHook',
-    'SkipNonFiniteStepsHook',
-    'SkippedImagesHook',
-    'StartCheckHook',
-    'StartReportHook',
-    'StopHook',
-    'TestSpeedupHook',
-    'ValLoop',
-    'add_common_arguments',
-    'apply_amp',
-    'apply_amp_to_test',
-    'apply_auto_scale_lr',
-    'apply_deterministic',
-    'build_runner',
-    'compile_network',
-    'fit_state_dict',
-    'fuse_conv_bn',
-    'get_model',
-    'inference_detector',
-    'init_detector',
-    'load_checkpoint_file',
-    'load_config',
-    'register_loaders',
-    'set_up_launcher',
-    'skip_evaluation',
-    'use_image_folder',
-    'write_coco_results',
-]
+_MODULE_OF = {
+    'CheckpointError': 'checkpoint.reader',
+    'LoadReport': 'checkpoint.weights',
+    'StopHook': 'engine.hooks.stop',
+    'TestSpeedupHook': 'engine.hooks.fast_network',
+    'add_common_arguments': 'config.arguments',
+    'apply_amp': 'engine.amp',
+    'apply_amp_to_test': 'engine.amp',
+    'apply_auto_scale_lr': 'engine.runner',
+    'apply_deterministic': 'engine.runner',
+    'build_runner': 'engine.runner',
+    'compile_network': 'models.speedup',
+    'fit_state_dict': 'checkpoint.weights',
+    'get_model': 'engine.inference',
+    'inference_detector': 'engine.inference',
+    'init_detector': 'engine.inference',
+    'load_checkpoint_file': 'checkpoint.reader',
+    'load_config': 'config.arguments',
+    'skip_evaluation': 'engine.format_only',
+    'use_image_folder': 'engine.format_only',
+    'write_coco_results': 'engine.format_only',
+}
+__all__ = [*_MODULE_OF]
 
 
 def __getattr__(name: str) -> Any:
-    """Load what needs torch when one of its names is first asked for."""
-    if name not in __all__:
+    if name not in _MODULE_OF:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    return getattr(import_module('ghmdet.engine.runtime'), name)
+    return getattr(import_module(f'ghmdet.{_MODULE_OF[name]}'), name)
 
 
 def __dir__() -> list[str]:
-    """The names that can be asked for."""
     return sorted([*globals(), *__all__])

@@ -35,7 +35,7 @@ def low_precision(device_type: str) -> torch.dtype:
     """
     if device_type == 'mps':
         raise ValueError(
-            'mixed precision (--amp, AmpOptimWrapper) is not available on mps; leave it out, or '
+            'mixed precision (--amp, AmpOptimWrapper) is not available on mps; remove it, or '
             'run on the CPU or on CUDA'
         )
     if device_type == 'cuda' and not torch.cuda.is_bf16_supported(including_emulation=False):
@@ -45,7 +45,7 @@ def low_precision(device_type: str) -> torch.dtype:
 
 @OPTIM_WRAPPERS.register_module()
 class AmpOptimWrapper(_AmpOptimWrapper):
-    """mmengine's AmpOptimWrapper, which also trains on the CPU and chooses bfloat16 where it can.
+    """mmengine's AmpOptimWrapper, which also trains on the CPU and prefers bfloat16.
 
     The weights and the optimizer's state stay float32. Checkpoints of this wrapper and of
     OptimWrapper resume one another.
@@ -54,7 +54,7 @@ class AmpOptimWrapper(_AmpOptimWrapper):
         loss_scale: 'dynamic', a fixed number, or the arguments of `torch.amp.GradScaler`. Used with
             float16 only: bfloat16 has the range of float32, so nothing has to be scaled.
         dtype: 'float16' or 'bfloat16', also as torch dtype; None: see `low_precision`.
-        use_fsdp: scale as FullyShardedDataParallel needs it.
+        use_fsdp: use the loss scaler of FullyShardedDataParallel.
         **kwargs: `optimizer`, `clip_grad`, `accumulative_counts`; see `OptimWrapper`.
 
     Raises:
@@ -131,7 +131,7 @@ def apply_amp(cfg: Config) -> None:
     name = type_name(cfg.optim_wrapper, 'OptimWrapper')
     if name == 'AmpOptimWrapper':
         print_log(
-            '--amp leaves optim_wrapper as it is: its type is AmpOptimWrapper already',
+            '--amp does not change optim_wrapper: its type is AmpOptimWrapper already',
             logger='current',
             level=logging.WARNING,
         )
@@ -141,7 +141,7 @@ def apply_amp(cfg: Config) -> None:
     else:
         raise ValueError(
             '--amp needs optim_wrapper.type to be OptimWrapper or AmpOptimWrapper, but it is '
-            f'{name}; leave --amp out, or choose the wrapper in the config'
+            f'{name}; remove --amp, or choose the wrapper in the config'
         )
 
 
@@ -156,7 +156,7 @@ def apply_amp_to_test(cfg: Config) -> None:
 
 
 def _choose_autocast_dtype() -> None:
-    """Let mmengine's loops, which take torch's default, use the precision that training uses."""
+    """Set torch's default, which mmengine's loops use, to the precision of training."""
     device = get_device()
     torch.set_autocast_dtype(device, low_precision(device))
     if device == 'cpu' and not _has_bfloat16_instructions():
@@ -169,7 +169,7 @@ def _choose_autocast_dtype() -> None:
 
 
 def _has_bfloat16_instructions() -> bool:
-    """Whether bfloat16 is worth it; on processors other than x86 that is taken for granted."""
+    """Whether the CPU has them; assumed for processors other than x86."""
     if platform.machine() not in ('x86_64', 'AMD64'):
         return True
     probes = ('_is_amx_tile_supported', '_is_avx512_bf16_supported')

@@ -1,4 +1,4 @@
-"""A test without ground truth: write what is detected, on images that nobody has annotated."""
+"""A test that writes COCO results, also of images without annotations."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ghmdet.registry import DATASETS, METRICS
 
 
 def write_coco_results(cfg: Config, path: str | os.PathLike[str]) -> None:
-    """Let the test write COCO results JSON to a file, beside what it measures.
+    """Let the test write COCO results JSON to a file, in addition to the metrics.
 
     Args:
         cfg: `test_evaluator` is changed in place.
@@ -30,11 +30,11 @@ def write_coco_results(cfg: Config, path: str | os.PathLike[str]) -> None:
 
 
 def skip_evaluation(cfg: Config, path: str | os.PathLike[str]) -> None:
-    """Let the test write COCO results JSON to a file and measure nothing.
+    """Let the test write COCO results JSON to a file without computing metrics.
 
     Args:
         cfg: `test_evaluator` is replaced by a `CocoMetric` with `format_only=True`. Its `ann_file`
-            stays only where the dataset has none to give its ids.
+            is kept only if the dataset has none from which to take the ids.
         path: ends in `.json`.
     """
     metric = next(iter(list_metrics(cfg, 'test')), ConfigDict())
@@ -52,7 +52,7 @@ def use_image_folder(cfg: Config, folder: str | os.PathLike[str], path: str) -> 
 
     Args:
         cfg: `test_dataloader.dataset` and `test_evaluator` are replaced.
-        folder: searched with all its sub-folders.
+        folder: searched recursively.
         path: of the results, ends in `.json`.
     """
     dataset = innermost(cfg.test_dataloader.dataset)

@@ -39,16 +39,17 @@ def init_detector(
         config: config file, the name of a shipped one, or a config read already.
         checkpoint: file or URL of the weights; None leaves the model as built.
         device: where it runs, e.g. 'cuda:0'.
-        fold: multiply the loaded batch norms into the convolutions, which is faster; set False for
-            a model that is to be trained or saved.
+        fold: fuse the loaded batch norms into the convolutions, which is faster; set False for a
+            model that is to be trained or saved.
 
     Returns:
-        The model, with `cfg` and with `dataset_meta`, the class names of its labels, taken from the
-        checkpoint, else from the config's test data; a warning says where the config names others.
-        Where the config names no classes, their number is the checkpoint's too.
+        The model, with `cfg` and with `dataset_meta`, the class names of its labels. They are those
+        of the checkpoint, else of the config's test dataset; a warning says if the config names
+        others. If the config names no classes, their number is taken from the checkpoint too.
 
     Raises:
-        CheckpointError: the checkpoint does not fill the model, e.g. its head has other classes.
+        CheckpointError: the model has parameters that the checkpoint lacks, e.g. its head has other
+            classes.
     """
     if isinstance(config, Config):
         cfg = config
@@ -95,7 +96,7 @@ def get_model(
     Raises:
         ValueError: both `checkpoint` and `pretrained` are given.
         LookupError: no weights are published for this config.
-        CheckpointError: the weights do not fill the model.
+        CheckpointError: the model has parameters that the weights lack.
 
     Example:
         >>> model = get_model('retinanet_ghm_r18_fpn_shapes')
@@ -120,7 +121,7 @@ def inference_detector(
         imgs: path of an image, or an image uint8 (h, w, 3) in BGR, or a list of these.
 
     Returns:
-        One sample an image (a list for a list); its `pred_instances` hold `bboxes` (n, 4) x1 y1 x2
+        One sample per image (a list for a list); its `pred_instances` hold `bboxes` (n, 4) x1 y1 x2
         y2 in pixels of the original image, `scores` (n,) best first, and `labels` (n,).
     """
     if isinstance(imgs, str | os.PathLike | np.ndarray):
@@ -135,7 +136,7 @@ def _load_weights(model: BaseModel, checkpoint: dict[str, Any], path: str) -> No
     if given and report.classes and not same_names(given, report.classes):
         report.warnings.append(
             f'the config names other classes for test_dataloader.dataset ({list_items(given, 12)}) '
-            f'than this file ({list_items(report.classes, 12)}), which hold for its labels'
+            f'than this file ({list_items(report.classes, 12)}); the labels are those of the file'
         )
     if report.warnings:
         report.log()
@@ -149,7 +150,7 @@ def _load_weights(model: BaseModel, checkpoint: dict[str, Any], path: str) -> No
 
 
 def _test_dataset(cfg: Config) -> dict[str, Any]:
-    """The config's test data set, inside of others."""
+    """The dataset of the config's test, inside of wrappers."""
     dataset = (cfg.get('test_dataloader') or {}).get('dataset', {})
     while 'dataset' in dataset:
         dataset = dataset.dataset
@@ -157,7 +158,7 @@ def _test_dataset(cfg: Config) -> dict[str, Any]:
 
 
 def _dataset_meta(cfg: Config) -> dict[str, Any]:
-    """What the config's test data says of its classes."""
+    """The classes of the config's test dataset."""
     dataset = _test_dataset(cfg)
     kind = dataset.get('type')
     if isinstance(kind, str):
@@ -166,17 +167,17 @@ def _dataset_meta(cfg: Config) -> dict[str, Any]:
 
 
 def _detect(model: BaseModel, img: Image) -> DetDataSample:
-    data = _pipeline(model.cfg, skip_loading=isinstance(img, np.ndarray))(_start(img))
+    data = _pipeline(model.cfg, skip_loading=isinstance(img, np.ndarray))(_pipeline_input(img))
     return model.test_step(dict(inputs=[data['inputs']], data_samples=[data['data_samples']]))[0]
 
 
-def _start(img: Image) -> dict[str, Any]:
-    """What the pipeline starts from."""
+def _pipeline_input(img: Image) -> dict[str, Any]:
+    """The input of the pipeline."""
     if isinstance(img, np.ndarray):
         if img.shape[2:] != (3,) or str(img.dtype) not in ('uint8', 'float32'):
             raise ValueError(
-                'expected an image uint8 (h, w, 3) in BGR, got an array '
-                f'{img.dtype} {img.shape}; cv2.imread gives such an image of any file'
+                'img must be uint8 (h, w, 3) in BGR, got an array '
+                f'{img.dtype} {img.shape}; cv2.imread returns such an image for any file'
             )
         return dict(img=img, img_shape=img.shape[:2], ori_shape=img.shape[:2], img_id=0)
     return dict(img_path=os.fspath(img), img_id=0)
@@ -184,6 +185,6 @@ def _start(img: Image) -> dict[str, Any]:
 
 def _pipeline(cfg: Config, skip_loading: bool) -> Compose:
     """The test pipeline without annotations."""
-    left_out = {'LoadAnnotations'} | ({'LoadImageFromFile'} if skip_loading else set())
+    skipped = {'LoadAnnotations'} | ({'LoadImageFromFile'} if skip_loading else set())
     steps = cfg.test_dataloader.dataset.pipeline
-    return Compose([TRANSFORMS.build(step) for step in steps if step['type'] not in left_out])
+    return Compose([TRANSFORMS.build(step) for step in steps if step['type'] not in skipped])

@@ -1,4 +1,4 @@
-"""Training loops that go on exactly where a checkpoint was saved, in the middle of an epoch too."""
+"""Training loops that resume exactly where a checkpoint was saved, also within an epoch."""
 
 from __future__ import annotations
 
@@ -20,19 +20,18 @@ from torch.utils.data import BatchSampler, DataLoader
 from ghmdet.datasets.random_state import preserve_random_state
 from ghmdet.datasets.samplers import GlobalBatchSampler, seed_samples
 from ghmdet.engine.run_state import (
+    collect_run_state,
     global_batch_size,
-    mean_buffers,
     restore_process,
     restore_random,
 )
+from ghmdet.models.buffers import averaged_buffers
+from ghmdet.models.wrappers import detectors_of
 from ghmdet.registry import LOOPS
 
 
 class _ExactLoop(BaseLoop):
-    """What both loops need to go on exactly."""
-
-    resumed_state: dict[str, Any] | None = None
-    """The `run_state` of the checkpoint; `CheckpointHook` sets it."""
+    """What both loops need to resume exactly."""
 
     runner: Runner
     dataloader: DataLoader
@@ -41,44 +40,66 @@ class _ExactLoop(BaseLoop):
     dynamic_milestones: Sequence[int]
     dynamic_intervals: Sequence[int]
 
-    def validation_follows(self, done: int) -> bool:
+    _resumed: dict[str, Any] | None = None
+    """The state of the checkpoint that the run resumes from."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state of the run, see `collect_run_state`; all processes have to call it.
+
+        To be called by hooks after an iteration or an epoch, before the loop has counted it.
+        """
+        return collect_run_state(self.runner, *self._position())
+
+    def load_state_dict(self, state: dict[str, Any] | None) -> None:
+        """Take what `state_dict` returned; it is used when the training begins.
+
+        None stands for a checkpoint of mmengine, which has no such state.
+        """
+        self._resumed = state
+
+    def _position(self) -> tuple[int, bool]:
+        """How many batches of the epoch are done, and whether a validation comes next."""
+        raise NotImplementedError
+
+    def _last(self) -> int:
+        """The number of epochs, or iterations, after which the training ends."""
+        raise NotImplementedError
+
+    def _validation_follows(self, done: int) -> bool:
         """Whether a validation follows when so many epochs, or iterations, are done."""
         interval = self.dynamic_intervals[bisect(self.dynamic_milestones, done + 1) - 1]
-        last = self._last()
         return (
             self.runner.val_loop is not None
             and done >= self.val_begin
-            and (done % interval == 0 or done == last)
+            and (done % interval == 0 or done == self._last())
         )
 
-    def _last(self) -> int:
-        raise NotImplementedError
-
-    def _validation_is_left(self) -> bool:
-        """Whether the run was left after training and before the validation that follows."""
-        state = self.resumed_state
-        return state is not None and state['validate'] and self.runner.val_loop is not None
-
     def _validate(self) -> None:
-        """Validate so that the training does not notice."""
-        with preserve_random_state(), mean_buffers(self.runner):
+        """Validate without changing the state of the training."""
+        with preserve_random_state(), averaged_buffers(detectors_of(self.runner)):
             self.runner.val_loop.run()
 
+    def _validate_if_pending(self) -> None:
+        """Validate if the checkpoint was saved after training and before its validation."""
+        state = self._resumed
+        if state is not None and state['validate'] and self.runner.val_loop is not None:
+            self._validate()
+
     def _set_up_loading(self, dataloader: Any) -> None:
-        """Let loading leave the process's generators alone, and need no training to begin."""
+        """Let loading leave the process's random generators alone; seed the samples."""
         self.dataloader.generator = torch.Generator()
         seed_samples(self.dataloader.dataset, self.runner.seed)
         sampler = dataloader.get('sampler') if isinstance(dataloader, Mapping) else None
-        self._sampler_follows = isinstance(sampler, Mapping) and sampler.get('seed') is None
+        self._seeds_sampler = isinstance(sampler, Mapping) and sampler.get('seed') is None
 
     def _prepare(self) -> None:
-        """Take over the seed and the state of the checkpoint, once all is built and loaded."""
-        runner, state = self.runner, self.resumed_state
+        """Take the seed and the state of the checkpoint, once all is built and loaded."""
+        runner, state = self.runner, self._resumed
         seed = [runner.seed]  # that of the checkpoint in a resumed run
         broadcast_object_list(seed)
         seed_samples(self.dataloader.dataset, seed[0])
         sampler: Any = getattr(self.dataloader.batch_sampler, 'sampler', None)
-        if self._sampler_follows and hasattr(sampler, 'seed'):
+        if self._seeds_sampler and hasattr(sampler, 'seed'):
             sampler.seed = seed[0]
         if state is None:
             return
@@ -93,8 +114,8 @@ class _ExactLoop(BaseLoop):
             )
 
     def _restore_random(self) -> None:
-        if self.resumed_state is not None:
-            restore_random(self.resumed_state['processes'])
+        if self._resumed is not None:
+            restore_random(self._resumed['processes'])
 
     def _batches(self, first: int) -> Iterator[Any]:
         """Load batches, from number `first` on; those before are not read."""
@@ -107,10 +128,10 @@ class _ExactLoop(BaseLoop):
 
 @LOOPS.register_module()
 class EpochBasedTrainLoop(_ExactLoop, _EpochBasedTrainLoop):
-    """mmengine's loop over epochs, which a resumed run enters where it was left.
+    """mmengine's loop over epochs, which resumes exactly.
 
-    A checkpoint inside of an epoch leads to its next batch, one that waits for its validation to
-    that. Batches and random changes of images do not depend on the number of processes or loader
+    A checkpoint within an epoch resumes at the next batch, one saved before its validation at the
+    validation. Batches and random transforms do not depend on the number of processes or loader
     workers (see `ghmdet.datasets.samplers`). A validation leaves random generators alone.
 
     Args:
@@ -121,9 +142,11 @@ class EpochBasedTrainLoop(_ExactLoop, _EpochBasedTrainLoop):
     """
 
     def __init__(self, runner: Runner, dataloader: Any, max_epochs: int, **kwargs: Any) -> None:
-        super().__init__(runner, _elastic(dataloader, endless=False), max_epochs, **kwargs)
+        super().__init__(
+            runner, _form_global_batches(dataloader, endless=False), max_epochs, **kwargs
+        )
         self._set_up_loading(dataloader)
-        self._first_batch = 0
+        self._first_batch = self._batches_done = 0
 
     def run(self) -> torch.nn.Module:
         """Train."""
@@ -132,12 +155,11 @@ class EpochBasedTrainLoop(_ExactLoop, _EpochBasedTrainLoop):
         self._prepare()
         self._first_batch = self._find_first_batch()
         self._restore_random()
-        if self._validation_is_left():
-            self._validate()
+        self._validate_if_pending()
         while self._epoch < self._max_epochs and not self.stop_training:
             self.run_epoch()
             self._decide_current_val_interval()
-            if self.validation_follows(self._epoch):
+            if self._validation_follows(self._epoch):
                 self._validate()
         runner.call_hook('after_train')
         return runner.model
@@ -149,30 +171,36 @@ class EpochBasedTrainLoop(_ExactLoop, _EpochBasedTrainLoop):
             self.dataloader.batch_sampler.set_epoch(self._epoch)
         self.runner.call_hook('before_train_epoch')
         self.runner.model.train()
-        if first:  # whatever the hooks have drawn
+        if first:  # hooks may have drawn random numbers
             self._restore_random()
         for idx, data_batch in enumerate(self._batches(first), first):
+            self._batches_done = idx + 1
             self.run_iter(idx, data_batch)
+        self._batches_done = 0
         self.runner.call_hook('after_train_epoch')
         self._epoch += 1
+
+    def _position(self) -> tuple[int, bool]:
+        done = self._batches_done
+        return done, done == 0 and self._validation_follows(self._epoch + 1)
 
     def _last(self) -> int:
         return self._max_epochs
 
     def _find_first_batch(self) -> int:
         """The batch of the epoch to begin with."""
-        if self.resumed_state is None:  # perhaps mmengine's checkpoint
+        if self._resumed is None:  # a checkpoint of mmengine, or none
             first = self._iter - self._epoch * len(self.dataloader)
             return first if 0 < first < len(self.dataloader) else 0
-        done = self.resumed_state['batch']
-        return done * self.resumed_state['batch_size'] // global_batch_size(self.runner)
+        done = self._resumed['batch']
+        return done * self._resumed['batch_size'] // global_batch_size(self.runner)
 
 
 @LOOPS.register_module()
 class IterBasedTrainLoop(_ExactLoop, _IterBasedTrainLoop):
-    """mmengine's loop over iterations, which a resumed run enters where it was left.
+    """mmengine's loop over iterations, which resumes exactly; see `EpochBasedTrainLoop`.
 
-    See `EpochBasedTrainLoop`. The images of the iterations before are not read again.
+    The images of the iterations before are not read again.
 
     Args:
         runner: see mmengine.
@@ -192,8 +220,8 @@ class IterBasedTrainLoop(_ExactLoop, _IterBasedTrainLoop):
         val_interval: int = 1000,
         dynamic_intervals: Sequence[tuple[int, int]] | None = None,
     ) -> None:
-        # Not mmengine's constructor, which starts to load before it is known where to begin.
-        BaseLoop.__init__(self, runner, _elastic(dataloader, endless=True))
+        # Not mmengine's constructor, which starts to load before the first batch is known.
+        BaseLoop.__init__(self, runner, _form_global_batches(dataloader, endless=True))
         self._set_up_loading(dataloader)
         self._max_iters, self._max_epochs = int(max_iters), 1
         self._epoch = self._iter = 0
@@ -212,17 +240,19 @@ class IterBasedTrainLoop(_ExactLoop, _IterBasedTrainLoop):
         runner.call_hook('before_train_epoch')
         batches = self._batches(self._iter)
         self._restore_random()
-        if self._validation_is_left():
-            self._validate()
+        self._validate_if_pending()
         while self._iter < self._max_iters and not self.stop_training:
             runner.model.train()
             self.run_iter(next(batches))
             self._decide_current_val_interval()
-            if self.validation_follows(self._iter):
+            if self._validation_follows(self._iter):
                 self._validate()
         runner.call_hook('after_train_epoch')
         runner.call_hook('after_train')
         return runner.model
+
+    def _position(self) -> tuple[int, bool]:
+        return 0, self._validation_follows(self._iter + 1)
 
     def _last(self) -> int:
         return self._max_iters
@@ -233,8 +263,8 @@ class IterBasedTrainLoop(_ExactLoop, _IterBasedTrainLoop):
         return islice(_InfiniteDataloaderIterator(self.dataloader), first, None)
 
 
-def _elastic(dataloader: Any, endless: bool) -> Any:
-    """Let the batches of a loader's config be formed over all processes."""
+def _form_global_batches(dataloader: Any, endless: bool) -> Any:
+    """Return the config of a loader whose batches are formed over all processes."""
     sampler = dataloader.get('sampler') if isinstance(dataloader, Mapping) else None
     inner = dataloader.get('batch_sampler') if isinstance(dataloader, Mapping) else None
     if not isinstance(sampler, Mapping) or not isinstance(inner, Mapping | None):

@@ -1,4 +1,4 @@
-"""From a config to a Runner: processes, mixed precision, learning rate, the check at the door.
+"""From a config to a Runner.
 
 These functions change the config they are given, as the command line does: what they set is what
 the log and the dumped config show.
@@ -12,68 +12,84 @@ from functools import partial
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.hooks import Hook
+from mmengine.hooks import (
+    DistSamplerSeedHook,
+    Hook,
+    IterTimerHook,
+    LoggerHook,
+    ParamSchedulerHook,
+    RuntimeInfoHook,
+)
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
 from ghmdet.checkpoint.load_hook import LoadWeightsHook
 from ghmdet.checkpoint.resume import confirm_start, plan_start
-from ghmdet.checks.anchors import AnchorCheckHook
+from ghmdet.checkpoint.save_hook import CheckpointHook
 from ghmdet.checks.classes import complete_evaluators, resolve_classes
 from ghmdet.checks.learning_rate import check_auto_scale_lr, step_batch, wrappers_of
 from ghmdet.checks.network import check_network
-from ghmdet.checks.pipelines import FirstSampleHook
-from ghmdet.checks.settings import check_sections, check_settings, check_strategy
+from ghmdet.checks.settings import check_sections, check_settings
 from ghmdet.checks.start_check import StartCheckHook
 from ghmdet.checks.start_report import StartReportHook, log_package_path
 from ghmdet.config.from_mmdet import convert_mmdet_config
-from ghmdet.engine.hooks.log_values import LogHistoryHook, MeanLossesHook
-from ghmdet.engine.hooks.memory import PeakMemoryHook, keep_freed_memory
+from ghmdet.engine.hooks.fast_network import TestSpeedupHook
+from ghmdet.engine.hooks.ghm_stats import GHMStatsHook
+from ghmdet.engine.hooks.log_values import LogHistoryHook, MeanLossesHook, PeakMemoryHook
 from ghmdet.engine.hooks.non_finite_steps import SkipNonFiniteStepsHook
 from ghmdet.engine.hooks.non_finite_weights import NonFiniteWeightsHook
-from ghmdet.engine.hooks.reserve_memory_hook import ReserveMemoryHook
 from ghmdet.engine.hooks.skipped_images import SkippedImagesHook
-from ghmdet.engine.launcher import is_first_process, set_up_launcher
+from ghmdet.engine.hooks.stop import StopHook
+from ghmdet.engine.launcher import is_first_process, keep_freed_memory, set_up_launcher
 from ghmdet.messages import type_name
 from ghmdet.registry import RUNNERS
 
-_HOOKS: tuple[type[Hook], ...] = (
-    *(StartCheckHook, PeakMemoryHook, LoadWeightsHook, SkippedImagesHook, AnchorCheckHook),
-    *(
-        SkipNonFiniteStepsHook,
-        NonFiniteWeightsHook,
-        StartReportHook,
-        FirstSampleHook,
-        LogHistoryHook,
-    ),
-    *(MeanLossesHook, ReserveMemoryHook),
+HOOKS_IN_ORDER: tuple[tuple[type[Hook], str], ...] = (
+    (RuntimeInfoHook, 'VERY_HIGH'),  # mmengine's: notes losses and learning rates of the iteration
+    (StartCheckHook, 'VERY_HIGH'),  # before weights are initialised or loaded
+    (LoadWeightsHook, 'HIGH'),  # before EMAHook (NORMAL) copies the weights
+    (SkipNonFiniteStepsHook, 'HIGH'),  # after the losses are noted, before they are averaged
+    (IterTimerHook, 'NORMAL'),
+    (DistSamplerSeedHook, 'NORMAL'),
+    (GHMStatsHook, 'NORMAL'),  # if the config has it
+    (PeakMemoryHook, 'NORMAL'),
+    (SkippedImagesHook, 'NORMAL'),
+    (MeanLossesHook, 'NORMAL'),  # without skipped steps, before LoggerHook
+    (TestSpeedupHook, 'NORMAL'),  # added by tools/test.py
+    (LoggerHook, 'BELOW_NORMAL'),
+    (ParamSchedulerHook, 'LOW'),
+    (NonFiniteWeightsHook, 'LOW'),  # after EMAHook has swapped weights back, before CheckpointHook
+    (CheckpointHook, 'VERY_LOW'),
+    (LogHistoryHook, 'VERY_LOW'),  # after the other hooks have logged their values
+    (StartReportHook, 'LOWEST'),  # after CheckpointHook has chosen its folder
+    (StopHook, 'LOWEST'),  # added by tools/train.py; after the checkpoints that are due
 )
+"""The hooks of a run with their priorities, in the order in which mmengine calls them."""
+
+# Other callers register these, or the config does.
+_NOT_ADDED = (CheckpointHook, GHMStatsHook, StopHook, TestSpeedupHook)
 
 
 def build_runner(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Runner:
-    """Join the processes and build the Runner (of class `runner_type` if set).
+    """Build the Runner (of class `runner_type` if set) in three phases.
 
-    It gets the hooks in `_HOOKS`, unless the config names them itself, and a learning rate that is
-    scaled for accumulated batches too (see `scale_lr`). A config of MMDetection comes out as one of
-    ghmdet's (see `convert_mmdet_config`). Classes and annotation files that it leaves out are
-    filled in (see `resolve_classes` and `complete_evaluators`). A training takes its work dir for
-    itself alone, and where it begins is settled here (see `plan_start`).
+    1. Config: a config of MMDetection becomes one of ghmdet (see `convert_mmdet_config`), our
+       loops and CheckpointHook are chosen, settings are checked, classes and annotation files
+       that it leaves out are filled in (see `resolve_classes` and `complete_evaluators`).
+    2. Processes and work dir: the processes are joined (see `set_up_launcher`). A training locks
+       its work dir and chooses the checkpoint that it resumes from (see `plan_start`).
+    3. Runner: it is built, the network is checked, and the hooks of `HOOKS_IN_ORDER` are added,
+       except for those that the config names itself.
 
     Args:
         cfg: changed in place.
         splits: the data that will be read: ('train', 'val') to train, ('val',) or ('test',) else.
     """
-    convert_mmdet_config(cfg)
-    _choose_own_parts(cfg)
-    set_up_launcher(cfg)
-    keep_freed_memory()
-    check_settings(cfg)
+    keep_freed_memory()  # before anything large is allocated
     trains = 'train' in splits and cfg.get('train_cfg') is not None
+    classes = _prepare_config(cfg, splits)
+    set_up_launcher(cfg)
     notes = plan_start(cfg, is_first_process(cfg)) if trains else []
-    check_strategy(cfg)
-    complete_evaluators(cfg)
-    check_sections(cfg)
-    taken = resolve_classes(cfg, splits)
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     for level, text in notes:
         runner.logger.log(level, text)
@@ -81,44 +97,39 @@ def build_runner(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Runne
         confirm_start(cfg)
     check_network(cfg, runner.model)
     log_package_path()
-    if taken:
-        runner.logger.info(taken)
-    for kind in _HOOKS:
-        if not any(isinstance(hook, kind) for hook in runner.hooks):
-            runner.register_hook(kind())
+    if classes:
+        runner.logger.info(classes)
+    _add_hooks(runner)
     if hasattr(runner, 'scale_lr'):
         runner.scale_lr = partial(scale_lr, runner)
     return runner
 
 
-def apply_auto_scale_lr(cfg: Config) -> None:
-    """Scale the learning rate by the images of a step / `base_batch_size`.
+def _prepare_config(cfg: Config, splits: Sequence[str]) -> str | None:
+    """Complete and check a config without touching a work dir.
 
-    Raises:
-        ValueError: the config does not say which batch its learning rate was meant for.
+    Returns:
+        What `resolve_classes` chose, for the log.
     """
-    check_auto_scale_lr(cfg.get('auto_scale_lr'), '--auto-scale-lr')
-    cfg.auto_scale_lr.enable = True
-
-
-def apply_deterministic(cfg: Config) -> None:
-    """Use only algorithms that give the same bits each time; see docs/resume.md."""
-    # cuBLAS reads it when CUDA is first used; without it torch refuses to run deterministically.
-    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
-    cfg.randomness = dict(cfg.get('randomness') or {}, deterministic=True)
+    convert_mmdet_config(cfg)
+    _choose_own_parts(cfg)
+    check_settings(cfg)
+    complete_evaluators(cfg)
+    check_sections(cfg)
+    return resolve_classes(cfg, splits)
 
 
 def _choose_own_parts(cfg: Config) -> None:
     """Let mmengine's names mean our loops and CheckpointHook without a type, and in other scopes.
 
-    They take the arguments of mmengine's. Of the validation loop only `compute_loss` is our own.
+    They take the arguments of mmengine's. Our validation loop is chosen for `compute_loss` only.
     """
     loop = cfg.get('train_cfg')
     if loop is not None:
         if 'type' not in loop:
             by_epoch = loop.pop('by_epoch', True)
             loop.type = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
-        if (name := type_name(loop, '')) in ('EpochBasedTrainLoop', 'IterBasedTrainLoop'):
+        if (name := type_name(loop)) in ('EpochBasedTrainLoop', 'IterBasedTrainLoop'):
             loop.type = f'ghmdet.{name}'
         hooks = cfg.get('default_hooks') or {}
         hook = hooks.get('checkpoint', {})
@@ -130,14 +141,38 @@ def _choose_own_parts(cfg: Config) -> None:
         loop.type = 'ghmdet.ValLoop'
 
 
+def _add_hooks(runner: Runner) -> None:
+    for kind, _ in HOOKS_IN_ORDER:
+        is_ours = kind.__module__.startswith('ghmdet.') and kind not in _NOT_ADDED
+        if is_ours and not any(isinstance(hook, kind) for hook in runner.hooks):
+            runner.register_hook(kind())
+
+
+def apply_auto_scale_lr(cfg: Config) -> None:
+    """Scale the learning rate by total batch size / `base_batch_size`.
+
+    Raises:
+        ValueError: the config does not say for which batch size its learning rate was chosen.
+    """
+    check_auto_scale_lr(cfg.get('auto_scale_lr'), '--auto-scale-lr')
+    cfg.auto_scale_lr.enable = True
+
+
+def apply_deterministic(cfg: Config) -> None:
+    """Use only deterministic algorithms; see docs/resume.md."""
+    # cuBLAS reads it when CUDA is first used; without it torch refuses to run deterministically.
+    os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
+    cfg.randomness = dict(cfg.get('randomness') or {}, deterministic=True)
+
+
 def scale_lr(
     runner: Runner, wrapper: OptimWrapper | OptimWrapperDict, auto_scale_lr: Any = None
 ) -> None:
-    """Scale the learning rates by images a step / `base_batch_size`, if `enable` says so.
+    """Scale the learning rates by total batch size / `base_batch_size`, if `enable` is set.
 
-    In place of mmengine's `Runner.scale_lr`, which does not count accumulated batches. Like it, it
-    comes before the schedulers and before a checkpoint is resumed: this brings scaled rates along,
-    and they are not scaled again.
+    Replaces mmengine's `Runner.scale_lr`, which does not count accumulated batches. Like that, it
+    runs before the schedulers are built and before a checkpoint is resumed; a checkpoint contains
+    scaled rates, which are not scaled again.
 
     Raises:
         ValueError: see `check_auto_scale_lr`.
@@ -152,5 +187,5 @@ def scale_lr(
             group['lr'] = group['lr'] * (batch.total / base)
         runner.logger.info(
             f'auto_scale_lr: {f"{name}: " if name else ""}learning rate x {batch.total / base:g} '
-            f'for {batch.total} images a step instead of {base}'
+            f'for a total batch size of {batch.total} instead of {base}'
         )

@@ -1,4 +1,4 @@
-"""Validation that computes the loss beside the metrics."""
+"""Validation that computes the loss in addition to the metrics."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ class ValLoop(_ValLoop):
     It is computed image by image in `eval` mode, so that it depends neither on `batch_size` nor on
     the number of processes, and averaged over all images, each once; `val/loss` is the sum of
     `val/loss_cls`, `val/loss_bbox` and whatever else the detector calls a loss. The network runs
-    twice on each image. The training does not notice: buffers (GHM running counts, batch norm
-    statistics) and random numbers are as they would be without it.
+    twice on each image. The training is not changed: buffers (GHM running counts, batch norm
+    statistics) and random generators keep their state.
 
-    GHM weighs with its running counts, as they are, scaled to the image (see
-    `GradientDensityLoss`). In training they also move from level to level, so compare `val/loss` of
-    a GHM loss with that of other epochs rather than with the training's.
+    GHM weights entries by its running counts, unchanged and scaled to the image (see
+    `GradientDensityLoss`). In training they also change from level to level, so compare `val/loss`
+    of a GHM loss with that of other epochs rather than with the training loss.
 
-    The names serve `save_best='val/loss'` too, where less is better.
+    `save_best='val/loss'` works too; less is better.
 
     Args:
         runner: see mmengine.
@@ -47,7 +47,7 @@ class ValLoop(_ValLoop):
         compute_loss: whether to compute the loss.
 
     Raises:
-        ValueError: the loss is asked for where there are no annotations or no loss.
+        ValueError: `compute_loss` is set, but there are no annotations or the model has no loss.
     """
 
     def __init__(
@@ -72,9 +72,9 @@ class ValLoop(_ValLoop):
         self._buffers = Buffers(unwrap(self.runner.model))
         logged = self.runner.message_hub.log_scalars
         for key in [key for key in logged if key.startswith('val/val/')]:
-            del logged[key]  # of which the log would show the mean over all epochs
+            del logged[key]  # the log would show the mean over all epochs
         evaluate = self.evaluator.evaluate
-        # mmengine hands on to the hooks what the evaluator returns.
+        # mmengine passes to the hooks what the evaluator returns.
         self.evaluator.evaluate = lambda size: {**evaluate(size), **self._average()}
         try:
             return super().run()
@@ -85,9 +85,9 @@ class ValLoop(_ValLoop):
     def run_iter(self, idx: int, data_batch: Any) -> None:
         """Validate one batch."""
         if self.compute_loss:
-            # Before the prediction, which may write into the samples.
+            # Before the prediction, which may change the samples.
             with _preserve_state(self._buffers), autocast(enabled=self.fp16):
-                for image, sample in zip(*_parts(data_batch), strict=True):
+                for image, sample in zip(*_split_batch(data_batch), strict=True):
                     self._losses.append((_identity(sample), self._compute(image, sample)))
         super().run_iter(idx, data_batch)
 
@@ -96,7 +96,7 @@ class ValLoop(_ValLoop):
         model: Any = unwrap(self.runner.model)
         sample = copy.deepcopy(sample)
         if self._rescale:
-            _move_to_input_frame(sample)
+            _scale_to_input(sample)
         data = model.data_preprocessor(dict(inputs=[image], data_samples=[sample]), False)
         try:
             losses = model(**data, mode='loss')
@@ -127,7 +127,7 @@ class ValLoop(_ValLoop):
 
 @contextmanager
 def _preserve_state(buffers: Buffers) -> Iterator[None]:
-    """Leave buffers and random numbers as they are."""
+    """Restore buffers and random generators at the end."""
     buffers.save()
     try:
         with preserve_random_state():
@@ -136,7 +136,7 @@ def _preserve_state(buffers: Buffers) -> Iterator[None]:
         buffers.restore()
 
 
-def _parts(data_batch: Any) -> tuple[Sequence[Tensor], Sequence[Any]]:
+def _split_batch(data_batch: Any) -> tuple[Sequence[Tensor], Sequence[Any]]:
     """The images and their samples."""
     if isinstance(data_batch, dict) and {'inputs', 'data_samples'} <= data_batch.keys():
         return data_batch['inputs'], data_batch['data_samples']
@@ -154,11 +154,11 @@ def _identity(sample: Any) -> Any:
 
 def _check_annotations(dataset: Any) -> None:
     """Raise where no image of a dataset can have a loss."""
-    wanted = 'val_cfg.compute_loss=True needs annotations, but'
+    problem = 'val_cfg.compute_loss=True needs annotations, but'
     for part in base_datasets(dataset):
-        if hasattr(part, 'pipeline') and _place(part, 'LoadAnnotations') is None:
+        if hasattr(part, 'pipeline') and _find_transform(part, 'LoadAnnotations') is None:
             raise ValueError(
-                f'{wanted} val_dataloader.dataset.pipeline has no LoadAnnotations; add '
+                f'{problem} val_dataloader.dataset.pipeline has no LoadAnnotations; add '
                 "dict(type='LoadAnnotations', with_bbox=True) before PackDetInputs"
             )
     parts = [part for part in base_datasets(dataset) if hasattr(part, 'get_data_info')]
@@ -166,8 +166,8 @@ def _check_annotations(dataset: Any) -> None:
     if parts and not any(info.get('instances') for info in infos):
         files = ', '.join(str(getattr(part, 'ann_file', '?')) for part in parts)
         raise ValueError(
-            f'{wanted} no image of val_dataloader.dataset has any ({files}); take another '
-            'ann_file, or leave compute_loss out'
+            f'{problem} no image of val_dataloader.dataset has any ({files}); take another '
+            'ann_file, or remove compute_loss'
         )
 
 
@@ -179,7 +179,7 @@ def _annotations_come_first(dataset: Any) -> bool:
     """
     orders = set()
     for part in base_datasets(dataset):
-        loaded, resized = _place(part, 'LoadAnnotations'), _place(part, 'Resize')
+        loaded, resized = _find_transform(part, 'LoadAnnotations'), _find_transform(part, 'Resize')
         orders.add(loaded is None or resized is None or loaded < resized)
     if len(orders) > 1:
         raise ValueError(
@@ -189,8 +189,8 @@ def _annotations_come_first(dataset: Any) -> bool:
     return orders.pop()
 
 
-def _place(dataset: Any, name: str) -> int | None:
-    """Place of the first transform of this kind, subclasses and namesakes included."""
+def _find_transform(dataset: Any, name: str) -> int | None:
+    """Index of the first transform of this class, or of a class whose name contains its name."""
     transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
     for i, transform in enumerate(transforms):
         if any(name in kind.__name__ for kind in type(transform).__mro__):
@@ -198,8 +198,8 @@ def _place(dataset: Any, name: str) -> int | None:
     return None
 
 
-def _move_to_input_frame(sample: Any) -> None:
-    """Resize the boxes as mmcv's Resize would have done, to the same bits.
+def _scale_to_input(sample: Any) -> None:
+    """Resize the boxes exactly as mmcv's Resize does.
 
     Raises:
         ValueError: more than resizing was done to the image before its annotations were loaded.

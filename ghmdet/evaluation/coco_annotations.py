@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -16,17 +15,18 @@ from ghmdet.coco.records import (
     ImageRecord,
     read_records,
 )
+from ghmdet.messages import list_items, nearest
 
 
 class CocoAnnotations:
-    """Images, categories and boxes of one COCO file, or of what a model was shown.
+    """Images, categories and boxes of one COCO file, or of the samples of a dataset.
 
-    COCOeval reads annotation id 0 as "unmatched", keeps one of two annotations that share an id,
-    and knows integer image ids only. So it never sees the ids of the file, but numbers given here.
+    COCOeval takes annotation id 0 for "unmatched", drops one of two annotations with the same id,
+    and needs integer image ids. So it gets numbers from here instead of the ids of the file.
 
     Args:
-        records: what was read; image ids of any JSON type, category ids in any order.
-        source: where it was read, for messages.
+        records: image ids may be of any JSON type, category ids in any order.
+        source: where they come from, for messages.
 
     Example:
         >>> import json, tempfile
@@ -41,7 +41,7 @@ class CocoAnnotations:
 
     def __init__(self, records: CocoRecords, source: str) -> None:
         self.source = source
-        # In the order COCOeval would sort them, which decides between equal scores.
+        # In the order in which COCOeval sorts them, which decides between equal scores.
         ids = sorted({image.id for image in records.images}, key=lambda id_: (str(type(id_)), id_))
         self.image_index: dict[Hashable, int] = {id_: index for index, id_ in enumerate(ids)}
         self._categories = [(category.name, category.id) for category in records.categories]
@@ -68,7 +68,7 @@ class CocoAnnotations:
 
     @classmethod
     def from_samples(cls, samples: Sequence[Mapping], classes: Sequence[str]) -> CocoAnnotations:
-        """Take the ground truth of the images that a model was shown.
+        """Use the ground truth that samples contain.
 
         Args:
             samples: dicts with `img_id` and `truth`: `bboxes` (n, 4) x1, y1, x2, y2 in pixels of
@@ -94,7 +94,7 @@ class CocoAnnotations:
     def find_categories(self, classes: Sequence[str]) -> list[Hashable]:
         """Return the category id of each class.
 
-        A file without categories, of images only, has them numbered as by `category_numbers`.
+        A file without categories gets those of `category_numbers`.
 
         Raises:
             ValueError: no category, or more than one, has the name of a class.
@@ -105,7 +105,7 @@ class CocoAnnotations:
 
     @property
     def has_categories(self) -> bool:
-        """Whether there are ids of its own."""
+        """Whether the file has categories."""
         return self._categorised
 
     def _find_category(self, name: str) -> Hashable:
@@ -113,17 +113,18 @@ class CocoAnnotations:
         if len(ids) == 1:
             return ids[0]
         names = [category for category, _ in self._categories]
-        nearest = difflib.get_close_matches(name, names, cutoff=0.4) or names[:10]
+        near = nearest(name, names, count=3, cutoff=0.4)
+        hint = f'did you mean {" or ".join(near)}?' if near else f'these are {list_items(names)}.'
         problem = (
             f'is the name of the categories {ids}; names must be unique'
             if ids
-            else f'is not among the categories; nearest: {", ".join(nearest)}; '
-            'set `classes` of the metainfo to names in the file'
+            else f'is not among the categories; {hint} Set `classes` of the metainfo to names in '
+            'the file'
         )
         raise ValueError(f'CocoMetric: in {self.source} the class {name!r} {problem}')
 
     def ground_truth(self, category_ids: Sequence[Hashable]) -> list[dict]:
-        """Return new annotations of these categories, with what COCOeval reads and no more.
+        """Return annotations of these categories, with the keys that COCOeval needs.
 
         Args:
             category_ids: the file's id of each label.
@@ -139,25 +140,20 @@ class CocoAnnotations:
             np.isnan(annotations.area), annotations.bbox[:, 2:].prod(axis=1), annotations.area
         )
         kept = np.flatnonzero((images >= 0) & (labels >= 0))
-        columns = (kept + 1, images[kept], labels[kept], annotations.bbox[kept], areas[kept])
-        crowds = annotations.is_crowd[kept].astype(int)
-        return [
-            {
-                'id': id_,
-                'image_id': image,
-                'category_id': label,
-                'bbox': bbox,
-                'area': area,
-                'iscrowd': crowd,
-            }
-            for id_, image, label, bbox, area, crowd in zip(
-                *(column.tolist() for column in columns), crowds.tolist(), strict=True
-            )
-        ]
+        columns = {
+            'id': kept + 1,
+            'image_id': images[kept],
+            'category_id': labels[kept],
+            'bbox': annotations.bbox[kept],
+            'area': areas[kept],
+            'iscrowd': annotations.is_crowd[kept].astype(int),
+        }
+        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        return [dict(zip(columns, row, strict=True)) for row in rows]
 
 
 def category_numbers(classes: Sequence[str]) -> range:
-    """Return category ids for classes that no file numbers: from 1, in their order."""
+    """Return category ids for classes without a file of categories: from 1, in their order."""
     return range(1, len(classes) + 1)
 
 
@@ -165,7 +161,7 @@ def truth_of_sample(sample: Mapping) -> dict[str, np.ndarray]:
     """Return the ground truth of a sample as small arrays, see `CocoAnnotations.from_samples`.
 
     Raises:
-        ValueError: the sample brings none.
+        ValueError: the sample has none.
     """
     boxes: Any
     labels: Any
@@ -183,7 +179,7 @@ def truth_of_sample(sample: Mapping) -> dict[str, np.ndarray]:
     else:
         raise ValueError(
             f'CocoMetric: no ground truth for image {sample["img_id"]!r}: without ann_file the '
-            "samples must bring it. Set the evaluator's ann_file to a COCO file, or put "
+            "samples must contain it. Set the evaluator's ann_file to a COCO file, or put "
             'LoadAnnotations after Resize into the pipeline of the dataset'
         )
     return {
@@ -199,8 +195,8 @@ def _read(ann_file: str, backend_args: dict | None, annotated: bool) -> CocoReco
     except FileNotFoundError as error:
         raise FileNotFoundError(
             f'CocoMetric: ann_file {ann_file!r} does not exist; correct val_evaluator.ann_file '
-            '(test_evaluator.ann_file), which is not joined with data_root, or leave it out: the '
-            "dataset's file is used then"
+            '(test_evaluator.ann_file), which is not joined with data_root, or leave it out to use '
+            'the file of the dataset'
         ) from error
     except ValueError as error:
         raise ValueError(f'CocoMetric: ann_file {error}') from error

@@ -43,7 +43,7 @@ _BACKENDS = {
 
 @contextlib.contextmanager
 def _gc_paused() -> Iterator[None]:
-    """Hold the garbage collector, which would visit the many new dicts again and again in vain."""
+    """Pause the garbage collector, which would scan the many new dicts repeatedly."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -65,13 +65,13 @@ class CocoMetric(ImageResults):
     Args:
         ann_file: the COCO JSON; its image ids may be of any JSON type, its category ids in any
             order. Classes are found by name. None: the file of the dataset, which `build_runner`
-            fills in for a `CocoDataset`; for another dataset the ground truth that its samples
-            bring, see `process`.
+            sets for a `CocoDataset`; for another dataset the ground truth that its samples contain,
+            see `process`.
         metric: 'bbox' (keys `bbox_mAP`, ...) or 'proposal' (class-agnostic recall, keys `AR@100`,
             ...), or a list of both.
         classwise: also return `<class>_precision` for each class, and log a table.
-        proposal_nums: detections per image and class to count. `mAP` counts 100 where 100 is among
-            them, else the most; the other mAP items and `<class>_precision` count the most.
+        proposal_nums: limits of detections per image and class. `mAP` uses 100 if that is one of
+            them, else the largest; other mAP items and `<class>_precision` use the largest.
         iou_thrs: IoU thresholds in (0, 1]; None is 0.5, 0.55, ..., 0.95, of which `mAP_50` and
             `mAP_75` are returned. Those given here are each returned, 0.6 as `mAP_60`.
         metric_items: names to return, of `mAP mAP_50 mAP_75 mAP_s mAP_m mAP_l AR@n AR_s@n AR_m@n
@@ -86,7 +86,7 @@ class CocoMetric(ImageResults):
             travel through the process group, see `ImageResults`.
         prefix: put before each key; None is `coco`.
         backend: 'faster_coco_eval', or 'pycocotools' for the same numbers ten times slower.
-        max_dets: in place of `proposal_nums`, a number or several; every mAP counts the most.
+        max_dets: instead of `proposal_nums`, a number or several; every mAP uses the largest.
         check_ann_file: False lets `ann_file` be another file than the dataloader reads; read by
             `StartCheckHook`.
 
@@ -151,10 +151,8 @@ class CocoMetric(ImageResults):
         self.format_only = format_only
         self.outfile = None if outfile_prefix is None else results_path(outfile_prefix)
         self.backend = backend
-        if max_dets is None:
-            self.max_dets = check_limits(proposal_nums, 'proposal_nums')
-        else:
-            self.max_dets = check_limits(max_dets, 'max_dets')
+        limits = (proposal_nums, 'proposal_nums') if max_dets is None else (max_dets, 'max_dets')
+        self.max_dets = check_limits(*limits)
         self.iou_thrs = check_iou_thrs(iou_thrs)
         overall = None if max_dets is None else self.max_dets[-1]
         self._items = summary_items(self.iou_thrs, self.max_dets, overall)
@@ -235,8 +233,8 @@ class CocoMetric(ImageResults):
         source = self._truth
         if source is None:
             source = CocoAnnotations.from_samples(images, self._dataset_meta['classes'])
-            told = 'no ann_file: the ground truth is that of the samples, areas are those of boxes'
-            print_log(f'CocoMetric: {told}', logger='current')
+            text = 'no ann_file: the ground truth is that of the samples, areas are those of boxes'
+            print_log(f'CocoMetric: {text}', logger='current')
         missing = source.image_index.keys() - unique.keys()
         if missing:
             _warn(f'{len(missing)} images were not predicted; all their objects count as missed')
@@ -259,7 +257,7 @@ class CocoMetric(ImageResults):
         return metrics
 
     def _check_result(self, result: dict) -> None:
-        """Raise where the detections of an image cannot belong to the annotation file."""
+        """Raise if an image or a label is not in the annotation file."""
         if self._truth is not None and result['img_id'] not in self._truth.image_index:
             raise ValueError(
                 f'CocoMetric: image {result["img_id"]!r} is not in {self._truth.source}; '
@@ -274,7 +272,7 @@ class CocoMetric(ImageResults):
             )
 
     def _write_results(self, images: list[dict], path: Path) -> None:
-        """Write COCO results, with class names where no file tells them by the ids."""
+        """Write COCO results, with class names if there is no file of categories."""
         numbered = self._truth is not None and self._truth.has_categories
         names = None if numbered else self._dataset_meta['classes']
         count = write_results(path, images, self._category_ids, names)
@@ -294,9 +292,9 @@ class CocoMetric(ImageResults):
 
     def _evaluate(self, metric: str, truth: Any, detections: Any) -> dict[str, np.ndarray]:
         """Return COCOeval's arrays, see `coco_summary`."""
-        # COCOeval sums up anew for each limit, though all that no image reaches give the same.
+        # COCOeval repeats its sums for each limit; all limits that no image reaches are equal.
         most = max([1, *map(len, detections.imgToAnns.values())])
-        limits, places = np.unique(np.minimum(self.max_dets, most), return_inverse=True)
+        limits, indices = np.unique(np.minimum(self.max_dets, most), return_inverse=True)
         with contextlib.redirect_stdout(io.StringIO()):
             evaluation = _BACKENDS[self.backend][1](truth, detections, 'bbox')
             evaluation.params.maxDets = limits.tolist()
@@ -304,10 +302,10 @@ class CocoMetric(ImageResults):
             evaluation.params.useCats = int(metric == 'bbox')
             evaluation.evaluate()
             evaluation.accumulate()
-        return {name: evaluation.eval[name][..., places] for name in ('precision', 'recall')}
+        return {name: evaluation.eval[name][..., indices] for name in ('precision', 'recall')}
 
     def result_keys(self) -> list[str]:
-        """Names of the values that an evaluation returns, those of single classes left out."""
+        """Names of the values that an evaluation returns, without those of single classes."""
         return [f'{self.prefix}/{key}' for metric in self.metrics for key in self._keys(metric)]
 
     def _keys(self, metric: str) -> dict[str, str]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
 import numpy as np
 
+from ghmdet.atomic_file import replacing
+
 SUFFIX = '.bbox.json'
 
 
 def results_path(outfile_prefix: str) -> Path:
-    """Return the file to write: `<outfile_prefix>.bbox.json`, or the name itself if it is a JSON's.
+    """Return the file to write: `<outfile_prefix>.bbox.json`, or the prefix if it ends in `.json`.
 
     Example:
         >>> str(results_path('mine')), str(results_path('mine.json'))
@@ -29,26 +30,25 @@ def write_results(
     category_ids: Sequence[Hashable],
     names: Sequence[str] | None = None,
 ) -> int:
-    """Write a list of detections; a file half written is never seen.
+    """Write a list of detections; the file never exists in part.
 
     Args:
-        path: its folder is made if it is not there.
+        path: its folder is created if needed.
         images: as in `detection_rows`.
         category_ids: id of each label.
-        names: class name of each label, to write too.
+        names: class name of each label, written too if given.
 
     Returns:
         The number of detections.
     """
-    partial = path.with_name(f'{path.name}.tmp')
     path.parent.mkdir(parents=True, exist_ok=True)
     results = [
         {'image_id': image_id, 'category_id': category_ids[label], 'bbox': box, 'score': score}
         | ({'category_name': names[label]} if names else {})
         for image_id, label, box, score in detection_rows(images)
     ]
-    partial.write_bytes(msgspec.json.encode(results))
-    os.replace(partial, path)
+    with replacing(path) as draft:
+        draft.write_bytes(msgspec.json.encode(results))
     return len(results)
 
 

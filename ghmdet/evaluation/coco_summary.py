@@ -1,9 +1,9 @@
 """From COCOeval's arrays to the numbers that are reported.
 
-COCOeval's own summary knows no other detection limit than 100 for the overall mAP and no other IoU
-thresholds than its ten; this one takes any. A number's place is an item: the array, then the index
-on its IoU, its area and its max_dets axis. Precision is (IoU, recall, class, area, max_dets),
-recall lacks the second axis; -1 fills what has no ground truth.
+COCOeval's own summary is limited to 100 detections for the overall mAP and to ten IoU thresholds;
+this one is not. An `Item` says where a number is: the array, then the indices on its IoU, area and
+max_dets axes. Precision is (IoU, recall, class, area, max_dets), recall has no second axis; values
+without ground truth are -1.
 """
 
 from __future__ import annotations
@@ -55,13 +55,14 @@ def _of_percent(text: str) -> str:
 def summary_items(
     iou_thrs: np.ndarray, max_dets: Sequence[int], overall: int | None = None
 ) -> dict[str, Item]:
-    """Return the place of each number that these settings allow, by MMDetection's name.
+    """Return the item of each number that these settings allow, by MMDetection's name.
 
     Args:
         iou_thrs: (T,) thresholds; each has its item, 0.5 is `mAP_50`.
-        max_dets: detections per image and class, ascending; all but `mAP` count the most.
-        overall: which of `max_dets` counts for `mAP`; None is 100 where that is among them, else
-            the most.
+        max_dets: limits of detections per image and class, ascending; all items but `mAP` use the
+            largest.
+        overall: which of `max_dets` is used for `mAP`; None is 100 if that is one of them, else the
+            largest.
 
     Example:
         >>> summary_items(np.array([0.5]), [10])['mAP_50']
@@ -82,15 +83,15 @@ def summary_items(
 
 
 def default_names(items: dict[str, Item], kind: str, given_thrs: bool) -> list[str]:
-    """Return the items that are reported unless others are asked for.
+    """Return the items that are reported by default.
 
     Args:
         items: of `summary_items`.
         kind: 'mAP' or 'AR'.
-        given_thrs: whether the IoU thresholds were chosen; of COCO's ten, 0.5 and 0.75 are named.
+        given_thrs: whether the IoU thresholds were set; of COCO's ten, 0.5 and 0.75 are reported.
     """
-    silent = () if given_thrs else {f'mAP_{percent}' for percent in range(100)} - _NAMED
-    return [name for name in items if name.startswith(kind) and name not in silent]
+    hidden = () if given_thrs else {f'mAP_{percent}' for percent in range(100)} - _NAMED
+    return [name for name in items if name.startswith(kind) and name not in hidden]
 
 
 def mean_value(arrays: dict[str, np.ndarray], item: Item) -> float:
@@ -110,18 +111,18 @@ def mean_value(arrays: dict[str, np.ndarray], item: Item) -> float:
 def class_values(
     precision: np.ndarray, classes: Sequence[str], items: dict[str, Item]
 ) -> dict[str, list[float]]:
-    """Return each class's value of each mAP item, nan where it has no ground truth.
+    """Return the value of each mAP item for each class, nan where it has no ground truth.
 
     Args:
         precision: COCOeval's array, its class axis in the order of `classes`.
         classes: names in the order of the labels.
-        items: of `summary_items`, about precision; max_dets is the most for all.
+        items: of `summary_items`, about precision; all use the largest max_dets.
     """
-    places = [(*item[:3], -1) for item in items.values()]
+    last_items = [(*item[:3], -1) for item in items.values()]
     values = {}
     for label, name in enumerate(classes):
         arrays = {'precision': precision[:, :, label]}
-        means = (mean_value(arrays, place) for place in places)
+        means = (mean_value(arrays, item) for item in last_items)
         values[name] = [float('nan') if mean == -1 else mean for mean in means]
     return values
 

@@ -14,10 +14,10 @@ from .image_results import ImageResults, unique_images
 
 @METRICS.register_module()
 class DumpDetResults(ImageResults, DumpResults):
-    """Write what was detected, one dict per image, to a `.pkl` file (`tools/test.py --out`).
+    """Write the detections, one dict per image, to a `.pkl` file (`tools/test.py --out`).
 
-    In the order of the data set, each image once, whatever the number of processes. Annotations are
-    left out: they are in the annotation file already and may be many times larger.
+    In the order of the dataset, each image once, for any number of processes. Annotations are left
+    out: they are in the annotation file already and may be many times larger.
 
     Example:
         >>> metric = DumpDetResults(out_file_path='detections.pkl')
@@ -26,7 +26,7 @@ class DumpDetResults(ImageResults, DumpResults):
         [{'img_id': 7, 'pred_instances': {}}]
     """
 
-    default_prefix = 'dump'  # never seen, as there are no metrics; mmengine warns without one
+    default_prefix = 'dump'  # not used, as there are no metrics; mmengine warns without one
 
     def process(self, data_batch: Any, predictions: Sequence[dict]) -> None:
         """Keep the detections and metainfo of one batch, on the CPU.

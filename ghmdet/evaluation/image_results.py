@@ -1,4 +1,4 @@
-"""The results of all processes, each image once: what metrics of single images share."""
+"""The results of all processes, each image once; for metrics of single images."""
 
 from __future__ import annotations
 
@@ -10,20 +10,20 @@ from mmengine.evaluator import BaseMetric
 
 
 class ImageResults(BaseMetric):
-    """A metric whose `results` are dicts, one an image, with `img_id` and perhaps `img_path`.
+    """A metric whose `results` are dicts, one per image, with `img_id` and perhaps `img_path`.
 
-    They travel through the process group. mmengine leaves them in a folder below the current one,
-    which machines need not share, and cuts the list at the size of the data set, so that an image
-    is lost where a sampler repeats others anywhere but at the end.
+    They are gathered through the process group. mmengine writes them to a folder in the current
+    one, which machines need not share, and truncates the list to the size of the dataset, which
+    loses images if a sampler repeats others before the end.
     """
 
     def evaluate(self, size: int) -> dict:
         """Measure the images of all processes; every process gets the metrics.
 
         Args:
-            size: not used; repeated images are known by their ids.
+            size: not used; repeated images are found by their ids.
         """
-        # mmengine's samplers deal the images out in turn.
+        # With mmengine's samplers, image i is in process i modulo the number of processes.
         turns = zip_longest(*all_gather_object(self.results))
         metrics: list[dict] = [{}]
         if is_main_process():
@@ -37,7 +37,7 @@ class ImageResults(BaseMetric):
 def unique_images(results: Iterable[dict]) -> list[dict]:
     """Return the first result of each image; those without an id are all kept.
 
-    A sampler repeats images so that all processes have equally many, as does RepeatDataset.
+    Samplers repeat images so that all processes have the same number, and so does RepeatDataset.
 
     Example:
         >>> unique_images([dict(img_id=1), dict(img_id=2), dict(img_id=1)])
@@ -63,8 +63,7 @@ def index_images(results: Iterable[dict]) -> dict[Hashable, dict]:
         if first is not image:
             paths = ' and '.join(str(each.get('img_path', '?')) for each in (first, image))
             raise ValueError(
-                f'CocoMetric: the id {image["img_id"]!r} means two images, {paths}; of data sets '
-                'that number their images alike evaluate one at a time, or give them ids of their '
-                'own'
+                f'CocoMetric: two images have the id {image["img_id"]!r}, {paths}; evaluate one '
+                'dataset at a time, or give their images different ids'
             )
     return index

@@ -65,7 +65,7 @@ class FocalLoss(nn.Module):
             target: labels int64 (n,) in [0, C], C being background, or targets (n, C) of 0 and 1.
             weight: (n,) or (n, C); None weighs all entries 1.
             avg_factor: what 'mean' divides by, usually the number of positives.
-            reduction_override: in place of `reduction`.
+            reduction_override: instead of `reduction`.
         """
         reduction = resolve_reduction(self.reduction, reduction_override, 'FocalLoss')
         pred = pred.float()

@@ -1,10 +1,10 @@
-"""The gradient harmonizing mechanism (GHM): losses that even out the gradient histogram.
+"""The gradient harmonizing mechanism (GHM): losses that even out the distribution of gradients.
 
-"Gradient Harmonized Single-stage Detector", Li, Liu, Wang, AAAI 2019, arXiv:1811.05181. An entry's
-gradient length g says how hard it is. Entries crowd at easy g (background) and at outlying g, and
-by number they rule the training; GHM divides each entry's weight by the gradient density around it.
-Density is counted in `bins` equal steps of g (section "Unit Region Approximation"), smoothed over
-calls by `momentum` (section "EMA").
+"Gradient Harmonized Single-stage Detector", Li, Liu, Wang, AAAI 2019, arXiv:1811.05181. The
+gradient norm g of an entry is a measure of how hard it is. Most entries are easy (background) or
+outliers, and dominate the training; GHM divides the weight of each entry by the gradient density
+around its g. Density is counted in `bins` equal steps of g (section "Unit Region Approximation"),
+smoothed over calls by `momentum` (section "EMA").
 
 Differences from the paper, kept because the published models were trained so: weights are divided
 by the number n of non-empty bins, not of all bins; an empty bin keeps its running count.
@@ -26,7 +26,7 @@ from .settings import check_flag, check_positive
 class GHMC(GradientDensityLoss):
     """GHM classification loss (section "GHM-C Loss", eq. 9), on sigmoid cross entropy.
 
-    The gradient length of an entry is g = |sigmoid(pred) - target|.
+    The gradient norm of an entry is g = |sigmoid(pred) - target|.
 
     Args:
         bins: number of steps of g in [0, 1].
@@ -38,8 +38,8 @@ class GHMC(GradientDensityLoss):
             in its bin. Without it counts rise from 0, and the first weights of a bin are
             1 / (1 - momentum) times too large. Adds the buffer `acc_share`.
         max_weight: bound of an entry's weight, 1 being the average at momentum 0, applied before
-            loss_weight. What is cut off is not shared out, so the weights then sum to less and the
-            loss is smaller. None has no bound.
+            loss_weight. Other weights do not grow in return, so the loss gets smaller. None is no
+            bound.
         sync: count over all processes of a distributed training, so that it equals training on one
             process with the joined batch. Otherwise each process counts, and keeps running counts,
             for itself. No effect in eval mode.
@@ -48,8 +48,8 @@ class GHMC(GradientDensityLoss):
         ValueError: a hyper-parameter out of its range, named.
 
     Example:
-        In any classifier that ends in a logit for each class, here with labels, 2 standing for
-        neither of 2 classes, then with the same as targets of 0 and 1:
+        In any classifier with one logit per class. Label 2 means neither of 2 classes; the same as
+        targets of 0 and 1:
 
         >>> classifier = torch.nn.Linear(8, 2)
         >>> loss_fn = GHMC(bins=10, momentum=0.75)
@@ -99,9 +99,9 @@ class GHMC(GradientDensityLoss):
         Args:
             pred: logits (n, C), or of any other shape with targets of the same.
             target: labels (n,) in [0, C], C being background, or targets (n, C) in [0, 1].
-            label_weight: (n,) or (n, C); an entry takes part where it is positive. None: all do.
+            label_weight: (n,) or (n, C); entries with a positive one are used. None: all are.
             avg_factor: ignored, the loss divides by its own count of valid entries.
-            reduction_override: in place of `reduction`.
+            reduction_override: instead of `reduction`.
 
         Raises:
             ValueError: an unknown reduction, or shapes that do not fit.
@@ -112,16 +112,16 @@ class GHMC(GradientDensityLoss):
         return self._harmonized(pred, target, valid, total, reduction_override)
 
     def _gradient(self, pred: Tensor, target: Tensor) -> Tensor:
-        slope = pred.sigmoid()
+        probability = pred.sigmoid()
         if target.dim() == pred.dim():
-            return slope - target.float()
+            return probability - target.float()
         column, positive = _find_positive(target, pred.size(-1))
-        return slope.scatter_add_(1, column, -positive.float())
+        return probability.scatter_add_(1, column, -positive.float())
 
     def _loss(self, pred: Tensor, target: Tensor) -> Tensor:
         if target.dim() == pred.dim():
             return F.binary_cross_entropy_with_logits(pred, target.float(), reduction='none')
-        # As binary_cross_entropy_with_logits rounds: (1 - target) * pred - logsigmoid(pred).
+        # (1 - target) * pred - logsigmoid(pred), rounded as binary_cross_entropy_with_logits does.
         column, positive = _find_positive(target, pred.size(-1))
         logsigmoid = F.logsigmoid(pred)
         at_column = pred.gather(1, column) * ~positive - logsigmoid.gather(1, column)
@@ -132,7 +132,7 @@ class GHMC(GradientDensityLoss):
 class GHMR(GradientDensityLoss):
     """GHM regression loss (section "GHM-R Loss", eqs. 10 to 13), on the authentic smooth L1 loss.
 
-    ASL1(d) = sqrt(d^2 + mu^2) - mu with d = pred - target, whose gradient length is
+    ASL1(d) = sqrt(d^2 + mu^2) - mu with d = pred - target; the gradient norm is
     g = |d| / sqrt(d^2 + mu^2).
 
     Args:
@@ -145,8 +145,8 @@ class GHMR(GradientDensityLoss):
             in its bin. Without it counts rise from 0, and the first weights of a bin are
             1 / (1 - momentum) times too large. Adds the buffer `acc_share`.
         max_weight: bound of an entry's weight, 1 being the average at momentum 0, applied before
-            loss_weight. What is cut off is not shared out, so the weights then sum to less and the
-            loss is smaller. None has no bound.
+            loss_weight. Other weights do not grow in return, so the loss gets smaller. None is no
+            bound.
         sync: count over all processes of a distributed training, so that it equals training on one
             process with the joined batch. Otherwise each process counts, and keeps running counts,
             for itself. No effect in eval mode.
@@ -191,9 +191,9 @@ class GHMR(GradientDensityLoss):
         Args:
             pred: deltas (n, 4).
             target: deltas (n, 4).
-            label_weight: (n, 4) or (n,); an entry takes part where it is positive. None: all do.
+            label_weight: (n, 4) or (n,); entries with a positive one are used. None: all are.
             avg_factor: ignored, the loss divides by the sum of label_weight.
-            reduction_override: in place of `reduction`.
+            reduction_override: instead of `reduction`.
 
         Raises:
             ValueError: an unknown reduction, or shapes that do not fit.
@@ -212,14 +212,14 @@ class GHMR(GradientDensityLoss):
 
 
 def _repeats(pred: Tensor, weight: Tensor) -> int:
-    """How many entries of `pred` one weight is for."""
+    """The number of entries of `pred` per weight."""
     return pred.numel() // max(1, weight.numel())
 
 
 def _find_positive(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """Return the column (n, 1) of each row's class and whether it has one: bool (n, 1).
 
-    A label outside [0, num_classes) is background and gets some column.
+    A label outside [0, num_classes) is background; its column has no meaning.
     """
     column = labels.clamp(0, num_classes - 1)[:, None]
     return column, column == labels[:, None]

@@ -1,4 +1,4 @@
-"""What GHM-C and GHM-R share: bins of gradient length, and entries weighed by them."""
+"""Base of GHM-C and GHM-R: counts gradient norms in bins and weights entries by them."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from torch import Tensor, nn
 from .reduction import resolve_reduction
 from .settings import check_factor, check_flag, check_integer, check_number, check_positive
 
-# Bins are told apart by a byte, of which one value is no bin.
+# A bin is stored in a byte, of which one value means no bin.
 _MAX_BINS = 255
-# Entries worked on at a time: on a CPU few enough for its cache and enough for its threads.
+# Entries per chunk: on a CPU few enough for its cache and enough for its threads.
 _CHUNK = {'cpu': 2**18}
 _CHUNK_ELSEWHERE = 2**26
 
 
 class _KnownGradient(torch.autograd.Function):
-    """Hands on a value whose gradient with respect to `pred` was computed along with it."""
+    """Returns a value whose gradient with respect to `pred` was computed with it."""
 
     @staticmethod
     def forward(ctx: Any, pred: Tensor, value: Tensor, gradient: Tensor) -> Tensor:
@@ -37,46 +37,47 @@ class _KnownGradient(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         """Scale the gradient, which is elementwise: `value` is a sum or has an entry for each."""
         (gradient,) = ctx.saved_tensors
-        # In place, where nobody can come back for it: the gradient is as large as the logits.
+        # In place unless the graph is kept: the gradient is as large as the logits.
         scale = torch.mul if _graph_is_kept() else Tensor.mul_
         return scale(gradient, grad_output).to(ctx.pred_dtype), None, None
 
 
 def _graph_is_kept() -> bool:
     """Whether the backward pass that is running was called with `retain_graph=True`."""
-    tell = getattr(torch._C._autograd, '_get_current_graph_task_keep_graph', None)
-    return tell is None or tell()
+    keeps_graph = getattr(torch._C._autograd, '_get_current_graph_task_keep_graph', None)
+    return keeps_graph is None or keeps_graph()
 
 
 class GradientDensityLoss(nn.Module):
-    """What GHMC and GHMR share: entries weighted by the inverse of their gradient density.
+    """Base of GHMC and GHMR: entries weighted by the inverse of their gradient density.
 
-    The slope of an entry's loss is both what is counted (its length g) and, times the weight, the
-    gradient; so each is computed once. It takes two passes over the entries, one that counts and
-    one that weighs. In plain torch both go through chunks that stay in a CPU's cache, and slopes
-    and bins are kept in between. On CUDA each pass is one kernel made by `torch.compile`, and the
-    second computes slopes and bins anew, which is cheaper than to read them. Neither waits for the
-    device.
+    The gradient of an entry's loss is needed twice: its norm g is counted, and times the weight it
+    is the gradient of the result; it is computed once. There are two passes over the entries, one
+    that counts and one that weights. In plain torch both work on chunks that fit a CPU's cache, and
+    gradients and bins are kept between them. On CUDA each pass is one kernel made by
+    `torch.compile`, and the second computes gradients and bins again, which is faster than reading
+    them. Neither waits for the device.
 
-    The running counts move in training mode only. In eval mode they are the histogram that entries
-    are weighed by, whatever their number: it says how much harder a validation set is than the
+    The running counts move in training mode only. In eval mode entries are weighted by the running
+    counts, scaled to their number, so the loss says how much harder a validation set is than the
     training set.
 
-    In a distributed run each process counts its own entries and has running counts of its own,
-    unless `sync` is set: then the entries of all processes are weighed as those of one batch. A
-    process's loss ('mean' or 'sum') is scaled by the number of processes, so that the mean of the
+    In a distributed run each process counts its own entries and has its own running counts, unless
+    `sync` is set: then the entries of all processes are weighted as those of one batch. The loss of
+    a process ('mean' or 'sum') is scaled by the number of processes, so that the mean of the
     processes' losses, and of their gradients, which DistributedDataParallel computes, is what one
     process would get for that batch, to float32 rounding. With 'none' entries are what they would
-    be in that batch, not scaled. The losses of all processes must be called equally often, entries
-    or not. In eval mode nothing is summed, as processes may have different numbers of images.
+    be in that batch, not scaled. The losses of all processes must be called equally often, with
+    entries or without. In eval mode nothing is summed, as processes may have different numbers of
+    images.
     """
 
     edges: Tensor
     acc_sum: Tensor
     acc_share: Tensor
     bin_records: list[tuple[Tensor, Tensor]] | None
-    """None, or a list to which each call appends the entries of each bin, int64 (bins,), and the
-    weight of each of them, (bins,), where 1 is the average at momentum 0. With `sync`, of all
+    """None, or a list to which each call appends the number of entries of each bin, int64 (bins,),
+    and their weight, (bins,), where 1 is the average at momentum 0. With `sync`, of all
     processes."""
 
     def __init__(
@@ -108,7 +109,7 @@ class GradientDensityLoss(nn.Module):
         self.sync = sync
         self.bin_records = None
         edges = torch.arange(bins + 1).float() / bins
-        self._finds_bin_by_product = _product_tells_bin(bins)
+        self._finds_bin_by_product = _product_is_exact(bins)
         edges[-1] = last_edge
         self.register_buffer('edges', edges)
         if momentum > 0:
@@ -118,7 +119,7 @@ class GradientDensityLoss(nn.Module):
                 self.register_buffer('acc_share', torch.zeros(bins))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        """Load counts from a file with and without `acc_share`, whichever this loss has."""
+        """Load a state dict with or without `acc_share`, whether this loss has it or not."""
         if hasattr(self, 'acc_share'):
             state_dict.setdefault(f'{prefix}acc_share', torch.zeros_like(self.acc_share))
         else:
@@ -126,7 +127,7 @@ class GradientDensityLoss(nn.Module):
         super()._load_from_state_dict(state_dict, prefix, *args)
 
     def _gradient(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Derivative of each entry's loss."""
+        """Gradient of each entry's loss."""
         raise NotImplementedError
 
     def _loss(self, pred: Tensor, target: Tensor) -> Tensor:
@@ -139,7 +140,7 @@ class GradientDensityLoss(nn.Module):
         """Check the shapes; return the target, labels as int64, and weights that broadcast.
 
         Raises:
-            ValueError: shapes or types do not fit; says which would.
+            ValueError: shapes or types do not fit; says which are valid.
         """
         name, shape = type(self).__name__, tuple(pred.shape)
         is_label = by_label and pred.dim() == 2 and target.dim() == 1
@@ -171,10 +172,10 @@ class GradientDensityLoss(nn.Module):
 
         Args:
             pred: (n, C).
-            target: what `_gradient` and `_loss` understand, (n, ...).
+            target: as `_gradient` and `_loss` take it, (n, ...).
             valid: bool (n, C) or (n, 1).
             total: scalar, the number N of the paper; less than 1 means 1.
-            override: 'none', 'mean' or 'sum' in place of `reduction`, or None.
+            override: 'none', 'mean' or 'sum' instead of `reduction`, or None.
         """
         reduction = self.reduction
         if override:
@@ -188,55 +189,56 @@ class GradientDensityLoss(nn.Module):
     def _plain_passes(
         self, pred: Tensor, target: Tensor, invalid: Tensor, total: Tensor, reduction: str
     ) -> tuple[Tensor, Tensor]:
-        """Return the loss and its gradient (n, C); chunks bound what is held besides."""
-        slopes = torch.empty_like(pred, dtype=torch.float32)
+        """Return the loss and its gradient (n, C), computed in chunks to save memory."""
+        gradients = torch.empty_like(pred, dtype=torch.float32)
         bin_inds = torch.empty_like(pred, dtype=torch.uint8)
         row = max(1, pred.numel() // max(1, len(pred)))
         rows = max(1, _CHUNK.get(pred.device.type, _CHUNK_ELSEWHERE) // row)
         parts = [slice(i, i + rows) for i in range(0, len(pred), rows)]
         for part in parts:
-            slope = self._gradient(pred[part].float(), target[part])
-            slopes[part] = slope
-            bin_inds[part] = self._find_bins(slope, invalid[part])
+            gradient = self._gradient(pred[part].float(), target[part])
+            gradients[part] = gradient
+            bin_inds[part] = self._find_bins(gradient, invalid[part])
         weights = self._weigh_bins(_count_bins(bin_inds, self.bins), total, reduction)
         losses = []
         for part in parts:
-            # int32 indices are the quickest to look up.
-            weight = weights.index_select(0, bin_inds[part].flatten().int()).view_as(slopes[part])
+            # int32 is the fastest type of index.
+            inds = bin_inds[part].flatten().int()
+            weight = weights.index_select(0, inds).view_as(gradients[part])
             loss = self._loss(pred[part].float(), target[part]).mul_(weight)
-            slopes[part] *= weight
+            gradients[part] *= weight
             losses.append(loss if reduction == 'none' else loss.sum())
         if reduction == 'none':
-            return torch.cat(losses) if losses else torch.zeros_like(slopes), slopes
-        return torch.stack(losses).sum() if losses else slopes.sum(), slopes
+            return torch.cat(losses) if losses else torch.zeros_like(gradients), gradients
+        return torch.stack(losses).sum() if losses else gradients.sum(), gradients
 
     def _fused_passes(
         self, pred: Tensor, target: Tensor, invalid: Tensor, total: Tensor, reduction: str
     ) -> tuple[Tensor, Tensor]:
-        """Return what `_plain_passes` does, from two compiled kernels."""
+        """Return the same as `_plain_passes`, computed by two compiled kernels."""
         counts = _compiled(_count_pass)(self, pred, target, invalid)
         weights = self._weigh_bins(counts, total, reduction)
         loss, gradient = _compiled(_weigh_pass)(self, pred, target, invalid, weights, reduction)
         return loss, gradient
 
-    def _find_bins(self, slope: Tensor, invalid: Tensor) -> Tensor:
+    def _find_bins(self, gradient: Tensor, invalid: Tensor) -> Tensor:
         """Return each entry's bin as uint8 in 0 to bins - 1; `bins` where it is invalid."""
-        length = slope.abs()
+        norm = gradient.abs()
         if self._finds_bin_by_product:
-            inds = length.mul_(self.bins).to(torch.uint8).clamp_(max=self.bins - 1)
+            inds = norm.mul_(self.bins).to(torch.uint8).clamp_(max=self.bins - 1)
         else:
-            inds = torch.bucketize(length, self.edges[1:-1], out_int32=True, right=True)
+            inds = torch.bucketize(norm, self.edges[1:-1], out_int32=True, right=True)
             inds = inds.to(torch.uint8)
         return inds.masked_fill_(invalid, self.bins)
 
     def _weigh_bins(self, counts: Tensor, total: Tensor, reduction: str) -> Tensor:
-        """Return the factor of each bin's entries, (bins + 1,), the last one 0 for no bin.
+        """Return the factor of each bin's entries, (bins + 1,); the last one is 0, for no bin.
 
         It is total / density / n (eq. 8), at most `max_weight`, with all constant factors of the
         loss.
 
         Args:
-            counts: int64 (bins,), the entries of each; moves the running counts.
+            counts: int64 (bins,), the number of entries of each; updates the running counts.
             total: see `_harmonized`.
             reduction: 'none', 'mean' or 'sum'.
         """
@@ -261,23 +263,23 @@ class GradientDensityLoss(nn.Module):
         return F.pad(weights / total if reduction == 'mean' else weights, (0, 1))
 
     def _move_running_counts(self, counts: Tensor, filled: Tensor) -> Tensor:
-        """Return the running counts (bins,) after a call that found `counts`."""
+        """Update the running counts (bins,) by `counts`, and return them."""
         decay = self.momentum
         moved = decay * self.acc_sum + (1 - decay) * counts
         if not self.bias_correct:
             self.acc_sum.copy_(torch.where(filled, moved, self.acc_sum))
             return self.acc_sum
-        # Counts without a share come from a file of a loss without bias_correct: long at work.
+        # Counts without a share were loaded from a loss without bias_correct: as after many calls.
         share = torch.where(self.acc_sum > 0, self.acc_share + (self.acc_share == 0), 0.0)
         self.acc_share.copy_(torch.where(filled, decay * share + (1 - decay), share))
         self.acc_sum.copy_(torch.where(filled, moved, self.acc_sum))
         return self.acc_sum / self.acc_share
 
     def _scale_running_counts(self, counts: Tensor) -> Tensor:
-        """Return the running counts (bins,), which stay, scaled to as many entries as `counts` has.
+        """Return the running counts (bins,) scaled to the sum of `counts`, without updating them.
 
-        So the loss of a validation does not depend on how many images come at a time. A bin that
-        training has never filled has the entries at hand.
+        So the loss of a validation does not depend on the batch size. A bin that was always empty
+        in training gets its entry of `counts`.
         """
         running = self.acc_sum
         if self.bias_correct:
@@ -287,14 +289,14 @@ class GradientDensityLoss(nn.Module):
 
 
 def _sum_over_processes(counts: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum both, in one collective; in float64, which holds what is counted exactly."""
+    """Sum both in one collective, in float64, which is exact for counts."""
     both = torch.cat([counts.double(), total.double().reshape(1)])
     all_reduce(both)
     return both[:-1].to(counts.dtype), both[-1].to(total.dtype)
 
 
 def _count_pass(loss: GradientDensityLoss, pred: Tensor, target: Tensor, invalid: Tensor) -> Tensor:
-    """Return the entries of each bin, int64 (bins,)."""
+    """Return the number of entries of each bin, int64 (bins,)."""
     inds = loss._find_bins(loss._gradient(pred.float(), _as_dense(target, pred)), invalid)
     return torch.stack([(inds == i).sum() for i in range(loss.bins)])
 
@@ -310,14 +312,14 @@ def _weigh_pass(
     """Return the loss and its gradient (n, C), given the factor of each bin."""
     pred = pred.float()
     target = _as_dense(target, pred)
-    slope = loss._gradient(pred, target)
-    weight = weights[loss._find_bins(slope, invalid).int()]
+    gradient = loss._gradient(pred, target)
+    weight = weights[loss._find_bins(gradient, invalid).int()]
     value = loss._loss(pred, target) * weight
-    return value if reduction == 'none' else value.sum(), slope * weight
+    return value if reduction == 'none' else value.sum(), gradient * weight
 
 
 def _as_dense(target: Tensor, pred: Tensor) -> Tensor:
-    """Turn labels (n,) into targets (n, C), which a compiled kernel never writes out."""
+    """Turn labels (n,) into targets (n, C), which a compiled kernel does not write to memory."""
     if target.dim() == pred.dim():
         return target
     return target[:, None] == torch.arange(pred.size(-1), device=pred.device)
@@ -331,7 +333,7 @@ def _compiled(function: Callable) -> Callable:
 
 @functools.cache
 def _can_fuse(device: torch.device, kind: type[GradientDensityLoss]) -> bool:
-    """Whether `torch.compile` makes kernels for the device; both passes of a loss are tried out."""
+    """Whether `torch.compile` works for the device; tries both passes of a loss."""
     if device.type != 'cuda':
         return False
     loss = kind(bins=30).to(device)  # type: ignore[call-arg]
@@ -341,7 +343,7 @@ def _can_fuse(device: torch.device, kind: type[GradientDensityLoss]) -> bool:
         counts = _compiled(_count_pass)(loss, pred, labels, invalid)
         weights = F.pad(counts.float(), (0, 1))
         _compiled(_weigh_pass)(loss, pred, labels, invalid, weights, 'mean')
-    except Exception as error:  # whatever is missing: Triton, a compiler, a supported card
+    except Exception as error:  # no Triton, no compiler, an unsupported card, ...
         warnings.warn(
             f'torch.compile does not work on {device} ({type(error).__name__}: {error}); the GHM '
             'losses run as plain torch, which is slower and gives the same results'
@@ -350,7 +352,7 @@ def _can_fuse(device: torch.device, kind: type[GradientDensityLoss]) -> bool:
     return True
 
 
-def _product_tells_bin(bins: int) -> bool:
+def _product_is_exact(bins: int) -> bool:
     """Whether int(g * bins) is the bin of every float32 g in [0, 1].
 
     The product rounds monotonically, so it is right everywhere if it is right at each inner edge
@@ -366,11 +368,11 @@ def _product_tells_bin(bins: int) -> bool:
 def _count_bins(bin_inds: Tensor, bins: int) -> Tensor:
     """Count the entries of each bin, int64 (bins,); `bin_inds` is uint8 in 0 to `bins`."""
     inds = bin_inds.flatten()
-    if inds.is_cuda:  # where bincount would wait for the device
+    if inds.is_cuda:  # bincount would wait for the device
         return torch.histc(inds.int(), bins + 1, min=0, max=bins + 1)[:-1].long()
     if len(inds) % 2 or bins > 126:
         return torch.bincount(inds, minlength=bins + 1)[:-1]
-    # Two neighbours at a time: additions to one number wait for each other.
+    # Two neighbours at a time: fewer additions to the same number, which wait for each other.
     pairs = torch.bincount(inds.view(torch.int16), minlength=256 * (bins + 1))
     pairs = pairs.view(bins + 1, 256)[:, : bins + 1]
     return (pairs.sum(0) + pairs.sum(1))[:-1]

@@ -1,4 +1,4 @@
-"""How focal, L1 and smooth L1 loss weight and reduce their entries; GHM has its own way."""
+"""Weights and reduces the entries of focal, L1 and smooth L1 loss; GHM does it differently."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ def weight_reduce(
         loss: any shape.
         weight: of the loss's shape, or broadcast to it; None weighs all entries 1.
         reduction: 'none', 'mean' or 'sum'.
-        avg_factor: what 'mean' divides by in place of the number of entries.
+        avg_factor: what 'mean' divides by instead of the number of entries.
 
     Raises:
-        ValueError: an avg_factor with 'sum', where it would be lost.
+        ValueError: an avg_factor with 'sum', which does not use it.
     """
     if weight is not None:
         loss = loss * weight

@@ -1,4 +1,4 @@
-"""Checks of what a config gives to the losses."""
+"""Checks of the arguments of the losses."""
 
 from __future__ import annotations
 

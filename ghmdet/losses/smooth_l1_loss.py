@@ -12,7 +12,7 @@ from .settings import check_factor, check_positive
 
 
 class _BoxLoss(nn.Module):
-    """What both share: an entry's loss depends on `pred` and `target` alone."""
+    """Base of both losses; subclasses define the loss of an entry."""
 
     def __init__(self, reduction: str, loss_weight: float) -> None:
         super().__init__()

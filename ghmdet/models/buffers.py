@@ -1,11 +1,13 @@
-"""Copies of the buffers of a model."""
+"""Buffers of a model: copied, restored, averaged over the processes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
+from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor, nn
 
 
@@ -71,3 +73,54 @@ class Buffers:
 
 def _form(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.shape, tensor.dtype, tensor.device
+
+
+@contextmanager
+def averaged_buffers(models: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Let floating point buffers (batch norm statistics, GHM running counts) be the mean.
+
+    That is the mean over the processes, for a checkpoint or a validation; all processes have to
+    enter it. Afterwards each has its own values back.
+
+    Args:
+        models: by prefix, see `detectors_of`.
+    """
+    if get_world_size() == 1:
+        yield
+        return
+    buffers = [buffer for _, buffer in floating_buffers(models)]
+    own = [buffer.clone() for buffer in buffers]
+    for buffer, mean in zip(buffers, _average(buffers), strict=True):
+        buffer.copy_(mean)
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, own, strict=True):
+            buffer.copy_(value)
+
+
+def find_deviating_buffers(models: Mapping[str, nn.Module]) -> dict[str, Tensor]:
+    """Return copies of the floating point buffers that are not the mean, by name."""
+    if get_world_size() == 1:
+        return {}
+    named = dict(floating_buffers(models))
+    pairs = zip(named.items(), _average(list(named.values())), strict=True)
+    return {name: own.cpu().clone() for (name, own), mean in pairs if not torch.equal(own, mean)}
+
+
+def floating_buffers(models: Mapping[str, nn.Module]) -> Iterator[tuple[str, Tensor]]:
+    """Yield the floating point buffers of all models, by name with the prefix of the model."""
+    for prefix, model in models.items():
+        for name, buffer in model.named_buffers():
+            if buffer.is_floating_point():
+                yield prefix + name, buffer
+
+
+def _average(buffers: Sequence[Tensor]) -> list[Tensor]:
+    """Means over the processes; computed in float64, so that the mean of equal values is exact."""
+    if not buffers:
+        return []
+    joined = torch.cat([buffer.detach().flatten().double() for buffer in buffers])
+    all_reduce(joined, 'mean')
+    parts = joined.split([buffer.numel() for buffer in buffers])
+    return [part.view_as(old).to(old.dtype) for part, old in zip(parts, buffers, strict=True)]

@@ -1,4 +1,4 @@
-"""From a list of images to one batch."""
+"""Makes one batch of a list of images."""
 
 from __future__ import annotations
 
@@ -12,31 +12,31 @@ from torch import Tensor
 
 from ghmdet.registry import MODELS
 
-# Convolutions on a CPU are quicker channels last from about this many pixels in a batch on.
+# From about this many pixels per batch on, convolutions on a CPU are faster with channels last.
 _MIN_PIXELS_CHANNELS_LAST = 2**18
 
 
 @MODELS.register_module()
 class DetDataPreprocessor(ImgDataPreprocessor):
-    """mmengine's preprocessor, which also tells every sample how it was padded.
+    """mmengine's preprocessor, which also sets the padded shapes of the samples.
 
     Images of unequal size are normalised, padded at the right and the bottom with `pad_value` to a
-    common size that `pad_size_divisor` divides, and stacked. Constructor and values are those of
-    `mmengine.model.ImgDataPreprocessor`; but the batch is written once instead of copied at each
-    step, and channels last in memory where convolutions run faster so: on a GPU, and on a CPU if it
-    has 2**18 pixels or more.
+    common size divisible by `pad_size_divisor`, and stacked. Constructor and values are those of
+    `mmengine.model.ImgDataPreprocessor`, but the batch is written once instead of copied in each
+    step. Its memory format is channels last where convolutions are then faster: on a GPU, and on a
+    CPU from 2**18 pixels on.
 
     Args:
         *args: as of `mmengine.model.ImgDataPreprocessor`.
         batch_augments: only None; MMDetection resizes or mixes whole batches with it.
-        sync_batch_shape: whether the processes of a distributed training pad to one common size, as
-            one process would with the joined batch. What a network finds near the edge of an image
-            depends on how far it is padded, so otherwise the losses differ by percents. Costs one
-            exchange of two numbers a step. None: where RetinaNet has a loss with `sync=True`.
+        sync_batch_shape: whether all processes of a distributed training pad to one common size, as
+            one process would with the joined batch. Features near the edge of an image depend on
+            the padding, so otherwise the losses differ by some percent. Needs one all-reduce of two
+            numbers per step. None: if RetinaNet has a loss with `sync=True`.
         **kwargs: as of `mmengine.model.ImgDataPreprocessor`.
 
     Raises:
-        ValueError: there are `batch_augments`, or `sync_batch_shape` is no truth value.
+        ValueError: there are `batch_augments`, or `sync_batch_shape` is not a bool or None.
 
     Example:
         >>> import torch
@@ -76,11 +76,11 @@ class DetDataPreprocessor(ImgDataPreprocessor):
             training: whether this is a training step.
 
         Every sample gains `batch_input_shape` (H, W) and `pad_shape`, the (h, w) of its own image
-        padded to the divisor: anchors beyond it lie on nothing but padding.
+        padded to the divisor: anchors beyond it are on padding only.
 
         Raises:
-            ValueError: an image is not (channels, h, w), or its channels are not as many as those
-                of `mean`.
+            ValueError: an image is not (channels, h, w), or has another number of channels than
+                `mean`.
         """
         data = self.cast_data(data)
         images = list(data['inputs'])
@@ -97,13 +97,13 @@ class DetDataPreprocessor(ImgDataPreprocessor):
         return data
 
     def _check_images(self, images: list[Tensor]) -> None:
-        """Raise where the images cannot be one batch for this mean."""
+        """Raise if the images have other channels than each other or than `mean`."""
         channels = len(self.mean) if self._enable_normalize else 1
         for image in images:
             if image.ndim != 3 or channels not in (1, len(image)) or len(image) != len(images[0]):
                 raise ValueError(
-                    'DetDataPreprocessor: inputs must be images (channels, h, w) of equally many '
-                    f'channels, as many as mean has values or mean one; got {tuple(image.shape)} '
+                    'DetDataPreprocessor: inputs must be images (channels, h, w) with the same '
+                    f'number of channels, that of mean unless it is 1; got {tuple(image.shape)} '
                     f'among {len(images)}, mean has {channels}'
                 )
 
@@ -120,7 +120,7 @@ class DetDataPreprocessor(ImgDataPreprocessor):
             planes = image.unbind()[::-1] if self._channel_conversion else image.unbind()
             pixels.copy_(torch.stack(planes, dim=-1))
             if self._enable_normalize:
-                # Of whole rows: an inner loop over three channels alone is slow.
+                # Repeated to whole rows: an inner loop over three channels is slow.
                 mean, std = (
                     value.flatten().expand(channels).repeat(width)
                     for value in (self.mean, self.std)
@@ -138,7 +138,7 @@ def _widen(batch_hw: tuple[int, ...], samples: list[Any]) -> tuple[int, ...]:
     """Return the size (H, W) that holds the images of all processes."""
     if get_world_size() == 1:
         return batch_hw
-    # The joined batch has no stand-ins, and their own size matters to nobody else.
+    # The joined batch has no padding samples, so their size does not count.
     counts = not samples or any(not sample.get('is_padding', False) for sample in samples)
     largest = torch.tensor(batch_hw) * counts
     all_reduce(largest, 'max')

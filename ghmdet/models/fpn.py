@@ -1,4 +1,4 @@
-"""Feature pyramid network: one feature map a level, all of one width."""
+"""Feature pyramid network: one feature map per level, all with the same number of channels."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ class FPN(BaseModule):
         out_channels: channels of every output.
         num_outs: number of outputs, L.
         start_level: first input used.
-        end_level: last input used; -1 is the last there is.
-        add_extra_convs: where levels beyond the inputs come from. False: max pooling of the last
-            output. 'on_input' (or True), 'on_lateral', 'on_output': a strided convolution of the
-            last input, lateral or output, and further ones of the level before.
+        end_level: last input used; -1 is the last one.
+        add_extra_convs: how levels beyond the inputs are made. False: by max pooling of the last
+            output. 'on_input' (or True), 'on_lateral', 'on_output': by a strided convolution of the
+            last input, lateral or output, and of the level before for further ones.
         relu_before_extra_convs: ReLU before each extra convolution but the first.
-        no_norm_on_lateral: leave the norm out of the lateral convolutions.
+        no_norm_on_lateral: no norm in the lateral convolutions.
         conv_cfg: of the convolutions, None is `Conv2d`.
-        norm_cfg: of the norms, None has none.
-        act_cfg: of the activations, None has none.
+        norm_cfg: of the norms, None is no norm.
+        act_cfg: of the activations, None is no activation.
         upsample_cfg: of `torch.nn.functional.interpolate`.
         init_cfg: default Xavier-uniform.
 
     Raises:
-        ValueError: levels and num_outs that do not agree, or an unknown add_extra_convs.
+        ValueError: levels and num_outs disagree, or add_extra_convs is unknown.
 
     Example:
         >>> import torch
@@ -81,14 +81,8 @@ class FPN(BaseModule):
         self.relu_before_extra_convs = relu_before_extra_convs
         self.upsample_cfg = upsample_cfg or dict(mode='nearest')
 
-        conv = partial(
-            ConvModule,
-            out_channels=out_channels,
-            conv_cfg=conv_cfg,
-            norm_cfg=norm_cfg,
-            act_cfg=act_cfg,
-            inplace=False,
-        )
+        cfgs: dict[str, Any] = dict(conv_cfg=conv_cfg, norm_cfg=norm_cfg, act_cfg=act_cfg)
+        conv = partial(ConvModule, out_channels=out_channels, inplace=False, **cfgs)
         lateral = partial(conv, kernel_size=1, norm_cfg=None if no_norm_on_lateral else norm_cfg)
         output = partial(conv, kernel_size=3, padding=1)
         used = in_channels[start_level : end_level + 1]

@@ -25,7 +25,7 @@ _BLOCKS = {
 
 
 class _ResidualBlock(BaseModule):
-    """What both kinds of block share: convolutions conv1, conv2, ..., each with its norm.
+    """A block of either kind: convolutions conv1, conv2, ..., each with its norm.
 
     Args:
         in_channels: of the input.
@@ -33,7 +33,7 @@ class _ResidualBlock(BaseModule):
         norm_cfg: of the norm layers.
         downsample: of the shortcut, where its shape changes.
         with_cp: recompute the activations in the backward pass instead of keeping them.
-        zero_init_residual: start with the last norm at 0, so that the block starts as identity.
+        zero_init_residual: initialise the last norm with 0, so that the block starts as identity.
     """
 
     def __init__(
@@ -101,9 +101,9 @@ class ResNet(BaseModule):
         norm_cfg: `type` BN, SyncBN or GN; `requires_grad`.
         norm_eval: all batch norms stay in eval mode while training.
         with_cp: recompute the blocks' activations in the backward pass: less memory, more time.
-        zero_init_residual: start with the last norm of every block at 0.
+        zero_init_residual: initialise the last norm of every block with 0.
         init_cfg: `dict(type='Pretrained', checkpoint=...)`, or None for Kaiming-normal
-            convolutions (fan out) and norms at 1.
+            convolutions (fan out) and norms with 1.
 
     Raises:
         ValueError: an argument out of its range, named.
@@ -128,20 +128,7 @@ class ResNet(BaseModule):
         zero_init_residual: bool = True,
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
-        if depth not in _BLOCKS:
-            raise ValueError(f'backbone.depth must be one of {sorted(_BLOCKS)}, got {depth}')
-        if not 1 <= num_stages <= 4:
-            raise ValueError(f'backbone.num_stages must lie in 1 to 4, got {num_stages}')
-        if not out_indices or not all(0 <= i < num_stages for i in out_indices):
-            raise ValueError(
-                f'backbone.out_indices must name stages 0 to {num_stages - 1}, got {out_indices}'
-            )
-        if style not in ('pytorch', 'caffe'):
-            raise ValueError(f"backbone.style must be 'pytorch' or 'caffe', got {style!r}")
-        if not -1 <= frozen_stages <= num_stages:
-            raise ValueError(
-                f'backbone.frozen_stages must lie in -1 to {num_stages}, got {frozen_stages}'
-            )
+        _check_settings(depth, num_stages, out_indices, style, frozen_stages)
         super().__init__(
             init_cfg=init_cfg
             or [
@@ -155,7 +142,7 @@ class ResNet(BaseModule):
         self.norm_cfg = norm_cfg or dict(type='BN', requires_grad=True)
         self.norm_eval = norm_eval
         self.with_cp = with_cp
-        # Residual branches at 0 are a start from scratch; pretrained weights replace them.
+        # Not with init_cfg, whose pretrained weights replace it.
         self.zero_init_residual = zero_init_residual and init_cfg is None
 
         self.conv1 = nn.Conv2d(3, 64, 7, stride=2, padding=3, bias=False)
@@ -260,13 +247,29 @@ class ResNeXt(ResNet):
         return planes * self.base_width // 64 * self.groups, self.groups
 
 
+def _check_settings(
+    depth: int, num_stages: int, out_indices: Sequence[int], style: str, frozen_stages: int
+) -> None:
+    if depth not in _BLOCKS:
+        raise ValueError(f'backbone.depth must be one of {sorted(_BLOCKS)}, got {depth}')
+    if not 1 <= num_stages <= 4:
+        raise ValueError(f'backbone.num_stages must be 1 to 4, got {num_stages}')
+    if not out_indices or not all(0 <= i < num_stages for i in out_indices):
+        raise ValueError(
+            f'backbone.out_indices must be stages 0 to {num_stages - 1}, got {out_indices}'
+        )
+    if style not in ('pytorch', 'caffe'):
+        raise ValueError(f"backbone.style must be 'pytorch' or 'caffe', got {style!r}")
+    if not -1 <= frozen_stages <= num_stages:
+        raise ValueError(f'backbone.frozen_stages must be -1 to {num_stages}, got {frozen_stages}')
+
+
 def _convolve_and_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     """Apply a convolution and its norm.
 
-    A batch norm in eval mode is a factor and an offset per channel. They become part of the
-    convolution, whose own output is then neither kept nor passed over again: the same values and
-    gradients but for rounding. Not so for small batches, which come channels first: there it saves
-    nothing.
+    A batch norm in eval mode is a factor and an offset per channel, which become part of the
+    convolution. This saves a pass over its output and the memory for it; values and gradients
+    differ by rounding only. Small batches, which are channels first, would gain nothing.
     """
     if not (_is_plain(conv) and _is_affine(norm) and _is_channels_last(x)):
         return norm(conv(x))
@@ -282,7 +285,7 @@ def _is_plain(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
 
 
 def _is_affine(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
-    """Whether it is a batch norm that does no more than multiply and add."""
+    """Whether it is a batch norm that only multiplies and adds."""
     is_batch_norm = isinstance(norm, _BatchNorm) and norm.affine and norm.track_running_stats
     return is_batch_norm and not norm.training and not norm._forward_hooks
 

@@ -15,20 +15,28 @@ from ghmdet.boxes.postprocess import check_test_cfg, finish_detections, select_c
 from ghmdet.registry import MODELS, TASK_UTILS
 from ghmdet.structures import DetDataSample, InstanceData
 
+_RETINANET_ANCHORS = dict(
+    type='AnchorGenerator',
+    octave_base_scale=4,
+    scales_per_octave=3,
+    ratios=[0.5, 1.0, 2.0],
+    strides=[8, 16, 32, 64, 128],
+)
+
 
 class Targets(NamedTuple):
-    """What the head has to learn: lists of L, the images of a level one behind the other."""
+    """Training targets: lists of L tensors, each of all images of a level in order."""
 
     labels: list[Tensor]
     """int64 (N * P_l,), C is background."""
     label_weights: list[Tensor]
     """float32 (N * P_l,), 0 is ignored."""
     bbox_targets: list[Tensor]
-    """float32 (N * P_l, 4), deltas; 0 but for positives."""
+    """float32 (N * P_l, 4), deltas of positives, else 0."""
     bbox_weights: list[Tensor]
     """float32 (N * P_l, 4), 1 for positives, else 0."""
     avg_factor: Tensor
-    """Number of positives, each image counted as one at least and stand-ins left out."""
+    """Number of positives; at least 1 per image, and 0 for padding samples."""
 
 
 @MODELS.register_module()
@@ -36,7 +44,7 @@ class RetinaHead(BaseModule):
     """Anchor head ("Focal Loss for Dense Object Detection", arXiv:1708.02002, section 4).
 
     Two towers of `stacked_convs` convolutions, shared by all levels, end in class logits and box
-    deltas of A anchors per cell. It alone brings anchors, matching, coding and losses together.
+    deltas of A anchors per cell. Anchors, matching, coding and losses are used here and only here.
 
     Args:
         num_classes: C, the number of object classes; background is none of them.
@@ -44,27 +52,27 @@ class RetinaHead(BaseModule):
         stacked_convs: convolutions in a tower.
         feat_channels: width of the towers.
         conv_cfg: of the towers' convolutions, None is `Conv2d`.
-        norm_cfg: of the towers' norms, None has none.
-        anchor_generator: slot, built from TASK_UTILS; offers `grid_priors` and `valid_flags`.
-        bbox_coder: slot, built from TASK_UTILS; offers `encode` and `decode`.
-        loss_cls: slot, built from MODELS; called (pred (n, C), labels (n,), weights (n,),
-            avg_factor=).
-        loss_bbox: slot, built from MODELS; called (pred (n, 4), targets, weights, avg_factor=).
-        train_cfg: `assigner`, a slot built from TASK_UTILS, and `pos_weight`, the label weight of
-            positives, not positive means 1.
-        test_cfg: `nms_pre` candidates a level, `score_thr`, `min_bbox_size`, `nms`, `max_per_img`.
-        init_cfg: default normal with std 0.01, the class bias such that all scores start at 0.01.
+        norm_cfg: of the towers' norms, None is no norm.
+        anchor_generator: built from TASK_UTILS; has `grid_priors` and `valid_flags`.
+        bbox_coder: built from TASK_UTILS; has `encode` and `decode`.
+        loss_cls: built from MODELS; called (pred (n, C), labels (n,), weights (n,), avg_factor=).
+        loss_bbox: built from MODELS; called (pred (n, 4), targets, weights, avg_factor=).
+        train_cfg: `assigner`, built from TASK_UTILS, and `pos_weight`, the label weight of
+            positives, 1 if it is not positive.
+        test_cfg: `nms_pre` candidates per level, `score_thr`, `min_bbox_size`, `nms`,
+            `max_per_img`.
+        init_cfg: default normal with std 0.01, and a class bias with which all scores are 0.01.
         sync_avg_factor: whether the processes of a distributed training divide by the mean of their
-            numbers of positives (`avg_factor`), rather than each by its own as MMDetection does.
-            Then the mean of their focal, L1 and smooth L1 losses is what one process gets for the
-            joined batch. GHM losses do not use it, they have `sync`.
+            numbers of positives (`avg_factor`); in MMDetection each divides by its own. With it the
+            mean of their focal, L1 and smooth L1 losses is what one process gets for the joined
+            batch. GHM losses do not use it, they have `sync`.
 
     Raises:
         ValueError: a setting out of its range, named.
 
     Example:
         >>> head = RetinaHead(num_classes=2, in_channels=8)
-        >>> cls_scores, bbox_preds = head([torch.zeros(1, 8, 4, 6)])  # 9 anchors a cell
+        >>> cls_scores, bbox_preds = head([torch.zeros(1, 8, 4, 6)])  # 9 anchors per cell
         >>> tuple(cls_scores[0].shape), tuple(bbox_preds[0].shape)
         ((1, 18, 4, 6), (1, 36, 4, 6))
     """
@@ -100,25 +108,11 @@ class RetinaHead(BaseModule):
         )
         self.num_classes = num_classes
         self.sync_avg_factor = sync_avg_factor
-        self.prior_generator = TASK_UTILS.build(
-            anchor_generator
-            or dict(
-                type='AnchorGenerator',
-                octave_base_scale=4,
-                scales_per_octave=3,
-                ratios=[0.5, 1.0, 2.0],
-                strides=[8, 16, 32, 64, 128],
-            )
-        )
+        self.prior_generator = TASK_UTILS.build(anchor_generator or _RETINANET_ANCHORS)
         self.bbox_coder = TASK_UTILS.build(bbox_coder or dict(type='DeltaXYWHBBoxCoder'))
         self.loss_cls = MODELS.build(loss_cls or dict(type='FocalLoss'))
         self.loss_bbox = MODELS.build(loss_bbox or dict(type='L1Loss'))
-        if len(set(self.prior_generator.num_base_priors)) != 1:
-            raise ValueError(
-                'anchor_generator: the towers are shared, so every level must have as many anchors '
-                f'per cell, got {self.prior_generator.num_base_priors}'
-            )
-        num_priors = self.prior_generator.num_base_priors[0]
+        num_priors = _common_number(self.prior_generator.num_base_priors)
         self.cls_convs = _make_tower(in_channels, feat_channels, stacked_convs, conv_cfg, norm_cfg)
         self.reg_convs = _make_tower(in_channels, feat_channels, stacked_convs, conv_cfg, norm_cfg)
         width = feat_channels if stacked_convs > 0 else in_channels
@@ -174,8 +168,8 @@ class RetinaHead(BaseModule):
 
         Args:
             feats: L maps (N, in_channels, h, w).
-            data_samples: with `gt_instances`, perhaps `ignored_instances`, and `pad_shape`. One
-                that has `is_padding=True` adds nothing: its process has no image of its own.
+            data_samples: with `gt_instances`, perhaps `ignored_instances`, and `pad_shape`. Those
+                with `is_padding=True` add nothing to the losses.
         """
         cls_scores, bbox_preds = self(feats)
         targets = self.get_targets(cls_scores, data_samples)
@@ -201,10 +195,10 @@ class RetinaHead(BaseModule):
     def get_targets(
         self, cls_scores: Sequence[Tensor], data_samples: list[DetDataSample]
     ) -> Targets:
-        """Match all anchors of all images and code what they have to learn.
+        """Match all anchors of all images and compute their training targets.
 
         Args:
-            cls_scores: the head's L class maps, read for their size and device only.
+            cls_scores: the head's L class maps, of which size and device are used.
             data_samples: see `loss`.
         """
         featmap_hws = [tuple(score.shape[-2:]) for score in cls_scores]
@@ -232,10 +226,10 @@ class RetinaHead(BaseModule):
             for weights, sample in zip(bbox_weights, data_samples, strict=True)
         ]
         avg_factor = torch.stack(num_positives).sum()
-        # Not in eval mode, where processes may have different numbers of images.
+        # In eval mode processes may have different numbers of images.
         if self.sync_avg_factor and self.training:
             all_reduce(avg_factor, 'mean')
-        # Only stand-ins give less, whose loss is 0: 0 / 0 is no number.
+        # Smaller only if all samples are padding; avoids 0 / 0.
         return avg_factor.clamp(min=1 / get_world_size())
 
     def _targets_of_image(
@@ -250,7 +244,7 @@ class RetinaHead(BaseModule):
         if not _is_padding(sample):
             gt_inds[on_image] = self.assigner.assign(priors[on_image], gts.bboxes, ignored).gt_inds
         if len(gts) == 0 and ignored is not None and hasattr(self.assigner, 'find_ignored'):
-            # With gts assign() sees to it; without, MMDetection's matching has background alone.
+            # assign() does this if there are gts; without, it returns background as in MMDetection.
             gt_inds[self.assigner.find_ignored(priors, ignored)] = -1
 
         labels = torch.full_like(gt_inds, self.num_classes)
@@ -274,7 +268,7 @@ class RetinaHead(BaseModule):
         Args:
             feats: L maps (N, in_channels, h, w).
             data_samples: with `img_shape`, and `scale_factor` when rescaling.
-            rescale: boxes in pixels of the original image rather than of the network's input.
+            rescale: return boxes in pixels of the original image, not of the network's input.
         """
         cls_scores, bbox_preds = self(feats)
         level_scores = [
@@ -319,20 +313,30 @@ class RetinaHead(BaseModule):
         return InstanceData(bboxes=bboxes, scores=scores, labels=labels)
 
 
+def _common_number(num_base_priors: Sequence[int]) -> int:
+    """Return the number of anchors per cell, which must be the same for all levels."""
+    if len(set(num_base_priors)) != 1:
+        raise ValueError(
+            'anchor_generator: the towers are shared, so all levels must have the same number of '
+            f'anchors per cell, got {num_base_priors}'
+        )
+    return num_base_priors[0]
+
+
 def _is_padding(sample: DetDataSample) -> bool:
     return bool(sample.get('is_padding', False))
 
 
 def _scale_factor(sample: DetDataSample) -> tuple[float, float] | None:
-    """By how much the image was resized; None is not at all, and so not noted by any transform."""
+    """Return the scale factor of a sample; None if the image was not resized."""
     if 'scale_factor' in sample:
         return sample.scale_factor
     if sample.get('ori_shape', sample.img_shape) == sample.img_shape:
         return None
     raise ValueError(
         f'scale_factor is missing in an image resized from {sample.ori_shape} to '
-        f'{sample.img_shape}, so that detections cannot be brought back to its pixels: name '
-        'scale_factor in meta_keys of PackDetInputs'
+        f'{sample.img_shape}, so that detections cannot be scaled back to its pixels: add '
+        'scale_factor to meta_keys of PackDetInputs'
     )
 
 

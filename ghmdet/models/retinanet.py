@@ -1,4 +1,4 @@
-"""The detector: backbone, neck and head in a row."""
+"""The detector: backbone, neck and head."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from ghmdet.structures import DetDataSample
 class RetinaNet(BaseModel):
     """Single-stage detector ("Focal Loss for Dense Object Detection", arXiv:1708.02002).
 
-    Its slots, each built from MODELS:
+    Backbone, neck, head and preprocessor are built from MODELS.
 
     Args:
-        backbone: images (N, 3, H, W) to a tuple of maps.
-        neck: these to a tuple of L maps of one width; None hands the backbone's maps on.
-        bbox_head: must offer `forward`, `loss` and `predict`; gets train_cfg and test_cfg.
+        backbone: maps images (N, 3, H, W) to a tuple of feature maps.
+        neck: maps these to L feature maps with the same number of channels; None: not used.
+        bbox_head: must have `forward`, `loss` and `predict`; gets train_cfg and test_cfg.
         train_cfg: `assigner`, `pos_weight`, ...; see RetinaHead.
         test_cfg: `nms_pre`, `score_thr`, `nms`, ...; see RetinaHead.
-        data_preprocessor: batches the images.
+        data_preprocessor: makes a batch of the images.
         init_cfg: of the detector as a whole, e.g. a checkpoint.
 
     Example:
@@ -47,14 +47,14 @@ class RetinaNet(BaseModel):
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
     ) -> None:
         if not isinstance(data_preprocessor, nn.Module):
-            # BaseModel would look in mmengine's root registry, where ours is not.
+            # BaseModel would use mmengine's root registry.
             data_preprocessor = MODELS.build(data_preprocessor or dict(type='DetDataPreprocessor'))
         super().__init__(data_preprocessor=data_preprocessor, init_cfg=init_cfg)
         self.backbone = MODELS.build(backbone)
         self.neck = MODELS.build(neck) if neck is not None else nn.Identity()
         self.bbox_head = MODELS.build({**bbox_head, 'train_cfg': train_cfg, 'test_cfg': test_cfg})
         if getattr(self.data_preprocessor, 'sync_batch_shape', False) is None:
-            # The loss of the joined batch is that of images padded to one size.
+            # In the joined batch all images would be padded to one size.
             self.data_preprocessor.sync_batch_shape = any(
                 getattr(module, 'sync', False) for module in self.bbox_head.modules()
             )
@@ -73,7 +73,7 @@ class RetinaNet(BaseModel):
 
         Args:
             inputs: (N, 3, H, W), as the data preprocessor gives them.
-            data_samples: one an image; needed by 'loss' and 'predict'.
+            data_samples: one per image; needed by 'loss' and 'predict'.
             mode: 'loss' gives a dict of losses, 'predict' the samples with `pred_instances`,
                 'tensor' the head's raw maps.
 
@@ -85,12 +85,10 @@ class RetinaNet(BaseModel):
         if mode not in ('loss', 'predict'):
             raise ValueError(f"mode must be 'loss', 'predict' or 'tensor', got {mode!r}")
         if data_samples is None:
-            raise ValueError(f'data_samples, one an image, are needed by mode {mode!r}, got None')
-        return (
-            self.loss(inputs, data_samples)
-            if mode == 'loss'
-            else self.predict(inputs, data_samples)
-        )
+            raise ValueError(f'mode {mode!r} needs data_samples, one per image, got None')
+        if mode == 'loss':
+            return self.loss(inputs, data_samples)
+        return self.predict(inputs, data_samples)
 
     def loss(self, inputs: Tensor, data_samples: list[DetDataSample]) -> dict[str, list[Tensor]]:
         """Return `loss_cls` and `loss_bbox`, each a list of L scalars."""
@@ -104,7 +102,7 @@ class RetinaNet(BaseModel):
         Args:
             inputs: (N, 3, H, W).
             data_samples: with `img_shape`, and `scale_factor` when rescaling.
-            rescale: boxes in pixels of the original image rather than of the network's input.
+            rescale: return boxes in pixels of the original image, not of the network's input.
         """
         detections = self.bbox_head.predict(self.extract_feat(inputs), data_samples, rescale)
         for sample, instances in zip(data_samples, detections, strict=True):

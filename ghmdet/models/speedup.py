@@ -1,4 +1,4 @@
-"""Make the network of a built detector faster; what it computes stays the same."""
+"""Makes the network of a built detector faster without changing its results."""
 
 from __future__ import annotations
 
@@ -23,11 +23,12 @@ _COMPILERS = {'win32': 'cl', 'darwin': 'clang++'}
 
 
 def fuse_conv_bn(model: nn.Module) -> None:
-    """Multiply batch norms into the convolutions before them, in place.
+    """Fuse batch norms with the convolutions before them, in place.
 
-    For a model in eval mode that is not to be trained or saved any more: a folded convolution gains
-    a bias and its norm becomes `nn.Identity`. Outputs differ by rounding only. Folded are the pairs
-    that certainly follow one another: in ghmdet's own modules, mmcv's ConvModule, `nn.Sequential`.
+    For a model in eval mode that will not be trained or saved again: a fused convolution gets a
+    bias, and its norm becomes `nn.Identity`. Outputs differ by rounding only. Fused are only pairs
+    that are known to follow each other: in ghmdet's modules, mmcv's ConvModule, `nn.Sequential`.
+    mmcv's function of this name fuses all pairs in the order of registration.
 
     Example:
         >>> model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)).eval()
@@ -50,14 +51,14 @@ def _runs_in_order(module: nn.Module) -> bool:
 
 
 def _is_plain(conv: nn.Module) -> bool:
-    """Whether its weight is used as it stands, without e.g. weight standardisation."""
+    """Whether its weight is used unchanged, without weight standardisation for example."""
     return type(conv) is nn.Conv2d and not conv._forward_pre_hooks
 
 
 def cast_convolutions(model: nn.Module, dtype: torch.dtype) -> None:
-    """Hold the weights of convolutions in the precision that autocast would cast them to each time.
+    """Cast the weights of convolutions once, as autocast would for each batch.
 
-    For a model that is not to be trained any more; to be run under autocast in the same precision.
+    For a model that will not be trained again and runs under autocast in the same precision.
     """
     for module in model.modules():
         if isinstance(module, nn.modules.conv._ConvNd):
@@ -65,9 +66,9 @@ def cast_convolutions(model: nn.Module, dtype: torch.dtype) -> None:
 
 
 def compile_network(model: nn.Module) -> None:
-    """Let torch.compile compile backbone, neck and head, in place, once for all sizes of input.
+    """Compile backbone, neck and head with torch.compile, in place, once for all input sizes.
 
-    The names of the weights stay. Without a C++ compiler a warning is given and nothing is done.
+    The names of the weights stay. Without a C++ compiler this only gives a warning.
 
     Args:
         model: detector, perhaps wrapped.
@@ -75,8 +76,8 @@ def compile_network(model: nn.Module) -> None:
     compiler = os.environ.get('CXX', _COMPILERS.get(sys.platform, 'g++'))
     if shutil.which(compiler.split()[0]) is None:  # perhaps 'ccache g++'
         warnings.warn(
-            f'--compile needs a C++ compiler, and there is no {compiler!r}: going on uncompiled. '
-            'Install one (apt install g++), name yours in the environment variable CXX, or leave '
+            f'--compile needs a C++ compiler, but there is no {compiler!r}; the model is not '
+            'compiled. Install one (apt install g++), set the environment variable CXX, or leave '
             '--compile out.'
         )
         return
@@ -86,11 +87,11 @@ def compile_network(model: nn.Module) -> None:
 
 
 def set_inductor_freezing(freeze: bool) -> None:
-    """Let what is compiled under `torch.no_grad` from now on take its weights for constants.
+    """Set whether models compiled under `torch.no_grad` from now on have constant weights.
 
-    Convolutions then keep their weights in the layout that the machine likes best, and activations
-    and additions become part of them. For networks that are not trained any more.
+    Weights of convolutions are then stored in the layout that is fastest on this machine, and
+    activations and additions are fused with them. For networks that will not be trained again.
     """
-    # Not an option of `compile`: the tracer looks at the global setting only.
-    config: Any = import_module('torch._inductor.config')  # takes a second, so only when asked for
+    # Not an option of `compile`: the tracer only reads the global setting.
+    config: Any = import_module('torch._inductor.config')  # takes a second, so not at the top
     config.freezing = freeze

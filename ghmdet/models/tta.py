@@ -1,4 +1,4 @@
-"""Test-time augmentation: one set of detections from several views of an image."""
+"""Test-time augmentation: merges the detections of several views of an image."""
 
 from __future__ import annotations
 
@@ -19,18 +19,18 @@ class DetTTAModel(BaseTTAModel):
 
     Args:
         tta_cfg: `nms` (iou_threshold) and `max_per_img` of the merged detections.
-        **kwargs: `module`, the detector, a slot built from MODELS; see `BaseTTAModel`.
+        **kwargs: `module`, the detector, built from MODELS if it is a config; see `BaseTTAModel`.
     """
 
     def __init__(self, tta_cfg: dict[str, Any], **kwargs: Any) -> None:
         if isinstance(kwargs.get('module'), dict):
-            # BaseTTAModel would look in mmengine's root registry, where ours is not.
+            # BaseTTAModel would use mmengine's root registry.
             kwargs['module'] = MODELS.build(kwargs['module'])
         super().__init__(**kwargs)
         self.tta_cfg = tta_cfg
 
     def merge_preds(self, data_samples_list: list[list[DetDataSample]]) -> list[DetDataSample]:
-        """Return one sample an image.
+        """Return one sample per image.
 
         Args:
             data_samples_list: for every image the samples of its views; their boxes are in pixels
@@ -52,7 +52,7 @@ class DetTTAModel(BaseTTAModel):
 
 
 def _unflip(bboxes: Tensor, view: DetDataSample) -> Tensor:
-    """Mirror boxes (n, 4) of a flipped view back; both frames have the original image's size."""
+    """Mirror boxes (n, 4) of a flipped view back, in pixels of the original image."""
     if not view.get('flip'):
         return bboxes
     h, w = view.ori_shape

@@ -1,4 +1,4 @@
-"""Pictures of ground truth and detections."""
+"""Draws ground truth and detections into images."""
 
 from ghmdet.visualization.drawing import DetLocalVisualizer
 from ghmdet.visualization.hook import DetVisualizationHook

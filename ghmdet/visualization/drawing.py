@@ -1,4 +1,4 @@
-"""Boxes drawn into images with cv2; a window is opened only by `show=True`."""
+"""Draws boxes into images with cv2; only `show=True` opens a window."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _MARGIN = 2  # pixels around a text
 class DetLocalVisualizer(Visualizer):
     """Draw ground truth and detections; colours are (r, g, b) in [0, 255].
 
-    Names are `classes` of the attribute `dataset_meta`, which the Runner's loops set. mmengine's
-    class is the base for its storage backends; its matplotlib drawing takes 100 times as long.
+    Class names are `classes` of the attribute `dataset_meta`, which the loops set. The base class
+    provides the storage backends; its matplotlib drawing would take 100 times as long.
 
     Args:
         name, image, vis_backends, save_dir: as for mmengine's Visualizer.
         bbox_color: one colour or a list with one per class; None: `palette` of `dataset_meta`, or
-            else colours spread over the hues.
+            else colours of different hues.
         text_color: of class name and score, one colour or a list with one per class.
         mask_color: accepted for MMDetection's configs; there are no masks to draw.
         line_width: of the boxes, in pixels; OpenCV 5 draws wider lines than OpenCV 4.
@@ -74,9 +74,9 @@ class DetLocalVisualizer(Visualizer):
 
     @classmethod
     def get_instance(cls, name: str, **kwargs: Any) -> DetLocalVisualizer:
-        """Return the one of that name in this process; a new one where it gets a `save_dir`.
+        """Return the instance of that name in this process, or a new one if `save_dir` is given.
 
-        mmengine's keeps the folder of the first run: the second one would write there.
+        mmengine would return the one of an earlier run, which writes to that run's folder.
         """
         if kwargs.get('save_dir') is not None:
             cls._instance_dict.pop(name, None)
@@ -100,14 +100,14 @@ class DetLocalVisualizer(Visualizer):
         Args:
             name: of the image in the backends, title of the window.
             image: (h, w, 3) RGB uint8; not changed.
-            data_sample: its `gt_instances` and `ignored_instances` (grey) are drawn left, its
-                `pred_instances` right; all boxes in pixels of `image`. What it lacks is not drawn.
+            data_sample: its `gt_instances` and `ignored_instances` (grey) are drawn on the left,
+                its `pred_instances` on the right, if present. Boxes are in pixels of `image`.
             draw_gt: whether to draw the ground truth.
             draw_pred: whether to draw the detections.
             show: open a window instead of storing in the backends.
-            wait_time: seconds to keep the window open, 0 is until the space key is pressed.
+            wait_time: seconds to keep the window open; 0: until the space key is pressed.
             out_file: write the drawing here instead of storing it in the backends.
-            pred_score_thr: draw detections that score above it.
+            pred_score_thr: draw detections with a score above it.
             step: number of the image in the backends.
 
         Returns:
@@ -135,7 +135,7 @@ class DetLocalVisualizer(Visualizer):
     def _draw(
         self, image: np.ndarray, instances: InstanceData, score_thr: float | None = None
     ) -> np.ndarray:
-        """Return a copy of the image with boxes and captions, those of high score on top."""
+        """Return a copy of the image with boxes and captions, the highest score on top."""
         if score_thr is not None:
             instances = instances[instances.scores > score_thr]
             instances = instances[instances.scores.argsort(stable=True)]
@@ -163,7 +163,7 @@ class DetLocalVisualizer(Visualizer):
     def _draw_caption(
         self, drawn: np.ndarray, caption: str, corner: Sequence[int], color: Sequence[int]
     ) -> None:
-        """Write into the image on black: above the box, or within it where there is no room."""
+        """Write into the image on black: above the box, or inside it if there is no room."""
         scale = max(0.4, (drawn.shape[0] * drawn.shape[1]) ** 0.5 / 1600)
         (width, height), below = cv2.getTextSize(caption, _FONT, scale, 1)
         height += below + 2 * _MARGIN
@@ -175,7 +175,7 @@ class DetLocalVisualizer(Visualizer):
         cv2.putText(drawn, caption, (left, baseline), _FONT, scale, color, 1, cv2.LINE_AA)
 
     def _class_colors(self) -> list[tuple[int, ...]]:
-        """Return a colour per class, to be repeated where there are more classes."""
+        """Return a colour per class; if there are more classes, colours repeat."""
         if self.bbox_color is not None:
             return self.bbox_color
         meta = self.dataset_meta or {}

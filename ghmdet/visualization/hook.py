@@ -1,4 +1,4 @@
-"""Pictures of the detections of a validation or test."""
+"""Draws the detections of a validation or test."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from ghmdet.visualization.drawing import DetLocalVisualizer
 
 @HOOKS.register_module()
 class DetVisualizationHook(Hook):
-    """Draw images while validating and testing, in the frame of the image file.
+    """Draw boxes into the original images during validation and test.
 
-    Detections are in that frame, and so is the ground truth if `LoadAnnotations` comes after
-    `Resize`, as in the shipped test pipelines; loaded before, it would be drawn in wrong places.
+    Detections are in pixels of the original image, and so is the ground truth if `LoadAnnotations`
+    comes after `Resize`, as in the shipped test pipelines; otherwise its boxes would be misplaced.
 
     Args:
-        draw: False makes the hook do nothing; True needs a `DetLocalVisualizer` in the config.
-        interval: when validating, draw the first image of the first and then every `interval`-th
-            batch. When testing, all images are drawn.
-        score_thr: draw detections that score above it.
+        draw: False turns the hook off; True needs a `DetLocalVisualizer` in the config.
+        interval: in a validation, draw the first image of the first and then every `interval`-th
+            batch. In a test, all images are drawn.
+        score_thr: draw detections with a score above it.
         show: open a window for each image instead of storing it.
-        wait_time: seconds to keep a window open, 0 is until the space key is pressed.
+        wait_time: seconds to keep a window open; 0: until the space key is pressed.
         test_out_dir: write test images to `<work_dir>/<timestamp>/<test_out_dir>/<file name>`, with
-            the folder's name before it where the file name is taken; None: to the backends.
+            the name of its folder before it if the file name is taken; None: to the backends.
         backend_args: how to read images, see `mmengine.fileio.get`.
 
     Raises:
@@ -57,7 +57,7 @@ class DetVisualizationHook(Hook):
         self._drawn: dict[Path, str] = {}
 
     def before_run(self, runner: Runner) -> None:
-        """Check that what shall be drawn can be drawn."""
+        """Check that the visualizer can draw boxes."""
         if self.draw and not isinstance(runner.visualizer, DetLocalVisualizer):
             raise ValueError(
                 "DetVisualizationHook: draw=True needs visualizer=dict(type='DetLocalVisualizer', "
@@ -71,7 +71,7 @@ class DetVisualizationHook(Hook):
         data_batch: Any = None,
         outputs: Sequence[DetDataSample] | None = None,
     ) -> None:
-        """Draw the first image of the batch, if it is its turn."""
+        """Draw the first image of every `interval`-th batch."""
         if self.draw and outputs and batch_idx % self.interval == 0:
             self._draw_sample(runner, outputs[0], 'val_img', runner.iter + batch_idx, None)
 
@@ -110,10 +110,10 @@ class DetVisualizationHook(Hook):
         )
 
     def _find_out_file(self, folder: Path, img_path: str) -> Path:
-        """Return a file for the image that this process wrote no other image to."""
+        """Return a file to which this process wrote no other image."""
         path = Path(img_path)
         parts = path.relative_to(path.anchor).parts
         files = [folder / '_'.join(parts[-n:]) for n in range(1, len(parts) + 1)]
-        # The first name that is free, or that the same image had before.
+        # The first name that is free or already of this image.
         free = (f for f in files if self._drawn.setdefault(f, img_path) == img_path)
         return next(free, files[-1])

@@ -62,10 +62,10 @@ def test_valid_flags_round_a_part_of_a_cell_up():
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
-        (dict(), 'give either `scales` or both'),
-        (dict(scales=[1.0], octave_base_scale=4, scales_per_octave=3), 'give either `scales`'),
+        (dict(), 'set either `scales` or both'),
+        (dict(scales=[1.0], octave_base_scale=4, scales_per_octave=3), 'set either `scales`'),
         (dict(scales=[1.0], base_sizes=[8, 16]), '1 strides but 2 base_sizes'),
-        (dict(scales=[1.0], center_offset=2.0), r'center_offset must lie in \[0, 1\], got 2.0'),
+        (dict(scales=[1.0], center_offset=2.0), r'center_offset must be in \[0, 1\], got 2.0'),
     ],
 )
 def test_settings_that_do_not_agree(kwargs, message):

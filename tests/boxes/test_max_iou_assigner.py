@@ -105,7 +105,7 @@ def test_thresholds_out_of_range(kwargs):
 
 @pytest.mark.parametrize('value', ['0.5', 1.5, None, True, float('nan')])
 def test_share_of_ignored_regions_out_of_range(value):
-    with pytest.raises(ValueError, match=r'ignore_iof_thr: expected a share in \[0, 1\], or -1'):
+    with pytest.raises(ValueError, match=r'ignore_iof_thr: expected a number in \[0, 1\], or -1'):
         MaxIoUAssigner(0.5, 0.4, ignore_iof_thr=value)
 
 

@@ -42,7 +42,7 @@ def test_nms_keeps_an_overlap_at_the_threshold():
 
 
 def test_other_nms_is_named():
-    with pytest.raises(ValueError, match=r"test_cfg\.nms\.type: only 'nms'.*got 'soft_nms'"):
+    with pytest.raises(ValueError, match=r"test_cfg\.nms\.type must be 'nms', got 'soft_nms'"):
         class_wise_nms(BOXES, SCORES, LABELS, 0.5, type='soft_nms')
 
 
@@ -65,7 +65,7 @@ TEST_CFG = dict(nms_pre=10, score_thr=0.05, nms=dict(iou_threshold=0.5), max_per
 @pytest.mark.parametrize(
     ('change', 'message'),
     [
-        (dict(nms=dict(type='soft_nms', iou_threshold=0.5)), "nms.type: only 'nms' is known"),
+        (dict(nms=dict(type='soft_nms', iou_threshold=0.5)), "nms.type must be 'nms', got"),
         (dict(nms=dict(type='nms', iou_thr=0.5)), "nms: expected a dict of .*'iou_threshold'"),
         (dict(nms=0.5), 'nms: expected a dict of .*, got 0.5'),
         (dict(nms=dict(type='nms')), r'nms.iou_threshold: expected a number in \[0, 1\], got None'),

@@ -13,7 +13,8 @@ from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader
 from torch.utils.data import Dataset
 
-from ghmdet.engine import CheckpointError, LoadWeightsHook, build_runner
+from ghmdet.checkpoint.load_hook import LoadWeightsHook
+from ghmdet.engine import CheckpointError, build_runner
 from ghmdet.registry import DATASETS, HOOKS, METRICS, MODELS
 from ghmdet.structures import DetDataSample, InstanceData
 from tests.detectors import FOCAL, GHM, detector, detector_cfg

@@ -14,8 +14,13 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
-from ghmdet.checkpoint.save_hook import SaveError
-from ghmdet.engine import CheckpointHook, load_checkpoint_file
+from ghmdet.checkpoint.save_hook import (
+    CheckpointHook,
+    SaveError,
+)
+from ghmdet.engine import (
+    load_checkpoint_file,
+)
 from tests.engine.test_exact_resume import CASES, case_cfg, check_same, final
 from tests.number_runs import number_cfg, train
 from tests.two_processes import run_processes
@@ -89,7 +94,7 @@ def test_a_save_that_fails_leaves_the_one_before(tmp_path, monkeypatch, moment, 
         assert message.startswith(
             f'epoch_3.pth could not be written to {tmp_path / "parts"}: No space left on device. '
         )
-        assert f'The checkpoint before, {pointer}, is as it was' in message
+        assert f'The previous checkpoint, {pointer}, is unchanged' in message
         assert not (tmp_path / 'parts/.epoch_3.pth.tmp').exists()
     cfg = case_cfg(tmp_path / 'parts', CASES['epochs'], **settings)
     cfg.resume = True

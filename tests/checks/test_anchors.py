@@ -1,4 +1,4 @@
-"""The warning about boxes that no anchor fits, and where it keeps quiet."""
+"""The warning about boxes that no anchor fits, and when there is none."""
 
 from __future__ import annotations
 
@@ -11,8 +11,13 @@ from mmcv.transforms import Compose, RandomChoiceResize, Resize
 from mmengine.dataset import ConcatDataset
 
 from ghmdet.checks import anchors as anchor_check
-from ghmdet.checks.anchors import SeenBoxes, UnknownPartError, read_boxes, resize_boxes
-from ghmdet.engine import AnchorCheckHook
+from ghmdet.checks.anchors import (
+    SeenBoxes,
+    UnknownTransformError,
+    read_boxes,
+    resize_boxes,
+    warn_of_unmatched_boxes,
+)
 from ghmdet.registry import DATASETS, MODELS
 from tests.detectors import detector_cfg
 
@@ -47,76 +52,76 @@ def make_dataset(folder, sides, pipeline=(), name='train.json', crowd=()):
     return DATASETS.build(cfg | dict(metainfo=dict(classes=('cat',)), data_prefix=dict(img='img')))
 
 
-def check(dataset, hook=None, model=None):
-    model = model or MODELS.build(detector_cfg(num_classes=1))
-    loader = SimpleNamespace(dataset=dataset)
-    (hook or AnchorCheckHook()).before_train(SimpleNamespace(model=model, train_dataloader=loader))
+@pytest.fixture(scope='module')
+def detector():
+    return MODELS.build(detector_cfg(num_classes=1))
 
 
-WARNING = (
-    '20% of 5 boxes looked at in the training set have no anchor of IoU >= 0.5 '
-    '(train_cfg.assigner.pos_iou_thr) and will hardly be learnt: '
-    'tools/analysis_tools/anchor_report.py CONFIG shows which and finds better'
-)
+@pytest.fixture
+def check(detector, messages):
+    """Return what is logged."""
+
+    def check(dataset, model=detector, **limits):
+        messages.clear()
+        limits = dict(max_share=0.1, max_images=1000, max_boxes=5000) | limits
+        warn_of_unmatched_boxes(model, dataset, **limits)
+        return messages
+
+    return check
 
 
-def test_one_line_when_boxes_are_missed(tmp_path, messages):
+def test_one_warning_if_boxes_are_unmatched(tmp_path, check):
     # The smallest anchor is 32 x 32: an 8 x 8 box covers a sixteenth of it.
-    check(make_dataset(tmp_path, [8, 32, 40, 64, 128]))
-    assert messages == [(30, WARNING)]
+    ((level, text),) = check(make_dataset(tmp_path, [8, 32, 40, 64, 128]))
+    assert level == 30
+    assert text.startswith(
+        '20% of 5 boxes looked at in the training set have no anchor of IoU >= 0.5 '
+        '(train_cfg.assigner.pos_iou_thr) and will hardly be learnt: '
+        'tools/analysis_tools/anchor_report.py CONFIG'
+    )
 
 
-def test_silent_when_they_fit_or_are_few(tmp_path, messages):
-    check(make_dataset(tmp_path, [32, 40, 64]))
-    check(make_dataset(tmp_path, [8, *[64] * 9]))  # exactly 10 %
-    check(make_dataset(tmp_path, [8, 32, 64], crowd=[0]))
-    check(make_dataset(tmp_path, [8, 32]), AnchorCheckHook(max_share=0.5))
-    assert messages == []
+def test_none_if_they_fit_or_are_few(tmp_path, check):
+    for sides in ([], [32, 40, 64], [8, *[64] * 9]):  # exactly 10 %
+        assert check(make_dataset(tmp_path, sides)) == []
+    assert check(make_dataset(tmp_path, [8, 32, 64], crowd=[0])) == []
+    assert check(make_dataset(tmp_path, [8, 32]), max_share=0.5) == []
 
 
-def test_boxes_are_scaled_as_by_the_pipeline(tmp_path, messages):
+def test_boxes_are_scaled_as_by_the_pipeline(tmp_path, check):
     larger = [dict(type='Resize', scale=(1280, 1280), keep_ratio=True)]
-    check(make_dataset(tmp_path, [8, 32, 40, 64, 128], larger))  # the smallest becomes 32
-    assert messages == []
+    # The smallest becomes 32.
+    assert check(make_dataset(tmp_path, [8, 32, 40, 64, 128], larger)) == []
     smaller = [dict(type='Resize', scale=(80, 80), keep_ratio=True)]
-    check(make_dataset(tmp_path, [32, 40, 200], smaller))
-    assert '67% of 3 boxes' in messages[0][1]
+    ((_, text),) = check(make_dataset(tmp_path, [32, 40, 200], smaller))
+    assert '67% of 3 boxes' in text
 
 
-def test_sets_in_sets_and_samples(tmp_path, messages):
+def test_concatenated_datasets_and_samples(tmp_path, check):
     parts = [
         make_dataset(tmp_path, [8] * 50, name='a.json'),
         make_dataset(tmp_path, [64] * 50, name='b.json'),
     ]
-    check(ConcatDataset(parts), AnchorCheckHook(max_boxes=20))
-    assert [text[:20] for _, text in messages] == ['50% of 20 boxes look']
+    ((_, text),) = check(ConcatDataset(parts), max_boxes=20)
+    assert text.startswith('50% of 20 boxes looked at')
 
 
-def test_what_is_not_understood_gets_no_warning(tmp_path, messages):
+def test_custom_parts_are_skipped(tmp_path, check):
     odd = make_dataset(tmp_path, [8])
 
     class Mosaic:
         pass
 
     odd.pipeline.transforms.append(Mosaic())
-    check(odd)
+    ((level, text),) = check(odd)
+    assert level == 10
+    assert 'it is not known how Mosaic' in text
     plain = make_dataset(tmp_path, [8])
-    for broken in (
-        SimpleNamespace(),  # no head
-        SimpleNamespace(bbox_head=SimpleNamespace(prior_generator=None, assigner=None)),
-    ):
-        model = torch.nn.Module()
-        model.__dict__.update(vars(broken))
-        check(plain, model=model)
-    check([1, 2, 3])
-    assert {level for level, _ in messages} == {10}
-    assert len(messages) == 4
-    assert 'it is not known how Mosaic' in messages[0][1]
-
-
-def test_no_boxes_no_warning(tmp_path, messages):
-    check(make_dataset(tmp_path, []))
-    assert messages == []
+    other_head = torch.nn.Module()
+    other_head.bbox_head = SimpleNamespace(prior_generator=None, assigner=None)
+    for model, dataset in ((torch.nn.Module(), plain), (other_head, plain)):
+        assert [level for level, _ in check(dataset, model)] == [10]
+    assert [level for level, _ in check([1, 2, 3])] == [10]
 
 
 def test_reading(tmp_path):
@@ -154,5 +159,7 @@ def test_images_take_turns_with_the_scales():
 @pytest.mark.parametrize('step', [Resize(scale_factor=2.0), object()], ids=['factor', 'foreign'])
 def test_unknown_steps(step):
     name = type(step).__name__
-    with pytest.raises(UnknownPartError, match=f'not known how {name}, a step of the training'):
+    with pytest.raises(
+        UnknownTransformError, match=f'not known how {name}, a step of the training'
+    ):
         resize_boxes(boxes_of((10, 10)), [step])

@@ -1,4 +1,4 @@
-"""One class list for datasets, files and head, settled on the config before anything is built."""
+"""One class list for datasets, files and head, written into the config before anything is built."""
 
 import json
 import os
@@ -7,10 +7,14 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from ghmdet.checks.classes import resolve_classes, take_checkpoint_classes
+from ghmdet.checks.classes import (
+    complete_evaluators,
+    resolve_classes,
+    take_checkpoint_classes,
+)
 from ghmdet.coco import reader as coco_file
 from ghmdet.datasets.coco import COCO_CLASSES
-from ghmdet.registry import DATASETS
+from ghmdet.registry import DATASETS, METRICS
 
 CATEGORIES = {1: 'cat', 2: 'dog'}
 
@@ -62,11 +66,11 @@ def test_classes_and_their_number_come_from_the_training_file(make, tmp_path, nu
     categories = {9: 'cat', -4: 'dog'}  # in the order of the ids
     splits = dict(train=(categories, None), val=({0: 'cat', 1: 'dog'}, None), test=({}, None))
     cfg = make(num_classes, **splits)
-    told = resolve_classes(cfg)
+    text = resolve_classes(cfg)
     assert cfg.model.bbox_head.num_classes == 2
     assert [classes(cfg, split) for split in splits] == [('dog', 'cat')] * 3
     number = '' if num_classes == 2 else '; model.bbox_head.num_classes = 2'
-    assert told == (
+    assert text == (
         f'2 classes (dog, cat) taken from {tmp_path}/train.json, since the config names none'
         f'{number}'
     )
@@ -74,17 +78,12 @@ def test_classes_and_their_number_come_from_the_training_file(make, tmp_path, nu
 
 
 @pytest.mark.parametrize(
-    ('ids', 'expected'),
-    [
-        (('10', '9', '2'), ('c', 'b', 'a')),  # numbers as text
-        (('x', 3, '1'), ('c', 'b', 'a')),  # numbers before text
-        ((2.5, 2, 0), ('c', 'b', 'a')),
-    ],
+    'ids', [('10', '9', '2'), ('x', 3, '1'), (2.5, 2, 0)], ids=['numbers as text', 'both', 'floats']
 )
-def test_ids_of_any_type_have_an_order(make, ids, expected):
+def test_ids_of_any_type_have_an_order(make, ids):
     cfg = make(train=(dict(zip(ids, 'abc', strict=True)), None))
     resolve_classes(cfg)
-    assert classes(cfg) == expected
+    assert classes(cfg) == ('c', 'b', 'a')
 
 
 def test_coco_stays_as_it_is(make):
@@ -95,29 +94,7 @@ def test_coco_stays_as_it_is(make):
     assert cfg.to_dict() == before
 
 
-def test_a_number_of_ones_own_must_be_right(make, tmp_path):
-    told = refusal(make(5, train=(CATEGORIES, None)))
-    assert told == (
-        'the classes do not agree: model.bbox_head.num_classes is 5, but there are 2 classes: set '
-        'model.bbox_head.num_classes=2. [train_dataloader.dataset: metainfo.classes none, '
-        f'categories of {tmp_path}/train.json: cat, dog]'
-    )
-
-
-def test_a_validation_file_with_other_categories(make, tmp_path):
-    cfg = make(train=(CATEGORIES, None), val=({1: 'cat', 2: 'Dog', 3: 'owl'}, None))
-    told = refusal(cfg)
-    assert (
-        f'val_dataloader.dataset: of {tmp_path}/train.json, 1 of 2 are not among the categories of '
-        f"{tmp_path}/val.json: 'dog' (did you mean 'Dog'?)"
-    ) in told
-    assert (
-        f'the categories Dog, owl of {tmp_path}/val.json are not in {tmp_path}/train.json' in told
-    )
-    assert 'to leave them out, name the classes in metainfo=dict(classes=(...))' in told
-
-
-def test_wrapped_and_several_datasets(make):
+def test_datasets_and_models_inside_of_others(make):
     cfg = make(train=(CATEGORIES, None), val=(CATEGORIES, None))
     inner = cfg.train_dataloader.dataset
     repeated = dict(type='RepeatDataset', times=2, dataset=inner)
@@ -126,9 +103,6 @@ def test_wrapped_and_several_datasets(make):
     one, two = cfg.train_dataloader.dataset.datasets
     assert one.dataset.metainfo.classes == two.metainfo.classes == classes(cfg, 'val')
     assert cfg.model.bbox_head.num_classes == 2
-
-
-def test_a_model_for_test_time_augmentation(make):
     cfg = make(train=(CATEGORIES, None))
     cfg.model = dict(type='DetTTAModel', module=cfg.model)
     resolve_classes(cfg)
@@ -140,7 +114,7 @@ class OwnCoco(DATASETS.get('CocoDataset')):
     METAINFO = dict(classes=('a', 'b', 'c'))
 
 
-def test_other_dataset_classes_are_left_alone(make):
+def test_datasets_of_other_types_are_not_changed(make):
     cfg = make(train=(CATEGORIES, None), val=(CATEGORIES, None))
     for kind in ('OwnCoco', 'ClassBalancedDataset', OwnCoco, 'mmengine.ConcatDataset', 'Unknown'):
         cfg.train_dataloader.dataset.type = kind
@@ -154,7 +128,7 @@ def test_other_dataset_classes_are_left_alone(make):
     assert resolve_classes(cfg).startswith('2 classes (cat, dog)')
 
 
-def test_a_missing_file_is_left_for_the_dataset_to_say(make, tmp_path):
+def test_a_missing_file_is_reported_by_the_dataset_itself(make, tmp_path):
     cfg = make(train=(CATEGORIES, None))
     (tmp_path / 'train.json').unlink()
     assert resolve_classes(cfg) is None
@@ -180,7 +154,7 @@ def test_the_file_is_read_once(make, monkeypatch):
     assert read == ['train.json', 'val.json', 'train.json']
 
 
-def test_a_file_that_changed_meanwhile_is_read_anew(make, tmp_path):
+def test_a_file_that_changed_meanwhile_is_read_again(make, tmp_path):
     cfg = make(train=(CATEGORIES, None))
     resolve_classes(cfg)
     file = tmp_path / 'train.json'
@@ -202,54 +176,74 @@ def test_one_list_serves_the_datasets_that_have_none(make):
     assert cfg.model.bbox_head.num_classes == 1
 
 
-def test_a_name_that_the_file_lacks(make, tmp_path):
-    told = refusal(make(2, train=(CATEGORIES, ('cat', 'dgo')), val=(CATEGORIES, ('cat', 'dgo'))))
-    assert told == (
-        'the classes do not agree: train_dataloader.dataset: of metainfo.classes, 1 of 2 are not '
-        f"among the categories of {tmp_path}/train.json: 'dgo' (did you mean 'dog'?); "
-        'val_dataloader.dataset: of metainfo.classes, 1 of 2 are not among the categories of '
-        f"{tmp_path}/val.json: 'dgo' (did you mean 'dog'?). "
-        f'[train_dataloader.dataset: metainfo.classes cat, dgo, categories of {tmp_path}/train.json'
-        f': cat, dog; val_dataloader.dataset: metainfo.classes cat, dgo, categories of '
-        f'{tmp_path}/val.json: cat, dog]'
-    )
+THREE = {1: 'cat', 2: 'dog', 3: 'owl'}
+KEY = 'val_dataloader.dataset.metainfo.classes'
 
 
-@pytest.mark.parametrize('num_classes', [80, 3, 1])
-def test_another_number_than_the_names(make, num_classes):
-    told = refusal(make(num_classes, train=(CATEGORIES, ('cat', 'dog'))))
-    assert (
-        f'model.bbox_head.num_classes is {num_classes}, but there are 2 classes: set '
-        'model.bbox_head.num_classes=2'
-    ) in told
-    assert 'train_dataloader.dataset: metainfo.classes cat, dog, categories of' in told
-
-
-@pytest.mark.parametrize('split', ['val', 'test'])
 @pytest.mark.parametrize(
-    ('other', 'told'),
+    ('num_classes', 'splits', 'texts'),
     [
-        (('dog', 'cat'), "has 'dog' as number 0, not 'cat'"),
-        (('cat',), 'has 1 classes, not 2'),
-        (('cat', 'dog', 'owl'), 'has 3 classes, not 2'),
+        (
+            5,
+            dict(train=(CATEGORIES, None)),
+            [
+                'the classes do not agree: model.bbox_head.num_classes is 5, but there are 2 '
+                'classes: set model.bbox_head.num_classes=2. [train_dataloader.dataset: '
+                'metainfo.classes none, categories of {}/train.json: cat, dog]'
+            ],
+        ),
+        (
+            80,  # the default, which is not free if the config names classes
+            dict(train=(CATEGORIES, ('cat', 'dog'))),
+            [
+                'model.bbox_head.num_classes is 80, but there are 2 classes',
+                '[train_dataloader.dataset: metainfo.classes cat, dog, categories of',
+            ],
+        ),
+        (
+            80,
+            dict(train=(CATEGORIES, None), val=({1: 'cat', 2: 'Dog', 3: 'owl'}, None)),
+            [
+                'val_dataloader.dataset: of {}/train.json, 1 of 2 are not among the categories of '
+                "{}/val.json: 'dog' (did you mean 'Dog'?)",
+                'the categories Dog, owl of {}/val.json are not in {}/train.json',
+                'to leave them out, name the classes in metainfo=dict(classes=(...))',
+            ],
+        ),
+        (
+            2,
+            dict(train=(CATEGORIES, ('cat', 'dgo')), val=(CATEGORIES, ('cat', 'dgo'))),
+            [
+                f'{split}_dataloader.dataset: of metainfo.classes, 1 of 2 are not among the '
+                f"categories of {{}}/{split}.json: 'dgo' (did you mean 'dog'?)"
+                for split in ('train', 'val')
+            ],
+        ),
+        *(
+            (2, dict(train=(THREE, ('cat', 'dog')), val=(THREE, other)), [f'{KEY}: {difference}'])
+            for other, difference in (
+                (('dog', 'cat'), "2 of 2 classes differ: number 0 is 'dog' in this list, 'cat' in"),
+                (('cat',), "1 of 2 classes differ: number 1 is missing in this list, 'dog' in"),
+                (THREE.values(), "1 of 3 classes differ: number 2 is 'owl' in this list, missing"),
+            )
+        ),
     ],
 )
-def test_splits_that_disagree(make, split, other, told):
-    categories = {1: 'cat', 2: 'dog', 3: 'owl'}
-    cfg = make(2, **{'train': (categories, ('cat', 'dog')), split: (categories, other)})
-    assert f'the classes do not agree: {split}_dataloader.dataset.metainfo.classes {told}' in (
-        refusal(cfg)
-    )
+def test_classes_that_do_not_agree(make, tmp_path, num_classes, splits, texts):
+    splits = {split: (names, given and list(given)) for split, (names, given) in splits.items()}
+    message = refusal(make(num_classes, **splits))
+    for text in texts:
+        assert text.replace('{}', str(tmp_path)) in message
 
 
-@pytest.mark.parametrize('split', ['train', 'val', 'test'])
+@pytest.mark.parametrize('split', ['train', 'test'])
 @pytest.mark.parametrize(
-    ('given', 'told'),
+    ('given', 'text'),
     [
         (
             'cat',
             "must be a sequence of names, got the str 'cat', and there is no file of that name "
-            "with one class a line; a tuple of one needs a comma: classes=('cat',)",
+            "with one class per line; a tuple of one needs a comma: classes=('cat',)",
         ),
         ([], 'is empty; it needs each class once'),
         (['cat', 'dog', 'cat'], 'names a class twice: cat; it needs each class once'),
@@ -257,9 +251,9 @@ def test_splits_that_disagree(make, split, other, told):
         ({'cat': 1}, "must be a sequence of names, got {'cat': 1}"),
     ],
 )
-def test_no_list_of_names(make, split, given, told):
+def test_no_list_of_names(make, split, given, text):
     cfg = make(2, **{'train': (CATEGORIES, None), split: (CATEGORIES, given)})
-    assert refusal(cfg) == f'{split}_dataloader.dataset.metainfo.classes {told}'
+    assert refusal(cfg) == f'{split}_dataloader.dataset.metainfo.classes {text}'
 
 
 def test_names_in_a_file(make, tmp_path):
@@ -312,7 +306,7 @@ def test_a_test_with_classes_in_the_config_or_without_names_in_the_checkpoint(ma
     assert classes(cfg, 'test') == ('cat', 'dog')
 
 
-def test_a_test_is_not_held_to_the_training_classes_of_the_config(make):
+def test_a_test_need_not_have_the_training_classes_of_the_config(make):
     categories = {1: 'cat', 2: 'dog', 3: 'owl'}
     cfg = make(2, train=(categories, ('dog', 'owl')), test=(categories, ('dog', 'cat')))
     assert resolve_classes(cfg, ('test',)) is None
@@ -357,3 +351,51 @@ def test_a_prediction_takes_the_number_of_the_checkpoint(make):
     for meta in ({}, dict(CLASSES=('a', 'b'))):  # of which the head knows nothing
         take_checkpoint_classes(cfg, dict(state_dict=head, meta=meta))
         assert cfg.model.bbox_head.num_classes == 80
+
+
+# --- evaluators ---------------------------------------------------------------------------------
+
+
+@METRICS.register_module(force=True)
+class OwnMetric(METRICS.get('CocoMetric')):
+    pass
+
+
+def evaluator_cfg(evaluator, **dataset):
+    dataset = dict(type='CocoDataset', ann_file='val.json', data_root='data/pets', **dataset)
+    splits = ('val', 'test')
+    parts = {f'{split}_dataloader': dict(dataset=dataset) for split in splits}
+    return Config(parts | {f'{split}_evaluator': evaluator for split in splits})
+
+
+def test_a_metric_gets_the_file_of_its_dataset():
+    cfg = evaluator_cfg(dict(type='CocoMetric'), backend_args=dict(backend='petrel'))
+    cfg.test_dataloader.dataset.ann_file = '/else/where.json'
+    complete_evaluators(cfg)
+    assert cfg.val_evaluator.ann_file == 'data/pets/val.json'
+    assert cfg.val_evaluator.backend_args == dict(backend='petrel')
+    assert cfg.test_evaluator.ann_file == '/else/where.json'
+    cfg = evaluator_cfg([dict(type='DumpDetResults'), dict(type='ghmdet.CocoMetric', prefix='x')])
+    inner = cfg.val_dataloader.dataset
+    cfg.val_dataloader.dataset = dict(type='RepeatDataset', times=1, dataset=inner)
+    complete_evaluators(cfg)
+    assert cfg.val_evaluator[1].ann_file == 'data/pets/val.json'
+    assert 'ann_file' not in cfg.val_evaluator[0]
+
+
+def test_files_of_the_config_and_other_metrics_are_kept():
+    cfg = evaluator_cfg(dict(type='CocoMetric', ann_file='mine.json'))
+    cfg.test_evaluator = dict(type='OwnMetric')
+    complete_evaluators(cfg)
+    assert cfg.val_evaluator.ann_file == 'mine.json'
+    assert cfg.test_evaluator == dict(type='OwnMetric')
+    cfg = evaluator_cfg(dict(type='CocoMetric'))
+    dataset = cfg.val_dataloader.dataset
+    cfg.val_dataloader.dataset = dict(type='ConcatDataset', datasets=[dataset, dataset])
+    cfg.default_scope = 'mmdet'
+    complete_evaluators(cfg)
+    assert cfg.test_evaluator == dict(type='CocoMetric')
+    cfg.default_scope = 'ghmdet'
+    complete_evaluators(cfg)
+    assert cfg.val_evaluator == dict(type='CocoMetric')
+    assert cfg.test_evaluator.ann_file == 'data/pets/val.json'

@@ -1,4 +1,4 @@
-"""The full check: every entry and image, whatever is wrong with the others."""
+"""The audit of a dataset: every entry and image, whatever is wrong with the others."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import base64
 import json
 import os
 import re
-import subprocess
-import sys
 from pathlib import Path
 
 import cv2
@@ -19,8 +17,6 @@ from ghmdet.checks.audit_report import draw_picture, write_report
 from ghmdet.checks.dataset_audit import Picture, check_dataset
 from ghmdet.checks.decode_images import ImageJob
 from ghmdet.datasets import CocoDataset
-
-TOOL = Path(__file__).parents[2] / 'tools' / 'check_dataset.py'
 
 
 def make_set(folder: Path) -> dict:
@@ -59,18 +55,18 @@ def check(folder: Path, coco: dict, **kwargs):
     return check_dataset(dataset, 'train', workers=0)
 
 
-def list_findings(split) -> list[tuple]:
-    return [(f.kind, f.is_error, f.count, f.texts) for f in split.findings]
+def list_findings(audit) -> list[tuple]:
+    return [(f.kind, f.is_error, f.count, f.texts) for f in audit.findings]
 
 
-def test_nothing_is_found_in_a_sound_set(tmp_path, coco):
+def test_nothing_is_found_in_a_valid_dataset(tmp_path, coco):
     """Sides are 34.6, 89.4, 8, 10 and 70 pixels; dogs are the second and the fourth box."""
-    split = check(tmp_path, coco)
-    assert list_findings(split) == []
-    assert split.notes == ['4 images, 4 used; dropped: none. 5 boxes, 5 used; dropped: none']
-    tables = {title: dict(rows) for title, rows in split.statistics.items()}
+    audit = check(tmp_path, coco)
+    assert list_findings(audit) == []
+    assert audit.notes == ['4 images, 4 used; dropped: none. 5 boxes, 5 used; dropped: none']
+    tables = {title: dict(rows) for title, rows in audit.statistics.items()}
     assert tables['boxes by class'] == {'dog': 2, 'c<a>t': 3}
-    counts = {name: n for name, n in tables['boxes in an image'].items() if n}
+    counts = {name: n for name, n in tables['boxes per image'].items() if n}
     assert counts == {'1': 3, '2 to 5': 1}
     sides = tables['boxes by side (square root of the area in pixels)']
     assert {name: n for name, n in sides.items() if n} == {
@@ -96,20 +92,20 @@ def test_all_kinds_are_found_at_once(tmp_path, coco):
     anns.append(box | {'id': 13, 'bbox': ['90', 2, 30, 4]})
     anns.append({'id': 14, 'image_id': 7, 'category_id': 1, 'bbox': [1, 2, 3, 4]})
     anns.append({'id': 15, 'image_id': 0, 'category_id': 8, 'bbox': [1, 2, 3, 4]})
-    split = check(tmp_path, coco)
-    found = {kind: (is_error, count) for kind, is_error, count, _ in list_findings(split)}
+    audit = check(tmp_path, coco)
+    found = {kind: (is_error, count) for kind, is_error, count, _ in list_findings(audit)}
     assert found == {
         # id 14 is of an image that is itself broken, and so not counted again.
         'entry of the annotation file': (True, 3),
-        'box left out, without width or height': (False, 1),
-        'box left out, outside the image': (False, 1),
-        'box used, reaching more than a pixel beyond the image': (False, 1),
+        'box skipped, without width or height': (False, 1),
+        'box skipped, outside the image': (False, 1),
+        'box used, more than a pixel beyond the image': (False, 1),
         'file name': (False, 1),
         'file name that leads out of the image folder': (True, 1),
         'image file': (True, 3),
     }
-    assert split.num_errors == 7
-    texts = ' | '.join(text for finding in split.findings for text in finding.texts)
+    assert audit.num_errors == 7
+    texts = ' | '.join(text for finding in audit.findings for text in finding.texts)
     for words in (
         'annotation id 13 of image id 2: bbox must be four',
         'image id 7 (3.png): height and width must be positive numbers up to 1e9, got 80 and 0',
@@ -123,7 +119,7 @@ def test_all_kinds_are_found_at_once(tmp_path, coco):
         'gone.png does not exist (image id 4)',
     ):
         assert words in texts
-    shown = {f.kind: [Path(p.path).name for p in f.pictures] for f in split.findings if f.pictures}
+    shown = {f.kind: [Path(p.path).name for p in f.pictures] for f in audit.findings if f.pictures}
     assert shown.pop('image file') == ['1.png']
     assert list(shown.values()) == [['2.png'], ['2.png'], ['2.png']]
 
@@ -144,7 +140,7 @@ def test_a_file_that_cannot_be_read_is_a_finding(tmp_path, content, words):
     assert words in finding.texts[0]
 
 
-def test_filters_and_classes_are_those_of_the_data_set(tmp_path, coco):
+def test_filters_and_classes_are_those_of_the_dataset(tmp_path, coco):
     (finding,) = check(tmp_path, coco, filter_cfg={'min_size': 81}).findings
     assert 'no usable image' in finding.texts[0]
     assert '4 smaller (filter_cfg.min_size=81)' in finding.texts[0]
@@ -155,7 +151,7 @@ def test_filters_and_classes_are_those_of_the_data_set(tmp_path, coco):
 
 
 def die(job: ImageJob):
-    """Take the place of the decoder in the other process, which a fork inherits."""
+    """Replace the decoder in the other process, a fork of this one."""
     if job.path == 'evil':
         os._exit(9)
     return decode_images.DecodeResult()
@@ -167,21 +163,20 @@ def test_an_image_that_kills_its_process_stops_no_other(monkeypatch):
     monkeypatch.setattr(decode_images, '_CHUNK', 2)
     monkeypatch.setattr(decode_images, '_START_METHOD', 'fork')
     paths = ['a', 'b', 'evil', 'c', 'd', 'e', 'f', 'g', 'h']
-    jobs = [ImageJob(path, (1, 1), 'color', 9) for path in paths]
-    verdicts = dict(decode_images.decode_images(jobs, workers=2))
-    assert sorted(verdicts) == list(range(9))
-    faults = {paths[index]: verdict.fault for index, verdict in verdicts.items() if verdict.fault}
-    assert faults == {'evil': 'image evil kills the process that decodes it'}
+    jobs = {path: ImageJob(path, (1, 1), 'color', 9) for path in paths}
+    results = dict(decode_images.decode_images(jobs, workers=2))
+    assert sorted(results) == sorted(paths)
+    errors = {path: result.error for path, result in results.items() if result.error}
+    assert errors == {'evil': 'image evil kills the process that decodes it'}
 
 
 def test_the_report_quotes_names_and_holds_its_pictures(tmp_path, coco):
     coco['images'][0]['file_name'] = '<b>.png'
     coco['annotations'][1]['bbox'] = [50, 40, 0, 0]
-    text = write_report([check(tmp_path, coco)], tmp_path / 'out')
-    assert text == (tmp_path / 'out' / 'report.txt').read_text()[:-1]
-    assert (
-        'warning: 1 x box left out, without width or height\n    annotation id 1 of image' in text
-    )
+    write_report([check(tmp_path, coco)], tmp_path / 'out')
+    text = (tmp_path / 'out' / 'report.txt').read_text()
+    assert f'boxes by class:\n    dog   {1:>10}\n    c<a>t {3:>10}\n' in text
+    assert 'warning: 1 x box skipped, without width or height\n    annotation id 1 of image' in text
     assert 'error: 1 x image file\n    image ' in text
     page = (tmp_path / 'out' / 'report.html').read_text()
     assert '&lt;b&gt;.png does not exist' in page
@@ -207,29 +202,25 @@ def test_boxes_beyond_the_image_are_drawn_in_a_margin(tmp_path):
     assert drawn.shape[1] == 320 + 8
 
 
-def run_tool(*args: str, cwd: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, str(TOOL), *args]
-    return subprocess.run(command, capture_output=True, text=True, cwd=cwd)
-
-
-def test_the_tool_finds_the_images_beside_a_json_and_counts_errors(tmp_path, coco):
+def test_the_tool_finds_the_images_beside_a_json_and_counts_errors(tmp_path, coco, run_tool):
     (tmp_path / 'ann.json').write_text(json.dumps(coco))
-    done = run_tool('ann.json', '--workers', '2', cwd=tmp_path)
-    assert (done.returncode, done.stdout.splitlines()[-2:]) == (
-        0,
-        ['  nothing is wrong', 'report: check_ann/report.html and check_ann/report.txt'],
-    ), done.stderr
+    code, stdout, stderr = run_tool('check_dataset.py', 'ann.json', '--workers', 2)
+    assert code == 0, stderr
+    assert stdout == (
+        '== ann.json: ann.json\n4 images, 4 used; dropped: none. 5 boxes, 5 used; dropped: none\n'
+        'no errors or warnings\n\nreport: check_ann/report.html and check_ann/report.txt\n'
+    )
     before = {path: path.read_bytes() for path in tmp_path.rglob('*.*g')}
     (tmp_path / 'images' / '2.png').unlink()
-    done = run_tool('ann.json', '--out', 'here', '--workers', '0', cwd=tmp_path)
-    assert done.returncode == 1
-    assert 'error: 1 x image file, first: image images/2.png does not exist' in done.stdout
-    assert 'error: ann.json: 1 errors in the data, see above and the report' in done.stderr
-    assert 'Traceback' not in done.stderr
+    args = ('ann.json', '--out', 'here', '--workers', 0)
+    code, stdout, stderr = run_tool('check_dataset.py', *args)
+    assert code == 1
+    assert 'error: 1 x image file\n    image images/2.png does not exist' in stdout
+    assert 'error: ann.json: 1 errors in the data, see above and the report' in stderr
     assert all(path.read_bytes() == content for path, content in before.items() if path.exists())
 
 
-def test_the_tool_checks_each_data_set_of_a_config(tmp_path, coco):
+def test_the_tool_checks_each_dataset_of_a_config(tmp_path, coco, run_tool):
     """Val and test are the same and checked once; its one image is too small for no filter."""
     (tmp_path / 'train.json').write_text(json.dumps(coco))
     coco['annotations'][0]['image_id'] = 99
@@ -245,16 +236,15 @@ val_dataloader = dict(
 test_dataloader = val_dataloader
 """
     )
-    done = run_tool(
-        'config.py', '--data-root', str(tmp_path), '--out', 'out', '--workers', '0', cwd=tmp_path
-    )
-    assert done.returncode == 1, done.stderr
-    lines = done.stdout.splitlines()
-    assert f'train_dataloader.dataset.dataset: {tmp_path}/train.json' in lines
+    args = ('config.py', '--data-root', tmp_path, '--out', 'out', '--workers', 0)
+    code, stdout, stderr = run_tool('check_dataset.py', *args)
+    assert code == 1, stderr
+    lines = stdout.splitlines()
+    assert f'== train_dataloader.dataset.dataset: {tmp_path}/train.json' in lines
     assert any(
         '4 images, 4 used (2 without boxes); dropped: 0 smaller (filter_cfg.min_size=8). 5 boxes, '
         '2 used; dropped: 3 of other classes' in line
         for line in lines
     )
-    assert f'val_dataloader.dataset, test_dataloader.dataset: {tmp_path}/val.json' in lines
+    assert f'== val_dataloader.dataset, test_dataloader.dataset: {tmp_path}/val.json' in lines
     assert any('annotation id 0 of image id 99: no image has its image_id 99' in s for s in lines)

@@ -47,14 +47,14 @@ def test_numbers(key, value, told):
     assert str(caught.value) == f'{key} {told}'
 
 
-@pytest.mark.parametrize('stones', [[11, 8], [8, 8], [0, 8], 8, ['8']])
-def test_milestones(stones):
-    scheduler = dict(type='MultiStepLR', milestones=stones)
+@pytest.mark.parametrize('milestones', [[11, 8], [8, 8], [0, 8], 8, ['8']])
+def test_milestones(milestones):
+    scheduler = dict(type='MultiStepLR', milestones=milestones)
     with pytest.raises(ConfigError) as caught:
         check_settings(Config(dict(param_scheduler=[dict(type='LinearLR'), scheduler])))
     assert str(caught.value) == (
         'param_scheduler.1.milestones must be a list of whole numbers of at least 1, each larger '
-        f'than the one before, got {stones!r}'
+        f'than the one before, got {milestones!r}'
     )
 
 
@@ -75,11 +75,35 @@ def test_kinds(values, told):
     assert str(caught.value) == told
 
 
-def test_what_need_not_be_there():
-    check_settings(Config(dict(model=dict(), param_scheduler=None, custom_hooks=None)))
-    check_settings(Config(dict(optim_wrapper=dict(accumulative_counts=4, optimizer=dict(lr=0)))))
-    hooks = dict(checkpoint=dict(interval=-1))
-    check_settings(Config(dict(default_hooks=hooks, train_cfg=dict(max_iters=9))))
+@pytest.mark.parametrize(
+    'cfg',
+    [
+        dict(model=dict(), param_scheduler=None, custom_hooks=None),
+        dict(optim_wrapper=dict(accumulative_counts=4, optimizer=dict(lr=0))),
+        dict(default_hooks=dict(checkpoint=dict(interval=-1)), train_cfg=dict(max_iters=9)),
+        dict(model_wrapper_cfg=dict(find_unused_parameters=True)),
+        dict(runner_type='OwnRunner'),
+    ],
+)
+def test_accepted(cfg):
+    check_settings(Config(cfg))
+
+
+@pytest.mark.parametrize(
+    ('cfg', 'text'),
+    [
+        (dict(runner_type='FlexibleRunner'), 'runner_type (FlexibleRunner)'),
+        (dict(runner_type='mmengine.FlexibleRunner'), 'runner_type (FlexibleRunner)'),
+        (
+            dict(model_wrapper_cfg=dict(type='mmengine.MMFullyShardedDataParallel')),
+            'model_wrapper_cfg (MMFullyShardedDataParallel)',
+        ),
+    ],
+)
+def test_sharding_is_refused(cfg, text):
+    with pytest.raises(ConfigError) as caught:
+        check_settings(Config(cfg))
+    assert str(caught.value).startswith(f'{text} is not supported: leave it out;')
 
 
 def test_sections_come_in_threes():
@@ -88,8 +112,8 @@ def test_sections_come_in_threes():
     with pytest.raises(ConfigError) as caught:
         check_sections(cfg)
     assert str(caught.value) == (
-        'val_dataloader missing or None, but val_cfg and val_evaluator set: give all three, or, '
-        'without validation, set val_dataloader=None, val_cfg=None, val_evaluator=None'
+        'val_dataloader missing or None, but val_cfg and val_evaluator set: set all three, or '
+        'none of them: val_dataloader=None, val_cfg=None, val_evaluator=None'
     )
     cfg.val_cfg = cfg.val_evaluator = None
     check_sections(cfg)

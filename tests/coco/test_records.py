@@ -19,7 +19,7 @@ def block(request, monkeypatch):
 
 
 def draw_coco(seed: int) -> dict:
-    """Ids of several types, and strings and objects that look like the place of a cut."""
+    """Ids of several types, and strings and objects that look like the end of an annotation."""
     rng = random.Random(seed)
     image_ids = [7, 'b', 2**70, 3.5, None, -4]
     annotations = []
@@ -57,8 +57,8 @@ def check_records(records, coco: dict) -> None:
         (i['id'], i['file_name'], i['height'], i['width']) for i in coco['images']
     ]
     assert [(c.id, c.name) for c in records.categories] == [(9, 'dog'), ('x', 'cat')]
-    assert [got.image_ids[place] for place in got.image] == [ann['image_id'] for ann in anns]
-    assert [got.category_ids[place] for place in got.category] == [a['category_id'] for a in anns]
+    assert [got.image_ids[i] for i in got.image] == [ann['image_id'] for ann in anns]
+    assert [got.category_ids[i] for i in got.category] == [ann['category_id'] for ann in anns]
     assert got.bbox.tolist() == [ann['bbox'] for ann in anns]
     areas = [ann.get('area') for ann in anns]
     assert [None if np.isnan(area) else area for area in got.area] == areas
@@ -76,9 +76,9 @@ def test_records_are_what_json_reads(tmp_path, indent, last):
     records = read_records(str(tmp_path / 'ann.json'))
     check_records(records, coco)
     check_records(convert_records(coco, 'ann.json'), coco)
-    order = {id_: place for place, id_ in enumerate([9, 'x'])}
-    expected = [order.get(ann['category_id'], -1) for ann in coco['annotations']]
-    assert records.annotations.find_categories(order).tolist() == expected
+    label_of = {9: 0, 'x': 1}
+    expected = [label_of.get(ann['category_id'], -1) for ann in coco['annotations']]
+    assert records.annotations.find_categories(label_of).tolist() == expected
 
 
 @pytest.mark.usefixtures('block')
@@ -93,18 +93,10 @@ def test_annotations_of_another_object_are_not_the_file_s(tmp_path):
 @pytest.mark.parametrize(
     ('old', 'new', 'words'),
     [
-        (
-            '"image_id": 7',
-            '"image_id": [7]',
-            r'id 3 of image id \[7\]: image_id must be a number or',
-        ),
-        (
-            '"bbox": [',
-            '"bbox": [1, ',
-            '40 broken entries: annotation id 0 of .*: bbox must be four',
-        ),
+        ('"image_id": 7', '"image_id": [7]', r'id 3 of image id \[7\]: image_id must be a number'),
+        ('"bbox": [', '"bbox": [1, ', '40 broken entries: annotation id 0 of .*: bbox must be'),
         ('"bbox": [', '"box": [', 'annotation id 0 of image id 3.5 lacks bbox'),
-        ('}, {"id": 9, ', '} {"id": 9, ', "column 1780: Expecting ',' delimiter; was the file cut"),
+        ('}, {"id": 9, ', '} {"id": 9, ', "column 1780: Expecting ',' delimiter; .* truncated"),
         ('"id": 20', '"id": NaN', '1 broken entries: annotation id nan of .*: id must be a number'),
         ('"counts": [1]', '"counts": [1', "column 609: Expecting ',' delimiter"),
         ('"categories"', '"categories', "column 6536: Expecting ':' delimiter"),
@@ -114,8 +106,8 @@ def test_annotations_of_another_object_are_not_the_file_s(tmp_path):
     ],
 )
 @pytest.mark.usefixtures('block')
-def test_broken_files_are_explained_whatever_the_blocks(tmp_path, old, new, words):
-    """The place in the file is the same however much of it was decoded before."""
+def test_errors_do_not_depend_on_the_blocks(tmp_path, old, new, words):
+    """Line and column are those in the file, however much of it was decoded before."""
     text = json.dumps(draw_coco(0))
     assert old in text
     (tmp_path / 'ann.json').write_text(text.replace(old, new))
@@ -125,11 +117,11 @@ def test_broken_files_are_explained_whatever_the_blocks(tmp_path, old, new, word
 
 
 @pytest.mark.usefixtures('block')
-def test_a_wrong_byte_is_found_whatever_the_blocks(tmp_path):
+def test_an_invalid_byte_is_found_with_any_blocks(tmp_path):
     text = json.dumps(draw_coco(0), ensure_ascii=False).encode()
-    place = text.rindex(b'"image_id": "b"') + 13
-    (tmp_path / 'ann.json').write_bytes(text[:place] + b'\xfe' + text[place:])
-    with pytest.raises(ValueError, match=f'but byte {place} is none of it'):
+    offset = text.rindex(b'"image_id": "b"') + 13
+    (tmp_path / 'ann.json').write_bytes(text[:offset] + b'\xfe' + text[offset:])
+    with pytest.raises(ValueError, match=f'but byte {offset} is invalid'):
         read_records(str(tmp_path / 'ann.json'))
 
 
@@ -165,16 +157,8 @@ def test_of_very_many_broken_entries_the_rest_is_not_read(tmp_path, monkeypatch)
         read_records(str(tmp_path / 'ann.json'))
 
 
-def test_a_wrong_type_is_named_by_its_ids():
-    coco = draw_coco(0)
-    coco['annotations'][3]['bbox'] = [1, 2, 'x', 4]
-    words = r"^a.json: 1 broken .*: annotation id 3 of image id 7: bbox .*, got \[1, 2, 'x', 4\]"
-    with pytest.raises(ValueError, match=words):
-        convert_records(coco, 'a.json')
-
-
-def test_all_but_the_end_is_cut_off(tmp_path, monkeypatch):
-    """Of 30 annotations that can be told apart by their looks, each is decoded by itself."""
+def test_each_annotation_is_a_block_of_its_own(tmp_path, monkeypatch):
+    """As far as the cuts can be found; the last ten annotations look like other objects."""
     monkeypatch.setattr(coco_records, '_BLOCK', 1)
     starts = []
     monkeypatch.setattr(coco_records, '_forget_pages', lambda text, start: starts.append(start))
@@ -182,10 +166,8 @@ def test_all_but_the_end_is_cut_off(tmp_path, monkeypatch):
     (tmp_path / 'ann.json').write_text(json.dumps(coco))
     check_records(read_records(str(tmp_path / 'ann.json')), coco)
     assert len(starts) == 30
-    text = (tmp_path / 'ann.json').read_text()
-    ids = [
-        json.JSONDecoder().raw_decode(text.encode()[start:].decode())[0]['id'] for start in starts
-    ]
+    text, decode = (tmp_path / 'ann.json').read_bytes(), json.JSONDecoder().raw_decode
+    ids = [decode(text[start:].decode())[0]['id'] for start in starts]
     assert ids == list(range(1, 31))
 
 

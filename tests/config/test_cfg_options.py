@@ -6,6 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from ghmdet.config.cfg_options import add_cfg_options, merge_options, parse_value
+from ghmdet.config.parts import value_at
 
 
 def make():
@@ -20,7 +21,7 @@ def make():
 def parse(*words):
     parser = argparse.ArgumentParser()
     add_cfg_options(parser)
-    return parser.parse_args(['--cfg-options', *words]).cfg_options
+    return parser.parse_args(['--cfg-options', *words] if words else []).cfg_options
 
 
 CASES = [
@@ -46,17 +47,13 @@ CASES = [
 def test_override(words, key, expected):
     cfg = make()
     merge_options(cfg, parse(*words))
-    found = cfg
-    for name in key.split('.'):
-        found = found[int(name)] if name.isdigit() else found[name]
-    assert found == expected
-    assert type(found) is type(expected) or isinstance(expected, dict)
+    found = value_at(cfg.to_dict(), key)
+    assert (found, type(found)) == (expected, type(expected))
 
 
 def test_only_what_is_named_changes():
-    cfg = make()
+    cfg, expected = make(), make().to_dict()
     merge_options(cfg, {'steps.1.scale.0': 1, 'model.widths.0': 0})
-    expected = make().to_dict()
     expected['steps'][1]['scale'] = (1, 9)
     expected['model']['widths'] = [0, 2, 3]
     assert cfg.to_dict() == expected
@@ -69,7 +66,7 @@ def test_only_what_is_named_changes():
         ('model.widths.3=1', KeyError, "model.widths.3: a list of 3 items.*has no '3'"),
         ('model.widths.-1=1', KeyError, "has no '-1'"),
         ('steps.first.scale=1', KeyError, "has no 'first'"),
-        ('model.widths.0.x=1', TypeError, "model.widths.0.x: 'x' is to be set in 1, which is"),
+        ('model.widths.0.x=1', TypeError, "model.widths.0.x: cannot set 'x' in 1, which is"),
         ('model.type.x=1', TypeError, "x.*cannot inherit from base|type.*is of type <class 'str'>"),
     ],
 )
@@ -85,6 +82,9 @@ def test_keys_that_lead_nowhere(option, error, told):
         ('(traffic light,car)', ('traffic light', 'car')),
         ("{'type': 'GN', 'num_groups': 4}", dict(type='GN', num_groups=4)),
         ('(a,b),(c,d)', [('a', 'b'), ('c', 'd')]),
+        ("[a, 'b, c', 1e3]", ['a', 'b, c', 1000.0]),
+        ('(cat)', ('cat',)),
+        ('[(cat)]', [('cat',)]),
         ("['1', 2]", ['1', 2]),
         ("it's", "it's"),
         ('data/(old)/x', 'data/(old)/x'),
@@ -108,8 +108,10 @@ def test_value(text, expected):
         ('=3', "got '=3'"),
         ('a..b=3', "got 'a..b=3'"),
         ('a =3', "got 'a =3'"),
-        ('a=[1,2', "--cfg-options a=[1,2: ] is missing in '[1,2'"),
-        ('a=1,2)', "--cfg-options a=1,2): ) at place 4 of '1,2)' closes nothing"),
+        ('a=[1,2', "--cfg-options a=[1,2: cannot read '[1,2': each bracket must be closed"),
+        ('a=1,2)', "--cfg-options a=1,2): cannot read '1,2)'"),
+        ('a=(b),c(d)', 'texts with brackets need quotes'),
+        ('a={b:c}', "cannot read '{b:c}'"),
     ],
 )
 def test_words_that_cannot_be_read(word, told, capsys):
@@ -120,11 +122,8 @@ def test_words_that_cannot_be_read(word, told, capsys):
 
 
 def test_several_options_add_up():
-    parser = argparse.ArgumentParser()
-    add_cfg_options(parser)
-    given = ['--cfg-options', 'a=1', '--cfg-options', 'b=2', 'a=3']
-    assert parser.parse_args(given).cfg_options == dict(a=3, b=2)
-    assert parser.parse_args([]).cfg_options == {}
+    assert parse('a=1', '--cfg-options', 'b=2', 'a=3') == dict(a=3, b=2)
+    assert parse() == {}
 
 
 def test_none_gives_way_to_a_dict():
@@ -139,8 +138,7 @@ def test_a_dict_gives_way_to_none_but_to_no_number_or_text():
     with pytest.raises(TypeError) as caught:
         merge_options(cfg, parse('model=resnet50'))
     assert str(caught.value) == (
-        'model=resnet50: model is a dict of settings, of which one can be set: model.type, '
-        'model.width'
+        'model=resnet50: model is a dict of settings, set one of them: model.type, model.width'
     )
     merge_options(cfg, parse('model=None'))
     assert cfg.model is None

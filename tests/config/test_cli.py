@@ -1,83 +1,91 @@
 """How a program ends when something is wrong."""
 
-import os
+import argparse
 import signal
 import subprocess
 import sys
 import time
 
 import pytest
+from mmengine.logging import MMLogger
 from torch.utils.data import DataLoader
 
 from ghmdet.config import cli
 
-PROGRAM = """
-import argparse, sys
-from ghmdet.engine import cli
-def main():
-    parser = argparse.ArgumentParser()
-    parser.add_argument('--need', required=True)
-    cli.add_debug_argument(parser)
-    parser.parse_args()
-    print('begun', flush=True)
-    {body}
-cli.run(main)
-"""
 SHOWN = '(--debug shows where in the code)'
 
 
-def run(body, *words, **env):
-    env = {key: value for key, value in os.environ.items() if key != 'RANK'} | env
-    words = words or ('--need=1',)
-    command = [sys.executable, '-c', PROGRAM.format(body=body), *words]
-    return subprocess.run(command, capture_output=True, text=True, env=env)
+@pytest.fixture
+def run(monkeypatch, capsys):
+    """Run a program of this body; gives exit code, stdout and stderr."""
+
+    def run(body, *words, rank=None):
+        def main():
+            parser = argparse.ArgumentParser()
+            parser.add_argument('--need', required=True)
+            cli.add_debug_argument(parser)
+            parser.parse_args()
+            print('begun')
+            body()
+
+        monkeypatch.setattr(sys, 'argv', ['program', *(words or ['--need=1'])])
+        monkeypatch.setattr(MMLogger, '_instance_dict', dict(MMLogger._instance_dict))
+        monkeypatch.delenv('RANK', raising=False)
+        sys.stderr.reconfigure(errors='backslashreplace')  # as Python's own
+        if rank is not None:
+            monkeypatch.setenv('RANK', rank)
+        try:
+            cli.run(main)
+            code = 0
+        except SystemExit as stop:
+            code = stop.code
+        return code, *capsys.readouterr()
+
+    MMLogger._instance_dict.clear()
+    return run
 
 
-def test_the_message_is_all():
-    done = run("raise ValueError('expected 3, got 4')")
-    assert (done.returncode, done.stdout) == (1, 'begun\n')
-    assert done.stderr == f'error: expected 3, got 4\n{SHOWN}\n'
+def test_the_message_is_all(run):
+    def fail():
+        raise ValueError('expected 3, got 4')
+
+    assert run(fail) == (1, 'begun\n', f'error: expected 3, got 4\n{SHOWN}\n')
+    code, _, text = run(fail, '--need=1', '--debug')
+    assert (code, text[:33]) == (1, 'Traceback (most recent call last)')
+    assert text.endswith('\nerror: expected 3, got 4\n')
+    # Each process of several shows its traceback.
+    code, _, text = run(fail, rank='2')
+    assert (code, text[:33]) == (1, 'Traceback (most recent call last)')
+    assert text.endswith('\nerror: rank 2: expected 3, got 4\n')
 
 
-def test_debug_shows_the_traceback():
-    done = run("raise ValueError('expected 3, got 4')", '--need=1', '--debug')
-    assert done.returncode == 1
-    assert done.stderr.startswith('Traceback (most recent call last):')
-    assert done.stderr.endswith('\nerror: expected 3, got 4\n')
+def test_the_traceback_goes_to_a_file_beside_the_log(run, tmp_path):
+    def fail():
+        MMLogger.get_instance('x', log_file=str(tmp_path / '1.log'))
+        raise ValueError('expected 3, got \udcff')
+
+    file = tmp_path / 'error.log'
+    for count in (1, 2):
+        text = run(fail)[2]
+        assert text.splitlines()[-1] == f'{SHOWN[:-1]}; the traceback is in {file})'
+        assert file.read_text().count('ValueError: expected 3') == count
+        assert file.read_text().count('--need=1\nTraceback') == count
+    run(fail, rank='1')
+    assert 'ValueError: expected 3' in (tmp_path / 'error_rank1.log').read_text()
 
 
-def test_the_traceback_goes_to_a_file_beside_the_log(tmp_path):
-    log = tmp_path / 'run' / '1.log'
-    log.parent.mkdir()
-    body = f"""from mmengine.logging import MMLogger
-    MMLogger.get_instance('x', log_file={str(log)!r})
-    raise ValueError('expected 3, got \\udcff')"""
-    for _ in range(2):
-        done = run(body)
-    file = log.with_name('error.log')
-    assert done.stderr.splitlines()[-1] == f'{SHOWN[:-1]}; the traceback is in {file})'
-    assert file.read_text().count('ValueError: expected 3') == 2
-    assert file.read_text().count('--need=1\nTraceback') == 2
-
-
-def test_each_process_of_several_keeps_its_traceback():
-    done = run("raise ValueError('expected 3, got 4')", RANK='2')
-    assert done.returncode == 1
-    assert 'Traceback (most recent call last):' in done.stderr
-    assert done.stderr.endswith('\nerror: rank 2: expected 3, got 4\n')
-
-
-def test_wrong_arguments_and_exits_of_its_own():
-    done = run('pass', '--nead=1')
-    assert done.returncode == 2
-    assert done.stderr.endswith('error: the following arguments are required: --need\n')
-    done = run('raise SystemExit(7)')
-    assert (done.returncode, done.stderr) == (7, '')
-    assert run('pass').returncode == 0
+def test_wrong_arguments_and_exits_of_its_own(run):
+    code, _, text = run(lambda: None, '--nead=1')
+    assert code == 2
+    assert text.endswith('error: the following arguments are required: --need\n')
+    assert run(lambda: sys.exit(7)) == (7, 'begun\n', '')
+    assert run(lambda: None) == (0, 'begun\n', '')
 
 
 def test_interrupt():
-    command = [sys.executable, '-c', PROGRAM.format(body='import time; time.sleep(60)'), '--need=1']
+    body = "print('begun', flush=True); import time; time.sleep(60)"
+    script = f'from ghmdet.config import cli\ndef main():\n    {body}\ncli.run(main)'
+    command = [sys.executable, '-c', script]
     with subprocess.Popen(command, stdout=-1, stderr=-1, text=True) as process:
         assert process.stdout.readline() == 'begun\n'
         time.sleep(0.2)
@@ -128,7 +136,7 @@ class Broken:
 @pytest.mark.parametrize(
     ('error', 'expected'),
     [
-        (ValueError('image 7.jpg\nis cut off'), 'image 7.jpg\nis cut off'),
+        (ValueError('image 7.jpg\nis truncated'), 'image 7.jpg\nis truncated'),
         (KeyError('img'), "KeyError: 'img'"),
         (ZeroDivisionError('division by zero'), 'ZeroDivisionError: division by zero'),
     ],

@@ -66,21 +66,21 @@ def test_the_root_of_the_config_serves_datasets_without_one():
         ),
         (
             dict(train_dataloader=loader(data_root='data/a/', ann_file='/else/x.json')),
-            "cannot reach train_dataloader.dataset.ann_file='/else/x.json': not below the "
-            "data_root of the data sets, 'data/a/'",
+            "does not apply to train_dataloader.dataset.ann_file='/else/x.json': not below the "
+            "data_root of the datasets, 'data/a/'",
         ),
         (
             dict(train_dataloader=loader(data_root='data/a/', ann_file='../b/x.json')),
-            "cannot reach train_dataloader.dataset.ann_file='../b/x.json'",
+            "does not apply to train_dataloader.dataset.ann_file='../b/x.json'",
         ),
         (
             dict(
                 train_dataloader=loader(data_root='data/a/'),
                 val_evaluator=dict(ann_file='data/ab/val.json'),
             ),
-            "cannot reach val_evaluator.ann_file='data/ab/val.json'",
+            "does not apply to val_evaluator.ann_file='data/ab/val.json'",
         ),
-        (dict(model=dict()), 'no data set in the config'),
+        (dict(model=dict()), 'there is no dataset in the config'),
     ],
 )
 def test_what_it_cannot_reach_is_named(values, told):

@@ -23,70 +23,49 @@ CHECK_HOLDERS = (mmengine.utils, package_utils, config_module)
 
 
 @pytest.fixture
-def released(monkeypatch):
-    """mmengine's functions as in 0.10.7, which ask pkg_resources."""
+def mmengine_with(monkeypatch):
+    """mmengine with other functions in place of its own."""
 
-    def get_installed_path(package):
-        return import_module('pkg_resources').folder_of(package)
+    def replace(get_installed_path, is_installed):
+        get_installed_path.__name__, is_installed.__name__ = 'get_installed_path', 'is_installed'
+        for module in PATH_HOLDERS:
+            monkeypatch.setattr(module, 'get_installed_path', get_installed_path)
+        for module in CHECK_HOLDERS:
+            monkeypatch.setattr(module, 'is_installed', is_installed)
 
-    def is_installed(package):
-        return import_module('pkg_resources').folder_of(package) is not None
-
-    for module in PATH_HOLDERS:
-        monkeypatch.setattr(module, 'get_installed_path', get_installed_path)
-    for module in CHECK_HOLDERS:
-        monkeypatch.setattr(module, 'is_installed', is_installed)
-    return monkeypatch
+    return replace
 
 
-def check_cured():
+def ask_pkg_resources(package):
+    return import_module('pkg_resources').folder_of(package)  # as mmengine 0.10.7 does
+
+
+@pytest.mark.parametrize('there', [False, True])
+def test_pkg_resources_is_not_needed_and_not_asked(there, mmengine_with, monkeypatch):
+    old = types.ModuleType('pkg_resources')
+    old.folder_of = lambda package: pytest.fail('slow, and wrong for editable installs')
+    monkeypatch.delitem(sys.modules, 'pkg_resources', raising=False)
+    if there:
+        monkeypatch.setitem(sys.modules, 'pkg_resources', old)
+    mmengine_with(ask_pkg_resources, lambda package: ask_pkg_resources(package) is not None)
+    package_lookup.patch_installed_path()
     for module in PATH_HOLDERS:
         assert module.get_installed_path is package_lookup.get_installed_path, module
     for module in CHECK_HOLDERS:
         assert module.is_installed is package_lookup.is_installed, module
+    assert sys.modules.get('pkg_resources') is (old if there else None)
 
 
-def test_without_pkg_resources(released):
-    released.delitem(sys.modules, 'pkg_resources', raising=False)
-    package_lookup.patch_installed_path()
-    check_cured()
-    assert 'pkg_resources' not in sys.modules
+# A wrong answer is a folder too high, as in mmengine's main branch.
+@pytest.mark.parametrize('found', [OWN, OWN.parent])
+def test_a_wrong_answer_is_replaced_and_a_right_one_kept(found, mmengine_with):
+    def answer(package):
+        return str(found)
 
-
-def test_an_old_pkg_resources_is_not_asked_and_stays(released):
-    old = types.ModuleType('pkg_resources')
-    old.folder_of = lambda package: pytest.fail('slow, and wrong for editable installs')
-    released.setitem(sys.modules, 'pkg_resources', old)
-    package_lookup.patch_installed_path()
-    check_cured()
-    assert sys.modules['pkg_resources'] is old
-
-
-def test_a_wrong_answer_is_replaced(released):
-    def get_installed_path(package):
-        return str(OWN.parent)  # a folder too high, as in mmengine's main branch
-
-    for module in PATH_HOLDERS:
-        released.setattr(module, 'get_installed_path', get_installed_path)
+    mmengine_with(answer, lambda package: True)
     package_lookup.patch_installed_path()
     assert mmengine.utils.get_installed_path('ghmdet') == str(OWN)
-
-
-def test_a_healthy_mmengine_is_left(monkeypatch):
-    def get_installed_path(package):
-        return str(OWN)
-
-    def is_installed(package):
-        return True
-
-    for name, function in (
-        ('get_installed_path', get_installed_path),
-        ('is_installed', is_installed),
-    ):
-        monkeypatch.setattr(package_utils, name, function)
-    package_lookup.patch_installed_path()
-    assert package_utils.get_installed_path is get_installed_path
-    assert package_utils.is_installed is is_installed
+    assert (package_utils.get_installed_path is answer) == (found == OWN)
 
 
 def test_module_names(monkeypatch):
@@ -134,7 +113,9 @@ def test_a_distribution_that_lists_its_module_or_lists_nothing(tmp_path, monkeyp
 
 
 def test_what_has_no_folder(tmp_path, monkeypatch):
-    with pytest.raises(ModuleNotFoundError, match="no module and no distribution.*'nopackage'"):
+    with pytest.raises(
+        ModuleNotFoundError, match="neither a module nor a distribution 'nopackage'"
+    ):
         package_lookup.get_installed_path('nopackage')
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / 'spacious').mkdir()

@@ -52,9 +52,7 @@ def test_the_nearest_name_is_given(name):
 
 def test_only_configs_are_found():
     for name in ('../tools/train', 'README.md', 'ghm/metafile.yml', '', '.', 'retinanet', 'xyz'):
-        with pytest.raises(
-            FileNotFoundError, match='shipped are: retinanet_ghm_r101_fpn_1x_coco, '
-        ):
+        with pytest.raises(FileNotFoundError, match='ghmdet has: retinanet_ghm_r101_fpn_1x_coco, '):
             ghmdet.config_path(name)
 
 

@@ -1,4 +1,4 @@
-"""Each cure acts where its fault is, and only there."""
+"""Each workaround acts where its fault is, and only there."""
 
 from __future__ import annotations
 
@@ -39,47 +39,37 @@ def faulty(monkeypatch):
     return monkeypatch
 
 
-def test_find_loader_removed(faulty):
-    faulty.delattr(pkgutil, 'find_loader', raising=False)
+def deprecated(name):
+    warnings.warn('slated for removal', DeprecationWarning)
+
+
+@pytest.mark.parametrize('find_loader', [None, deprecated, lambda name: None])
+def test_find_loader_is_replaced_where_removed_or_deprecated(find_loader, faulty):
+    if find_loader is None:
+        faulty.delattr(pkgutil, 'find_loader', raising=False)
+    else:
+        faulty.setattr(pkgutil, 'find_loader', find_loader, raising=False)
     compat.patch_find_loader()
+    works = find_loader not in (None, deprecated)
     for module in HOLDERS:
-        assert module.mmcv_full_available is compat._has_compiled_mmcv
-    assert dl_utils.mmcv_full_available() is False  # mmcv-lite
+        assert (module.mmcv_full_available is faulty_available) == works
+    assert dl_utils.mmcv_full_available() is False  # mmcv-lite has no compiled operators
 
 
-def test_find_loader_deprecated(faulty):
-    def deprecated(name):
-        warnings.warn('slated for removal', DeprecationWarning)
-
-    faulty.setattr(pkgutil, 'find_loader', deprecated, raising=False)
-    compat.patch_find_loader()
-    assert mmengine.model.utils.mmcv_full_available is compat._has_compiled_mmcv
-
-
-def test_find_loader_healthy_is_left(faulty):
-    faulty.setattr(pkgutil, 'find_loader', lambda name: None, raising=False)
-    compat.patch_find_loader()
-    assert dl_utils.mmcv_full_available is faulty_available
-
-
-def test_environment_without_distutils(monkeypatch):
+@pytest.mark.parametrize('has_distutils', [False, True])
+def test_environment_without_distutils(has_distutils, monkeypatch):
     original = dl_utils.collect_env
     for module in (dl_utils, mmengine.runner.runner):
         monkeypatch.setattr(module, 'collect_env', original)
-    monkeypatch.setattr(compat, 'find_spec', lambda name: None)
+    monkeypatch.setattr(compat, 'find_spec', lambda name: object() if has_distutils else None)
     compat.patch_distutils()
-    report = mmengine.runner.runner.collect_env()
+    assert (mmengine.runner.runner.collect_env is original) == has_distutils
     assert dl_utils.collect_env is mmengine.runner.runner.collect_env
-    assert report['sys.platform'] == sys.platform
-    assert report['MMEngine'] == mmengine.__version__
-    assert {'Python', 'PyTorch', 'GPUs', 'CUDA available'} <= set(report)
-
-
-def test_environment_with_distutils_is_left(monkeypatch):
-    original = mmengine.runner.runner.collect_env
-    monkeypatch.setattr(compat, 'find_spec', lambda name: object())
-    compat.patch_distutils()
-    assert mmengine.runner.runner.collect_env is original
+    if not has_distutils:
+        report = mmengine.runner.runner.collect_env()
+        assert report['sys.platform'] == sys.platform
+        assert report['MMEngine'] == mmengine.__version__
+        assert {'Python', 'PyTorch', 'GPUs', 'CUDA available'} <= set(report)
 
 
 def test_file_client_messages_are_demoted_and_others_kept(monkeypatch):
@@ -113,26 +103,18 @@ def test_config_text_when_yapf_raises(monkeypatch, tmp_path):
     def changed(text, style_config):
         raise TypeError('unexpected keyword')
 
+    assert Config(CONFIG, format_python_code=False).pretty_text.startswith('lr=0.01')
+    assert Config(CONFIG).pretty_text.startswith('lr = 0.01')  # formatted by yapf
     monkeypatch.setattr(config_module, 'FormatCode', changed)
     Config(CONFIG).dump(tmp_path / 'a.py')
     assert Config.fromfile(tmp_path / 'a.py').to_dict() == CONFIG
 
 
-def test_config_text_is_formatted_when_yapf_works():
-    assert Config(CONFIG, format_python_code=False).pretty_text.startswith('lr=0.01')
-    assert Config(CONFIG).pretty_text.startswith('lr = 0.01')
-
-
-def test_formatter_probe_leaves_no_trace(monkeypatch):
+def test_formatter_is_patched_only_where_it_stops(monkeypatch):
     formatter, text = config_module.FormatCode, Config.pretty_text
     compat.patch_config_formatter()
     assert (config_module.FormatCode, Config.pretty_text) == (formatter, text)
-    monkeypatch.delattr(config_module, 'FormatCode')
-    assert compat._survives_formatter()
-    assert not hasattr(config_module, 'FormatCode')
 
-
-def test_formatter_fault_is_found(monkeypatch):
     def released(self):
         try:
             return config_module.FormatCode('text')
@@ -140,6 +122,10 @@ def test_formatter_fault_is_found(monkeypatch):
             raise SyntaxError('Failed to format the config file') from None
 
     monkeypatch.setattr(Config, 'pretty_text', property(released))
-    assert not compat._survives_formatter()
     compat.patch_config_formatter()
     assert Config.pretty_text.fget is not released
+    monkeypatch.setattr(Config, 'pretty_text', text)
+    monkeypatch.delattr(config_module, 'FormatCode')
+    compat.patch_config_formatter()
+    assert Config.pretty_text is text
+    assert not hasattr(config_module, 'FormatCode')

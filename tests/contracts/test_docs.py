@@ -1,4 +1,4 @@
-"""Every example of docs/configs.md does what it says; one without a check here fails."""
+"""Examples, links and file names of the docs are right; an example without a check here fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from mmengine.registry import OPTIM_WRAPPERS
 from ghmdet import test as test_tool
 from ghmdet import train as train_tool
 from ghmdet.config import arguments
-from ghmdet.config.errors import ConfigError, name_the_place
+from ghmdet.config.errors import ConfigError, name_the_key
 from ghmdet.registry import HOOKS, LOOPS, METRICS, MODELS, TRANSFORMS, VISBACKENDS
 
 ROOT = Path(__file__).parents[2]
@@ -142,7 +142,7 @@ def seen_above(text, folder, monkeypatch, capsys):
 
 def refused(text, folder, monkeypatch, capsys):
     cfg = read('model = dict(bbox_head=dict(loss_cls=dict(binz=3)))', folder)
-    with pytest.raises(ConfigError) as caught, name_the_place(cfg, {}):
+    with pytest.raises(ConfigError) as caught, name_the_key(cfg, {}):
         MODELS.build(cfg.model)
     assert text == f'error: {caught.value}\n'
 
@@ -224,10 +224,10 @@ def test_merging_knows_delete_in_a_config_that_imports(tmp_path):
 def test_without_delete_the_constructor_tells(tmp_path):
     text = blocks('docs/configs.md')['Replace instead of merge', 0].replace('_delete_=True, ', '')
     cfg = read(text, tmp_path)
-    with pytest.raises(ConfigError) as caught, name_the_place(cfg, {}):
+    with pytest.raises(ConfigError) as caught, name_the_key(cfg, {}):
         MODELS.build(cfg.model)
     told = str(caught.value)
-    assert "(FocalLoss): unexpected keyword argument 'bins'; it is left over from ghmdet::" in told
+    assert "(FocalLoss): unexpected keyword argument 'bins'; it is inherited from ghmdet::" in told
     assert told.endswith(f'write loss_cls=dict(_delete_=True, type=...) in {tmp_path}/pets.py')
 
 
@@ -367,22 +367,22 @@ def tensorboard(cfg, folder):
 
 
 CHANGES = {
-    'train from scratch': from_scratch,
-    'less memory (`peak_memory`, MB, in the log): activations computed twice': recomputed,
-    'the same batch in four smaller ones': four_batches,
+    'training from scratch': from_scratch,
+    'less memory (`peak_memory` in the log, in MB): activation checkpointing': recomputed,
+    'gradient accumulation over four batches': four_batches,
     'multi-scale training': multi_scale,
-    'crowd and `ignore` regions ignored rather than background': crowds,
+    'crowd and `ignore` regions ignored instead of background': crowds,
     'moving average of the weights': averaged,
-    'the GHM counts of this step only': without_memory,
-    'GHM weights right from the first step': from_the_first_step,
+    'GHM counts of the current step only': without_memory,
+    'GHM weights unbiased from the first step': from_the_first_step,
     'no GHM weight above 20': bounded,
-    'curves of the GHM bins, weights and counts': curves_of_bins,
+    'GHM bins, weights and counts in the log': curves_of_bins,
     'the loss of the validation set: `val/loss`, `val/loss_cls`, `val/loss_bbox`': (
         loss_of_validation
     ),
-    'to stop after 3 steps in a row without a finite loss, instead of 10': stop_after_three,
+    'an error after 3 successive steps without a finite loss, instead of 10': stop_after_three,
     'per-class AP': per_class,
-    'pycocotools rather than faster-coco-eval': other_backend,
+    'pycocotools instead of faster-coco-eval': other_backend,
     'curves in TensorBoard': tensorboard,
 }
 
@@ -415,3 +415,35 @@ def test_readme_data_block_is_a_config(tmp_path):
         assert found.type == 'CocoDataset'
     assert cfg.val_evaluator.ann_file == cfg.test_evaluator.ann_file == '/data/pets/val.json'
     assert build_model(cfg).bbox_head.num_classes == 2
+
+
+PAGES = ['README.md', 'CONTRIBUTING.md', 'configs/README.md', *sorted(ROOT.glob('docs/*.md'))]
+
+
+def anchors(page):
+    """Names of the headings of a page, as GitHub links to them."""
+    text = re.sub('```.*?```', '', page.read_text(), flags=re.DOTALL)
+    headings = re.findall(r'^#+ (.+)$', text, flags=re.MULTILINE)
+    return [re.sub(r'[^\w -]', '', heading.lower()).replace(' ', '-') for heading in headings]
+
+
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: Path(page).name)
+def test_links_lead_somewhere(page):
+    page = ROOT / page
+    for link in re.findall(r'\]\((?!http)([^)]+)\)', page.read_text()):
+        file, _, anchor = link.partition('#')
+        target = page.parent / file if file else page
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+@pytest.mark.parametrize('page', ['README.md', 'docs/tour.md', 'docs/checkpoints.md'])
+def test_files_that_a_page_names_exist(page):
+    names = set(re.findall(r'`(?:python )?([\w/]+\.py)\b', (ROOT / page).read_text()))
+    folders = [ROOT, ROOT / 'ghmdet', ROOT / 'ghmdet' / 'checkpoint']
+    assert names
+    assert [n for n in names if not any((folder / n).is_file() for folder in folders)] == []
+
+
+def test_the_readme_is_a_page_of_150_lines():
+    assert len((ROOT / 'README.md').read_text().splitlines()) <= 150

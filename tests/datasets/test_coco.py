@@ -9,15 +9,16 @@ import pytest
 from mmengine.dataset import RepeatDataset
 from PIL import Image
 
+from ghmdet.coco.classes import COCO_CLASSES, COCO_PALETTE
 from ghmdet.datasets import CocoDataset
-from ghmdet.datasets.coco import COCO_CLASSES, COCO_PALETTE
 from ghmdet.registry import DATASETS
 
 COCO_MINI = Path(__file__).parents[3] / 'shared' / 'data' / 'coco_mini'
 
 
-def make_coco() -> dict:
-    """Categories neither sorted nor from 1; annotations 1 to 4 kept, the others each wrong once."""
+@pytest.fixture
+def coco() -> dict:
+    """Categories neither sorted nor from 1; annotations 1 to 5 used, the others each wrong once."""
     anns = [
         {'image_id': 30, 'category_id': 9, 'bbox': [10, 20, 30, 40], 'area': 600, 'iscrowd': 0},
         {'image_id': 30, 'category_id': 4, 'bbox': [0.5, 1.5, 2, 3]},
@@ -35,17 +36,8 @@ def make_coco() -> dict:
         {'id': image_id, 'file_name': f'{image_id}.jpg', 'width': width, 'height': height}
         for image_id, (width, height) in sizes.items()
     ]
-    categories = [
-        {'id': 9, 'name': 'dog'},
-        {'id': 4, 'name': 'cat'},
-        {'id': 1, 'name': 'cow'},
-    ]
+    categories = [{'id': id_, 'name': name} for id_, name in ((9, 'dog'), (4, 'cat'), (1, 'cow'))]
     return {'images': images, 'annotations': anns, 'categories': categories}
-
-
-@pytest.fixture
-def coco() -> dict:
-    return make_coco()
 
 
 @pytest.fixture
@@ -124,7 +116,7 @@ def test_without_metainfo_the_coco_classes_hold(build):
     assert len(COCO_CLASSES) == len(set(COCO_CLASSES)) == len(set(COCO_PALETTE)) == 80
     assert (COCO_CLASSES[0], COCO_CLASSES[79]) == ('person', 'toothbrush')
     # All but cat, dog and cow are missing.
-    words = r"of the 80 classes .* 77 are not in the file: 'person', .* and 67 more\. .*without it"
+    words = r"80 classes .* 77 are not in the file: 'person', .* and 67 more\. .*default is the 80"
     with pytest.raises(ValueError, match=words):
         build(metainfo=None)
 
@@ -165,21 +157,18 @@ def test_no_image_left_names_filter_and_counts(build):
 
 
 def test_empty_images_are_counted(build, coco):
-    """Of 20 and 40, neither has a cat or dog; 10 has one box that can be used."""
+    """Neither 20 nor 40 has a cat or dog."""
     dataset = build(filter_cfg={'filter_empty_gt': True})
     assert (dataset.counts.empty, dataset.counts.without_boxes) == (2, 0)
     assert dataset.summary.startswith('4 images, 2 used; dropped: 2 without objects')
-    assert build(test_mode=True).summary.startswith(
-        '4 images, 4 used (2 without boxes); dropped: n'
-    )
-    coco['images'] = []
-    coco['annotations'] = []
+    assert build(test_mode=True).summary.startswith('4 images, 4 used (2 without boxes); dropped')
+    coco['images'] = coco['annotations'] = []
     with pytest.raises(ValueError, match='no usable image in .*ann.json: 0 images, 0 used'):
         build(test_mode=True)
 
 
 def test_degenerate_boxes_are_named_in_one_warning(build, coco):
-    """Of seven thin boxes the first five; boxes of classes that are not wanted do not matter."""
+    """Of seven thin boxes the first five; boxes of other classes do not matter."""
     thin = {'image_id': 10, 'category_id': 4, 'bbox': [1, 2, 0.5, 9]}
     coco['annotations'] = [
         {'id': 3, 'image_id': 30, 'category_id': 9, 'bbox': [1, 2, 0, 4]},
@@ -208,7 +197,7 @@ def test_degenerate_boxes_are_named_in_one_warning(build, coco):
         ({30: 1.0, 10: False, 20: 'true', 40: 2}, [1.0, False, 'true', 2]),
     ],
 )
-@pytest.mark.parametrize('first', [0, -3, 10**30, 'a', 0.5])
+@pytest.mark.parametrize('first', [0, 10**30, 'a', 0.5])
 def test_ids_of_any_type_are_read_back(build, coco, change, ids, first):
     """Also of annotations, from 0 on, and of categories; the boxes stay with their images."""
     for image in coco['images']:
@@ -271,7 +260,7 @@ def test_callable_steps_are_taken_as_they_are(build):
         ({'ann_file': 'imgs'}, FileNotFoundError, 'data_root and ann_file'),
         ({'data_prefix': {'img': 'gone'}}, FileNotFoundError, 'gone.*data_prefix.img'),
         ({'data_prefix': {'img_path': ''}}, ValueError, "key 'img', got .*img_path"),
-        ({'filter_cfg': {'minsize': 3}}, ValueError, r"got also \['minsize'\]"),
+        ({'filter_cfg': {'minsize': 3}}, ValueError, r"and min_size, got \['minsize'\]"),
         ({'metainfo': {'classes': 'cat'}}, ValueError, r"needs a comma: classes=\('cat',\)"),
         ({'metainfo': {'classes': ('a', 'b', 'a')}}, ValueError, r"twice: \['a'\]"),
         ({'metainfo': {'classes': ()}}, ValueError, 'is empty'),
@@ -286,11 +275,6 @@ def test_callable_steps_are_taken_as_they_are(build):
 def test_wrong_arguments(build, kwargs, error, words):
     with pytest.raises(error, match=words):
         build(**kwargs)
-
-
-def test_a_str_is_refused_before_the_file_is_read():
-    with pytest.raises(ValueError, match='needs a comma'):
-        CocoDataset(metainfo={'classes': 'cat'}, lazy_init=True)
 
 
 def test_annotations_may_be_absent_in_testing_only(build, coco):

@@ -133,7 +133,7 @@ def list_infos(dataset) -> list[dict]:
     return [dataset.get_data_info(index) for index in range(len(dataset))]
 
 
-@pytest.mark.parametrize('seed', range(5))
+@pytest.mark.parametrize('seed', [0, *(pytest.param(i, marks=pytest.mark.long) for i in (1, 2, 3))])
 @pytest.mark.parametrize(
     'filter_cfg', [{}, {'filter_empty_gt': True}, {'filter_empty_gt': True, 'min_size': 32}]
 )
@@ -196,7 +196,7 @@ def test_a_subclass_may_read_another_format(build):
     assert [(info['img_id'], info['sample_idx']) for info in infos] == [(1, 0), (2, 1)]
 
 
-def test_places_and_subsets_are_those_of_a_list(build):
+def test_indices_and_subsets_are_those_of_a_list(build):
     dataset = build()
     ids = [image['id'] for image in draw_coco(0)['images']]
     last = dataset.get_data_info(-1)
@@ -210,10 +210,9 @@ def test_places_and_subsets_are_those_of_a_list(build):
         ([4, -1, 0, 4], [ids[4], ids[-1], ids[0], ids[4]]),
         ([], []),
     ):
-        subset = dataset.get_subset(indices)
-        build_subset = build()
-        build_subset.get_subset_(indices)
-        for part in (subset, build_subset, build(indices=indices)):
+        in_place = build()
+        in_place.get_subset_(indices)
+        for part in (dataset.get_subset(indices), in_place, build(indices=indices)):
             assert [info['img_id'] for info in list_infos(part)] == expected
             for info in list_infos(part):
                 assert info['instances'] == whole[info['img_id']]['instances']
@@ -235,19 +234,16 @@ def test_wrappers(build):
     assert all(counts[id_] >= 2 for id_ in twice)
 
 
-@pytest.mark.parametrize('method', ['fork', 'spawn', 'forkserver'])
+@pytest.mark.parametrize(
+    'method', ['fork', 'forkserver', pytest.param('spawn', marks=pytest.mark.long)]
+)
 def test_workers_see_the_same_infos(build, method):
     dataset = build()
-    loader = DataLoader(
-        dataset,
-        batch_size=None,
-        num_workers=1,
-        multiprocessing_context=method,
-    )
+    loader = DataLoader(dataset, batch_size=None, num_workers=1, multiprocessing_context=method)
     assert repr(list(loader)) == repr(list_infos(dataset))
 
 
-def test_another_process_is_handed_the_memory_itself(build):
+def test_another_process_gets_the_memory_itself(build):
     images = build().data_list
     tensors = [images.ends, images.bboxes, images.labels, images.ignore_flags, images.has_objects]
     for column in images.fields.values():

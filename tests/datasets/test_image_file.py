@@ -36,7 +36,7 @@ def file(request, tmp_path) -> Path:
     return tmp_path / f'a.{request.param}'
 
 
-def turned(folder: Path, orientation: int, suffix: str = 'jpg') -> Path:
+def rotated(folder: Path, orientation: int, suffix: str = 'jpg') -> Path:
     exif = Image.Exif()
     exif[ORIENTATION] = orientation
     file = folder / f'{orientation}.{suffix}'
@@ -48,17 +48,12 @@ def png_header(width: int, height: int) -> bytes:
     """A PNG that claims a size and has next to no pixels."""
 
     def chunk(kind: bytes, data: bytes) -> bytes:
-        return (
-            struct.pack('>I', len(data)) + kind + data + struct.pack('>I', zlib.crc32(kind + data))
-        )
+        content = kind + data
+        return struct.pack('>I', len(data)) + content + struct.pack('>I', zlib.crc32(content))
 
     header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
-    return (
-        b'\x89PNG\r\n\x1a\n'
-        + chunk(b'IHDR', header)
-        + chunk(b'IDAT', zlib.compress(b''))
-        + chunk(b'IEND', b'')
-    )
+    chunks = [(b'IHDR', header), (b'IDAT', zlib.compress(b'')), (b'IEND', b'')]
+    return b'\x89PNG\r\n\x1a\n' + b''.join(chunk(*each) for each in chunks)
 
 
 def test_a_good_file_has_no_fault(file):
@@ -72,33 +67,29 @@ def test_a_good_file_has_no_fault(file):
         np.testing.assert_array_equal(read_image(file, expected_wh=(100, 80)), expected)
 
 
+def truncate(length):
+    return lambda file: file.write_bytes(file.read_bytes()[:length])
+
+
+def write(content):
+    return lambda file: file.write_bytes(content)
+
+
+TRUNCATED = 'is truncated: its end marker is missing'
+
+
 @pytest.mark.parametrize(
     ('spoil', 'fault'),
     [
         (lambda file: file.unlink(), 'does not exist'),
         (lambda file: (file.unlink(), file.mkdir()), 'is a folder, not a file'),
-        (lambda file: file.write_bytes(b''), 'is empty (0 bytes)'),
-        (
-            lambda file: file.write_text('<html>'),
-            'cannot be read as an image (cannot identify image)',
-        ),
-        (
-            lambda file: file.write_bytes(file.read_bytes()[:-2]),
-            'is cut off: its end marker is missing',
-        ),
-        (
-            lambda file: file.write_bytes(file.read_bytes()[:-12]),
-            'is cut off: its end marker is missing',
-        ),
-        (
-            lambda file: file.write_bytes(file.read_bytes()[:5000]),
-            'is cut off: its end marker is missing',
-        ),
-        (lambda file: file.write_bytes(png_header(40000, 25000)), 'has more than 178956970 pixels'),
-        (
-            lambda file: file.write_bytes(png_header(2**31 - 1, 2**31 - 1)),
-            'has more than 178956970',
-        ),
+        (write(b''), 'is empty (0 bytes)'),
+        (write(b'<html>'), 'cannot be read as an image (cannot identify image)'),
+        (truncate(-2), TRUNCATED),
+        (truncate(-12), TRUNCATED),
+        (truncate(5000), TRUNCATED),
+        (write(png_header(40000, 25000)), 'has more than 178956970 pixels'),
+        (write(png_header(2**31 - 1, 2**31 - 1)), 'has more than 178956970'),
     ],
 )
 def test_faults_are_found_by_the_check_and_when_decoding(file, spoil, fault):
@@ -125,13 +116,9 @@ def test_damage_in_the_middle_of_a_png_is_found_when_decoding(tmp_path, capfd):
 def test_the_pixel_limit_can_be_set(tmp_path, monkeypatch):
     monkeypatch.setattr(Image, 'MAX_IMAGE_PIXELS', 3000)  # Pillow's own, which stops at 6000
     Image.new('RGB', (100, 80)).save(tmp_path / 'a.png')
-    told = (
-        'has more than 7999 pixels (100x80) and is not decoded; if it is right, set max_pixels of '
-        'LoadImageFromFile in the pipeline'
-    )
-    assert find_image_fault(tmp_path / 'a.png', max_pixels=7999) == told
-    with pytest.raises(ImageError, match='has more than 7999 pixels'):
+    with pytest.raises(ImageError, match='has more than 7999 pixels .100x80.*set max_pixels of'):
         read_image(tmp_path / 'a.png', max_pixels=7999)
+    assert find_image_fault(tmp_path / 'a.png', max_pixels=7999).startswith('has more than 7999')
     assert read_image(tmp_path / 'a.png', max_pixels=8000).shape == (80, 100, 3)
     (tmp_path / 'b.png').write_bytes(png_header(40000, 25000))
     with pytest.raises(ImageError, match='has more than 178956970 pixels'):
@@ -182,16 +169,13 @@ def test_a_pipe_is_not_waited_for(tmp_path):
 
 
 def test_a_wrong_size_gives_both(file):
-    told = 'is 100x80 (width x height) but the annotation file says 99x80'
-    assert find_image_fault(file, (99, 80)) == told
-    told = (
-        'is 100x80 (width x height) but the annotation file says 80x100, which is width and height '
-        'swapped'
-    )
-    assert find_image_fault(file, (80, 100)) == told
+    fault = 'is 100x80 (width x height) but the annotation file says '
+    assert find_image_fault(file, (99, 80)) == f'{fault}99x80'
+    swapped = f'{fault}80x100, which is width and height swapped'
+    assert find_image_fault(file, (80, 100)) == swapped
     with pytest.raises(ImageError) as caught:
         read_image(file, expected_wh=(80, 100))
-    assert str(caught.value) == f'image {file} {told}'
+    assert str(caught.value) == f'image {file} {swapped}'
     assert find_image_fault(file, (100.0, 80.0)) is None
 
 
@@ -200,25 +184,23 @@ def test_a_wrong_size_gives_both(file):
     ('orientation', 'shown_wh'), [(1, (100, 80)), (3, (100, 80)), (6, (80, 100))]
 )
 def test_exif_turns(tmp_path, suffix, orientation, shown_wh):
-    file = turned(tmp_path, orientation, suffix)
+    file = rotated(tmp_path, orientation, suffix)
     assert read_image_sizes(file) == ((100, 80), shown_wh)
     assert find_image_fault(file, shown_wh) is None
     assert read_image(file, expected_wh=shown_wh).shape == (*shown_wh[::-1], 3)
 
 
 def test_exif_explains_a_size(tmp_path):
-    file = turned(tmp_path, 8)
-    told = (
-        'is 80x100 (width x height) but the annotation file says 100x80. Its EXIF orientation '
-        'turns it by a quarter. If the boxes were drawn on the image as stored, set '
-        "color_type='color_ignore_orientation' of LoadImageFromFile in the pipeline, otherwise "
-        'correct the annotation file'
+    file = rotated(tmp_path, 8)
+    fault = find_image_fault(file, (100, 80))
+    assert fault.startswith(
+        'is 80x100 (width x height) but the annotation file says 100x80. Its EXIF'
     )
-    assert find_image_fault(file, (100, 80)) == told
+    assert "without applying it, set color_type='color_ignore_orientation' of LoadImage" in fault
     as_stored = dict(color_type='color_ignore_orientation')
     assert find_image_fault(file, (100, 80), **as_stored) is None
     assert read_image(file, expected_wh=(100, 80), **as_stored).shape == (80, 100, 3)
-    with pytest.raises(ImageError, match=r"drawn on the image as shown, set color_type='color' of"):
+    with pytest.raises(ImageError, match=r"image with it applied, set color_type='color' of"):
         read_image(file, expected_wh=(80, 100), **as_stored)
 
 
@@ -228,11 +210,9 @@ def test_the_picture_is_turned_as_pillow_turns_it(tmp_path):
         exif[ORIENTATION] = orientation
         file = tmp_path / f'{orientation}.png'
         Image.fromarray(pixels()).save(file, exif=exif)
-        (tmp_path / f'{orientation}.jpg').write_bytes(b'')
         with Image.open(file) as image:
             image.load()
-            turns = {1: None, 2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}
-            how = turns[orientation]
+            how = {2: 0, 3: 3, 4: 1, 5: 5, 6: 4, 7: 6, 8: 2}.get(orientation)
             expected = np.asarray(image if how is None else image.transpose(how))
         np.testing.assert_array_equal(read_image(file), expected[..., ::-1])
 
@@ -267,12 +247,9 @@ def test_formats(tmp_path, suffix):
     ],
 )
 def test_channels(tmp_path, mode, suffix, expected):
-    image = Image.fromarray(RED_GREEN)
-    image = (
-        image.convert('L').point([0] * 100 + [255] * 156, '1')
-        if mode == '1'
-        else image.convert(mode)
-    )
+    image = Image.fromarray(RED_GREEN).convert('L' if mode == '1' else mode)
+    if mode == '1':
+        image = image.point([0] * 100 + [255] * 156, '1')
     if mode in ('LA', 'RGBA'):
         image.putalpha(0)  # dropped, not blended
     image.save(tmp_path / f'a.{suffix}')
@@ -305,12 +282,6 @@ def test_thirty_two_bits_are_refused(tmp_path, kind):
     Image.fromarray(np.full((4, 6), 7, kind)).save(tmp_path / 'a.tiff')
     with pytest.raises(ImageError, match='a kind of TIFF that OpenCV does not read, such as float'):
         read_image(tmp_path / 'a.tiff')
-
-
-def test_a_format_that_opencv_lacks(tmp_path):
-    Image.new('RGB', (8, 8)).save(tmp_path / 'a.jpg', format='TGA')
-    with pytest.raises(ImageError, match='a kind of TGA that OpenCV does not read'):
-        read_image(tmp_path / 'a.jpg')
 
 
 def test_a_format_without_end_mark_is_not_searched_for_one(tmp_path):

@@ -1,9 +1,25 @@
+"""A tiny detector on a dozen drawn images, and the tools as users run them."""
+
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+import torch
 
 from ghmdet import config_path
 from ghmdet.datasets import draw_shapes
+from tests.fork_server import ROOT, shared_server
+
+ENV = {
+    **os.environ,
+    'CUDA_VISIBLE_DEVICES': '',
+    'PATH': f'{Path(sys.executable).parent}:{os.environ["PATH"]}',
+    'PYTHONPATH': str(ROOT),
+}
 
 CONFIG = """
 _base_ = {base!r}
@@ -57,6 +73,20 @@ def shapes(tmp_path_factory):
     return root
 
 
+@pytest.fixture(scope='session')
+def server():
+    return shared_server()
+
+
+@pytest.fixture(scope='session')
+def trained(shapes, tmp_path_factory):
+    """A config and the work dir of its training, which no test may change."""
+    folder = tmp_path_factory.mktemp('trained')
+    config = write_config(folder / 'tiny.py', shapes)
+    run('train.py', config)
+    return config, folder / 'work_dirs' / 'tiny'
+
+
 @pytest.fixture
 def config(shapes, tmp_path):
     return write_config(tmp_path / 'tiny.py', shapes)
@@ -75,3 +105,38 @@ def scalars(work_dir, key):
         lines = [json.loads(line) for line in file.read_text().splitlines()]
         values += [line[key] for line in lines if key in line]
     return values
+
+
+def run(tool, *args, check=True, seconds=120):
+    """Run a file of tools/ in the folder of its config: Python ones in a fork, others as they are.
+
+    Returns:
+        returncode, stdout and stderr.
+    """
+    args = [str(arg) for arg in args]
+    cwd = Path(args[0]).parent
+    if tool.endswith('.py'):
+        answer = shared_server()(tool, args, cwd, seconds)
+        done = SimpleNamespace(returncode=answer.pop('code'), **answer)
+    else:
+        command = [ROOT / 'tools' / tool, *args]
+        streams = dict(capture_output=True, text=True)
+        done = subprocess.run(command, **streams, env=ENV, cwd=cwd, timeout=seconds)
+    if check:
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    return done
+
+
+def error_of(done):
+    """The message with which a program ended."""
+    return f'\n{done.stderr}'.rpartition('\nerror: ')[2]
+
+
+def weights(path):
+    return torch.load(path, weights_only=False)['state_dict']
+
+
+def check_equal(a, b):
+    assert a.keys() == b.keys()
+    for name in a:
+        assert torch.equal(a[name], b[name]), name

@@ -19,6 +19,7 @@ def test_its_own_tests_pass_outside_of_the_repository(tmp_path):
         env=environment,
         capture_output=True,
         text=True,
+        timeout=280,
     )
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]
     assert '5 passed' in done.stdout

@@ -1,102 +1,63 @@
-"""Common mistakes through the command line: each ends in a message that names the culprit.
+"""Common mistakes through the command line: each ends in a message that names what is wrong.
 
-A mistake is a change of the data, lines added to the tiny config, or arguments. All run by one
-process that has torch imported (fork_server.py).
+A mistake is a change of the data, lines added to the tiny config, or arguments.
 """
 
 import json
 import shutil
 import struct
-import subprocess
-import sys
 import zlib
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import cv2
-import numpy as np
 import pytest
 import torch
 
-from tests.e2e.conftest import write_config
+from tests.e2e.conftest import scalars, write_config
 
-SERVER = Path(__file__).with_name('fork_server.py')
 LIMIT = 20  # seconds
-
-
-class Server:
-    def __init__(self):
-        self.process = subprocess.Popen(
-            [sys.executable, str(SERVER)],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-
-    def __call__(self, program, args, cwd, seconds=LIMIT):
-        call = dict(program=program, args=[str(arg) for arg in args], cwd=str(cwd), seconds=seconds)
-        self.process.stdin.write(json.dumps(call) + '\n')
-        self.process.stdin.flush()
-        return json.loads(self.process.stdout.readline())
-
-
-@pytest.fixture(scope='module')
-def server():
-    running = Server()
-    yield running
-    running.process.stdin.close()
-    running.process.wait(10)
-
-
-@pytest.fixture(scope='module')
-def trained(server, shapes, tmp_path_factory):
-    folder = tmp_path_factory.mktemp('right')
-    config = write_config(folder / 'tiny.py', shapes)
-    done = server('ghmdet.train', [config, '--cfg-options', 'train_cfg.max_epochs=1'], folder, 120)
-    assert done['code'] == 0, done['stderr'][-3000:]
-    return folder / 'work_dirs/tiny/epoch_1.pth'
 
 
 @dataclass
 class Mistake:
-    """What is wrong, and what has to be said."""
-
     name: str
-    told: tuple
+    facts: tuple
+    """What the message must contain."""
     data: object = None
     """Changes the copied data set in a folder."""
     extra: str = ''
     """Lines added to the config."""
     args: tuple = ()
     options: tuple = ()
-    program: str = 'ghmdet.train'
+    program: str = 'train.py'
     code: int = 1
     files: dict = field(default_factory=dict)
 
 
 def edit(change, split='train'):
+    """Change the content of an annotation file."""
+
     def act(root):
         file = root / 'annotations' / f'{split}.json'
-        data = json.loads(file.read_text())
-        replaced = change(data)
-        file.write_text(json.dumps(data if replaced is None else replaced))
+        content = json.loads(file.read_text())
+        replaced = change(content)
+        file.write_text(json.dumps(content if replaced is None else replaced))
 
     return act
 
 
-def raw(change, split='train'):
+def raw(change):
+    """Change the bytes of the annotation file."""
+
     def act(root):
-        file = root / 'annotations' / f'{split}.json'
+        file = root / 'annotations' / 'train.json'
         file.write_bytes(change(file.read_bytes()))
 
     return act
 
 
-def image(change, split='train', name='00003.jpg'):
-    def act(root):
-        change(root / split / name)
-
-    return act
+def image(change, name='train/00003.jpg'):
+    return lambda root: change(root / name)
 
 
 def all_annotations(**values):
@@ -111,8 +72,16 @@ def picture(**values):
     return edit(lambda data: data['images'][2].update(values))
 
 
+def category(split='train', **values):
+    return edit(lambda data: data['categories'][1].update(values), split)
+
+
+def without(key):
+    return edit(lambda data: data.pop(key) and None)
+
+
 def png_header(width, height):
-    """A PNG of the size given, with one chunk of nothing."""
+    """A PNG of this size, with one chunk of zeros."""
 
     def chunk(kind, content):
         sum_ = struct.pack('>I', zlib.crc32(kind + content))
@@ -124,59 +93,69 @@ def png_header(width, height):
 
 
 M = Mistake
-TRAIN_JSON = 'train.json'
+
+
+def in_json(name, change, *facts):
+    """A mistake in the annotation file, which the message names."""
+    return Mistake(name, ('train.json', *facts), change)
+
+
+def option(name, value, *facts, **more):
+    """A mistake in one option of --cfg-options."""
+    return Mistake(name, facts, options=(value,), **more)
+
+
+def in_testing(name, *facts, args=('{checkpoint}',), **more):
+    """A mistake in the arguments of test.py."""
+    return Mistake(name, facts, program='test.py', args=args, **more)
+
+
+LOSS = 'model.bbox_head.loss_cls'
+TRAIN = 'train_dataloader.dataset'
+WILD = (
+    *('optim_wrapper.optimizer.lr=1e30', 'optim_wrapper.clip_grad=None'),
+    *('train_cfg.max_epochs=3', 'train_cfg.val_interval=9'),
+    'default_hooks.finite_steps.max_in_a_row=3',
+)
 MISTAKES = [
     # --- the annotation file
-    M('cut off', (TRAIN_JSON, 'JSON'), raw(lambda text: text[:300])),
-    M('empty', (TRAIN_JSON,), raw(lambda text: b'')),
-    M('not UTF-8', (TRAIN_JSON,), raw(lambda text: text.replace(b'circle', b'c\xff\xferc'))),
-    M('nested', (TRAIN_JSON,), raw(lambda text: b'[' * 100_000)),
-    M(
+    in_json('truncated', raw(lambda text: text[:200]), 'JSON', 'line 1'),
+    in_json('empty', raw(lambda text: b'')),
+    in_json('not UTF-8', raw(lambda text: text.replace(b'circle', b'c\xff\xferc'))),
+    in_json('nested', raw(lambda text: b'[' * 100_000)),
+    in_json(
         'nested in an image',
-        (TRAIN_JSON,),
         raw(lambda t: t.replace(b'"images": [', b'"images": [' + b'[' * 100_000 + b'], ', 1)),
     ),
-    M('a list', (TRAIN_JSON, 'list'), edit(lambda data: data['images'])),
-    M('no images', (TRAIN_JSON, 'images'), edit(lambda data: data.pop('images') and None)),
-    M('no categories', (TRAIN_JSON, 'categories'), edit(lambda d: d.pop('categories') and None)),
-    M('no annotations', (TRAIN_JSON, 'annotations'), edit(lambda d: d.pop('annotations') and None)),
-    M('zero images', (TRAIN_JSON,), edit(lambda data: data.update(images=[], annotations=[]))),
-    M('unknown image id', (TRAIN_JSON, '777'), annotation(image_id=777)),
-    M('unknown category id', (TRAIN_JSON, '777'), annotation(category_id=777)),
-    M('two images of an id', (TRAIN_JSON, 'id'), picture(id=1)),
-    M('two annotations of an id', (TRAIN_JSON, 'id'), annotation(id=1)),
-    M('two categories of an id', (TRAIN_JSON,), edit(lambda d: d['categories'][1].update(id=1))),
-    M(
-        'two categories of a name',
-        (TRAIN_JSON, 'circle'),
-        edit(lambda d: d['categories'][1].update(name='circle')),
-    ),
-    M('three numbers', (TRAIN_JSON, 'bbox'), annotation(bbox=[1, 2, 3])),
-    M('a box of text', (TRAIN_JSON, 'bbox'), annotation(bbox=['1', '2', '3', '4'])),
-    M('a box of nothing', (TRAIN_JSON, 'bbox'), annotation(bbox=None)),
-    M('NaN in a box', (TRAIN_JSON, 'bbox'), annotation(bbox=[float('nan'), 1, 5, 5])),
-    M('infinity in a box', (TRAIN_JSON, 'bbox'), annotation(bbox=[1, 1, float('inf'), 5])),
-    M('a box at 1e308', (TRAIN_JSON, 'annotation id 5'), annotation(bbox=[1e308, 1, 5, 5])),
-    M('no width', (TRAIN_JSON, 'width'), edit(lambda d: d['images'][2].pop('width') and None)),
-    M('width as text', (TRAIN_JSON, 'width'), picture(width='160')),
-    M('width below 0', (TRAIN_JSON, 'width'), picture(width=-160)),
-    M('no file name', (TRAIN_JSON, 'file_name'), picture(file_name=None)),
+    in_json('a list', edit(lambda data: data['images']), 'list'),
+    in_json('no images', without('images'), 'images'),
+    in_json('no categories', without('categories'), 'categories'),
+    in_json('no annotations', without('annotations'), 'annotations'),
+    in_json('zero images', edit(lambda data: data.update(images=[], annotations=[]))),
+    in_json('unknown image id', annotation(image_id=777), '777'),
+    in_json('unknown category id', annotation(category_id=777), '777'),
+    in_json('two images with one id', picture(id=1), 'id'),
+    in_json('two annotations with one id', annotation(id=1), 'id'),
+    in_json('two categories with one id', category(id=1)),
+    in_json('two categories with one name', category(name='circle'), 'circle'),
+    in_json('three numbers', annotation(bbox=[1, 2, 3]), 'bbox'),
+    in_json('a box of text', annotation(bbox=['1', '2', '3', '4']), 'bbox'),
+    in_json('a box of nothing', annotation(bbox=None), 'bbox'),
+    in_json('NaN in a box', annotation(bbox=[float('nan'), 1, 5, 5]), 'bbox'),
+    in_json('infinity in a box', annotation(bbox=[1, 1, float('inf'), 5]), 'bbox'),
+    in_json('a box at 1e308', annotation(bbox=[1e308, 1, 5, 5]), 'annotation id 5'),
+    in_json('no width', edit(lambda d: d['images'][2].pop('width') and None), 'width'),
+    in_json('width as text', picture(width='160'), 'width'),
+    in_json('width below 0', picture(width=-160), 'width'),
+    in_json('no file name', picture(file_name=None), 'file_name'),
     M('outside by ..', ('../', 'allow'), picture(file_name='../../secret.jpg')),
     M('absolute', ('/etc/passwd',), picture(file_name='/etc/passwd')),
-    M(
-        'a class renamed',
-        ("'square'", 'squares', TRAIN_JSON),
-        edit(lambda d: d['categories'][1].update(name='squares')),
-    ),
-    M(
-        'a class missing in val',
-        ('square', 'val.json'),
-        edit(lambda d: d['categories'][1].update(name='box'), 'val'),
-    ),
+    in_json('a class renamed', category(name='squares'), "'square' (did you mean 'squares'?)"),
+    M('a class missing in val', ('square', 'val.json'), category('val', name='box')),
     # --- images
-    M('missing image', ('00003.jpg',), image(Path.unlink)),
+    M('missing image', ('00003.jpg',), image(lambda file: file.unlink())),
     M('empty image', ('00003.jpg',), image(lambda file: file.write_bytes(b''))),
-    M('cut image', ('00003.jpg',), image(lambda f: f.write_bytes(f.read_bytes()[:-600]))),
+    M('cut image', ('train/00003.jpg',), image(lambda f: f.write_bytes(f.read_bytes()[:-600]))),
     M('text for an image', ('00003.jpg',), image(lambda file: file.write_text('hello' * 99))),
     M('huge header', ('00003.jpg',), image(lambda f: f.write_bytes(png_header(40_000, 30_000)))),
     M('another size', ('00003.jpg', 'annotation file says 80x'), picture(width=80)),
@@ -185,109 +164,65 @@ MISTAKES = [
         ('00003.jpg',),
         edit(lambda d: [i.update(width=111, height=99) for i in d['images']] and None),
     ),
-    M('corrupt in val', ('00002.jpg',), image(lambda f: f.write_text('x'), 'val', '00002.jpg')),
+    M('corrupt in val', ('00002.jpg',), image(lambda f: f.write_text('x'), 'val/00002.jpg')),
     # --- classes and head
-    M(
+    option(
         '80 classes',
-        ('num_classes', '80', '3'),
-        options=('model.bbox_head.num_classes=80',),
+        'model.bbox_head.num_classes=80',
+        *('num_classes is 80', '3 classes', 'circle'),
         extra='#',
     ),
-    M('4 classes', ('num_classes', '4', '3'), options=('model.bbox_head.num_classes=4',)),
-    M('no classes at all', ('num_classes', '0'), options=('model.bbox_head.num_classes=0',)),
-    M(
-        'a class as text',
-        ("'circle'", 'comma'),
-        options=('train_dataloader.dataset.metainfo.classes=circle',),
-    ),
+    option('4 classes', 'model.bbox_head.num_classes=4', 'num_classes', '4', '3'),
+    option('no classes at all', 'model.bbox_head.num_classes=0', 'num_classes', '0'),
+    option('a class as text', f'{TRAIN}.metainfo.classes=circle', "'circle'", 'str', 'comma'),
     M(
         'val in another order',
         ('circle', 'train_dataloader', 'val_dataloader'),
         extra="val_dataloader['dataset']['metainfo'] = dict("
         "classes=('square', 'circle', 'triangle'))\n",
     ),
-    M(
+    option(
         'evaluator reads another file',
-        ('val_evaluator', TRAIN_JSON),
-        options=('val_evaluator.ann_file={root}/annotations/train.json',),
+        'val_evaluator.ann_file={root}/annotations/train.json',
+        *('val_evaluator', 'CocoMetric', 'annotations/train.json', 'val_dataloader'),
     ),
     # --- paths
-    M(
-        'no such JSON',
-        ('trian.json', 'ann_file'),
-        options=('train_dataloader.dataset.ann_file=annotations/trian.json',),
-    ),
-    M(
-        'no such folder',
-        ('trian', 'data_prefix.img'),
-        options=('train_dataloader.dataset.data_prefix.img=trian/',),
-    ),
-    M(
-        'no such root',
-        ('nowhere', 'data_root'),
-        options=('train_dataloader.dataset.data_root=nowhere/',),
-    ),
+    option('no such JSON', f'{TRAIN}.ann_file=annotations/trian.json', 'trian.json', 'ann_file'),
+    option('no such folder', f'{TRAIN}.data_prefix.img=trian/', 'trian', 'data_prefix.img'),
+    option('no such root', f'{TRAIN}.data_root=nowhere/', 'nowhere', 'data_root'),
     M('work dir is a file', ('tiny.py',), args=('--work-dir', 'tiny.py')),
     # --- config
-    M('no such config', ('nowhere.py',), args=('nowhere.py',)),
-    M(
-        'broken Python',
-        ('broken.py', '2'),
-        args=('broken.py',),
-        files={'broken.py': 'a = 1\nb = (\n'},
-    ),
-    M(
-        'no such base',
-        ('nobase.py',),
-        args=('child.py',),
-        files={'child.py': "_base_ = 'nobase.py'\n"},
-    ),
+    M('no such config', ('nowhere.py', 'retinanet_ghm_r50_fpn_1x_coco'), args=('nowhere.py',)),
+    M('broken', ('broken.py', '2'), args=('broken.py',), files={'broken.py': 'a = 1\nb = (\n'}),
+    M('no base', ('no.py',), args=('child.py',), files={'child.py': "_base_ = 'no.py'\n"}),
     M('no model', ('model',), args=('bare.py',), files={'bare.py': "work_dir = 'x'\n"}),
     M(
         '2.x keys',
         ('samples_per_gpu', 'train_dataloader.batch_size'),
         extra='data = dict(samples_per_gpu=2)\n',
     ),
-    M(
-        'unknown loss',
-        ('GHMCC', 'GHMC', 'model.bbox_head.loss_cls'),
-        options=('model.bbox_head.loss_cls.type=GHMCC',),
+    option('unknown loss', f'{LOSS}.type=GHMCC', 'GHMCC', 'GHMC', LOSS, 'ghmdet::model'),
+    option(
+        'unknown backbone', 'model.backbone.type=ResNett', 'ResNett', 'ResNet', 'model.backbone'
     ),
-    M(
-        'unknown backbone',
-        ('ResNett', 'ResNet', 'model.backbone'),
-        options=('model.backbone.type=ResNett',),
-    ),
-    M(
-        'misspelt argument',
-        ('binz', 'bins', 'model.bbox_head.loss_cls'),
-        options=('model.bbox_head.loss_cls.binz=3',),
-    ),
+    option('misspelt argument', f'{LOSS}.binz=3', "'binz'", 'bins', f'{LOSS} (GHMC)'),
     M(
         'left over from the base',
-        ("'bins'", '_delete_=True', 'model.bbox_head.loss_cls'),
+        ("'bins'", '_delete_=True', LOSS),
         extra="model['bbox_head']['loss_cls'] = dict(type='FocalLoss')\n",
     ),
-    M(
-        'momentum 1',
-        ('momentum', '1.0', 'model.bbox_head.loss_cls'),
-        options=('model.bbox_head.loss_cls.momentum=1.0',),
-    ),
-    M('no bins', ('bins', '0'), options=('model.bbox_head.loss_cls.bins=0',)),
-    M('mu 0', ('mu', '0'), options=('model.bbox_head.loss_bbox.mu=0',)),
-    M('channels', ('in_channels', '128'), options=('model.neck.in_channels=[64,128,256,128]',)),
-    M(
-        'levels',
-        ('strides', '3'),
-        options=('model.bbox_head.anchor_generator.strides=[8,16,32,64]',),
-    ),
-    M('lr as text', ('lr', 'fast'), options=('optim_wrapper.optimizer.lr=fast',)),
-    M('lr below 0', ('lr', '-1'), options=('optim_wrapper.optimizer.lr=-1',)),
-    M('unknown optimizer', ('SDG', 'SGD'), options=('optim_wrapper.optimizer.type=SDG',)),
-    M('batch size 0', ('batch_size', '0'), options=('train_dataloader.batch_size=0',)),
-    M('workers below 0', ('num_workers', '-1'), options=('train_dataloader.num_workers=-1',)),
-    M('no epochs', ('max_epochs', '0'), options=('train_cfg.max_epochs=0',)),
-    M('empty pipeline', ('pipeline',), options=('train_dataloader.dataset.pipeline=[]',)),
+    option('momentum 1', f'{LOSS}.momentum=1.0', 'momentum', 'got 1.0', f'{LOSS} (GHMC)'),
+    option('no bins', f'{LOSS}.bins=0', 'bins', '0'),
+    option('mu 0', 'model.bbox_head.loss_bbox.mu=0', 'mu', '0'),
+    option('channels', 'model.neck.in_channels=[64,128,256,128]', 'in_channels', '128'),
+    option('levels', 'model.bbox_head.anchor_generator.strides=[8,16,32,64]', 'strides', '3'),
+    option('lr as text', 'optim_wrapper.optimizer.lr=fast', 'lr', 'fast'),
+    option('lr below 0', 'optim_wrapper.optimizer.lr=-1', 'lr', '-1'),
+    option('unknown optimizer', 'optim_wrapper.optimizer.type=SDG', 'SDG', 'SGD'),
+    option('batch size 0', 'train_dataloader.batch_size=0', 'batch_size', '0'),
+    option('workers below 0', 'train_dataloader.num_workers=-1', 'num_workers', '-1'),
+    option('no epochs', 'train_cfg.max_epochs=0', 'max_epochs', '0'),
+    option('empty pipeline', f'{TRAIN}.pipeline=[]', 'pipeline'),
     M(
         'no packing',
         ('PackDetInputs', 'pipeline'),
@@ -299,15 +234,15 @@ MISTAKES = [
         extra="train_dataloader['dataset']['pipeline'] = "
         '[train_pipeline[0], *train_pipeline[2:]]\n',
     ),
-    M(
+    option(
         'unknown transform',
-        ('Resizee', 'Resize', 'train_dataloader'),
-        options=('train_dataloader.dataset.pipeline.2.type=Resizee',),
+        f'{TRAIN}.pipeline.2.type=Resizee',
+        *('Resizee', 'Resize', 'train_dataloader'),
     ),
-    M(
+    option(
         'best by an unknown key',
-        ('mAP51', 'coco/bbox_mAP'),
-        options=('default_hooks.checkpoint.save_best=coco/bbox_mAP51',),
+        'default_hooks.checkpoint.save_best=coco/bbox_mAP51',
+        *('mAP51', 'coco/bbox_mAP'),
     ),
     M(
         'unknown key, strict',
@@ -315,13 +250,13 @@ MISTAKES = [
         args=('--strict',),
         extra='modle = dict(type=1)\n',
     ),
-    M(
+    option(
         'misspelt option, strict',
-        ('bbox_hed', 'bbox_head'),
+        'model.bbox_hed.num_classes=3',
+        *('bbox_hed', 'bbox_head'),
         args=('--strict',),
-        options=('model.bbox_hed.num_classes=3',),
     ),
-    M('option without =', ('train_cfg.max_epochs',), options=('train_cfg.max_epochs',), code=2),
+    option('option without =', 'train_cfg.max_epochs', 'train_cfg.max_epochs', code=2),
     M('unknown argument', ('--workdir',), args=('--workdir', 'x'), code=2),
     M(
         'no base batch size',
@@ -329,60 +264,61 @@ MISTAKES = [
         args=('--auto-scale-lr',),
         extra='auto_scale_lr = dict(_delete_=True)\n',
     ),
-    # --- while training
+    option(
+        'base batch size 0',
+        'auto_scale_lr.base_batch_size=0',
+        *('--auto-scale-lr', 'auto_scale_lr.base_batch_size', 'got 0'),
+        args=('--auto-scale-lr',),
+    ),
+    # --- while training: one step is made, then nothing is finite
     M(
         'diverges',
-        ('finite', 'loss_cls'),
-        options=(
-            'optim_wrapper.optimizer.lr=1e30',
-            'train_cfg.max_epochs=6',
-            'train_cfg.val_interval=9',
-            'optim_wrapper.clip_grad=None',
+        (
+            'training stops at iteration 4 (epoch 2): loss or gradients were not finite in 3 steps',
+            'iteration 4 (epoch 2): loss nan, loss_cls nan, loss_bbox nan\n',
+            *('train/000', 'work_dirs/tiny/epoch_1.pth'),
         ),
+        options=WILD,
     ),
     # --- checkpoints
-    M('no such checkpoint', ('nowhere.pth',), options=('load_from=nowhere.pth',)),
-    M('a config as checkpoint', ('tiny.py', 'not a checkpoint'), options=('load_from=tiny.py',)),
+    option('no such checkpoint', 'load_from=nowhere.pth', 'nowhere.pth'),
+    option('a config as checkpoint', 'load_from=tiny.py', 'tiny.py', 'not a checkpoint'),
     M('resume of nothing', ('nowhere.pth',), args=('--resume', 'nowhere.pth')),
-    M(
+    option(
         'resume of another model',
-        ('{checkpoint}', 'load_from'),
+        'model.bbox_head.stacked_convs=2',
+        *('{checkpoint}', 'load_from'),
         args=('--resume', '{checkpoint}'),
-        options=('model.bbox_head.stacked_convs=2',),
     ),
-    M(
+    in_testing(
         'test with other classes',
-        ('num_classes', '3'),
-        program='ghmdet.test',
-        args=('{checkpoint}',),
+        *('num_classes', '3'),
         options=(
             'model.bbox_head.num_classes=2',
             'test_dataloader.dataset.metainfo.classes=(circle,square)',
         ),
     ),
-    M(
+    in_testing(
         'test with another order',
-        ('circle', 'square', '{checkpoint}'),
-        program='ghmdet.test',
-        args=('{checkpoint}',),
+        *('{checkpoint}', "2 of 3 classes differ: number 0 is 'circle' in the file, 'square' in"),
         options=('test_dataloader.dataset.metainfo.classes=(square,circle,triangle)',),
     ),
-    M(
-        'test of a cut checkpoint',
-        ('cut.pth', 'truncated'),
-        program='ghmdet.test',
-        args=('cut.pth',),
-    ),
-    M('test without checkpoint', ('nowhere.pth',), program='ghmdet.test', args=('nowhere.pth',)),
-    M('test without a checkpoint named', ('checkpoint',), program='ghmdet.test', code=2),
-    M(
+    in_testing('test of a cut checkpoint', 'cut.pth', 'truncated', args=('cut.pth',)),
+    in_testing('test without checkpoint', 'nowhere.pth', args=('nowhere.pth',)),
+    in_testing('test without a checkpoint named', 'checkpoint', args=(), code=2),
+    in_testing(
         'detections to text',
-        ('--out', 'found.txt'),
-        program='ghmdet.test',
+        '--out must end in .json, .pkl or .pickle, got found.txt',
         args=('{checkpoint}', '--out', 'found.txt'),
         code=2,
     ),
+    in_testing('no folder of images', "'nowhere'", args=('{checkpoint}', '--images', 'nowhere')),
 ]
+
+
+@pytest.fixture(scope='session')
+def checkpoint(trained):
+    return trained[1] / 'epoch_2.pth'
 
 
 def prepare(mistake, shapes, checkpoint, folder):
@@ -407,61 +343,52 @@ def contents(folder):
 
 
 @pytest.mark.parametrize('mistake', MISTAKES, ids=lambda mistake: mistake.name)
-def test_is_told(mistake, server, shapes, trained, tmp_path):
-    args = prepare(mistake, shapes, trained, tmp_path)
+def test_message(mistake, server, shapes, checkpoint, tmp_path):
+    args = prepare(mistake, shapes, checkpoint, tmp_path)
     before = contents(tmp_path)
-    done = server(mistake.program, args, tmp_path)
+    done = server(mistake.program, args, tmp_path, LIMIT)
     assert done['code'] == mistake.code, done['stderr'][-3000:]
     assert 'Traceback' not in done['stderr'] + done['stdout']
     words = done['stderr'][done['stderr'].rindex('error: ') :]
-    for text in mistake.told:
-        assert text.format(checkpoint=trained) in words
+    for text in mistake.facts:
+        assert text.format(checkpoint=checkpoint) in words
     after = contents(tmp_path)
     assert {file: after.get(file) for file in before} == before
-    if mistake.name != 'diverges':  # which ends in the fourth epoch, with finite weights
+    if mistake.name == 'diverges':
+        assert scalars(tmp_path / 'work_dirs/tiny', 'skipped_steps') == [1, 2]
+    else:
         assert not [file for file in after if file.suffix == '.pth' and file not in before]
+        assert scalars(tmp_path / 'work_dirs/tiny', 'loss') == []
 
 
-RIGHT = [
-    (
-        'missing area and iscrowd',
-        edit(
-            lambda d: [(a.pop('area', 0), a.pop('iscrowd', 0)) for a in d['annotations']] and None
-        ),
-    ),
-    (
-        'string ids',
-        edit(
-            lambda d: (
-                [i.update(id=f'i{i["id"]}') for i in d['images']]
-                and [a.update(image_id=f'i{a["image_id"]}') for a in d['annotations']]
-                and None
-            )
-        ),
-    ),
-    (
-        'huge ids',
-        edit(
-            lambda d: (
-                [i.update(id=10**25 + i['id']) for i in d['images']]
-                and [a.update(image_id=10**25 + a['image_id']) for a in d['annotations']]
-                and None
-            )
-        ),
-    ),
-    ('one box empty', annotation(bbox=[3, 3, 0, 0])),
-    ('all boxes empty', all_annotations(bbox=[3, 3, 0, 0])),
-    ('no objects', edit(lambda d: d.update(annotations=[]))),
-    ('grey', image(lambda f: cv2.imwrite(str(f), cv2.imread(str(f), 0)))),
-    ('UTF-8 mark', raw(lambda text: b'\xef\xbb\xbf' + text)),
-]
+def rename_images(data, name):
+    for each in data['images']:
+        each['id'] = name(each['id'])
+    for each in data['annotations']:
+        each['image_id'] = name(each['image_id'])
 
 
-@pytest.mark.parametrize(('name', 'data'), RIGHT, ids=[name for name, _ in RIGHT])
-def test_trains_all_the_same(name, data, server, shapes, trained, tmp_path):
-    mistake = Mistake(name, (), data)
-    done = server('ghmdet.train', prepare(mistake, shapes, trained, tmp_path), tmp_path, 60)
+def remove_optional(data):
+    for each in data['annotations']:
+        each.pop('area', None), each.pop('iscrowd', None)
+
+
+RIGHT = {
+    'missing area and iscrowd': edit(remove_optional),
+    'string ids': edit(lambda data: rename_images(data, 'i{}'.format)),
+    'huge ids': edit(lambda data: rename_images(data, lambda i: 10**25 + i)),
+    'one box empty': annotation(bbox=[3, 3, 0, 0]),
+    'all boxes empty': all_annotations(bbox=[3, 3, 0, 0]),
+    'no objects': edit(lambda d: d.update(annotations=[])),
+    'grey': image(lambda f: cv2.imwrite(str(f), cv2.imread(str(f), 0))),
+    'UTF-8 mark': raw(lambda text: b'\xef\xbb\xbf' + text),
+}
+
+
+@pytest.mark.parametrize('name', RIGHT)
+def test_trains_all_the_same(name, server, shapes, checkpoint, tmp_path):
+    args = prepare(Mistake(name, (), RIGHT[name]), shapes, checkpoint, tmp_path)
+    done = server('train.py', args, tmp_path)
     assert done['code'] == 0, done['stderr'][-3000:]
     weights = torch.load(tmp_path / 'work_dirs/tiny/epoch_1.pth', weights_only=False)['state_dict']
     assert all(bool(torch.isfinite(value).all()) for value in weights.values())
-    assert np.isfinite(weights['bbox_head.retina_cls.weight'].sum().item())

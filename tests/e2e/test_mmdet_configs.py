@@ -6,9 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests import mmdet_layout
-from tests.e2e.conftest import scalars
-
-from .test_tools import run
+from tests.e2e.conftest import run, scalars
 
 THEIRS = os.environ.get('GHMDET_MMDET_CONFIGS')  # MMDetection's folder of configs
 SAID = 'is written for MMDetection, which is not installed: it runs under ghmdet'
@@ -63,7 +61,7 @@ def test_old_keys_on_the_command_line(shapes, tmp_path):
     done = run('train.py', config, '--cfg-options', *SMALL, *bad, check=False)
     assert done.returncode != 0
     assert done.stderr.endswith(
-        f"error: {config} has keys of MMDetection 2.x, which nothing reads. Today's are:\n"
+        f'error: {config} has keys of MMDetection 2.x, which are not used. The new keys are:\n'
         '  data.samples_per_gpu=4 -> train_dataloader.batch_size=4\n'
         '  runner.max_epochs=3 -> train_cfg.max_epochs=3\n'
         'See docs/from_mmdet.md for the whole table.\n'

@@ -109,11 +109,3 @@ def test_focal_loss_and_images_without_objects(shapes, tmp_path):
     expected = by_hand(runner, runner.val_dataloader.dataset)
     assert 0.1 < expected['loss_cls'] < 10
     assert {key: found[f'val/{key}'] for key in expected} == pytest.approx(expected, rel=1e-5)
-
-
-def test_no_annotations_are_told_before_the_first_step(shapes, tmp_path):
-    extra = 'val_dataloader["dataset"]["pipeline"] = [pipeline[0], pipeline[1], pipeline[3]]\n'
-    runner = runner_of(tmp_path / 'none', shapes, extra, **{'val_cfg.compute_loss': True})
-    with pytest.raises(ValueError, match='pipeline has no LoadAnnotations; add'):
-        runner.train()
-    assert runner.iter == 0

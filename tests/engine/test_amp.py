@@ -9,7 +9,12 @@ from mmengine.optim import OptimWrapper
 from torch import nn
 
 from ghmdet import config_path
-from ghmdet.engine import AmpOptimWrapper, amp
+from ghmdet.engine import (
+    amp,
+)
+from ghmdet.engine.amp import (
+    AmpOptimWrapper,
+)
 from ghmdet.registry import MODELS, OPTIM_WRAPPERS
 from ghmdet.structures import DetDataSample, InstanceData
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import random
 import signal
+import time
+from functools import cache
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -66,29 +69,6 @@ class NoisyModel(BaseModel):
         return dict(loss=self.loss(x * (torch.rand(4) < 0.7) * noise, torch.ones_like(x)))
 
 
-def noisy_cfg(work_dir, batch_size=2, **changes):
-    cfg = number_cfg(work_dir, [0], batch_size=batch_size, **changes)
-    if 'train_dataloader' not in changes:
-        cfg.train_dataloader.dataset = dict(type='NoisyDataset', length=7)
-        cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=True)
-    cfg.model = dict(type='NoisyModel')
-    cfg.randomness = dict(seed=5)
-    cfg.optim_wrapper.optimizer = dict(type='AdamW', lr=0.1)
-    return cfg
-
-
-def validated(cfg, **loop):
-    cfg.val_dataloader = dict(
-        dataset=dict(type='NoisyDataset', length=3),
-        batch_size=1,
-        sampler=dict(type='DefaultSampler', shuffle=False),
-    )
-    cfg.val_evaluator = dict(type='RisingMetric')
-    cfg.val_cfg = dict(type='ValLoop')
-    cfg.train_cfg.update(loop)
-    return cfg
-
-
 def final(runner):
     return load_checkpoint_file((Path(runner.work_dir) / 'last_checkpoint').read_text())
 
@@ -109,120 +89,144 @@ def check_same(a, b):
 
 
 EPOCHS = dict(by_epoch=True, max_epochs=3)
-ITERS = dict(by_epoch=False, max_iters=11, val_interval=3)
-CASES = {
+ITERS = dict(train_cfg=dict(by_epoch=False, max_iters=11, val_interval=3))
+ENDLESS = {**ITERS, 'train_dataloader.sampler.type': 'InfiniteSampler'}
+ASPECT_RATIOS = {'train_dataloader.batch_sampler': dict(type='AspectRatioBatchSampler')}
+ACCUMULATED = {'optim_wrapper.accumulative_counts': 3}
+VALIDATION = dict(
+    val_dataloader=dict(
+        dataset=dict(type='NoisyDataset', length=3),
+        batch_size=1,
+        sampler=dict(type='DefaultSampler', shuffle=False),
+    ),
+    val_evaluator=dict(type='RisingMetric'),
+    val_cfg=dict(type='ValLoop'),
+)
+FLOAT16 = dict(type='AmpOptimWrapper', dtype='float16', loss_scale=2.0**10)
+SCHEDULES = [
+    dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=5),
+    dict(type='StepLR', step_size=1, gamma=0.5, by_epoch=True),
+    dict(type='ReduceOnPlateauLR', monitor='up', rule='less', patience=0, factor=0.3),
+]
+CASES = {  # what each changes in the config
     'epochs': {},
-    'iterations': dict(train_cfg=ITERS),
-    'iterations over an endless sampler': dict(train_cfg=ITERS, sampler='InfiniteSampler'),
-    'aspect ratios': dict(batch_sampler=dict(type='AspectRatioBatchSampler')),
-    'aspect ratios, endless': dict(
-        train_cfg=ITERS,
-        sampler='InfiniteSampler',
-        batch_sampler=dict(type='AspectRatioBatchSampler'),
-    ),
-    'accumulated': dict(accumulate=3),
-    'accumulated with a bad batch': dict(accumulate=3, broken=[4]),
-    'average': dict(hooks=[dict(type='EMAHook', momentum=0.1, update_buffers=True)]),
-    'float16': dict(wrapper=dict(type='AmpOptimWrapper', dtype='float16', loss_scale=2.0**10)),
-    'bfloat16': dict(wrapper=dict(type='AmpOptimWrapper', dtype='bfloat16')),
-    'validation': dict(validate=True),
-    'validation by iterations': dict(train_cfg=ITERS, validate=True),
-    'schedules': dict(
-        validate=True,
-        schedules=[
-            dict(type='LinearLR', start_factor=0.1, by_epoch=False, begin=0, end=5),
-            dict(type='StepLR', step_size=1, gamma=0.5, by_epoch=True),
-            dict(type='ReduceOnPlateauLR', monitor='up', rule='less', patience=0, factor=0.3),
-        ],
-    ),
+    'iterations': ITERS,
+    'iterations over an endless sampler': ENDLESS,
+    'aspect ratios': ASPECT_RATIOS,
+    'aspect ratios, endless': {**ENDLESS, **ASPECT_RATIOS},
+    'accumulated': ACCUMULATED,
+    'accumulated with a bad batch': {**ACCUMULATED, 'train_dataloader.dataset.broken': [4]},
+    'average': dict(custom_hooks=[dict(type='EMAHook', momentum=0.1, update_buffers=True)]),
+    'float16': dict(optim_wrapper=FLOAT16),
+    'bfloat16': dict(optim_wrapper=dict(type='AmpOptimWrapper', dtype='bfloat16')),
+    'validation': VALIDATION,
+    'validation by iterations': {**ITERS, **VALIDATION},
+    'schedules': dict(VALIDATION, param_scheduler=SCHEDULES),
 }
 
 
 def case_cfg(work_dir, case, **checkpoint):
-    cfg = noisy_cfg(work_dir, train_cfg=dict(case.get('train_cfg', EPOCHS)))
-    loader = cfg.train_dataloader
-    loader.dataset.broken = case.get('broken', [])
-    loader.sampler.type = case.get('sampler', 'DefaultSampler')
-    if 'batch_sampler' in case:
-        loader.batch_sampler = case['batch_sampler']
-    if 'accumulate' in case:
-        cfg.optim_wrapper.accumulative_counts = case['accumulate']
-    if 'wrapper' in case:
-        cfg.optim_wrapper.update(case['wrapper'])
-    cfg.custom_hooks = case.get('hooks', [])
-    cfg.param_scheduler = case.get('schedules')
-    if case.get('validate'):
-        validated(cfg, val_interval=cfg.train_cfg.get('val_interval', 1))
+    case = copy.deepcopy(case)
+    train_cfg = case.pop('train_cfg', dict(EPOCHS))
+    cfg = number_cfg(work_dir, [0], batch_size=2, train_cfg=train_cfg, custom_hooks=[])
+    cfg.model = dict(type='NoisyModel')
+    cfg.randomness = dict(seed=5)
+    cfg.train_dataloader.dataset = dict(type='NoisyDataset', length=7)
+    cfg.train_dataloader.sampler = dict(type='DefaultSampler', shuffle=True)
+    cfg.optim_wrapper.optimizer = dict(type='AdamW', lr=0.1)
+    cfg.merge_from_dict(case)
     default = dict(type='CheckpointHook', by_epoch=False, interval=1)
     cfg.default_hooks.checkpoint = {**default, **checkpoint}
     return cfg
 
 
-@pytest.mark.parametrize('case', CASES.values(), ids=CASES)
-def test_from_every_iteration(tmp_path, case):
-    whole = final(train(case_cfg(tmp_path / 'whole', case)))
-    last = whole['meta']['iter']
-    assert last == (11 if 'train_cfg' in case else 12)
-    for iteration in range(1, last):
-        cfg = case_cfg(tmp_path / str(iteration), case)
-        cfg.resume, cfg.load_from = True, str(tmp_path / f'whole/iter_{iteration}.pth')
-        check_same(whole, final(train(cfg)))
+@pytest.fixture(scope='module')
+def whole(tmp_path_factory):
+    """Runs a case without a break, once: the folder and the last checkpoint."""
+
+    @cache
+    def run(name, **checkpoint):
+        folder = tmp_path_factory.mktemp('whole')
+        return folder, final(train(case_cfg(folder, CASES[name], **checkpoint)))
+
+    return run
 
 
-def test_from_every_epoch(tmp_path):
-    case = CASES['schedules']
-    whole = final(train(case_cfg(tmp_path / 'whole', case, by_epoch=True)))
+def resume(folder, name, checkpoint, **changes):
+    """Resume a case from a checkpoint in another folder; return the runner."""
+    cfg = case_cfg(folder, CASES[name], **changes)
+    cfg.resume, cfg.load_from = True, str(checkpoint)
+    return train(cfg)
+
+
+AT_EACH = ('accumulated with a bad batch', 'aspect ratios, endless', 'schedules')
+OTHERS = [name for name in CASES if name not in AT_EACH]
+
+
+@pytest.mark.parametrize(
+    ('name', 'iterations'),
+    [
+        *(pytest.param(name, range(1, 12), id=f'{name}, each') for name in AT_EACH),
+        *(pytest.param(name, (1, 6, 11), id=name) for name in OTHERS),
+        *(
+            pytest.param(name, range(2, 12), id=f'{name}, each', marks=pytest.mark.long)
+            for name in OTHERS
+        ),
+    ],
+)
+def test_from_an_iteration(whole, tmp_path, name, iterations):
+    folder, expected = whole(name)
+    last = expected['meta']['iter']
+    assert last == (11 if 'train_cfg' in CASES[name] else 12)
+    for iteration in {min(each, last - 1) for each in iterations}:
+        runner = resume(tmp_path / str(iteration), name, folder / f'iter_{iteration}.pth')
+        check_same(expected, final(runner))
+
+
+def test_from_every_epoch(whole, tmp_path):
+    folder, expected = whole('schedules', by_epoch=True)
     for epoch in (1, 2):
-        cfg = case_cfg(tmp_path / str(epoch), case, by_epoch=True)
-        cfg.resume, cfg.load_from = True, str(tmp_path / f'whole/epoch_{epoch}.pth')
-        resumed = train(cfg)
-        check_same(whole, final(resumed))
-        assert resumed.message_hub.get_scalar('val/up').current() == 4 - epoch  # all of them made
+        file = folder / f'epoch_{epoch}.pth'
+        runner = resume(tmp_path / str(epoch), 'schedules', file, by_epoch=True)
+        check_same(expected, final(runner))
+        assert runner.message_hub.get_scalar('val/up').current() == 4 - epoch  # all of them made
 
 
-def test_the_comparison_sees_each_part(tmp_path):
+def test_the_comparison_sees_each_part(whole, tmp_path):
     """What is left out of a checkpoint shows."""
-    case = CASES['average']
-    whole = final(train(case_cfg(tmp_path / 'whole', case)))
-    original = load_checkpoint_file(tmp_path / 'whole/iter_6.pth')
+    folder, expected = whole('average')
+    other = load_checkpoint_file(folder / 'iter_5.pth')['run_state']['processes'][0]['random']
 
-    def resume_without(change):
-        checkpoint = load_checkpoint_file(tmp_path / 'whole/iter_6.pth')
+    def resume_changed(change):
+        checkpoint = load_checkpoint_file(folder / 'iter_6.pth')
         change(checkpoint)
         torch.save(checkpoint, tmp_path / 'changed.pth')
-        cfg = case_cfg(tmp_path / 'again', case)
-        cfg.resume, cfg.load_from = True, str(tmp_path / 'changed.pth')
-        return final(train(cfg))
+        return final(resume(tmp_path / 'again', 'average', tmp_path / 'changed.pth'))
 
     for name in ('python', 'numpy', 'torch'):
-        other = load_checkpoint_file(tmp_path / 'whole/iter_5.pth')['run_state']['processes'][0]
 
-        def change(checkpoint, name=name, other=other):
-            checkpoint['run_state']['processes'][0]['random'][name] = other['random'][name]
+        def change(checkpoint, name=name):
+            checkpoint['run_state']['processes'][0]['random'][name] = other[name]
 
-        assert not equal(whole['state_dict'], resume_without(change)['state_dict'])
+        assert not equal(expected['state_dict'], resume_changed(change)['state_dict'])
     for name in ('loss.acc_sum', 'norm.running_mean'):
-        resumed = resume_without(lambda c, name=name: c['ema_state_dict'][f'module.{name}'].add_(1))
-        assert not equal(whole['ema_state_dict'], resumed['ema_state_dict'])
-    assert equal(original['meta']['iter'], 6)
+        found = resume_changed(lambda c, name=name: c['ema_state_dict'][f'module.{name}'].add_(1))
+        assert not equal(expected['ema_state_dict'], found['ema_state_dict'])
 
 
-def test_the_images_before_are_not_read(tmp_path):
-    train(case_cfg(tmp_path / 'whole', CASES['epochs']))
-    cfg = case_cfg(tmp_path / 'rest', CASES['epochs'], interval=100)
-    cfg.resume, cfg.load_from = True, str(tmp_path / 'whole/iter_7.pth')
+def test_the_images_before_are_not_read(whole, tmp_path):
+    folder, _ = whole('epochs')
     READ.clear()
-    train(cfg)
+    resume(tmp_path, 'epochs', folder / 'iter_7.pth', interval=100)
     assert len(READ) == 1 + 7  # the last of 4 batches of the second epoch has one image
     assert len(set(READ[1:])) == 7
 
 
 @pytest.mark.parametrize('workers', [1, 3])
-def test_loader_workers_make_no_difference(tmp_path, workers):
-    alone = final(train(case_cfg(tmp_path / 'alone', CASES['epochs'])))
-    cfg = case_cfg(tmp_path / 'workers', CASES['epochs'])
+def test_loader_workers_make_no_difference(whole, tmp_path, workers):
+    cfg = case_cfg(tmp_path, CASES['epochs'])
     cfg.train_dataloader.update(num_workers=workers, persistent_workers=True)
-    check_same(alone, final(train(cfg)))
+    check_same(whole('epochs')[1], final(train(cfg)))
 
 
 @pytest.mark.parametrize('workers', [0, 2])
@@ -257,21 +261,22 @@ def test_epochs_differ_in_what_is_random(tmp_path):
     assert len(set(seen)) == 3
 
 
-def test_a_run_without_a_seed_goes_on_with_its_own(tmp_path):
-    cfg = case_cfg(tmp_path / 'whole', CASES['epochs'])
-    cfg.randomness = dict(seed=None)
-    whole = final(train(cfg))
-    cfg = case_cfg(tmp_path / 'rest', CASES['epochs'])
-    cfg.randomness = dict(seed=None)
-    cfg.resume, cfg.load_from = True, str(tmp_path / 'whole/iter_6.pth')
-    check_same(whole, final(train(cfg)))
+def test_a_run_without_a_seed_resumes_with_its_own(tmp_path):
+    found = {}
+    for name in ('whole', 'rest'):
+        cfg = case_cfg(tmp_path / name, CASES['epochs'])
+        cfg.randomness = dict(seed=None)
+        if name == 'rest':
+            cfg.resume, cfg.load_from = True, str(tmp_path / 'whole/iter_6.pth')
+        found[name] = final(train(cfg))
+    check_same(found['whole'], found['rest'])
 
 
-def test_another_batch_size_is_told(tmp_path):
-    train(case_cfg(tmp_path / 'whole', CASES['epochs']))
-    cfg = case_cfg(tmp_path / 'rest', CASES['epochs'])
+def test_another_batch_size_is_told(whole, tmp_path):
+    folder, _ = whole('epochs')
+    cfg = case_cfg(tmp_path, CASES['epochs'])
     cfg.train_dataloader.batch_size = 1
-    cfg.resume, cfg.load_from = True, str(tmp_path / 'whole/iter_7.pth')  # 6 images of epoch 2
+    cfg.resume, cfg.load_from = True, str(folder / 'iter_7.pth')  # 6 images of epoch 2
     READ.clear()
     runner = train(cfg)
     assert 'resumed with 1 images per iteration' in '\n'.join(runner.lines)
@@ -293,8 +298,10 @@ class Signaller(Hook):
         self.count += 1
         if self.count == self.at:
             os.kill(os.getpid(), self.number)
+            end = time.monotonic() + 20
             while not self.stop._received:  # it is noted in another thread
-                pass
+                assert time.monotonic() < end, f'signal {self.number} was not noted in 20 s'
+                time.sleep(0.001)
 
     def before_train_iter(self, runner, *_, **__):
         if self.during == 'train':
@@ -335,55 +342,56 @@ def stopped(cfg, at, **signaller):
 
 
 NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP]
+SIGNALS = [  # case, at which call, during what; of the second list only in the long tier
+    *(('epochs', at, 'train') for at in (1, 3, 4, 6)),
+    *(('iterations', 11, 'train'), ('accumulated', 5, 'train'), ('epochs', 2, 'save')),
+    *(('schedules', 2, 'val'), ('schedules', 3, 'val'), ('validation by iterations', 5, 'val')),
+]
+MORE_SIGNALS = [
+    *(('epochs', 12, 'train'), ('iterations', 1, 'train'), ('iterations', 6, 'train')),
+    *(('iterations', 2, 'save'), ('schedules', 9, 'val')),
+]
 
 
 @pytest.mark.parametrize(
-    ('case', 'at', 'during', 'number'),
-    [('epochs', at, 'train', NUMBERS[at % 4]) for at in (1, 3, 4, 6, 12)]
-    + [('iterations', at, 'train', signal.SIGTERM) for at in (1, 6, 11)]
-    + [('accumulated', 5, 'train', signal.SIGTERM)]
-    + [('epochs', 2, 'save', signal.SIGTERM), ('iterations', 2, 'save', signal.SIGTERM)]
-    + [('schedules', at, 'val', signal.SIGTERM) for at in (2, 3, 9)]
-    + [('validation by iterations', 5, 'val', signal.SIGTERM)],
+    ('case', 'at', 'during'),
+    [*SIGNALS, *(pytest.param(*each, marks=pytest.mark.long) for each in MORE_SIGNALS)],
 )
-def test_a_signal_saves_and_the_run_goes_on(tmp_path, case, at, during, number):
-    case = CASES[case]
-    by_epoch = 'train_cfg' not in case
-    every = 1 if by_epoch else 3
-    whole = final(train(case_cfg(tmp_path / 'whole', case, by_epoch=by_epoch, interval=every)))
-    cfg = case_cfg(tmp_path / 'parts', case, by_epoch=by_epoch, interval=every)
+def test_a_signal_saves_and_the_run_resumes(whole, tmp_path, case, at, during):
+    number = NUMBERS[at % 4]
+    by_epoch = 'train_cfg' not in CASES[case]
+    every = dict(by_epoch=by_epoch, interval=1 if by_epoch else 3)
+    folder, expected = whole(case, **every)
     before = [signal.getsignal(each) for each in NUMBERS]
+    cfg = case_cfg(tmp_path, CASES[case], **every)
     code, log = stopped(cfg, at, during=during, number=number)
     assert code == 75
     assert [signal.getsignal(each) for each in NUMBERS] == before
-    saved = (tmp_path / 'parts/last_checkpoint').read_text()
-    told = f'{signal.Signals(number).name}: stopped; {saved} is saved, go on with --resume'
-    assert told in log
+    saved = (tmp_path / 'last_checkpoint').read_text()
+    assert f'{signal.Signals(number).name}: stopped; {saved} is saved, ' in log
+    assert '--resume' in log
     if during == 'train':
         assert load_checkpoint_file(saved)['meta']['iter'] == at
-    cfg = case_cfg(tmp_path / 'parts', case, by_epoch=by_epoch, interval=every)
+    cfg = case_cfg(tmp_path, CASES[case], **every)
     cfg.resume = True
-    runner = train(cfg)
-    check_same(whole, final(runner))
-    names = {file.name for file in (tmp_path / 'whole').glob('*.pth')}
-    assert {file.name for file in (tmp_path / 'parts').glob('*.pth')} == names
+    check_same(expected, final(train(cfg)))
+    names = {file.name for file in folder.glob('*.pth')}
+    assert {file.name for file in tmp_path.glob('*.pth')} == names
 
 
-def test_a_signal_in_the_validation_that_was_left(tmp_path):
+def test_a_signal_in_the_validation_that_was_left(whole, tmp_path):
     """A resumed run begins with it; it need not end it, for what was trained is on the disk."""
-    case = CASES['schedules']
-    whole = final(train(case_cfg(tmp_path / 'whole', case, by_epoch=True)))
-    code, _ = stopped(case_cfg(tmp_path / 'parts', case, by_epoch=True), 1, during='val')
-    assert code == 75
-    cfg = case_cfg(tmp_path / 'parts', case, by_epoch=True)
+
+    for resumed in (False, True):
+        cfg = case_cfg(tmp_path, CASES['schedules'], by_epoch=True)
+        cfg.resume = resumed
+        code, log = stopped(cfg, 1, during='val')
+        assert code == 75
+        assert f'stopped; {tmp_path / "epoch_1.pth"} is saved' in log
+        assert [file.name for file in tmp_path.glob('*.pth')] == ['epoch_1.pth']
+    cfg = case_cfg(tmp_path, CASES['schedules'], by_epoch=True)
     cfg.resume = True
-    code, log = stopped(cfg, 1, during='val')
-    assert code == 75
-    assert f'stopped; {tmp_path / "parts/epoch_1.pth"} is saved' in log
-    assert [file.name for file in (tmp_path / 'parts').glob('*.pth')] == ['epoch_1.pth']
-    cfg = case_cfg(tmp_path / 'parts', case, by_epoch=True)
-    cfg.resume = True
-    check_same(whole, final(train(cfg)))
+    check_same(whole('schedules', by_epoch=True)[1], final(train(cfg)))
 
 
 def test_a_signal_while_the_processes_agree_is_not_lost(monkeypatch):

@@ -10,8 +10,10 @@ import torch
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 
-from ghmdet.engine import GHMStatsHook
 from ghmdet.engine.hooks import ghm_stats as ghm_stats_hook
+from ghmdet.engine.hooks.ghm_stats import (
+    GHMStatsHook,
+)
 from ghmdet.losses import GHMC, GHMR, FocalLoss
 
 
@@ -110,12 +112,12 @@ def test_a_model_without_ghm_gets_a_warning(tmp_path, monkeypatch):
     monkeypatch.setattr(ghm_stats_hook, 'print_log', lambda text, **_: said.append(text))
     train(tmp_path, TwoLevels(FocalLoss()), GHMStatsHook(interval=1))
     assert [text[:62] for text in said] == [
-        'GHMStatsHook has nothing to write: no part of the model is a G'
+        'GHMStatsHook has nothing to write: the model has no GHM loss ('
     ]
 
 
 @pytest.mark.parametrize('interval', [0, -1, 1.5, True, '50', None])
 def test_interval_is_checked(interval):
-    message = f'GHMStatsHook.interval: expected an integer of at least 1, got {interval!r}'
+    message = f'GHMStatsHook.interval must be an integer of at least 1, got {interval!r}'
     with pytest.raises(ValueError, match=message):
         GHMStatsHook(interval=interval)

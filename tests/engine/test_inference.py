@@ -68,7 +68,7 @@ def test_other_names_in_the_config_are_told(setting, monkeypatch):
     init_detector(cfg, checkpoint)
     assert told[0].endswith(
         'WARNING: the config names other classes for test_dataloader.dataset (circle, square, '
-        'triangle) than this file (a, b, c), which hold for its labels'
+        'triangle) than this file (a, b, c), the labels are those of the file'
     )
 
 
@@ -175,7 +175,7 @@ def test_images_that_are_none(setting, tmp_path):
         (np.zeros((8, 9, 3), np.uint16), r'uint16 \(8, 9, 3\)'),
     ]:
         with pytest.raises(
-            ValueError, match=f'^expected an image .* in BGR, got an array {told}; '
+            ValueError, match=f'^img must be uint8 .* in BGR, got an array {told}; '
         ):
             inference_detector(model, img)
 

@@ -3,19 +3,30 @@
 from __future__ import annotations
 
 import copy
+import json
+import re
+from types import SimpleNamespace
 from uuid import uuid4
 
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric
-from mmengine.hooks import Hook
+from mmengine.hooks import Hook, LoggerHook
 from mmengine.logging import HistoryBuffer, MessageHub
 from mmengine.model import BaseModel
 from mmengine.runner import LogProcessor, Runner
 from mmengine.structures import BaseDataElement
 
-from ghmdet.engine import LogHistoryHook, SkipNonFiniteStepsHook
+from ghmdet.engine.hooks import log_values
+from ghmdet.engine.hooks.log_values import (
+    LogHistoryHook,
+    PeakMemoryHook,
+)
+from ghmdet.engine.hooks.non_finite_steps import (
+    SkipNonFiniteStepsHook,
+)
 from ghmdet.registry import HOOKS
+from tests.checks import test_start_check as start
 
 
 class Wavy(BaseModel):
@@ -110,14 +121,8 @@ CUSTOM = {
     'global': [dict(data_src='loss', log_name='all', method_name='mean', window_size='global')],
     'no window': [dict(data_src='loss_cls', log_name='best', method_name='min')],
 }
-# Of 30 training steps; a validation has 4 steps and mmengine averages its times over 5.
-KEPT = {
-    'window_size': {'train/loss': 3, 'train/lr': 3, 'train/time': 3},
-    'a wider window': {'train/loss': 7, 'train/loss_cls': 3},
-    'epoch': {'train/loss': 6, 'train/time': 6, 'train/loss_cls': 3},
-    'global': {'train/loss': 30, 'train/loss_cls': 3},
-    'no window': {'train/loss': 3, 'train/loss_cls': 30},
-}
+# Of 30 training steps. An epoch has 5; mmengine averages over one more of a validation.
+KEPT = {'window_size': 6, 'a wider window': 7, 'epoch': 6, 'global': 30, 'no window': 30}
 
 
 @pytest.mark.parametrize('hierarchy', [False, True])
@@ -136,19 +141,10 @@ def test_the_log_is_that_of_a_run_that_forgets_nothing(tmp_path, monkeypatch, ca
     assert len(memory.compared) == 6 * (3 + 2 + 1)
     for found, expected in memory.compared:
         assert found == expected
-    lengths = lengths_of(runner)
-    assert lengths.items() >= KEPT[case].items()
-    assert lengths['val/time'] == 5
-    assert lengths['val/mAP'] == 3
+    kept = ('train/loss', 'train/lr', 'train/time')
+    assert [lengths_of(runner)[key] for key in kept] == [KEPT[case]] * 3
     complete = {key: len(buffer.data[0]) for key, buffer in memory.hub.log_scalars.items()}
     assert (complete['train/loss'], complete['val/time'], complete['val/mAP']) == (30, 24, 6)
-
-
-def test_the_default_window_and_what_is_kept_by_default(tmp_path):
-    runner = make_runner(tmp_path, [LogHistoryHook()], window_size=50)
-    runner.train()
-    assert runner.message_hub.get_scalar('train/loss').max_length == 1000
-    assert runner.message_hub.get_scalar('val/time').max_length == 1000
 
 
 def test_window_sizes_that_mean_all_values(tmp_path):
@@ -156,7 +152,6 @@ def test_window_sizes_that_mean_all_values(tmp_path):
     runner = make_runner(tmp_path, [LogHistoryHook(keep=1)], window_size=3, custom_cfg=custom)
     runner.train()
     assert lengths_of(runner)['train/loss'] == 30
-    assert lengths_of(runner)['train/loss_cls'] == 3
 
 
 def test_a_log_processor_of_another_class_keeps_everything(tmp_path):
@@ -174,28 +169,36 @@ def test_numbers_that_are_not_logged_are_bounded_too(tmp_path):
         def after_train_iter(self, runner, *_, **__):
             runner.message_hub.update_scalar('own', float(runner.iter))
 
-    runner = make_runner(tmp_path, [LogHistoryHook(keep=4), Notes()], window_size=3)
+    runner = make_runner(tmp_path, [LogHistoryHook(keep=7), Notes()], window_size=3)
     runner.train()
-    assert runner.message_hub.get_scalar('own').data[0].tolist() == [26.0, 27.0, 28.0, 29.0]
+    assert runner.message_hub.get_scalar('own').data[0].tolist() == [
+        23.0,
+        24.0,
+        25.0,
+        26.0,
+        27.0,
+        28.0,
+        29.0,
+    ]
 
 
 def test_histories_of_a_resumed_checkpoint_are_cut(tmp_path):
     runner = make_runner(tmp_path, [], max_epochs=4, window_size=3)
     runner.train()
     assert lengths_of(runner)['train/loss'] == 20
-    last = runner.message_hub.get_scalar('train/loss').data[0].tolist()[-5:]
+    last = runner.message_hub.get_scalar('train/loss').data[0].tolist()[-7:]
     hub = MessageHub(uuid4().hex)
     hub.load_state_dict(runner.message_hub.state_dict())
     hub.update_scalar('train/gone', 1.0)  # which the resumed run does not update any more
     hub.log_scalars['train/gone'] = HistoryBuffer([1.0] * 9, [1] * 9)
     runner.message_hub = hub
-    LogHistoryHook(keep=5).before_train(runner)
+    LogHistoryHook(keep=7).before_train(runner)
     history = hub.get_scalar('train/loss')
     assert history.data[0].tolist() == last
-    assert history.data[1].tolist() == [1, 1, 1, 1, 1]
+    assert history.data[1].tolist() == [1] * 7
     history.update(9.0)
     assert history.data[0].tolist() == [*last[1:], 9.0]
-    assert lengths_of(runner)['train/gone'] == 5
+    assert lengths_of(runner)['train/gone'] == 7
 
 
 def test_a_resumed_run_with_a_wider_window_keeps_more(tmp_path):
@@ -212,13 +215,52 @@ def test_a_resumed_run_with_a_wider_window_keeps_more(tmp_path):
     assert lengths_of(runner)['train/loss'] == 8 + 10
 
 
-def test_steps_left_out_by_the_other_hook_stay_left_out():
-    assert LogHistoryHook().keep == 1000  # of which more than max_in_a_row must have a loss
-    assert SkipNonFiniteStepsHook().max_in_a_row == 10
+def test_more_is_kept_than_steps_are_skipped_in_a_row():
+    assert LogHistoryHook().keep > SkipNonFiniteStepsHook().max_in_a_row
 
 
 @pytest.mark.parametrize('keep', [0, -1, 1.5, True, '50', None])
 def test_keep_is_checked(keep):
-    message = f'LogHistoryHook.keep: expected an integer of at least 1, got {keep!r}'
+    message = f'LogHistoryHook.keep must be an integer of at least 1, got {keep!r}'
     with pytest.raises(ValueError, match=message):
         HOOKS.build(dict(type='LogHistoryHook', keep=keep))
+
+
+def test_peak_memory_stands_in_the_log_line_and_in_the_scalars(tmp_path, monkeypatch):
+    peaks = iter([300, 700, 500])
+    monkeypatch.setattr(log_values, '_memory_mb', lambda: next(peaks))
+    runner = start.make_runner(tmp_path, start.loader(), test=start.loader())
+    runner.register_hook(PeakMemoryHook())
+    lines = []
+    monkeypatch.setattr(runner.logger, 'info', lines.append)
+    next(h for h in runner.hooks if isinstance(h, LoggerHook)).interval = 1
+    runner.train()
+    logged = [line for line in lines if 'peak_memory: ' in line]
+    assert [re.search(r'peak_memory: (\d+)', line)[1] for line in logged] == ['300', '700']
+    scalars = next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines()
+    assert [json.loads(line)['peak_memory'] for line in scalars] == [300, 700]
+    assert runner.test() == {'n': 2}
+    results = next(tmp_path.glob(f'{runner.timestamp}/*.json'))
+    assert json.loads(results.read_text())['peak_memory'] == 700
+
+
+def test_memory_of_the_process_and_of_the_card(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    usage = SimpleNamespace(ru_maxrss=3 * 1024**2)
+    fake = SimpleNamespace(RUSAGE_SELF=0, getrusage=lambda who: usage)
+    monkeypatch.setattr(log_values, 'resource', fake)
+    monkeypatch.setattr(log_values.sys, 'platform', 'linux')
+    assert log_values._memory_mb() == 3 * 1024  # from KB
+    monkeypatch.setattr(log_values.sys, 'platform', 'darwin')
+    assert log_values._memory_mb() == 3  # from bytes
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: True)
+    monkeypatch.setattr(torch.cuda, 'max_memory_allocated', lambda: 5 * 2**20)
+    assert log_values._memory_mb() == 5
+
+
+def test_without_a_figure_nothing_is_logged(monkeypatch):
+    monkeypatch.setattr(torch.cuda, 'is_available', lambda: False)
+    monkeypatch.setattr(log_values, 'resource', None)
+    hook = PeakMemoryHook()
+    hook.after_train_iter(SimpleNamespace())  # has no message_hub to report to
+    assert hook.peak_mb == 0

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from ghmdet.engine import SkipNonFiniteStepsHook
+from ghmdet.engine.hooks.non_finite_steps import (
+    SkipNonFiniteStepsHook,
+)
 from tests.number_runs import NAN, number_cfg, train
 from tests.two_processes import run_processes
 
@@ -25,8 +27,7 @@ def test_a_step_is_as_if_it_had_not_been(tmp_path):
     assert runner.model.total.item() == 3
     assert runner.message_hub.get_info('skipped_steps') == 1
     assert runner.lines[-1] == (
-        '1 of 3 iterations ended in a step that was skipped, as its loss or gradients were not '
-        'finite'
+        '1 of 3 iterations ended in a skipped step, because the loss or gradients were not finite'
     )
 
 
@@ -47,7 +48,7 @@ def test_gradients_that_are_not_finite_under_a_finite_loss(tmp_path):
     assert runner.model.weight.item() == -3.5
     (told,) = skips(runner)
     assert '  iteration 2 (epoch 1): loss 0, loss_w 0\n' in told
-    assert told.endswith('  gradients that are not finite: weight')
+    assert told.endswith('  non-finite gradients: weight')
 
 
 def test_infinity_counts_and_large_numbers_do_not(tmp_path):
@@ -101,7 +102,7 @@ def test_enough_in_a_row_stops_the_run(tmp_path):
     told = str(caught.value)
     assert told.startswith(
         'training stops at iteration 7 (epoch 1): loss or gradients were not finite in 3 steps in '
-        'a row. None of these steps was made; of the last one:\n'
+        'a row. All of them were skipped; the last one:\n'
         '  iteration 7 (epoch 1): loss nan, loss_w nan, loss_rest 1\n'
         '  images: 6 (6.jpg)\n'
         '  learning rate: 1; gradient clipping: off\n'

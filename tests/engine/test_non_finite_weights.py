@@ -59,7 +59,7 @@ def test_the_last_good_file_stays_the_last(tmp_path):
     assert saved(tmp_path / 'epoch_1.pth') == -2
     assert str(caught.value).startswith(
         'the weights are not finite at iteration 4, so they are not saved: weight (1 of 1 values). '
-        f'The last good checkpoint is {tmp_path / "epoch_1.pth"}; go on from it with --resume'
+        f'The last good checkpoint is {tmp_path / "epoch_1.pth"}; resume from it with --resume'
     )
 
 

@@ -30,15 +30,15 @@ def meet(agent):
         return TCPStore('127.0.0.1', agent.port, None, False, wait_for_workers=False)
 
     with ThreadPoolExecutor(3) as threads:
-        first = threads.submit(rendezvous._hand_out, client(), 3)
-        others = [threads.submit(rendezvous._ask, client(), rank) for rank in (1, 2)]
+        first = threads.submit(rendezvous._distribute_port, client(), 3)
+        others = [threads.submit(rendezvous._request_port, client(), rank) for rank in (1, 2)]
         return [each.result(20) for each in (first, *others)]
 
 
 def test_each_attempt_has_a_port_of_its_own(agent):
     ports = []
     for _ in range(3):
-        agent.set('ghmdet/ask/1', 'of a process that was killed before it was answered')
+        agent.set('ghmdet/request/1', 'of a process that was killed before it was answered')
         first, *others = meet(agent)
         assert others == [first, first]
         assert 0 < int(first) < 65536
@@ -58,6 +58,6 @@ def test_the_environment_says_where(agent, monkeypatch):
 
 
 def test_processes_that_do_not_come(agent, monkeypatch):
-    monkeypatch.setattr(rendezvous, '_PATIENCE', timedelta(seconds=0.05))
-    with pytest.raises(TimeoutError, match=r'processes \[1, 2\] of 3 did not come in 0:00:00\.05'):
-        rendezvous._hand_out(agent, 3)
+    monkeypatch.setattr(rendezvous, '_RENDEZVOUS_TIMEOUT', timedelta(seconds=0.05))
+    with pytest.raises(TimeoutError, match=r'processes \[1, 2\] of 3 did not join within 0:00\.05'):
+        rendezvous._distribute_port(agent, 3)

@@ -24,10 +24,11 @@ from ghmdet.engine import (
     apply_auto_scale_lr,
     build_runner,
     launcher,
+)
+from ghmdet.engine.hooks.log_values import PeakMemoryHook
+from ghmdet.engine.launcher import (
     set_up_launcher,
 )
-from ghmdet.engine.hooks import memory
-from ghmdet.engine.hooks.memory import PeakMemoryHook
 from tests.two_processes import run_processes
 
 
@@ -81,7 +82,7 @@ def test_no_launcher_or_a_gpu_leaves_all_to_mmengine(monkeypatch, joined):
 
 
 def test_unknown_launcher():
-    with pytest.raises(ValueError, match="one of none, pytorch, slurm, mpi, but is 'ssh'"):
+    with pytest.raises(ValueError, match="one of none, pytorch, slurm, mpi, got 'ssh'"):
         set_up_launcher(Config({'launcher': 'ssh'}))
 
 
@@ -312,7 +313,7 @@ def test_amp_twice_is_said(on_cpu, monkeypatch, kind):
     monkeypatch.setattr(logger.handlers[0], 'stream', stream)
     cfg = Config({'optim_wrapper': {'type': kind, 'loss_scale': 512.0}})
     apply_amp(cfg)
-    assert '--amp leaves optim_wrapper as it is' in stream.getvalue()
+    assert '--amp does not change optim_wrapper' in stream.getvalue()
     assert cfg.optim_wrapper.loss_scale == 512.0
 
 
@@ -385,14 +386,14 @@ def test_freed_memory_is_kept_on_the_cpu_only(platform, device, expected, monkey
     # malloc.h: M_MMAP_MAX is -4, of which none; M_TRIM_THRESHOLD is -1, and -1 turns it off.
     calls = []
     libc = SimpleNamespace(mallopt=lambda *arguments: calls.append(arguments))
-    monkeypatch.setattr(memory.ctypes, 'CDLL', lambda name: libc)
-    monkeypatch.setattr(memory, 'sys', SimpleNamespace(platform=platform))
+    monkeypatch.setattr(launcher.ctypes, 'CDLL', lambda name: libc)
+    monkeypatch.setattr(launcher, 'sys', SimpleNamespace(platform=platform))
     monkeypatch.setattr(launcher, 'get_device', lambda: device)
     environ = {}
-    monkeypatch.setattr(memory.os, 'environ', environ)
-    memory.keep_freed_memory()
+    monkeypatch.setattr(launcher.os, 'environ', environ)
+    launcher.keep_freed_memory()
     assert calls == expected
     assert environ == ({'ONEDNN_PRIMITIVE_CACHE_CAPACITY': '400'} if expected else {})
     environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY'] = '0'  # a user's own
-    memory.keep_freed_memory()
+    launcher.keep_freed_memory()
     assert environ['ONEDNN_PRIMITIVE_CACHE_CAPACITY'] == '0'

@@ -14,7 +14,9 @@ from torch.utils.data import DataLoader
 
 from ghmdet.datasets import CocoDataset, coco
 from ghmdet.datasets.image_file import ImageError
-from ghmdet.engine import SkippedImagesHook
+from ghmdet.engine.hooks.skipped_images import (
+    SkippedImagesHook,
+)
 
 STEPS = [
     dict(type='LoadImageFromFile'),
@@ -53,7 +55,7 @@ def build(root: Path, **settings) -> CocoDataset:
 
 BAD = {
     1: 'does not exist',
-    3: 'is cut off: its end marker is missing',
+    3: 'is truncated: its end marker is missing',
     4: (
         'is 24x32 (width x height) but the annotation file says 32x24, which is width and height '
         'swapped'
@@ -68,7 +70,7 @@ def test_by_default_they_are_errors(root, test_mode):
         with pytest.raises(ImageError) as caught:
             dataset[number]
         assert str(caught.value) == f'image {root}/{number}.jpg (id {number}) {fault}'
-    with pytest.raises(ValueError, match='3 of 6 image files looked at are bad') as caught:
+    with pytest.raises(ValueError, match='3 of 6 checked image files are bad') as caught:
         dataset.check_image_files()
     for number, fault in BAD.items():
         assert f'{root}/{number}.jpg (id {number}) {fault}' in str(caught.value)
@@ -94,7 +96,7 @@ def test_skipped_ones_are_counted_over_the_workers(root, context):
     SkippedImagesHook().after_train_epoch(runner)
     faults = '; '.join(f'{root}/{number}.jpg (id {number}) {BAD[number]}' for number in BAD)
     assert told == [
-        f'3 of 6 images of {root}/train.json could not be used so far and others stood in for them '
+        f'3 of 6 images of {root}/train.json were skipped so far and replaced by others '
         f"(on_error='skip'): {faults}"
     ]
 
@@ -128,7 +130,7 @@ def test_more_than_five_are_counted(root):
     SkippedImagesHook().after_train_epoch(runner)
     assert told[0].startswith('6 of 6 images of ')
     assert told[0].endswith('4.jpg (id 4) does not exist; and 1 more')
-    with pytest.raises(ValueError, match='6 of 6 image files looked at are bad'):
+    with pytest.raises(ValueError, match='6 of 6 checked image files are bad'):
         dataset.check_image_files()
 
 
@@ -137,7 +139,7 @@ def test_the_check_at_the_door_only_warns(root, monkeypatch):
     monkeypatch.setattr(coco, 'print_log', lambda text, **_: told.append(text))
     dataset.check_image_files()
     (out,) = told
-    assert '3 of 6 image files looked at are bad: ' in out
+    assert '3 of 6 checked image files are bad: ' in out
     assert "With on_error='skip' they are left out of the training" in out
 
 
@@ -152,7 +154,7 @@ def test_mmcvs_word_for_it(root):
 def test_settings_that_are_refused(root):
     with pytest.raises(ValueError, match="on_error must be 'raise' or 'skip', got 'ignore'"):
         build(root, on_error='ignore')
-    words = "on_error='skip' is for training: with test_mode=True images would drop out of the eval"
+    words = "on_error='skip' is for training: with test_mode=True the evaluation would miss images"
     with pytest.raises(ValueError, match=words):
         build(root, on_error='skip', test_mode=True)
 
@@ -163,7 +165,7 @@ def test_boxes_on_the_image_as_stored(root):
     exif[0x0112] = 6
     for number in range(6):
         Image.new('RGB', (32, 24)).save(root / f'{number}.jpg', exif=exif)
-    with pytest.raises(ValueError, match='6 of 6 .* Its EXIF orientation turns it by a quarter'):
+    with pytest.raises(ValueError, match='6 of 6 .* Its EXIF orientation rotates it by 90 degrees'):
         build(root).check_image_files()
     loader = dict(type='LoadImageFromFile', color_type='color_ignore_orientation', max_pixels=768)
     dataset = build(root, pipeline=[loader, *STEPS[1:]])

@@ -13,9 +13,14 @@ from mmengine.config import Config
 from mmengine.runner import ValLoop as PlainValLoop
 
 from ghmdet.datasets import LoadAnnotations, PackDetInputs
-from ghmdet.engine import ValLoop, val_loop
+from ghmdet.engine import (
+    val_loop,
+)
 from ghmdet.engine.amp import apply_amp
 from ghmdet.engine.runner import _choose_own_parts as choose_own_parts
+from ghmdet.engine.val_loop import (
+    ValLoop,
+)
 from ghmdet.losses import GHMC, GHMR
 from tests.number_runs import NumberModel, number_cfg, train
 from tests.two_processes import run_processes
@@ -125,7 +130,7 @@ def test_boxes_are_those_of_the_other_order_to_the_bit(scale, keep_ratio):
     expected = pack('load', 'resize', scale=scale, keep_ratio=keep_ratio)
     found = pack('resize', 'load', scale=scale, keep_ratio=keep_ratio)
     assert not torch.equal(found.gt_instances.bboxes, expected.gt_instances.bboxes)
-    val_loop._move_to_input_frame(found)
+    val_loop._scale_to_input(found)
     for kind in ('gt_instances', 'ignored_instances'):
         assert torch.equal(found.get(kind).bboxes, expected.get(kind).bboxes)
         assert found.get(kind).bboxes.dtype == torch.float32
@@ -133,7 +138,7 @@ def test_boxes_are_those_of_the_other_order_to_the_bit(scale, keep_ratio):
 
 def test_by_hand():
     sample = pack('resize', 'load', scale=(122, 74), keep_ratio=True)
-    val_loop._move_to_input_frame(sample)
+    val_loop._scale_to_input(sample)
     assert sample.gt_instances.bboxes[1].tolist() == pytest.approx([0.2, 0.4, 122, 74])
 
 
@@ -142,14 +147,14 @@ def test_more_than_resizing_before_the_annotations():
         sample = pack('resize', 'load', scale=(100, 90), keep_ratio=True)
         sample.set_metainfo(change)
         with pytest.raises(ValueError, match='put LoadAnnotations right after LoadImageFromFile'):
-            val_loop._move_to_input_frame(sample)
+            val_loop._scale_to_input(sample)
 
 
 def test_shapes_that_were_not_packed():
     sample = pack('resize', 'load', scale=(100, 90), keep_ratio=True)
     del sample.scale_factor
     with pytest.raises(ValueError, match='needs scale_factor among the meta_keys of PackDetInputs'):
-        val_loop._move_to_input_frame(sample)
+        val_loop._scale_to_input(sample)
 
 
 # --- what is refused ----------------------------------------------------------------------------

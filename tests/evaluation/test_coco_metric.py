@@ -1,7 +1,6 @@
 """CocoMetric, DumpDetResults, and the reading and summing below them."""
 
 import io
-import itertools
 import json
 import logging
 import math
@@ -21,6 +20,12 @@ from ghmdet.registry import METRICS
 from ghmdet.structures import DetDataSample, InstanceData
 
 BACKENDS = ('faster_coco_eval', 'pycocotools')
+
+
+def all_but_first_long(first, *others):
+    return [first, *(pytest.param(other, marks=pytest.mark.long) for other in others)]
+
+
 NAMES = ('cat', 'dog', 'owl')
 BOX_KEYS = ('bbox', 'bbox_label')
 MEAN_NAMES = ['mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l']
@@ -127,22 +132,12 @@ def oracle(content, samples, category_ids, max_dets=(1, 10, 100), use_cats=1):
     """The twelve numbers of pycocotools' own loading and summary."""
     results = []
     for item in samples:
-        instances = item['pred_instances']
-        for corners, score, label in zip(
-            instances['bboxes'].double().tolist(),
-            instances['scores'].tolist(),
-            instances['labels'].tolist(),
-            strict=True,
-        ):
-            x1, y1, x2, y2 = corners
-            results.append(
-                {
-                    'image_id': item['img_id'],
-                    'category_id': category_ids[label],
-                    'bbox': [x1, y1, x2 - x1, y2 - y1],
-                    'score': score,
-                }
-            )
+        found = item['pred_instances']
+        columns = (found['bboxes'].double(), found['scores'], found['labels'])
+        for (x1, y1, x2, y2), score, label in zip(*(c.tolist() for c in columns), strict=True):
+            bbox = [x1, y1, x2 - x1, y2 - y1]
+            result = dict(category_id=category_ids[label], bbox=bbox, score=score)
+            results.append(dict(image_id=item['img_id'], **result))
     with redirect_stdout(io.StringIO()):
         truth = COCO()
         truth.dataset = json.loads(json.dumps(content | {'info': {}}))
@@ -157,7 +152,7 @@ def oracle(content, samples, category_ids, max_dets=(1, 10, 100), use_cats=1):
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
-@pytest.mark.parametrize('seed', [0, 1, 2])
+@pytest.mark.parametrize('seed', all_but_first_long(0, 1, 2))
 def test_numbers_are_those_of_pycocotools(tmp_path, backend, seed):
     content, samples = random_set(seed)
     file = write(tmp_path, content)
@@ -238,24 +233,6 @@ def test_average_precision_by_hand(tmp_path, backend):
     assert metrics['coco/bbox_mAP_s'] == metrics['coco/bbox_mAP_l'] == -1
 
 
-@pytest.mark.parametrize('backend', BACKENDS)
-@pytest.mark.parametrize('ids', [(5, 0, 90), (0, 1, 2), (2, 1, 0), (18, 17, 1)])
-@pytest.mark.parametrize('order', list(itertools.permutations(range(3))))
-def test_truth_as_detections_scores_one(tmp_path, backend, ids, order):
-    """For any category ids and order, 0-based ones included, annotation id 0, no area, no crowd."""
-    categories = [(ids[i], NAMES[i]) for i in order]
-    annotations = [
-        box(image_id, ids[i], [10 + 100 * i, 20, 30 * (i + 1), 40], id_=3 * image_id + i)
-        for image_id in range(2)
-        for i in range(3)
-    ]
-    content = coco_content(annotations, (0, 1), categories)
-    samples = truth_as_samples(content, NAMES)
-    metrics = evaluate(write(tmp_path, content), samples, NAMES, backend=backend, classwise=True)
-    assert metrics['coco/bbox_mAP'] == 1
-    assert [metrics[f'coco/{name}_precision'] for name in NAMES] == [1, 1, 1]
-
-
 # Image and category ids: shuffled, sparse, from 0, negative, as text, of several kinds.
 ID_KINDS = {
     'from 0': (range(6), range(3)),
@@ -269,7 +246,7 @@ ID_KINDS = {
 
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize('kind', ID_KINDS)
-@pytest.mark.parametrize('seed', range(4))
+@pytest.mark.parametrize('seed', all_but_first_long(*range(4)))
 def test_truth_through_the_dataset_as_detections_scores_one(tmp_path, backend, kind, seed):
     """Any ids, any order of images, annotations, categories and classes; annotation ids from 0."""
     rng = np.random.default_rng(seed)
@@ -301,8 +278,8 @@ def test_truth_through_the_dataset_as_detections_scores_one(tmp_path, backend, k
     assert [metrics[f'coco/{name}_precision'] for name in NAMES] == [1, 1, 1]
 
 
-def test_classes_are_found_by_name_whatever_the_order(tmp_path):
-    """Cats found, dogs not: the label of a cat is its place in `classes`, not in the file."""
+def test_classes_are_found_by_name_in_any_order(tmp_path):
+    """Cats found, dogs not: the label of a cat is its index in `classes`, not in the file."""
     content = coco_content(
         [box(1, 9, [0, 0, 40, 40]), box(1, 4, [100, 100, 40, 40])], (1,), ((4, 'dog'), (9, 'cat'))
     )
@@ -350,30 +327,6 @@ def test_crowd_detections_are_neither_right_nor_wrong(tmp_path):
     assert metrics['coco/bbox_mAP'] == 1
 
 
-def test_values_are_not_rounded(tmp_path):
-    content, samples = random_set(4)
-    metrics = evaluate(write(tmp_path, content), samples, NAMES)
-    value = metrics['coco/bbox_mAP']
-    assert value != round(value, 6)
-
-
-def test_an_image_seen_twice_counts_once(two_boxes, monkeypatch):
-    """Two ranks with a sampler that pads: the second rank repeats image 1, wrongly even."""
-    first = [sample(1, [[0, 0, 40, 40]], [0.9], [0])]
-    second = [sample(2, [[0, 0, 200, 100]], [0.9], [1]), sample(1, [[300, 0, 310, 9]], [1.0], [0])]
-    ranks = []
-    for samples in (first, second):
-        metric = CocoMetric(two_boxes)
-        metric.dataset_meta = {'classes': ('cat', 'dog')}
-        metric.process({}, samples)
-        ranks.append(metric.results)
-    assert metric.compute_metrics(ranks[0] + ranks[1])['bbox_mAP'] == 1
-
-    # Gathered in turns; the size of the data set plays no part.
-    monkeypatch.setattr('ghmdet.evaluation.image_results.all_gather_object', lambda own: ranks)
-    assert metric.evaluate(size=2)['coco/bbox_mAP'] == 1
-
-
 def gathered(monkeypatch, parts, **settings):
     """Metrics of the first rank where the ranks hold these samples."""
     ranks = []
@@ -387,20 +340,23 @@ def gathered(monkeypatch, parts, **settings):
 
 
 @pytest.mark.parametrize(
-    'dealt',
-    [[[0, 1]], [[0], [1]], [[], [1, 0]], [[0, 0, 0], [1]], [[0, 0], [0, 1]], [[0, 1], [], []]],
+    'parts', [[[0], [1]], [[], [1, 0]], [[0, 0, 0], [1]], [[0, 0], [0, 1]], [[0], [1, 2], []]]
 )
-def test_however_the_images_are_dealt_out(two_boxes, monkeypatch, dealt):
-    """Uneven parts, empty ones, and repeats before the last new image: nothing is lost."""
-    images = [sample(1, [[0, 0, 40, 40]], [0.9], [0]), sample(2, [[0, 0, 200, 100]], [0.9], [1])]
-    parts = [[images[i] for i in part] for part in dealt]
+def test_each_image_counts_once_in_any_distribution(two_boxes, monkeypatch, parts):
+    """Uneven parts, empty ones, and repeats, even with other detections, before the last image."""
+    images = [
+        sample(1, [[0, 0, 40, 40]], [0.9], [0]),
+        sample(2, [[0, 0, 200, 100]], [0.9], [1]),
+        sample(1, [[300, 0, 310, 9]], [1.0], [0]),
+    ]
+    parts = [[images[i] for i in part] for part in parts]
     assert gathered(monkeypatch, parts, ann_file=two_boxes)['coco/bbox_mAP'] == 1
 
 
 def test_one_id_of_two_images_is_refused(two_boxes, monkeypatch):
     """Two data sets in a ConcatDataset, each of which numbers its images from 1."""
     parts = [[sample(1) | {'img_path': f'{folder}/x.jpg'}] for folder in ('cats', 'dogs')]
-    with pytest.raises(ValueError, match='id 1 means two images, cats/x.jpg and dogs/x.jpg; of'):
+    with pytest.raises(ValueError, match='two images have the id 1, cats/x.jpg and dogs/x.jpg; '):
         gathered(monkeypatch, parts, ann_file=two_boxes)
     # The same image again, of a RepeatDataset.
     parts = [[sample(1, [[0, 0, 40, 40]], [0.9], [0]) | {'img_path': 'cats/x.jpg'}]] * 2
@@ -458,37 +414,27 @@ def test_map_counts_100_detections_or_the_most(tmp_path, proposal_nums, expected
     assert metrics['coco/bbox_mAP'] == pytest.approx(expected, abs=1e-12)
 
 
-def test_map_keeps_100_among_larger_limits(tmp_path):
-    """101 better scored false alarms: the hit is beyond 100, within 300 and 1000."""
-    content = coco_content([box(1, 1, [0, 0, 40, 40])], (1,))
-    corners = [[300, 300, 340, 340]] * 101 + [[0, 0, 40, 40]]
-    samples = [sample(1, corners, np.linspace(1, 0.5, 102), [0] * 102)]
-    metrics = evaluate(write(tmp_path, content), samples, metric=['bbox', 'proposal'])
-    assert metrics['coco/bbox_mAP'] == 0
-    assert metrics['coco/bbox_mAP_50'] == pytest.approx(1 / 102)
-    assert (metrics['coco/AR@100'], metrics['coco/AR@300']) == (0, 1)
-
-
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize(
-    ('max_dets', 'expected', 'recalls'),
+    ('key', 'limits', 'overall', 'most', 'recalls'),
     [
-        ((1, 10, 500), 1 / 102, {1: 0, 10: 0, 500: 1}),
-        (500, 1 / 102, {500: 1}),
-        ((100, 500, 10), 1 / 102, {10: 0, 100: 0, 500: 1}),
-        (100, 0, {100: 0}),
-        ([1, 10, 100], 0, {1: 0, 10: 0, 100: 0}),
+        ('max_dets', (1, 10, 500), 1 / 102, 1 / 102, {1: 0, 10: 0, 500: 1}),
+        ('max_dets', 500, 1 / 102, 1 / 102, {500: 1}),
+        ('max_dets', (100, 500, 10), 1 / 102, 1 / 102, {10: 0, 100: 0, 500: 1}),
+        ('max_dets', [1, 10, 100], 0, 0, {1: 0, 10: 0, 100: 0}),
+        ('proposal_nums', (100, 300, 1000), 0, 1 / 102, {100: 0, 300: 1, 1000: 1}),
     ],
 )
-def test_any_max_dets(tmp_path, backend, max_dets, expected, recalls):
+def test_limits_of_detections(tmp_path, backend, key, limits, overall, most, recalls):
     """101 better scored false alarms: the hit is number 102 of its image."""
     content = coco_content([box(1, 1, [0, 0, 40, 40])], (1,))
     corners = [[300, 300, 340, 340]] * 101 + [[0, 0, 40, 40]]
     samples = [sample(1, corners, np.linspace(1, 0.5, 102), [0] * 102)]
-    settings = dict(max_dets=max_dets, metric=['bbox', 'proposal'], backend=backend)
+    settings = {key: limits, 'metric': ['bbox', 'proposal'], 'backend': backend}
     metrics = evaluate(write(tmp_path, content), samples, classwise=True, **settings)
-    for key in ('bbox_mAP', 'bbox_mAP_50', 'bbox_mAP_m', 'cat_precision'):
-        assert metrics[f'coco/{key}'] == pytest.approx(expected)
+    assert metrics['coco/bbox_mAP'] == pytest.approx(overall)
+    for name in ('bbox_mAP_50', 'bbox_mAP_m', 'cat_precision'):
+        assert metrics[f'coco/{name}'] == pytest.approx(most)
     found = {key: value for key, value in metrics.items() if key.startswith('coco/AR@')}
     assert found == {f'coco/AR@{n}': value for n, value in recalls.items()}
 
@@ -511,20 +457,15 @@ def test_each_given_iou_threshold_has_its_value(two_boxes, logged, backend):
         'coco/cat_precision': round(2 / 3, 6),
     }
     table = next(text for _, text in logged if 'category' in text).splitlines()
-    assert table[1].split() == [
-        'category',
-        *(f'mAP{end}' for end in ('', *['_30', '_59', '_61'])),
-        'mAP_s',
-        'mAP_m',
-        'mAP_l',
-    ]
+    assert table[1].split()[:5] == ['category', 'mAP', 'mAP_30', 'mAP_59', 'mAP_61']
 
 
-def test_one_of_the_ten_thresholds(two_boxes):
-    samples = [sample(1, [[0, 0, 40, 24.5]], [0.9], [0]), sample(2)]
-    items = ['mAP_60', 'mAP_65']
+def test_the_ten_thresholds(two_boxes):
+    """Boxes 40 and 25 high share 0.625, which reaches .5, .55 and .6."""
+    samples = [sample(1, [[0, 0, 40, 25]], [0.9], [0]), sample(2)]
+    items = ['mAP', 'mAP_60', 'mAP_65']
     metrics = evaluate(two_boxes, samples, ['cat'], metric_items=items)
-    assert metrics == {'coco/bbox_mAP_60': 1, 'coco/bbox_mAP_65': 0}
+    assert list(metrics.values()) == [pytest.approx(0.3), 1, 0]
 
 
 @pytest.mark.parametrize(
@@ -542,16 +483,6 @@ def test_iou_thresholds_decide_the_keys(two_boxes, iou_thrs, names):
     assert list(metrics) == [f'coco/bbox_{name}' for name in names]
 
 
-def test_iou_threshold_decides_the_value(two_boxes):
-    """Boxes 40 and 24 high share 24/40 = 0.6."""
-    samples = [sample(1, [[0, 0, 40, 24]], [0.9], [0]), sample(2)]
-    assert evaluate(two_boxes, samples, ['cat'], iou_thrs=0.59)['coco/bbox_mAP'] == 1
-    assert evaluate(two_boxes, samples, ['cat'], iou_thrs=0.61)['coco/bbox_mAP'] == 0
-    # A height of 25 shares 0.625, which reaches .5, .55 and .6 of the ten.
-    samples = [sample(1, [[0, 0, 40, 25]], [0.9], [0]), sample(2)]
-    assert evaluate(two_boxes, samples, ['cat'])['coco/bbox_mAP'] == pytest.approx(0.3)
-
-
 def test_samples_of_the_model_pass_through_the_evaluator(two_boxes):
     evaluator = Evaluator([{'type': 'CocoMetric', 'ann_file': two_boxes, '_scope_': 'ghmdet'}])
     evaluator.dataset_meta = {'classes': ('cat', 'dog')}
@@ -563,12 +494,15 @@ def test_samples_of_the_model_pass_through_the_evaluator(two_boxes):
     assert evaluator.evaluate(2)['coco/bbox_mAP'] == 0.5
 
 
-def test_results_file(two_boxes, tmp_path):
-    prefix = tmp_path / 'a' / 'b' / 'run'
+@pytest.mark.parametrize(
+    ('prefix', 'name'), [('a/b/run', 'run.bbox.json'), ('a/mine.json', 'mine.json')]
+)
+def test_results_file(two_boxes, tmp_path, prefix, name):
     samples = [sample(1, [[1, 2, 4, 8]], [0.5], [1]), sample(2)]
-    evaluate(two_boxes, samples, outfile_prefix=str(prefix))
-    assert [file.name for file in prefix.parent.iterdir()] == ['run.bbox.json']
-    assert json.loads(prefix.with_name('run.bbox.json').read_text()) == [
+    evaluate(two_boxes, samples, outfile_prefix=str(tmp_path / prefix))
+    (file,) = (tmp_path / prefix).parent.iterdir()
+    assert file.name == name
+    assert json.loads(file.read_text()) == [
         {'image_id': 1, 'category_id': 2, 'bbox': [1.0, 2.0, 3.0, 6.0], 'score': 0.5}
     ]
 
@@ -585,14 +519,6 @@ def test_format_only_needs_no_annotations(tmp_path, logged):
     assert logged == [(logging.INFO, expected)]
 
 
-def test_results_under_the_very_name(two_boxes, tmp_path):
-    samples = [sample(1, [[1, 2, 4, 8]], [0.5], [1]), sample(2)]
-    evaluate(two_boxes, samples, outfile_prefix=str(tmp_path / 'mine.json'))
-    assert json.loads((tmp_path / 'mine.json').read_text()) == [
-        {'image_id': 1, 'category_id': 2, 'bbox': [1.0, 2.0, 3.0, 6.0], 'score': 0.5}
-    ]
-
-
 @pytest.mark.parametrize('file', [True, False])
 def test_without_categories_the_names_are_in_the_results(tmp_path, file):
     """From a file of images only, and from no file at all."""
@@ -600,15 +526,8 @@ def test_without_categories_the_names_are_in_the_results(tmp_path, file):
     out = tmp_path / 'out.json'
     samples = [sample('a.jpg', [[0, 0, 1, 1]], [0.5], [1])]
     assert evaluate(ann_file, samples, format_only=True, outfile_prefix=str(out)) == {}
-    assert json.loads(out.read_text()) == [
-        {
-            'image_id': 'a.jpg',
-            'category_id': 2,
-            'bbox': [0.0, 0.0, 1.0, 1.0],
-            'score': 0.5,
-            'category_name': 'dog',
-        }
-    ]
+    detection = dict(image_id='a.jpg', category_id=2, bbox=[0, 0, 1, 1], score=0.5)
+    assert json.loads(out.read_text()) == [detection | {'category_name': 'dog'}]
 
 
 # --- ground truth from the samples ----------------------------------------------------------------
@@ -638,14 +557,14 @@ def test_truth_of_the_samples_counts_as_that_of_a_file(tmp_path, raw, logged):
     content['annotations'] = json.loads(json.dumps(content['annotations']))
     expected = evaluate(write(tmp_path, content), samples, NAMES, classwise=True)
     label_of = {7: 0, 5: 1}
-    bearing = []
+    with_own = []
     for item in samples:
         own = [a for a in content['annotations'] if a['image_id'] == item['img_id']]
         corners = [[x, y, x + w, y + h] for x, y, w, h in (a['bbox'] for a in own)]
         labels = [label_of[a['category_id']] for a in own]
-        bearing.append(with_truth(item, corners, labels, [a['iscrowd'] for a in own], raw))
+        with_own.append(with_truth(item, corners, labels, [a['iscrowd'] for a in own], raw))
     logged.clear()
-    found = evaluate(None, bearing, NAMES, classwise=True)
+    found = evaluate(None, with_own, NAMES, classwise=True)
     assert expected['coco/bbox_mAP'] > 0.05
     assert found == pytest.approx(expected, abs=1e-6, nan_ok=True)
     assert logged[0][1] == (
@@ -658,11 +577,9 @@ def test_samples_without_truth(tmp_path):
     metric.dataset_meta = {'classes': NAMES}
     with pytest.raises(ValueError, match='no ground truth') as caught:
         metric.process({}, [sample(7, [[0, 0, 1, 1]], [0.5], [0])])
-    assert str(caught.value) == (
-        'CocoMetric: no ground truth for image 7: without ann_file the samples must bring it. Set '
-        "the evaluator's ann_file to a COCO file, or put LoadAnnotations after Resize into the "
-        'pipeline of the dataset'
-    )
+    message = str(caught.value)
+    assert message.startswith('CocoMetric: no ground truth for image 7: without ann_file')
+    assert "Set the evaluator's ann_file to a COCO file, or put LoadAnnotations after" in message
 
 
 def test_no_file_unless_asked(two_boxes, tmp_path, monkeypatch):
@@ -678,11 +595,8 @@ def test_processed_results_are_small_arrays(two_boxes):
     half['pred_instances']['bboxes'] = half['pred_instances']['bboxes'].bfloat16()
     metric.process({}, [half, sample(2)])
     stored = metric.results[0]
-    assert {key: value.dtype.name for key, value in stored.items() if key != 'img_id'} == {
-        'bboxes': 'float32',
-        'scores': 'float32',
-        'labels': 'int32',
-    }
+    types = {key: value.dtype.name for key, value in stored.items() if key != 'img_id'}
+    assert types == {'bboxes': 'float32', 'scores': 'float32', 'labels': 'int32'}
     assert metric.evaluate(size=2)['mine/bbox_mAP'] == 0.5
 
 
@@ -734,8 +648,11 @@ def test_broken_annotation_files_are_named(tmp_path, content, text):
 @pytest.mark.parametrize(
     ('meta', 'text'),
     [
-        ({'classes': ('cta', 'dog')}, "class 'cta' is not among the categories; nearest: cat;"),
-        ({'classes': ('zebra',)}, 'nearest: cat, dog;'),
+        (
+            {'classes': ('cta', 'dog')},
+            r"'cta' is not among the categories; did you mean cat\?",
+        ),
+        ({'classes': ('zebra',)}, 'these are cat, dog. Set'),
         ({'classes': 'cat'}, "needs `classes`, names; got 'cat'"),
         ({}, 'needs `classes`, names; got None'),
     ],

@@ -17,13 +17,13 @@ from ghmdet.structures import DetDataSample, InstanceData
 from tests.detectors import detector_cfg, randomize
 from tests.two_processes import run_processes
 
-STEPS = 5
+STEPS = 3
 BOXES = {
     'a': [[8, 8, 40, 40]],
     'b': [[0, 16, 32, 60], [30, 4, 62, 30]],
     'c': [[20, 20, 44, 50]],
     'empty': [],
-    'stand-in': [[8, 8, 40, 40]],
+    'padding': [[8, 8, 40, 40]],
 }
 
 
@@ -57,7 +57,6 @@ def ghm(sync=True, **options):
 FOCAL = dict(loss_cls=dict(type='FocalLoss'), loss_bbox=dict(type='L1Loss'), sync_avg_factor=True)
 # What the head has, and the images of each process in a step.
 CASES = {
-    'even': (ghm(momentum=0.75), ['a', 'b'], ['c', 'empty']),
     'three and one': (ghm(momentum=0.75), ['a', 'b', 'empty'], ['c']),
     'no momentum': (ghm(momentum=0), ['a', 'b', 'empty'], ['c']),
     'all options': (
@@ -66,11 +65,12 @@ CASES = {
         ['b', 'c', 'empty'],
     ),
     'one without objects': (ghm(momentum=0.75), ['empty'], ['a', 'c']),
-    'a stand-in': (ghm(momentum=0.75), ['a', 'b'], ['stand-in']),
-    'a stand-in, no momentum': (ghm(momentum=0), ['stand-in'], ['b']),
+    'padding': (ghm(momentum=0.75), ['a', 'b'], ['padding']),
+    'padding, no momentum': (ghm(momentum=0), ['padding'], ['b']),
+    'one without objects, without sync': (ghm(sync=False, momentum=0.75), ['empty'], ['a']),
     'without sync': (ghm(sync=False, momentum=0.75), ['a', 'b', 'empty'], ['c']),
     'focal': (FOCAL, ['a', 'b', 'empty'], ['c']),
-    'focal, a stand-in': (FOCAL, ['stand-in'], ['a']),
+    'focal, padding': (FOCAL, ['padding'], ['a']),
     'focal without sync': ({**FOCAL, 'sync_avg_factor': False}, ['a', 'b', 'empty'], ['c']),
 }
 
@@ -81,13 +81,13 @@ def make_batch(names, step):
     for name in names:
         generator = torch.Generator().manual_seed(10 * step + list(BOXES).index(name))
         images.append(torch.randn(3, 64, 64, generator=generator, dtype=torch.float64))
-        # Image c is padded: many of its anchors lie on nothing.
+        # Image c is padded: many of its anchors are on padding.
         shape = (64, 32) if name == 'c' else (64, 64)
         sample = DetDataSample(metainfo=dict(img_shape=shape, pad_shape=shape))
         bboxes = torch.tensor(BOXES[name]).float().reshape(-1, 4)
         labels = torch.arange(len(bboxes)) + step % 2
         sample.gt_instances = InstanceData(bboxes=bboxes, labels=labels)
-        if name == 'stand-in':
+        if name == 'padding':
             sample.set_metainfo(dict(is_padding=True))
         samples.append(sample)
     return torch.stack(images), samples
@@ -225,7 +225,7 @@ def both(tmp_path_factory):
 
 def joined(case):
     first, second = CASES[case][1:]
-    return train(case, [name for name in first + second if name != 'stand-in'])
+    return train(case, [name for name in first + second if name != 'padding'])
 
 
 def is_count(name):
@@ -256,6 +256,13 @@ def test_without_sync_each_process_counts_for_itself(both):
     weight = 'bbox_head.retina_cls.weight'
     assert state0[weight].equal(state1[weight])
     assert not state0[weight].isclose(state[weight], rtol=1e-3).all()
+
+
+def test_without_sync_one_process_may_have_no_objects(both):
+    (_, state0), (_, state1) = (found['one without objects, without sync'] for _, found in both)
+    assert state0['bbox_head.retina_reg.weight'].equal(state1['bbox_head.retina_reg.weight'])
+    assert state0['bbox_head.loss_bbox.acc_sum'].sum() == 0
+    assert state1['bbox_head.loss_bbox.acc_sum'].sum() > 0
 
 
 def test_focal_loss_without_sync_divides_by_its_own_positives(both):
@@ -289,13 +296,14 @@ def test_four_logits_on_two_processes_worked_by_hand(both, passes):
     easy, hard = 4 / 1 / 2, 4 / 3 / 2
     half, quarter, three_quarters = (-math.log(1 - g) for g in (0.5, 0.25, 0.75))
     entries0, entries1 = [half * hard, half * hard, quarter * easy], [three_quarters * hard, 0]
-    slopes0, slopes1 = [0.5 * hard, 0.5 * hard, 0.25 * easy], [0.75 * hard, 0]
-    for found, entries, slopes in ((found0, entries0, slopes0), (found1, entries1, slopes1)):
+    gradients0, gradients1 = [0.5 * hard, 0.5 * hard, 0.25 * easy], [0.75 * hard, 0]
+    by_hand = ((found0, entries0, gradients0), (found1, entries1, gradients1))
+    for found, entries, gradients in by_hand:
         for reduction, factor in (('mean', 2 / 4), ('sum', 2)):
             loss, gradient = found[passes][reduction]
             assert loss == [pytest.approx(factor * sum(entries))]
-            assert gradient == pytest.approx([factor * slope for slope in slopes])
-        assert found[passes]['none'] == (pytest.approx(entries), pytest.approx(slopes))
+            assert gradient == pytest.approx([factor * gradient for gradient in gradients])
+        assert found[passes]['none'] == (pytest.approx(entries), pytest.approx(gradients))
     # Each for itself: weights 3 / 1 / 2 and 3 / 2 / 2, and 1 / 1 / 1.
     assert found0['unsynced'][0] == [pytest.approx((2 * half * 3 / 4 + quarter * 3 / 2) / 3)]
     assert found1['unsynced'][0] == [pytest.approx(three_quarters)]
@@ -328,7 +336,7 @@ def test_boxes_and_a_process_without_entries(both):
 def test_batches_are_padded_to_a_common_size(both):
     (found0, _), (found1, _) = both
     own0, own1, common = (64, 32), (32, 96), (64, 96)
-    # Together; the second one a stand-in, for which the first need not be larger; apart.
+    # Synced; synced, but the second one is padding and does not count; not synced.
     assert found0['shapes'] == [[common, own0, own0], [own0] * 3, [own0] * 3]
     assert found1['shapes'] == [[common, own1, own1], [common, own1, own1], [own1] * 3]
 

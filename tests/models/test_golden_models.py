@@ -5,10 +5,7 @@ import copy
 import numpy as np
 import pytest
 import torch
-from mmengine.config import Config
 
-import ghmdet
-from ghmdet.registry import MODELS
 from ghmdet.structures import DetDataSample, InstanceData
 from tests import golden
 
@@ -18,12 +15,9 @@ CONFIGS = {
 }
 
 
-@pytest.fixture(scope='module', params=CONFIGS)
-def case(request):
-    cfg = Config.fromfile(ghmdet.config_path(CONFIGS[request.param]))
-    model = MODELS.build(cfg.model)
-    model.load_state_dict(golden.seeded_state_dict(model.state_dict(), golden.SEED))
-    return model, golden.load(request.param)
+@pytest.fixture(params=['model_r50', pytest.param('model_x101_32x4d', marks=pytest.mark.long)])
+def case(request, golden_model):
+    return golden_model(CONFIGS[request.param]), golden.load(request.param)
 
 
 def sampled(tensor):
@@ -50,9 +44,8 @@ def test_activations_and_predictions(case):
         stages = model.backbone(data['inputs'])
         levels = model.neck(stages)
         cls_scores, bbox_preds = model.bbox_head(levels)
-        for name, maps in dict(
-            backbone=stages, neck=levels, cls=cls_scores, reg=bbox_preds
-        ).items():
+        outputs = dict(backbone=stages, neck=levels, cls=cls_scores, reg=bbox_preds)
+        for name, maps in outputs.items():
             for i, level_map in enumerate(maps):
                 check_activations(f'{name}{i}', level_map, figures)
         for rescale in (0, 1):

@@ -158,9 +158,9 @@ def test_stages_asked_for():
     [
         (dict(depth=51), r'backbone.depth must be one of \[18, 34, 50, 101, 152\], got 51'),
         (dict(depth=18, num_stages=5), 'backbone.num_stages'),
-        (dict(depth=18, num_stages=2), r'backbone.out_indices must name stages 0 to 1'),
+        (dict(depth=18, num_stages=2), r'backbone.out_indices must be stages 0 to 1'),
         (dict(depth=18, style='tensorflow'), "backbone.style .*got 'tensorflow'"),
-        (dict(depth=18, frozen_stages=5), 'backbone.frozen_stages must lie in -1 to 4, got 5'),
+        (dict(depth=18, frozen_stages=5), 'backbone.frozen_stages must be -1 to 4, got 5'),
     ],
 )
 def test_settings_out_of_range(kwargs, message):
@@ -192,15 +192,15 @@ def test_batch_norms_in_eval_mode_become_part_of_the_convolutions(backbone):
         sum((stage * stage).mean() for stage in stages).backward()
         gradients = {n: p.grad for n, p in model.named_parameters() if p.grad is not None}
         found[memory_format] = stages, gradients
-    (plain, plain_gradients), (folded, folded_gradients) = found.values()
-    assert not any(torch.equal(*pair) for pair in zip(plain, folded))  # another way of rounding
-    torch.testing.assert_close(folded, plain, rtol=1e-9, atol=1e-9)
-    assert folded_gradients.keys() == plain_gradients.keys()
-    torch.testing.assert_close(folded_gradients, plain_gradients, rtol=1e-8, atol=1e-10)
+    (plain, plain_gradients), (fused, fused_gradients) = found.values()
+    assert not any(torch.equal(*pair) for pair in zip(plain, fused))  # another way of rounding
+    torch.testing.assert_close(fused, plain, rtol=1e-9, atol=1e-9)
+    assert fused_gradients.keys() == plain_gradients.keys()
+    torch.testing.assert_close(fused_gradients, plain_gradients, rtol=1e-8, atol=1e-10)
     assert all(p.grad is None for p in model.conv1.parameters()) == (backbone['depth'] == 50)
 
 
-def test_hooks_on_a_norm_are_called_all_the_same():
+def test_hooks_on_a_norm_are_still_called():
     model = ResNet(18).train()
     seen = []
     model.layer2[0].bn1.register_forward_hook(lambda module, inputs, output: seen.append(output))

@@ -17,7 +17,10 @@ sys.path.insert(0, str(Path(__file__).parents[2] / 'tools' / 'dev'))
 
 import soak
 
-pytestmark = pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc')
+pytestmark = [
+    pytest.mark.long,
+    pytest.mark.skipif(sys.platform != 'linux', reason='reads /proc'),
+]
 
 SAMPLE = soak.Sample(
     step=0,
@@ -54,9 +57,9 @@ def test_the_meter_counts_what_a_process_holds(tmp_path):
         child.start()
         found = counts(soak.Meter(1).measure())
     child.terminate()
-    child.join()
+    child.join(20)
     end.set()
-    thread.join()
+    thread.join(20)
     assert len(shared) == 10
     more = {kind: found[kind] - before[kind] for kind in KINDS}
     # Beside the two files two pipes, by which parent and child see each other's end.
@@ -98,12 +101,12 @@ def test_memory_is_that_of_the_process(tmp_path):
     ],
 )
 def test_what_counts_as_growth(samples, faults):
-    assert soak.judge(samples, warm_up=10, limit=2.0) == faults
+    assert soak.find_growth(samples, warm_up=10, limit=2.0) == faults
 
 
-def test_a_run_that_is_too_short_to_judge():
+def test_a_run_that_is_too_short():
     with pytest.raises(ValueError, match='expected two samples from step 20 on, got 1'):
-        soak.judge(grow('files', 1, 2, 3), warm_up=20, limit=2.0)
+        soak.find_growth(grow('files', 1, 2, 3), warm_up=20, limit=2.0)
 
 
 @pytest.mark.parametrize(('fresh', 'children'), [(False, 4), (True, 2)])
@@ -116,7 +119,7 @@ def test_epochs_and_validations_leave_nothing_behind(fresh, children, capsys):
     samples = soak.soak(args)
     assert [sample.step for sample in samples] == [1, *range(2, 25, 2)]
     assert [sample.children - before.children for sample in samples[-4:]] == [children] * 4
-    assert soak.judge(samples, args.warm_up, args.limit) == []
+    assert soak.find_growth(samples, args.warm_up, args.limit) == []
     gc.collect()
     assert soak.Meter(1).measure().children == before.children
     assert 'main_mb: ' in capsys.readouterr().out
@@ -124,5 +127,5 @@ def test_epochs_and_validations_leave_nothing_behind(fresh, children, capsys):
 
 def test_detections_leave_nothing_behind():
     samples = soak.soak(soak.parse_args(['infer', '--calls=30', '--every=5', '--varied']))
-    assert soak.judge(samples, warm_up=10, limit=5.0) == []
+    assert soak.find_growth(samples, warm_up=10, limit=5.0) == []
     assert len({sample.files for sample in samples}) == 1

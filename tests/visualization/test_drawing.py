@@ -48,8 +48,7 @@ def edge_colors(drawn, box, offset=0):
 
 def test_edges_have_the_palette_and_the_rest_is_untouched():
     image = background()
-    sample = DetDataSample(gt_instances=instances([BOX, OTHER], [0, 1]))
-    drawn = visualizer().add_datasample('x', image, sample)
+    drawn = visualizer().add_datasample('x', image, truth([BOX, OTHER], [0, 1]))
     assert edge_colors(drawn, BOX) == [RED, RED]
     assert edge_colors(drawn, OTHER) == [BLUE, BLUE]
     np.testing.assert_array_equal(drawn[62:90, 31:80], image[62:90, 31:80])  # inside
@@ -58,10 +57,13 @@ def test_edges_have_the_palette_and_the_rest_is_untouched():
     np.testing.assert_array_equal(image, background())
 
 
+def truth(boxes=(BOX,), labels=(0,)):
+    return DetDataSample(gt_instances=instances(boxes, labels))
+
+
 def test_alpha_blends_the_edges_only():
     image = background()
-    sample = DetDataSample(gt_instances=instances([BOX], [0]))
-    drawn = visualizer(alpha=0.8).add_datasample('x', image, sample)
+    drawn = visualizer(alpha=0.8).add_datasample('x', image, truth())
     expected = 0.8 * np.array(RED) + 0.2 * image[90, 55]
     np.testing.assert_allclose(drawn[90, 55], expected, atol=0.51)
     np.testing.assert_array_equal(drawn[91:], image[91:])
@@ -69,8 +71,7 @@ def test_alpha_blends_the_edges_only():
 
 def test_line_width_in_pixels():
     image = np.zeros((120, 200, 3), np.uint8)
-    sample = DetDataSample(gt_instances=instances([BOX], [0]))
-    drawn = visualizer(line_width=3).add_datasample('x', image, sample)
+    drawn = visualizer(line_width=3).add_datasample('x', image, truth())
     rows = [row for row in range(70, 120) if drawn[row, 55].any()]
     assert rows in ([89, 90, 91], [88, 89, 90, 91, 92])  # OpenCV 4, OpenCV 5
 
@@ -142,31 +143,27 @@ def captions(monkeypatch, sample, meta=META, **kwargs):
         texts.append((text, origin))
         return put(image, text, origin, *args)
 
-    monkeypatch.setattr('ghmdet.visualization.cv2.putText', record)
+    monkeypatch.setattr(cv2, 'putText', record)
     made = visualizer(**kwargs)
     made.dataset_meta = meta
     return texts, made.add_datasample('x', np.full((120, 200, 3), 90, np.uint8), sample)
 
 
 def test_captions_name_class_and_score(monkeypatch):
-    sample = DetDataSample(
-        gt_instances=instances([BOX], [1]),
-        pred_instances=instances([BOX, OTHER], [0, 7], [0.876, 0.5]),
-    )
+    sample = truth(labels=[1])
+    sample.pred_instances = instances([BOX, OTHER], [0, 7], [0.876, 0.5])
     texts, _ = captions(monkeypatch, sample)
     assert [text for text, _ in texts] == ['dog', 'class 7 0.50', 'cat 0.88']
 
 
 def test_captions_without_dataset_meta(monkeypatch):
-    sample = DetDataSample(gt_instances=instances([BOX], [1]))
-    texts, drawn = captions(monkeypatch, sample, meta=None)
+    texts, drawn = captions(monkeypatch, truth(labels=[1]), meta=None)
     assert [text for text, _ in texts] == ['class 1']
     assert max(drawn[90, 55]) - min(drawn[90, 55]) > 150  # a saturated colour
 
 
 def test_caption_is_above_the_box_in_its_colour_on_black(monkeypatch):
-    sample = DetDataSample(gt_instances=instances([BOX], [0]))
-    [(_, (left, baseline))], drawn = captions(monkeypatch, sample, text_color=(10, 250, 20))
+    [(_, (left, baseline))], drawn = captions(monkeypatch, truth(), text_color=(10, 250, 20))
     assert left == 30
     assert baseline < 60
     area = drawn[40:59, 30:60].reshape(-1, 3)
@@ -176,9 +173,7 @@ def test_caption_is_above_the_box_in_its_colour_on_black(monkeypatch):
 
 
 def test_caption_stays_in_the_image(monkeypatch):
-    corner = [195.0, 1.0, 199.0, 100.0]
-    texts, _ = captions(monkeypatch, DetDataSample(gt_instances=instances([corner], [0])))
-    [(_, (left, baseline))] = texts
+    [(_, (left, baseline))], _ = captions(monkeypatch, truth([[195.0, 1.0, 199.0, 100.0]]))
     assert 150 < left < 195
     assert 1 < baseline < 30
 
@@ -193,7 +188,7 @@ def test_caption_stays_in_the_image(monkeypatch):
     ],
 )
 def test_box_colors(bbox_color, expected):
-    sample = DetDataSample(gt_instances=instances([BOX, OTHER], [0, 1]))
+    sample = truth([BOX, OTHER], [0, 1])
     drawn = visualizer(bbox_color=bbox_color).add_datasample('x', background(), sample)
     assert [edge_colors(drawn, BOX)[0], edge_colors(drawn, OTHER)[0]] == expected
 
@@ -201,15 +196,13 @@ def test_box_colors(bbox_color, expected):
 def test_fallback_colors_are_distinct_and_repeatable():
     image = np.zeros((120, 1000, 3), np.uint8)
     boxes = [[100.0 * i, 60, 100 * i + 50, 90] for i in range(10)]
-    sample = DetDataSample(gt_instances=instances(boxes, list(range(10))))
-    runs = []
-    for _ in range(2):
-        made = visualizer()
-        made.dataset_meta = {'classes': tuple('abcdefghij')}
-        drawn = made.add_datasample('x', image, sample)
-        runs.append([drawn[90, int(box[2])].astype(int) for box in boxes])
-    np.testing.assert_array_equal(*runs)
-    colors = runs[0]
+    made = visualizer()
+    made.dataset_meta = {'classes': tuple('abcdefghij')}
+    drawn, again = (
+        made.add_datasample('x', image, truth(boxes, list(range(10)))) for _ in range(2)
+    )
+    np.testing.assert_array_equal(drawn, again)
+    colors = [drawn[90, int(box[2])].astype(int) for box in boxes]
     gaps = [np.abs(a - b).sum() for i, a in enumerate(colors) for b in colors[:i]]
     assert min(gaps) > 60
 
@@ -237,25 +230,17 @@ def test_bad_settings_are_refused(kwargs, text):
     ],
 )
 def test_boxes_beyond_the_image_are_clipped(box, corner):
-    sample = DetDataSample(gt_instances=instances([box], [0]))
-    drawn = visualizer().add_datasample('x', background(), sample)
+    drawn = visualizer().add_datasample('x', background(), truth([box]))
     assert drawn[tuple(corner)].tolist() == RED
 
 
-def test_out_file_is_written_in_rgb_order_and_not_stored(tmp_path):
+@pytest.mark.parametrize('out_file', ['new/x.png', None])
+def test_an_image_is_written_to_the_out_file_or_to_the_backends(tmp_path, out_file):
     made = visualizer(vis_backends=[{'type': 'LocalVisBackend'}], save_dir=str(tmp_path))
-    sample = DetDataSample(gt_instances=instances([BOX], [0]))
-    file = tmp_path / 'new' / 'x.png'
-    drawn = made.add_datasample('x', background(), sample, out_file=str(file))
-    np.testing.assert_array_equal(mmcv.imread(str(file), channel_order='rgb'), drawn)
-    assert [path.name for path in tmp_path.rglob('*.png')] == ['x.png']
-
-
-def test_without_out_file_the_backends_store(tmp_path):
-    made = visualizer(vis_backends=[{'type': 'LocalVisBackend'}], save_dir=str(tmp_path))
-    drawn = made.add_datasample('val', background(), None, step=3)
+    out_file = out_file and str(tmp_path / out_file)
+    drawn = made.add_datasample('val', background(), truth(), step=3, out_file=out_file)
     (file,) = tmp_path.rglob('*.png')
-    assert file.name == 'val_3.png'
+    assert file.name == ('x.png' if out_file else 'val_3.png')
     np.testing.assert_array_equal(mmcv.imread(str(file), channel_order='rgb'), drawn)
 
 
@@ -306,31 +291,16 @@ def test_validation_draws_the_first_image_of_every_interval(runner, tmp_path):
     for index in range(5):
         hook.after_val_iter(runner, index, outputs=batch)
     calls = runner.visualizer.calls
-    assert [(call['name'], call['step']) for call in calls] == [
-        ('val_img', 1000),
-        ('val_img', 1002),
-        ('val_img', 1004),
-    ]
+    assert [call['name'] for call in calls] == ['val_img'] * 3
+    assert [call['step'] for call in calls] == [1000, 1002, 1004]
     assert calls[0]['image'][0, 0].tolist() == RED  # RGB, and the first of the batch
     assert calls[0]['data_sample'] is batch[0]
     assert (calls[0]['out_file'], calls[0]['show']) == (None, False)
     assert calls[0]['pred_score_thr'] == 0.3
 
 
-def test_testing_draws_all_images_to_files(runner, tmp_path):
+def test_all_test_images_are_drawn_to_files_of_different_names(runner, tmp_path):
     hook = DetVisualizationHook(draw=True, test_out_dir='vis', score_thr=0.5)
-    samples = [stored_sample(tmp_path, 'a.png', RED), stored_sample(tmp_path, 'b.png', BLUE)]
-    hook.after_test_iter(runner, 0, outputs=samples)
-    folder = tmp_path / 'work' / '20260101' / 'vis'
-    assert sorted(file.name for file in folder.iterdir()) == ['a.png', 'b.png']
-    assert mmcv.imread(str(folder / 'a.png'), channel_order='rgb')[0, 0].tolist() == RED
-    assert mmcv.imread(str(folder / 'b.png'), channel_order='rgb')[0, 0].tolist() == BLUE
-    assert [call['step'] for call in runner.visualizer.calls] == [1, 2]
-    assert runner.visualizer.calls[0]['pred_score_thr'] == 0.5
-
-
-def test_same_names_of_two_folders_are_both_kept(runner, tmp_path):
-    hook = DetVisualizationHook(draw=True, test_out_dir='vis')
     samples = [
         stored_sample(tmp_path / 'day', 'a.png', RED),
         stored_sample(tmp_path / 'night', 'a.png', BLUE),
@@ -338,6 +308,9 @@ def test_same_names_of_two_folders_are_both_kept(runner, tmp_path):
     ]
     hook.after_test_iter(runner, 0, outputs=samples)
     hook.after_test_iter(runner, 1, outputs=samples)  # again: the same files
+    calls = runner.visualizer.calls
+    assert [call['step'] for call in calls] == [1, 2, 3, 4, 5, 6]
+    assert calls[0]['pred_score_thr'] == 0.5
     folder = tmp_path / 'work' / '20260101' / 'vis'
     colors = {
         file.name: mmcv.imread(str(file), channel_order='rgb')[0, 0].tolist()
@@ -383,8 +356,7 @@ def test_hook_errors_say_what_to_do(runner):
 
 
 def test_built_by_the_names_of_configs():
-    config = {'type': 'DetLocalVisualizer', 'name': 'by_config', 'vis_backends': None}
-    made = VISUALIZERS.build(config)
+    made = VISUALIZERS.build({'type': 'DetLocalVisualizer', 'name': 'by_config'})
     assert type(made) is DetLocalVisualizer
     assert DetLocalVisualizer.get_instance('by_config') is made
 

@@ -1,23 +1,22 @@
-"""Do the anchors fit the boxes? Tables, a picture, and anchors that would fit better.
+"""Compare the anchors with the boxes of the training set, and suggest anchors that fit better.
 
 python tools/analysis_tools/anchor_report.py CONFIG [--max-images N] [--out-dir DIR]
 
-No image is decoded: boxes are scaled as the training pipeline would. A box needs an anchor with an
-IoU of `train_cfg.assigner.pos_iou_thr` to be learnt well; matching gives one without it its best
-anchor alone.
+No image is decoded: boxes are scaled as by the training pipeline. A box needs an anchor with an IoU
+of `train_cfg.assigner.pos_iou_thr` to be learnt well; without one it is matched with its best
+anchor only.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from matplotlib.figure import Figure
-from mmengine.config import Config, DictAction
+from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.utils import ProgressBar
 from torch import Tensor
@@ -26,23 +25,23 @@ from ghmdet.boxes.anchor_fit import AnchorFit, fit_anchors
 from ghmdet.checks import anchors as anchor_check
 from ghmdet.checks.classes import resolve_classes
 from ghmdet.config import cli
-from ghmdet.config.cfg_options import merge_options
+from ghmdet.config.cfg_options import add_cfg_options, merge_options
 from ghmdet.config.shipped import get_config
 from ghmdet.datasets.wrappers import base_datasets
 from ghmdet.registry import DATASETS, TASK_UTILS
 
 _SIZES = {'small': (0, 32**2), 'medium': (32**2, 96**2), 'large': (96**2, float('inf'))}
 _LOW, _HIGH = 0.4, 0.5
-# Tried are the config's scales times these.
+# For the scales of the config.
 _FACTORS = (0.25, 0.375, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0)
 _TRIED_BOXES = 20_000
-_WORTHWHILE = 0.01  # of all boxes; what gains less is not suggested
+_MIN_GAIN = 0.01  # of all boxes, for a suggestion
 _BLOCK = 1000  # images read at a time
-_PART = 50_000  # boxes compared at a time
+_CHUNK = 50_000  # boxes compared at a time
 
 
 class Boxes(NamedTuple):
-    """Of n objects: area in the file (n,), box (n, 4) and padded size (n, 2) of the input."""
+    """Of n objects: area in the file (n,), box (n, 4) and padded image size (n, 2) of the input."""
 
     areas: Tensor
     bboxes: Tensor
@@ -50,7 +49,7 @@ class Boxes(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """Other settings of the anchor generator and the share of boxes without a positive anchor."""
+    """Settings of the anchor generator, and the share of boxes without a positive anchor."""
 
     settings: dict[str, Any]
     missed: float
@@ -59,17 +58,11 @@ class Trial(NamedTuple):
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Compare the anchors with the boxes to learn.')
     parser.add_argument('config', help='config file, or the name of a config that ghmdet ships')
-    parser.add_argument('--max-images', type=int, help='read so many, evenly spread; all without')
+    parser.add_argument('--max-images', type=int, help='images to read, evenly spread (all)')
     parser.add_argument(
-        '--out-dir', type=Path, help='for text and picture; default work_dirs/NAME OF THE CONFIG'
+        '--out-dir', type=Path, help='folder of the report (work_dirs/NAME OF THE CONFIG)'
     )
-    parser.add_argument(
-        '--cfg-options',
-        nargs='+',
-        action=DictAction,
-        default={},
-        help='settings that override the config: a.b=1 c="[1,2]" d.0.e=x; no blanks around =',
-    )
+    add_cfg_options(parser)
     cli.add_debug_argument(parser)
     args = parser.parse_args(argv)
     if args.max_images is not None and args.max_images < 1:
@@ -88,13 +81,8 @@ def main(argv: list[str] | None = None) -> None:
         generator = TASK_UTILS.build(anchor_cfg)
         fit = fit_all(boxes, generator)
         trials = try_others(boxes, anchor_cfg, threshold)
-    lines = [
-        *share_table(boxes, fit),
-        '',
-        *level_table(fit, generator, threshold),
-        '',
-        *suggest(trials, threshold),
-    ]
+    tables = share_table(boxes, fit), level_table(fit, generator, threshold)
+    lines = [*tables[0], '', *tables[1], '', *suggest(trials, threshold)]
     out_dir = args.out_dir or Path('work_dirs') / Path(args.config).stem
     out_dir.mkdir(parents=True, exist_ok=True)
     print('\n'.join(lines))
@@ -104,10 +92,10 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def read_settings(cfg: Config) -> tuple[dict[str, Any], float]:
-    """Return the anchor generator's settings, and the IoU from which an anchor is positive.
+    """Return the settings of the anchor generator, and the IoU from which an anchor is positive.
 
     Raises:
-        ValueError: the config's model has none.
+        ValueError: the model of the config has none.
     """
     model: dict[str, Any] = cfg.get('model') or {}
     anchors: Any = (model.get('bbox_head') or {}).get('anchor_generator')
@@ -122,7 +110,7 @@ def read_settings(cfg: Config) -> tuple[dict[str, Any], float]:
 
 
 def read_boxes(cfg: Config, max_images: int | None) -> Boxes:
-    """Read the boxes of the training set; shows the progress.
+    """Read the boxes of the training set, with a progress bar.
 
     Raises:
         ValueError: it has none.
@@ -149,7 +137,7 @@ def read_boxes(cfg: Config, max_images: int | None) -> Boxes:
 
 
 def fit_all(boxes: Boxes, generator: Any) -> AnchorFit:
-    parts = zip(boxes.bboxes.split(_PART), boxes.input_wh.split(_PART), strict=True)
+    parts = zip(boxes.bboxes.split(_CHUNK), boxes.input_wh.split(_CHUNK), strict=True)
     fits = [fit_anchors(*part, generator.base_anchors, generator.strides) for part in parts]
     return AnchorFit(*map(torch.cat, zip(*fits, strict=True)))
 
@@ -168,7 +156,7 @@ def share_table(boxes: Boxes, fit: AnchorFit) -> list[str]:
 
 
 def level_table(fit: AnchorFit, generator: Any, threshold: float) -> list[str]:
-    """How many boxes find their best anchor on each level, and how many of them a good one."""
+    """How many boxes have their best anchor on each level, and how many of them a positive one."""
     heading = f'{"level":>5}{"stride":>8}{"anchor sides":>16}{"best for":>10}'
     lines = [f'{heading}  IoU >= {threshold:g}']
     for level, stride in enumerate(generator.strides):
@@ -185,7 +173,7 @@ def level_table(fit: AnchorFit, generator: Any, threshold: float) -> list[str]:
 
 
 def try_others(boxes: Boxes, anchor_cfg: dict[str, Any], threshold: float) -> list[Trial]:
-    """Measure other scales, and ratios taken from the boxes; the config's own comes first."""
+    """Measure other scales, and the ratios of the boxes; the settings of the config come first."""
     chosen = anchor_check.spread(len(boxes.areas), _TRIED_BOXES)
     sample = Boxes(*(column[chosen] for column in boxes))
     sizes = sample.bboxes[:, 2:] - sample.bboxes[:, :2]
@@ -201,30 +189,30 @@ def try_others(boxes: Boxes, anchor_cfg: dict[str, Any], threshold: float) -> li
 
 
 def scaled(anchor_cfg: dict[str, Any], factor: float) -> dict[str, Any]:
-    """The settings that change when all anchors grow by a factor."""
+    """The settings that multiply the size of all anchors by a factor."""
     if anchor_cfg.get('octave_base_scale') is not None:
         return dict(octave_base_scale=round(anchor_cfg['octave_base_scale'] * factor, 3))
     return dict(scales=[round(scale * factor, 3) for scale in anchor_cfg['scales']])
 
 
 def suggest(trials: list[Trial], threshold: float) -> list[str]:
-    """Tell what each trial gives, and which is worth a change."""
+    """Return the lines on all trials, and on the best one if it is much better."""
     now = trials[0]
     lines = [f'{"share of boxes without an anchor of IoU":40}>= {threshold:g}']
     lines += [f'  {describe(trial.settings):60}{trial.missed:8.1%}' for trial in trials]
     simple = [trial for trial in trials if 'ratios' not in trial.settings]
     best = min(simple, key=lambda trial: trial.missed)
     best_of_all = min(trials, key=lambda trial: trial.missed)
-    if best_of_all.missed < best.missed - _WORTHWHILE:
+    if best_of_all.missed < best.missed - _MIN_GAIN:
         best = best_of_all
-    if best.missed > now.missed - _WORTHWHILE:
+    if best.missed > now.missed - _MIN_GAIN:
         return [*lines, 'suggestion: none, the anchors of the config fit as well as any tried']
     changes = {k: v for k, v in best.settings.items() if v != now.settings.get(k)}
     return [
         *lines,
         f'suggestion: model = dict(bbox_head=dict(anchor_generator=dict({describe(changes)})))',
         f'  {now.missed:.1%} -> {best.missed:.1%}. Train with it from the start: weights '
-        'learnt with other anchors predict other boxes',
+        'trained with other anchors predict other boxes',
     ]
 
 
@@ -237,7 +225,7 @@ def share_below(ious: Tensor, bound: float) -> float:
 
 
 def draw(boxes: Boxes, fit: AnchorFit, generator: Any, threshold: float) -> Figure:
-    """Boxes beside anchors, and how well they overlap."""
+    """Draw the sizes of boxes and anchors, and a histogram of their IoUs."""
     figure = Figure(figsize=(12, 5), layout='constrained')
     shapes, overlaps = figure.subplots(1, 2)
     shown = anchor_check.spread(len(boxes.areas), _TRIED_BOXES)
@@ -245,8 +233,8 @@ def draw(boxes: Boxes, fit: AnchorFit, generator: Any, threshold: float) -> Figu
     good = fit.ious[shown] >= threshold
     for chosen, color, label in ((good, 'tab:blue', 'has one'), (~good, 'tab:red', 'has none')):
         shapes.scatter(*sizes[chosen].T.tolist(), s=3, c=color, alpha=0.4, label=label)
-    for x, y in _anchor_sizes(generator):
-        shapes.plot(x, y, 'k+', markersize=7)
+    for anchors in generator.base_anchors:
+        shapes.plot(*(anchors[:, 2:] - anchors[:, :2]).T.tolist(), 'k+', markersize=7)
     shapes.set(xscale='log', yscale='log', xlabel='width, pixels of the input', ylabel='height')
     shapes.set_title(f'boxes (+ anchors): an anchor of IoU >= {threshold:g}')
     shapes.legend()
@@ -254,12 +242,6 @@ def draw(boxes: Boxes, fit: AnchorFit, generator: Any, threshold: float) -> Figu
     overlaps.axvline(threshold, color='tab:red')
     overlaps.set(xlabel='best IoU with an anchor', ylabel='boxes', title='overlap')
     return figure
-
-
-def _anchor_sizes(generator: Any) -> Iterator[tuple[list[float], list[float]]]:
-    for anchors in generator.base_anchors:
-        widths, heights = (anchors[:, 2:] - anchors[:, :2]).T.tolist()
-        yield widths, heights
 
 
 if __name__ == '__main__':

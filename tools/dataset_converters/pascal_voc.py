@@ -1,13 +1,13 @@
-"""Turn a Pascal VOC tree into a COCO data set: DIR/annotations/<set>.json, DIR/JPEGImages.
+"""Convert a Pascal VOC dataset to COCO format: DIR/annotations/<set>.json, DIR/JPEGImages.
 
 python tools/dataset_converters/pascal_voc.py VOC_ROOT --out DIR [--sets train val] [--classes a b]
 
-VOC_ROOT holds Annotations/*.xml, ImageSets/Main/<set>.txt and JPEGImages; DIR gets a link to the
-latter, nothing is copied, so data_root=DIR and data_prefix.img='JPEGImages/'. VOC counts pixels
-from 1, so 1 is subtracted from all four coordinates; width is xmax - xmin, as MMDetection converts
-it. Images without objects are kept. What is wrong with a file or a box is reported on stderr, left
-out and counted; the rest goes on. Where an XML gives another size than its image has, that too is
-reported, and the image's is taken. Nothing is written outside of DIR.
+VOC_ROOT contains Annotations/*.xml, ImageSets/Main/<set>.txt and JPEGImages. DIR gets a link to
+JPEGImages; no image is copied. Set data_root=DIR and data_prefix.img='JPEGImages/' in the config.
+VOC counts pixels from 1, so 1 is subtracted from all four coordinates; width is xmax - xmin, as in
+MMDetection. Images without objects are kept. Files and boxes with errors are reported on stderr,
+left out and counted. If an XML gives another size than its image has, this is reported too, and
+the image's size is used. Nothing is written outside of DIR.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import re
 import sys
 from collections import Counter
@@ -25,10 +24,11 @@ from pathlib import Path
 from typing import NoReturn
 from xml.etree import ElementTree
 
+from ghmdet.atomic_file import replacing
 from ghmdet.config.cli import add_debug_argument, run
 from ghmdet.datasets.image_file import ImageError, read_image_sizes
+from ghmdet.datasets.image_folder import SUFFIXES
 
-IMAGE_SUFFIXES = {'.jpg', '.jpeg', '.png', '.bmp', '.tif', '.tiff', '.webp'}
 USUAL_SETS = ('train', 'val', 'test')
 # The largest of Pascal VOC has 20 kB.
 MAX_XML_BYTES = 16 * 2**20
@@ -53,28 +53,28 @@ class VocSet:
     num_problems: int = 0
 
     def report(self, problem: str) -> None:
-        """Count a problem and tell it."""
+        """Count and print a problem."""
         self.num_problems += 1
         print(f'{self.name}: {problem}', file=sys.stderr)
 
 
 class RefuseDoctype(ElementTree.TreeBuilder):
-    """Stops at a DOCTYPE, without which there are no entities to expand."""
+    """Refuses a DOCTYPE, without which there are no entities to expand."""
 
     def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        """Refuse; the parser calls this before it reads any entity."""
+        """Raise; the parser calls this before it reads any entity."""
         raise ValueError('has a DOCTYPE, which is refused')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description='Turn a Pascal VOC tree into COCO files.')
+    parser = argparse.ArgumentParser(description='Convert a Pascal VOC dataset to COCO format.')
     parser.add_argument('voc_root', type=Path, help='folder of Annotations, ImageSets, JPEGImages')
     parser.add_argument(
-        '--out', type=Path, required=True, help='folder to make, the data_root of a config'
+        '--out', type=Path, required=True, help='folder to create, the data_root of a config'
     )
-    parser.add_argument('--sets', nargs='+', help='lists to convert (train, val, test if there)')
+    parser.add_argument('--sets', nargs='+', help='lists to convert (train, val, test if present)')
     parser.add_argument('--classes', nargs='+', help='classes in id order (all, alphabetically)')
-    parser.add_argument('--skip-difficult', action='store_true', help='leave out hard objects')
+    parser.add_argument('--skip-difficult', action='store_true', help='leave out difficult objects')
     add_debug_argument(parser)
     args = parser.parse_args(argv)
     for folder in ('Annotations', 'ImageSets/Main', 'JPEGImages'):
@@ -93,7 +93,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     image_files = find_images(args.voc_root / 'JPEGImages')
     voc_sets = [read_set(args.voc_root, name, image_files, args.skip_difficult) for name in names]
     found = {obj.name for voc_set in voc_sets for *_, objs in voc_set.images for obj in objs}
-    # One list for all sets: ids must mean the same in each.
+    # One list for all sets: an id must mean the same class in each.
     classes = list(dict.fromkeys(args.classes or sorted(found)))
     annotations = args.out / 'annotations'
     annotations.mkdir(parents=True, exist_ok=True)
@@ -104,7 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def link_images(images: Path, link: Path) -> None:
-    """Let DIR hold the images without a copy; where no link can be made, say what to do."""
+    """Link DIR to the images; if this fails, print the config key to set instead."""
     if link.is_symlink():
         link.unlink()
     if link.exists():
@@ -113,8 +113,8 @@ def link_images(images: Path, link: Path) -> None:
         link.symlink_to(images.resolve(), target_is_directory=True)
     except OSError as error:
         print(
-            f'no link at {link} ({error}): set data_prefix.img={str(images.resolve())!r} in the '
-            'config',
+            f'cannot create the link {link} ({error}): set '
+            f'data_prefix.img={str(images.resolve())!r} in the config',
             file=sys.stderr,
         )
 
@@ -130,7 +130,7 @@ def find_images(folder: Path) -> dict[str, str]:
     return {
         path.with_suffix('').as_posix(): path.as_posix()
         for path in paths
-        if path.suffix.lower() in IMAGE_SUFFIXES
+        if path.suffix.lower() in SUFFIXES
     }
 
 
@@ -141,7 +141,7 @@ def read_set(root: Path, name: str, image_files: dict[str, str], skip_difficult:
     try:
         lines = list_file.read_text(encoding='utf-8').splitlines()
     except UnicodeDecodeError as error:
-        fail(f'{list_file} is no text in UTF-8: {error}')
+        fail(f'{list_file} is not a UTF-8 text file: {error}')
     for image_id in dict.fromkeys(line.strip() for line in lines if line.strip()):
         xml_file = root / 'Annotations' / f'{image_id}.xml'
         if image_id not in image_files:
@@ -149,7 +149,7 @@ def read_set(root: Path, name: str, image_files: dict[str, str], skip_difficult:
             continue
         try:
             tree = read_xml(xml_file)
-            told_wh = read_size(tree)
+            xml_wh = read_size(tree)
             stored_wh, size_wh = read_image_sizes(root / 'JPEGImages' / image_files[image_id])
         except ImageError as error:
             voc_set.report(f'{image_id}: {error}')
@@ -157,10 +157,10 @@ def read_set(root: Path, name: str, image_files: dict[str, str], skip_difficult:
         except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
             voc_set.report(f'{xml_file}: {error}')
             continue
-        if told_wh == stored_wh:
-            size_wh = stored_wh  # of a picture that EXIF turns, the XML may mean either
-        elif told_wh not in (None, size_wh):
-            voc_set.report(f'{xml_file}: size is {told_wh}, but the image has {size_wh}')
+        if xml_wh == stored_wh:
+            size_wh = stored_wh  # the XML may mean the image before or after EXIF is applied
+        elif xml_wh not in (None, size_wh):
+            voc_set.report(f'{xml_file}: size is {xml_wh}, but the image has {size_wh}')
         objects = []
         for index, node in enumerate(tree.findall('object')):
             try:
@@ -193,7 +193,7 @@ def read_size(tree: ElementTree.Element) -> tuple[int, int] | None:
 
 
 def read_object(node: ElementTree.Element) -> VocObject:
-    """Read one object; ValueError says what is wrong with it."""
+    """Read one object; a ValueError says what is wrong with it."""
     name = node.findtext('name', '').strip()
     if not name:
         raise ValueError('has no name')
@@ -212,7 +212,7 @@ def read_object(node: ElementTree.Element) -> VocObject:
 
 
 def shorten(value: str | dict) -> str:
-    """For a message: what stands in a file may be megabytes."""
+    """Shorten a text from a file, which may have megabytes, for a message."""
     if isinstance(value, str):
         return value if len(value) <= 100 else f'{value[:100]}...'
     return str({key: text and shorten(text) for key, text in value.items()})
@@ -252,9 +252,8 @@ def describe_set(voc_set: VocSet, classes: Sequence[str]) -> str:
 
 
 def write_json(path: Path, content: dict) -> None:
-    draft = path.with_suffix('.tmp')
-    draft.write_text(json.dumps(content, allow_nan=False))
-    os.replace(draft, path)
+    with replacing(path) as draft:
+        draft.write_text(json.dumps(content, allow_nan=False))
 
 
 if __name__ == '__main__':

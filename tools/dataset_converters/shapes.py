@@ -1,4 +1,4 @@
-"""Draw the embedded demo data set.
+"""Draw the demo dataset of coloured shapes.
 
 python tools/dataset_converters/shapes.py --out data/shapes --train 300 --val 60 --seed 0
 """

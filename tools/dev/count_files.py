@@ -1,46 +1,111 @@
-"""Count the files of ghmdet that one training step enters: count_files.py CONFIG [options]."""
+"""Count the files of ghmdet that a training enters: count_files.py CONFIG [options].
+
+A file is entered if one of its functions is called. Two numbers, of one process without loader
+workers, once everything is built:
+
+- a training step: a batch is read, and `model.train_step(batch, optim_wrapper)` called with it;
+- a training iteration: from the end of the first iteration of `runner.train()` to the end of the
+  second, hence also the loop and all hooks, but no validation and no saving.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
+import tempfile
 from collections import Counter
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
 import ghmdet
+from ghmdet.config.arguments import add_common_arguments, load_config
 from ghmdet.config.cli import run
-from ghmdet.engine import add_common_arguments, build_runner, load_config
+from ghmdet.engine import build_runner
 
 ROOT = Path(ghmdet.__file__).parent
 
 
+class Counted(Exception):
+    """Ends the training."""
+
+
+class Profile:
+    """Counts calls of functions of ghmdet by file."""
+
+    def __init__(self) -> None:
+        self.calls: Counter[str] = Counter()
+
+    def start(self) -> None:
+        """Count from here on, in this thread."""
+        sys.setprofile(self._note)
+
+    def stop(self) -> None:
+        """Count no more."""
+        sys.setprofile(None)
+
+    def print(self, name: str) -> None:
+        """Print the files and how many there are."""
+        for file, calls in self.calls.items():
+            print(f'{calls:7d} calls  {file}')
+        print(f'{len(self.calls)} files of ghmdet in {name}\n')
+
+    def _note(self, frame: FrameType, event: str, _: Any) -> None:
+        path = Path(frame.f_code.co_filename)
+        if event == 'call' and path.is_relative_to(ROOT):
+            self.calls[str(path.relative_to(ROOT))] += 1
+
+
+class CountHook(Hook):
+    """Profiles the second iteration of a training, which it ends."""
+
+    priority = 'LOWEST'  # and registered last: after all others
+
+    def __init__(self) -> None:
+        self.profile = Profile()
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Start at the end of the first iteration and stop at that of the second."""
+        if batch_idx == 0:
+            self.profile.start()
+            return
+        self.profile.stop()
+        raise Counted
+
+
+def profile_step(runner: Runner) -> Profile:
+    """Profile reading a batch and a training step."""
+    optim_wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
+    profile = Profile()
+    for start in (lambda: None, profile.start):  # what is built on first use is built
+        start()
+        runner.model.train_step(next(iter(runner.train_dataloader)), optim_wrapper)
+    profile.stop()
+    return profile
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(description='Count the files that a training step enters.')
+    parser = argparse.ArgumentParser(description='Count the files that a training enters.')
     parser.add_argument('config')
     add_common_arguments(parser)
     cfg = load_config(parser.parse_args())
     # In this process, where the profiler sees it.
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
-    runner = build_runner(cfg)
-    model, loader = runner.model, runner.train_dataloader
-    optim_wrapper = runner.build_optim_wrapper(cfg.optim_wrapper)
-    model.train_step(next(iter(loader)), optim_wrapper)  # what is built on first use is built
-
-    entered: Counter[str] = Counter()
-
-    def note(frame: FrameType, event: str, _: Any) -> None:
-        path = Path(frame.f_code.co_filename)
-        if event == 'call' and path.is_relative_to(ROOT):
-            entered[str(path.relative_to(ROOT))] += 1
-
-    sys.setprofile(note)
-    model.train_step(next(iter(loader)), optim_wrapper)
-    sys.setprofile(None)
-    for file, calls in entered.items():
-        print(f'{calls:7d} calls  {file}')
-    print(f'{len(entered)} files of ghmdet in one training step')
+    with tempfile.TemporaryDirectory() as folder:
+        cfg.work_dir = folder
+        runner = build_runner(cfg)
+        profile_step(runner).print('a training step')
+        hook = CountHook()
+        runner.register_hook(hook)
+        try:
+            runner.train()
+        except Counted:
+            hook.profile.print('a training iteration')
 
 
 if __name__ == '__main__':

@@ -1,18 +1,18 @@
-"""Kill a small training again and again, and see that nothing is lost.
+"""Kill a small training again and again, and check that nothing is lost.
 
-A training is run once undisturbed. Then it is run anew, killed with SIGKILL at a random moment of
-a chosen phase (start-up, step, save, validation), resumed with --resume, killed again, until it
-ends; and so on until there were as many kills as asked for. Each time the final weights, optimizer,
-schedules, moving averages, GHM counts and random generators must be those of the undisturbed run,
-bit for bit, and after each kill the checkpoint that `last_checkpoint` points to must be readable.
-One tenth of the kills are SIGTERMs, which must end with exit code 75 and a checkpoint.
+A reference training runs without interruption. Then it is run again, killed with SIGKILL at a
+random moment of a random phase (start-up, step, save, validation), resumed with --resume, killed
+again, until it ends; and so on until there were as many kills as asked for. Each time the final
+weights, optimizer, schedules, moving averages, GHM counts and random generators must equal those of
+the reference bit for bit, and after each kill the checkpoint that `last_checkpoint` names must be
+readable. One tenth of the kills are SIGTERMs, which must end with exit code 75 and a checkpoint.
 
     python tools/dev/crash_test.py --kills 30 --seed 0 --workers 0
     python tools/dev/crash_test.py --kills 10 --processes 2
     python tools/dev/crash_test.py --kills 10 --processes 1 2
 
-With several numbers of processes each start takes one of them at random, and the final weights
-must be near those of one process (--tolerance), since sums are rounded in another order.
+With several numbers of processes each start picks one of them at random, and the final weights
+must be close to the reference (--tolerance), since sums are rounded in another order.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ from ghmdet.engine import load_checkpoint_file
 
 TRAIN = Path(__file__).parents[1] / 'train.py'
 STOPPED = 75
-PHASES = {  # what begins each in the log, and for how many seconds at most
+LIMIT = 1800  # seconds for one training
+PHASES = {  # the log line that begins each, and the longest delay before the kill in seconds
     'start-up': ('', 5.0),
     'step': (r'\(train\)', 0.3),
     'save': ('Saving checkpoint', 0.15),
@@ -178,15 +179,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     rng = random.Random(args.seed)
     folder = Path(args.folder or tempfile.mkdtemp(prefix='crash_test_'))
     trial = Trial(folder, args)
-    reference = folder / 'undisturbed'
+    reference = folder / 'reference'
     begin = time.monotonic()
     process = trial.start(reference, args.processes[0])
     out = Reader(process)
-    if process.wait():
+    if process.wait(LIMIT):
         sys.exit(''.join(out.lines))
     last = time.monotonic() - begin
     expected = load_checkpoint_file((reference / 'last_checkpoint').read_text())
-    print(f'undisturbed: {last:.1f} s, {(reference / "last_checkpoint").read_text()}', flush=True)
+    print(f'reference: {last:.1f} s, {(reference / "last_checkpoint").read_text()}', flush=True)
     kills: Counter[str] = Counter()
     faults: list[str] = []
     number = 0
@@ -198,8 +199,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         exact = len(set(args.processes)) == 1
         differences = list(compare(expected, found, 0.0 if exact else args.tolerance))
         faults += [f'run {number}: {difference}' for difference in differences]
-        verdict = f'{len(differences)} differences' if differences else 'equal'
-        print(f'run {number}: {verdict}; kills so far {dict(kills)}', flush=True)
+        result = f'{len(differences)} differences' if differences else 'equal'
+        print(f'run {number}: {result}; kills so far {dict(kills)}', flush=True)
         shutil.rmtree(work_dir)
     print('\n'.join(faults[:20]))
     how = 'bit for bit' if len(set(args.processes)) == 1 else f'to {args.tolerance}'
@@ -217,50 +218,50 @@ def run_killed(
     while True:
         phase = rng.choice(list(PHASES))
         count = rng.choice(trial.args.processes)
-        gently = rng.random() < 0.1 and phase != 'start-up'
+        terminate = rng.random() < 0.1 and phase != 'start-up'
         begins, seconds = PHASES[phase]
         times, delay = rng.randint(1, 4), rng.random() * seconds
-        let_be = kills.total() >= trial.args.kills or attempts > 12
+        finish = kills.total() >= trial.args.kills or attempts > 12
         process = trial.start(work_dir, count, *(['--resume'] if attempts else []))
         out = Reader(process)
         attempts += 1
-        if let_be or not out.wait_for(begins, times if begins else 0):
-            code = process.wait()
+        if finish or not out.wait_for(begins, times if begins else 0):
+            code = process.wait(LIMIT)
         else:
             time.sleep(delay)
-            strike(process, gently, rng)
-            code = process.wait()
+            kill(process, terminate, rng)
+            code = process.wait(LIMIT)
         if code == 0:
             return
-        name = f'SIGTERM in {phase}' if gently else phase
+        name = f'SIGTERM in {phase}' if terminate else phase
         kills[name] += 1
         out.join(10)
         log = ''.join(out.lines)
-        if let_be or (gently and code not in (STOPPED, 1 if count > 1 else STOPPED)):
+        if finish or (terminate and code not in (STOPPED, 1 if count > 1 else STOPPED)):
             yield f'exit code {code} after {name}:\n{log[-3000:]}'
-        if not gently and 'error:' in log and count == 1:
+        if not terminate and 'error:' in log and count == 1:
             yield f'an error after {name}:\n{log[-3000:]}'
-        if let_be:
+        if finish:
             return
         pointer = work_dir / 'last_checkpoint'
         if pointer.exists():
             try:
                 load_checkpoint_file(pointer.read_text())
-            except Exception as error:  # whatever it is, it counts
-                yield f'after {name}: {pointer} leads to nothing readable: {error}'
+            except Exception as error:  # any error counts
+                yield f'after {name}: {pointer} names no readable checkpoint: {error}'
 
 
-def strike(process: subprocess.Popen, gently: bool, rng: random.Random) -> None:
-    """Kill the process and what it has started, or, of several ranks, perhaps only one."""
+def kill(process: subprocess.Popen, terminate: bool, rng: random.Random) -> None:
+    """Kill the process and all it has started, or one of several ranks, or only terminate it."""
     with suppress(ProcessLookupError):
-        if gently:
+        if terminate:
             process.terminate()
             return
-        family = [process.pid, *descendants(process.pid)]
+        pids = [process.pid, *descendants(process.pid)]
         ranks = ranks_of(process.pid)
         if ranks and rng.random() < 0.5:
-            family = [rng.choice(ranks)]
-        for pid in family:
+            pids = [rng.choice(ranks)]
+        for pid in pids:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
 
@@ -339,7 +340,7 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument('--epochs', type=int, default=4)
     parser.add_argument('--images', type=int, default=13)
     parser.add_argument('--tolerance', type=float, default=1e-3, help='relative, for mixed numbers')
-    parser.add_argument('--folder', help='work here and leave it, e.g. to look at logs')
+    parser.add_argument('--folder', help='work in this folder and keep it')
     return parser.parse_args(arguments)
 
 

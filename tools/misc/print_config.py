@@ -9,9 +9,9 @@ import sys
 from ghmdet.config.arguments import add_data_root, move_data, read_config
 from ghmdet.config.cfg_options import add_cfg_options, merge_options
 from ghmdet.config.cli import add_debug_argument, run
-from ghmdet.config.origins import record_origins
+from ghmdet.config.origins import origins_of
 
-_ADOPTED = 'ghmdet, in place of what MMDetection calls it'
+_CONVERTED = 'converted from MMDetection by ghmdet'
 
 
 def parse_args() -> argparse.Namespace:
@@ -21,16 +21,18 @@ def parse_args() -> argparse.Namespace:
     add_data_root(parser)
     add_debug_argument(parser)
     parser.add_argument(
-        '--origin', action='store_true', help='one line a key, with the file that set it last'
+        '--origin', action='store_true', help='print one line per key, with the file that set it'
     )
     return parser.parse_args()
 
 
 def main() -> None:
     args = parse_args()
-    with contextlib.redirect_stdout(sys.stderr), record_origins() as origins:  # what reading logs
+    with contextlib.redirect_stdout(sys.stderr):  # what is logged on the way
         cfg = read_config(args.config)
-        root = args.data_root or args.cfg_options.pop('data_root', None)
+        origins = origins_of(cfg)
+        root = args.cfg_options.pop('data_root', None)
+        root = args.data_root or root
         if root is not None:
             origins.merge(move_data(cfg, root), '--data-root')
     merge_options(cfg, args.cfg_options)
@@ -38,7 +40,7 @@ def main() -> None:
     if not args.origin:
         print(cfg.pretty_text)
         return
-    for key, value, origin in origins.list_leaves(cfg, otherwise=_ADOPTED):
+    for key, value, origin in origins.list_leaves(cfg, otherwise=_CONVERTED):
         print(f'{key} = {value!r}  # {origin}')
 
 

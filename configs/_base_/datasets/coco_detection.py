@@ -13,7 +13,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type='LoadImageFromFile', backend_args=backend_args),
     dict(type='Resize', scale=(1333, 800), keep_ratio=True),
-    # After Resize, so that the ground truth stays in the original frame, as detections are.
+    # After Resize, so that the ground truth stays in the original image's frame, as detections are.
     dict(type='LoadAnnotations', with_bbox=True),
     dict(
         type='PackDetInputs',
@@ -54,7 +54,7 @@ val_dataloader = dict(
 )
 test_dataloader = val_dataloader
 
-# ann_file is that of the dataset
+# ann_file is the dataset's
 val_evaluator = dict(type='CocoMetric', metric='bbox', format_only=False)
 test_evaluator = val_evaluator
 

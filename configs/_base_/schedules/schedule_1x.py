@@ -1,4 +1,4 @@
-# 12 epochs; the learning rate assumes 16 images a step
+# 12 epochs; the learning rate is for a total batch size of 16
 train_cfg = dict(type='EpochBasedTrainLoop', max_epochs=12, val_interval=1)
 val_cfg = dict(type='ValLoop')
 test_cfg = dict(type='TestLoop')

@@ -1,4 +1,4 @@
-"""The dataset: ghmdet's CocoDataset with another file to read."""
+"""The dataset: ghmdet's CocoDataset with another annotation format."""
 
 from __future__ import annotations
 

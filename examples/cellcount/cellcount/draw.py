@@ -1,4 +1,4 @@
-"""Stand-in for a microscope: python -m cellcount.draw FOLDER."""
+"""Draw images that look like those of a microscope: python -m cellcount.draw FOLDER."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ def draw_cells(folder: str | Path, counts: dict[str, int], seed: int = 0, size: 
     """Draw images `<split>/000.png` and write `<split>.csv` for each split.
 
     Args:
-        folder: made if it is not there.
+        folder: created if it does not exist.
         counts: number of images of each split.
-        seed: equal seeds draw equal images.
+        seed: equal seeds give equal images.
         size: width and height in pixels.
     """
     rng = np.random.default_rng(seed)

@@ -17,7 +17,7 @@ _NORM = dict(type='GN', num_groups=4)
 
 @MODELS.register_module()
 class PlainNet(BaseModule):
-    """One strided and one plain convolution a stage: strides 4, 8, 16, ...
+    """One strided and one plain convolution per stage: strides 4, 8, 16, ...
 
     Args:
         channels: of each stage; the first is preceded by a stem that halves the image.
@@ -38,7 +38,7 @@ class PlainNet(BaseModule):
         )
 
     def forward(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Turn images (N, 3, H, W) into one map a stage."""
+        """Turn images (N, 3, H, W) into one feature map per stage."""
         maps = [self.stem(images)]
         for stage in self.stages:
             maps.append(stage(maps[-1]))
@@ -47,11 +47,11 @@ class PlainNet(BaseModule):
 
 @MODELS.register_module()
 class AddDown(BaseModule):
-    """Give all maps as many channels, and add each to the next finer one.
+    """Project all maps to the same number of channels, and add each to the next finer one.
 
     Args:
-        in_channels: of the backbone's maps, the finest first.
-        out_channels: of every map that comes out.
+        in_channels: of the backbone's feature maps, the finest first.
+        out_channels: of every output map.
         init_cfg: see mmengine's `BaseModule`.
     """
 

@@ -1,4 +1,4 @@
-"""The project's own annotation format: a CSV table with one row for each cell."""
+"""The project's own annotation format: a CSV table with one row per cell."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def write_table(path: str | Path, rows: Iterable[tuple]) -> None:
 
 
 def read_table(path: str | Path, classes: tuple[str, ...]) -> list[dict]:
-    """Read a table as ghmdet's pipeline wants it, one dict for each image, in order of the names.
+    """Read a table in the format of ghmdet's pipeline, one dict per image, sorted by name.
 
     Raises:
         ValueError: a row names a kind that is not among `classes`.

@@ -1,4 +1,4 @@
-# RetinaNet with backbone, neck and dataset of this project: ten seconds on one CPU core.
+# RetinaNet with this project's backbone, neck and dataset: ten seconds on one CPU core.
 #   python -m cellcount.draw data/cells
 #   python -m ghmdet.train configs/cells.py
 _base_ = __import__('ghmdet').config_path('retinanet_ghm_r50_fpn_1x_coco')
@@ -25,7 +25,7 @@ model = dict(
     ),
 )
 
-# The base's steps at another scale.
+# The base's pipelines at another scale.
 train_pipeline = _base_.train_pipeline
 train_pipeline[2].scale = scale
 test_pipeline = _base_.test_pipeline
@@ -54,7 +54,7 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-# Without a COCO file the ground truth is that of the samples.
+# Without a COCO file the metric takes the ground truth from the samples.
 val_evaluator = dict(_delete_=True, type='CocoMetric', classwise=True)
 test_evaluator = val_evaluator
 

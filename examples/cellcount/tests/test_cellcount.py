@@ -1,4 +1,4 @@
-"""The project from outside: its data, training and testing by ghmdet's tools in an empty folder."""
+"""The project as a user runs it: data, training and testing with ghmdet tools in a new folder."""
 
 import json
 import os
@@ -42,7 +42,7 @@ def scalars(folder, key):
 def test_it_learns(trained):
     folder, _ = trained
     losses = scalars(folder, 'loss')
-    assert len(losses) == 16  # 64 images, 8 a step, 8 epochs, every 4th step
+    assert len(losses) == 16  # 64 images, batch size 8, 8 epochs, every 4th step
     assert losses[-1] < 0.4 * losses[0]
     figures = scalars(folder, 'coco/bbox_mAP_50')
     assert len(figures) == 2

@@ -1,5 +1,5 @@
 """Values of the text config ghm/retinanet_ghm_r50_fpn_1x_coco, for `with read_base()`."""
 
 globals().update(
-    __import__('ghmdet').config_files.shipped_values('ghm/retinanet_ghm_r50_fpn_1x_coco')
+    __import__('ghmdet').config.shipped.shipped_values('ghm/retinanet_ghm_r50_fpn_1x_coco')
 )

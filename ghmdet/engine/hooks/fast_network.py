@@ -1,4 +1,4 @@
-"""A network made fast before a test."""
+"""Make the network faster before a test."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from ghmdet.registry import HOOKS
 
 @HOOKS.register_module()
 class TestSpeedupHook(Hook):
-    """Prepare the network once, when its weights are loaded and a test begins.
+    """Prepare the network once its weights are loaded and a test begins.
 
-    Batch norms are folded into the convolutions, so the model is not to be trained or saved after.
+    Batch norms are fused into convolutions, so do not train or save the model afterwards.
 
     Args:
-        cast: hold the weights of convolutions in low precision; needs `test_cfg.fp16`.
+        cast: keep the weights of convolutions in low precision; needs `test_cfg.fp16`.
         compile: compile backbone, neck and head.
     """
 
@@ -32,7 +32,7 @@ class TestSpeedupHook(Hook):
         self.compile = compile
 
     def before_test(self, runner: Runner) -> None:
-        """Fold, cast and compile."""
+        """Fuse, cast and compile."""
         model = unwrap(runner.model).eval()
         fuse_conv_bn(model)
         if self.cast:
@@ -42,6 +42,6 @@ class TestSpeedupHook(Hook):
             compile_network(model)
 
     def after_test(self, runner: Runner) -> None:
-        """Leave the next compilation of the process as torch does it."""
+        """Restore the setting of torch for the next compilation in the process."""
         if self.compile:
             set_inductor_freezing(False)

@@ -1,4 +1,4 @@
-"""What the GHM losses count, as curves."""
+"""Bin counts of the GHM losses in the log."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class GHMStatsHook(Hook):
     the loss has `sync=True`), all levels of the pyramid together (they are separate calls, after
     each of which the running counts move):
 
-    - `ghm/loss_cls/bin_00`, `bin_01`, ...: entries whose gradient length lies in the bin;
+    - `ghm/loss_cls/bin_00`, `bin_01`, ...: entries whose gradient norm lies in the bin;
     - `ghm/loss_cls/non_empty_bins`: how many of them are not 0;
     - `ghm/loss_cls/max_weight`: the largest weight of an entry in any level, before `loss_weight`;
     - `ghm/loss_cls/acc_sum_00`, ...: the running counts after the step, with momentum.
 
-    Other steps cost nothing. It understands each part of the model that has `bin_records`, as
-    `GHMC` and `GHMR` do.
+    Other steps cost nothing. Recorded is each module of the model that has `bin_records`, as `GHMC`
+    and `GHMR` do.
 
     Args:
         interval: training steps from one record to the next.
@@ -41,7 +41,7 @@ class GHMStatsHook(Hook):
     def __init__(self, interval: int = 50) -> None:
         if not isinstance(interval, int) or isinstance(interval, bool) or interval < 1:
             raise ValueError(
-                f'GHMStatsHook.interval: expected an integer of at least 1, got {interval!r}'
+                f'GHMStatsHook.interval must be an integer of at least 1, got {interval!r}'
             )
         self.interval = interval
         self._losses: dict[str, nn.Module] = {}
@@ -54,20 +54,20 @@ class GHMStatsHook(Hook):
         self._losses = short if len(short) == len(found) else found
         if not found:
             print_log(
-                'GHMStatsHook has nothing to write: no part of the model is a GHM loss (GHMC, '
-                'GHMR); remove it from custom_hooks',
+                'GHMStatsHook has nothing to write: the model has no GHM loss (GHMC, GHMR); remove '
+                'it from custom_hooks',
                 logger='current',
                 level=logging.WARNING,
             )
 
     def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Let the losses keep what they count in this step."""
+        """Let the losses record the bins of this step."""
         if self.every_n_train_iters(runner, self.interval):
             for loss in self._losses.values():
                 loss.bin_records = []  # type: ignore[assignment]
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Write what they kept."""
+        """Write the records."""
         scalars: dict[str, float] = {}
         for name, loss in self._losses.items():
             records: Any = loss.bin_records
@@ -83,7 +83,7 @@ class GHMStatsHook(Hook):
 def _summarize(
     records: list[tuple[Tensor, Tensor]], running_counts: Tensor | None
 ) -> dict[str, float]:
-    """Put the calls of a step together; the device is waited for here and not in between."""
+    """Combine the calls of a step, with one device sync."""
     all_counts, all_weights = zip(*records, strict=True)
     counts = torch.stack(all_counts).sum(0).tolist()
     stats = {f'bin_{i:02}': count for i, count in enumerate(counts)}

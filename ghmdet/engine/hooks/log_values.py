@@ -1,7 +1,8 @@
-"""Bounds what a run remembers of the numbers it has logged."""
+"""Values in the log: peak memory, losses of all processes, how long values are kept."""
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,114 +10,69 @@ import torch
 from mmengine.dist import all_gather_object, all_reduce, get_world_size
 from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
-from mmengine.runner import EpochBasedTrainLoop, LogProcessor, Runner
+from mmengine.runner import IterBasedTrainLoop, LogProcessor, Runner
 
 from ghmdet.registry import HOOKS
 
-_MODES = ('train', 'val', 'test')
+try:
+    import resource
+except ImportError:  # Windows
+    resource = None  # type: ignore[assignment]
+
 _ALL = 1_000_000  # mmengine's own bound
 _WINDOWED = ('mean', 'min', 'max')
 
 
 @HOOKS.register_module()
-class LogHistoryHook(Hook):
-    """Forget the values of logged numbers that the log will not look at again.
+class PeakMemoryHook(Hook):
+    """Log `peak_memory` in MB (2**20 bytes): the peak so far, with each log line.
 
-    mmengine keeps a million values of each, copies them all at each iteration and writes them into
-    each checkpoint. Kept here is what `log_processor` takes its averages over: `window_size`, the
-    windows of `custom_cfg`, an epoch for 'epoch'. So the log stays the same to the last digit.
-    Everything is kept of a number that is taken over 'global', without a window or by a method of
-    the user's, and of all numbers where the log processor is of another class than mmengine's.
-
-    Args:
-        keep: least number of values to keep, for hooks that look back.
-
-    Raises:
-        ValueError: `keep` is not an integer of at least 1.
+    With CUDA it is what torch has allocated on the device since the start of the run, otherwise the
+    resident memory of this process, data loader workers not counted.
     """
 
-    priority = 'VERY_LOW'  # after the others have noted their numbers
+    priority = 'NORMAL'
 
-    def __init__(self, keep: int = 1000) -> None:
-        if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
-            raise ValueError(
-                f'LogHistoryHook.keep: expected an integer of at least 1, got {keep!r}'
-            )
-        self.keep = keep
-        self._lengths: dict[str, int] = {}
+    def __init__(self) -> None:
+        self.peak_mb = 0
 
-    def before_train(self, runner: Runner) -> None:
-        """Cut what a resumed checkpoint has brought."""
-        self._lengths.clear()
-        self._bound(runner)
-        scalars = runner.message_hub.log_scalars
-        for key, length in self._lengths.items():
-            values, counts = scalars[key].data
-            if len(values) > length:
-                scalars[key] = HistoryBuffer(values[-length:], counts[-length:], length)
+    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        """Add the peak to the training log."""
+        if self._update() > 0:
+            runner.message_hub.update_scalar('train/peak_memory', self.peak_mb)
 
-    def _before_epoch(self, runner: Runner, mode: str = 'train') -> None:
-        self._lengths.clear()  # its data loader may be another one
+    def after_test_epoch(self, runner: Runner, *_: Any, **__: Any) -> None:
+        """Add the peak to the results of the test."""
+        if self._update() > 0:
+            runner.message_hub.update_info('test/peak_memory', self.peak_mb)
 
-    def _after_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        self._bound(runner)
-
-    def _after_epoch(self, runner: Runner, mode: str = 'train') -> None:
-        self._bound(runner)
-
-    def _bound(self, runner: Runner) -> None:
-        """Set how much the histories hold; each cuts itself when it is updated."""
-        for key, history in runner.message_hub.log_scalars.items():
-            if key not in self._lengths:
-                needed = _length_needed(runner, key)
-                history.max_length = _ALL if needed is None else max(needed, self.keep)
-                self._lengths[key] = history.max_length
+    def _update(self) -> int:
+        # mmengine's log processor resets torch's own peak at each line.
+        self.peak_mb = max(self.peak_mb, _memory_mb())
+        return self.peak_mb
 
 
-def _length_needed(runner: Runner, key: str) -> int | None:
-    """How many of the newest values of a number the log may look at; None stands for all."""
-    processor = runner.log_processor
-    if type(processor) is not LogProcessor:
-        return None
-    mode = next((mode for mode in _MODES if key.startswith(mode)), None)
-    if mode is None:  # is not logged
-        return 1
-    name = key.removeprefix(f'{mode}/')
-    windows = [processor.window_size]
-    for cfg in processor.custom_cfg:
-        if cfg['data_src'] == name and cfg.get('method_name') != 'current':
-            windows.append(cfg.get('window_size') if cfg.get('method_name') in _WINDOWED else None)
-    if mode != 'train' and name in ('time', 'data_time'):
-        windows.append('epoch')
-    lengths = [_resolve(window, getattr(runner, f'_{mode}_loop', None)) for window in windows]
-    return None if None in lengths else max(length for length in lengths if length)
-
-
-def _resolve(window: Any, loop: Any) -> int | None:
-    """Length of a window, None for one without end."""
-    if isinstance(window, int):
-        return window if window > 0 else None
-    if window != 'epoch' or not hasattr(loop, 'dataloader'):
-        return None
-    if hasattr(loop, 'max_iters') and not isinstance(loop, EpochBasedTrainLoop):
-        return None  # all of it is one epoch
-    return len(loop.dataloader) + 1  # of validation mmengine takes one more than it has
+def _memory_mb() -> int:
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() >> 20
+    if resource is None:
+        return 0
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak >> (20 if sys.platform == 'darwin' else 10)  # bytes on macOS, else KB
 
 
 @HOOKS.register_module()
 class MeanLossesHook(Hook):
-    """Let the log show the losses as the mean over all processes, not those of the first one.
+    """Log the losses as the mean over all processes, not those of the first process.
 
-    It takes those that some process has in the first iteration; a process may lack one now and
-    then.
+    Averaged are the losses that any process has in the first iteration; a process may lack one in
+    other iterations.
     """
 
-    priority = (
-        'NORMAL'  # once SkipNonFiniteStepsHook has left out what is not finite, before the logger
-    )
+    priority = 'NORMAL'
 
     def before_train(self, runner: Runner) -> None:
-        """Forget the names."""
+        """Reset the names of the losses."""
         self._keys: list[str] = []
 
     def after_train_iter(
@@ -131,7 +87,7 @@ class MeanLossesHook(Hook):
             return
         own = {f'train/{name}' for name in outputs or ()}
         self._keys = self._keys or sorted(set().union(*all_gather_object(own)))
-        # Values and how much they count, which is nothing if they were left out.
+        # Values and their counts; the count of a skipped step is 0.
         data = {key: runner.message_hub.get_scalar(key).data for key in own}
         newest = [[float(part[-1]) for part in data.get(key, ([0], [0]))] for key in self._keys]
         sums = torch.tensor(newest, dtype=torch.float64)
@@ -140,3 +96,73 @@ class MeanLossesHook(Hook):
             if key in own and data[key][1][-1]:
                 values, counts = data[key]
                 values[-1] = total / count * counts[-1]
+
+
+@HOOKS.register_module()
+class LogHistoryHook(Hook):
+    """Bound the histories of logged values.
+
+    mmengine keeps a million values of each, copies all of them in each iteration and writes them
+    into each checkpoint. Kept are the newest `keep`, or as many as the largest window that
+    `log_processor` averages over, so the log does not change. All are kept where a window is
+    'global', where a value is reduced by another method than mean, min, max or current, and where
+    the log processor is of another class than mmengine's.
+
+    Args:
+        keep: least number of values to keep, for hooks that look back.
+
+    Raises:
+        ValueError: `keep` is not an integer of at least 1.
+    """
+
+    priority = 'VERY_LOW'
+
+    def __init__(self, keep: int = 1000) -> None:
+        if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
+            raise ValueError(f'LogHistoryHook.keep must be an integer of at least 1, got {keep!r}')
+        self.keep = keep
+        self._length = _ALL
+
+    def before_train(self, runner: Runner) -> None:
+        """Cut the histories of a resumed checkpoint."""
+        self._length = max(self.keep, _largest_window(runner))
+        scalars = runner.message_hub.log_scalars
+        for key, history in scalars.items():
+            values, counts = history.data
+            if len(values) > self._length:
+                scalars[key] = HistoryBuffer(
+                    values[-self._length :], counts[-self._length :], self._length
+                )
+        self._bound(runner)
+
+    def _after_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
+        self._bound(runner)
+
+    def _after_epoch(self, runner: Runner, mode: str = 'train') -> None:
+        self._bound(runner)
+
+    def _bound(self, runner: Runner) -> None:
+        """Set the length of each history, which cuts itself when it is updated."""
+        for history in runner.message_hub.log_scalars.values():
+            history.max_length = self._length
+
+
+def _largest_window(runner: Runner) -> int:
+    """The number of newest values of any scalar that the log processor may look at."""
+    processor = runner.log_processor
+    if type(processor) is not LogProcessor:
+        return _ALL
+    windows = ['epoch', processor.window_size]  # times of a validation are of its whole epoch
+    for cfg in processor.custom_cfg:
+        method = cfg.get('method_name')
+        if method != 'current':
+            windows.append(cfg.get('window_size') if method in _WINDOWED else 'global')
+    lengths = [window for window in windows if isinstance(window, int) and window > 0]
+    if len(lengths) < len([window for window in windows if window != 'epoch']):
+        return _ALL
+    loops = {mode: getattr(runner, f'_{mode}_loop', None) for mode in ('train', 'val', 'test')}
+    if windows.count('epoch') > 1 and isinstance(loops['train'], IterBasedTrainLoop):
+        return _ALL  # all iterations are one epoch
+    loaders = [loop.dataloader for loop in loops.values() if hasattr(loop, 'dataloader')]
+    # Of a validation mmengine averages over one more than it has.
+    return max([*lengths, *(len(loader) + 1 for loader in loaders if hasattr(loader, '__len__'))])

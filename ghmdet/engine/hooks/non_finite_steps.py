@@ -1,4 +1,4 @@
-"""What becomes of training steps whose loss or gradients are not finite."""
+"""Skip training steps whose loss or gradients are not finite."""
 
 from __future__ import annotations
 
@@ -17,37 +17,37 @@ from torch.nn.utils import get_total_norm
 
 from ghmdet.checkpoint.files import last_checkpoint
 from ghmdet.engine.hooks.non_finite_weights import NonFiniteError
+from ghmdet.messages import list_items
 from ghmdet.models.buffers import Buffers
 from ghmdet.models.wrappers import unwrap
 from ghmdet.registry import HOOKS
 
-_LISTED = 32  # images in a message
-_TOLD = 10  # skipped steps told one by one, then each hundredth
+_MAX_IMAGES = 32  # in a message
+_LOGGED = 10  # skipped steps that are logged one by one; then every hundredth
 
 
 @HOOKS.register_module()
 class SkipNonFiniteStepsHook(Hook):
-    """Skip steps whose loss or gradients are not finite, and stop where there is no end of them.
+    """Skip steps whose loss or gradients are not finite, and stop after too many of them in a row.
 
     A skipped step leaves the weights, the optimizer's state and the buffers of the model (GHM
-    running counts, batch norm statistics) as they were before it; the learning rate goes on as
-    after any step. Of a step over several accumulated batches all are left out. In distributed
-    training all processes skip together. With float16 the gradients are the loss scaler's business,
-    which meets infinite ones by design; only once its scale has fallen below 1 they are counted.
+    running counts, batch norm statistics) unchanged; the learning rate schedule advances. All
+    batches of an accumulated step are skipped. In distributed training all processes skip together.
+    With float16 the loss scaler handles infinite gradients, which it meets by design; they are
+    counted here only after its scale has fallen below 1.
 
-    The log tells iteration, parts of the loss and images, for the first ten steps and then for each
-    hundredth, and from the first on the number `skipped_steps`; the loss of a skipped step is left
-    out of the averages in the log.
+    Iteration, losses and images are logged for the first ten skipped steps and then for every
+    hundredth, and their number as `skipped_steps`; the averages in the log leave out the loss of a
+    skipped step.
 
     Args:
-        max_in_a_row: after so many skipped steps without one in between that was made, the run
-            stops with an error.
+        max_in_a_row: the run stops with an error after so many skipped steps in a row.
 
     Raises:
         ValueError: max_in_a_row is not a positive integer.
     """
 
-    priority = 'HIGH'  # after mmengine has noted the loss, before it is logged
+    priority = 'HIGH'
 
     def __init__(self, max_in_a_row: int = 10) -> None:
         if not isinstance(max_in_a_row, int) or max_in_a_row < 1:
@@ -59,27 +59,27 @@ class SkipNonFiniteStepsHook(Hook):
         self._guard: StepGuard | None = None
 
     def before_train(self, runner: Runner) -> None:
-        """Put the guard before the steps."""
+        """Guard the steps of the optimizer wrapper."""
         self._in_a_row = 0
         self._skipped = runner.message_hub.get_info('skipped_steps', 0)  # resumed
         self._scale = 0.0
-        self._causes: list[dict[str, Any]] = []  # of this process, in the step that is under way
+        self._causes: list[dict[str, Any]] = []  # of this process, in the current step
         if isinstance(runner.optim_wrapper, OptimWrapper) and self._guard is None:
             self._guard = StepGuard(runner.optim_wrapper, unwrap(runner.model))
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed run has to know."""
+        """Return the state that a resumed run needs."""
         guard = self._guard.state_dict() if self._guard is not None else {}
         return dict(in_a_row=self._in_a_row, scale=self._scale, guard=guard)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from there; after `before_train`."""
+        """Restore that state; to be called after `before_train`."""
         self._in_a_row, self._scale = state['in_a_row'], state['scale']
         if self._guard is not None:
             self._guard.load_state_dict(state['guard'])
 
     def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Keep what the step may change."""
+        """Copy the buffers, which the step may change."""
         if self._guard is not None:
             self._guard.begin_iteration()
 
@@ -90,7 +90,7 @@ class SkipNonFiniteStepsHook(Hook):
         data_batch: Any = None,
         outputs: Mapping[str, Any] | None = None,
     ) -> None:
-        """Count and tell.
+        """Count and log skipped steps.
 
         Raises:
             NonFiniteError: the last `max_in_a_row` steps were skipped.
@@ -98,38 +98,38 @@ class SkipNonFiniteStepsHook(Hook):
         guard = self._guard
         if guard is None:
             return
-        underflow = self._scaler_gave_up(runner)
-        if guard.at_fault or underflow:
+        underflow = self._scale_is_exhausted(runner)
+        if guard.has_bad_batch or underflow:
             values = (outputs or {}).items()
-            parts = {k: v.item() if isinstance(v, Tensor) else float(v) for k, v in values}
+            losses = {k: v.item() if isinstance(v, Tensor) else float(v) for k, v in values}
             self._causes.append(
                 dict(
-                    place=_place(runner),
-                    parts=parts,
+                    iteration=_iteration(runner),
+                    losses=losses,
                     images=_images(data_batch),
-                    blamed=guard.blamed,
+                    gradients=guard.bad_gradients,
                     underflow=underflow,
                 )
             )
-            _leave_out(runner, parts)
+            _exclude_from_log(runner, losses)
         if guard.skipped or underflow:
             self._count(runner)
         elif guard.made:
             self._in_a_row = 0
 
     def after_train(self, runner: Runner) -> None:
-        """Sum up, and take the guard away."""
+        """Log the total, and remove the guard."""
         if self._guard is not None:
             self._guard.remove()
             self._guard = None
         if self._skipped:
             runner.logger.warning(
-                f'{self._skipped} of {runner.iter} iterations ended in a step that was skipped, '
-                'as its loss or gradients were not finite'
+                f'{self._skipped} of {runner.iter} iterations ended in a skipped step, because '
+                'the loss or gradients were not finite'
             )
 
-    def _scaler_gave_up(self, runner: Runner) -> bool:
-        """Whether float16's scale fell once more although it is below 1."""
+    def _scale_is_exhausted(self, runner: Runner) -> bool:
+        """Whether the loss scale of float16 fell again although it is below 1."""
         scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
         if scaler is None or not scaler.is_enabled():
             return False
@@ -143,21 +143,21 @@ class SkipNonFiniteStepsHook(Hook):
         runner.message_hub.update_scalar('train/skipped_steps', self._skipped)
         causes = [cause for part in all_gather_object(self._causes) for cause in part]
         self._causes = []
-        told = _tell(causes)
+        details = _describe_causes(causes)
         if self._in_a_row >= self.max_in_a_row:
             raise NonFiniteError(
-                f'training stops at {_place(runner)}: loss or gradients were not finite in '
-                f'{self._in_a_row} steps in a row. None of these steps was made; of the last one:\n'
-                f'{told}\n{_advice(runner)}'
+                f'training stops at {_iteration(runner)}: loss or gradients were not finite in '
+                f'{self._in_a_row} steps in a row. All of them were skipped; the last one:\n'
+                f'{details}\n{_advice(runner)}'
             )
-        if self._skipped <= _TOLD or self._skipped % 100 == 0:
+        if self._skipped <= _LOGGED or self._skipped % 100 == 0:
             runner.logger.warning(
                 f'step skipped: loss or gradients are not finite; {self._in_a_row} in a row (the '
-                f'run stops at {self.max_in_a_row}), {self._skipped} in all\n{told}'
+                f'run stops at {self.max_in_a_row}), {self._skipped} in all\n{details}'
             )
 
 
-def _place(runner: Runner) -> str:
+def _iteration(runner: Runner) -> str:
     return f'iteration {runner.iter + 1} (epoch {runner.epoch + 1})'
 
 
@@ -171,9 +171,9 @@ def _images(data_batch: Any) -> list[str]:
     return found
 
 
-def _leave_out(runner: Runner, parts: Mapping[str, float]) -> None:
-    """Take what is not finite out of the averages that the log shows of the losses."""
-    for name, value in parts.items():
+def _exclude_from_log(runner: Runner, losses: Mapping[str, float]) -> None:
+    """Exclude non-finite losses from the averages in the log."""
+    for name, value in losses.items():
         key = f'train/{name}'
         if math.isfinite(value) or 'loss' not in name or key not in runner.message_hub.log_scalars:
             continue
@@ -182,20 +182,17 @@ def _leave_out(runner: Runner, parts: Mapping[str, float]) -> None:
             values[-1] = counts[-1] = 0
 
 
-def _tell(causes: list[dict[str, Any]]) -> str:
+def _describe_causes(causes: list[dict[str, Any]]) -> str:
     lines = []
     for cause in causes:
-        parts = ', '.join(f'{name} {value:.6g}' for name, value in cause['parts'].items())
-        images = ', '.join(cause['images'][:_LISTED]) or 'unknown'
-        rest = len(cause['images']) - _LISTED
-        lines.append(f'  {cause["place"]}: {parts}')
-        lines.append(f'  images: {images}' + (f' and {rest} more' if rest > 0 else ''))
-        if blamed := cause['blamed']:
-            shown = ', '.join(blamed[:3]) + (f' and {len(blamed) - 3} more' if blamed[3:] else '')
-            lines.append(f'  gradients that are not finite: {shown}')
+        losses = ', '.join(f'{name} {value:.6g}' for name, value in cause['losses'].items())
+        lines.append(f'  {cause["iteration"]}: {losses}')
+        lines.append(f'  images: {list_items(cause["images"], _MAX_IMAGES) or "unknown"}')
+        if cause['gradients']:
+            lines.append(f'  non-finite gradients: {list_items(cause["gradients"], 3)}')
         if cause['underflow']:
             lines.append('  gradients overflow in float16 even without loss scaling')
-    return '\n'.join(dict.fromkeys(lines))  # once what is the same on all processes
+    return '\n'.join(dict.fromkeys(lines))  # lines of all processes, each once
 
 
 def _advice(runner: Runner) -> str:
@@ -208,18 +205,19 @@ def _advice(runner: Runner) -> str:
         'What helps: a lower learning rate (optim_wrapper.optimizer.lr, or --auto-scale-lr), '
         'gradient clipping (optim_wrapper.clip_grad="dict(max_norm=35, norm_type=2)"), a longer '
         f'warm-up (LinearLR in param_scheduler){amp}, and a look at the annotations of these '
-        f'images (tools/check_dataset.py). Checkpoints written before are as they were; the last '
-        f'is {last_checkpoint(runner)}.'
+        f'images (tools/check_dataset.py). Earlier checkpoints are unchanged; the last is '
+        f'{last_checkpoint(runner)}.'
     )
 
 
 class StepGuard:
-    """Looks at each step of an optimizer wrapper before it is made, and may leave it out.
+    """Check each step of an optimizer wrapper before it is made, and skip it if it is not finite.
 
-    It stands between `update_params` and `step` of one wrapper, of whatever class, since only there
-    loss and gradients are known and the weights are not changed yet. The processes of a distributed
-    training decide together. Costs one pass over the gradients and one wait for the device, where
-    mmengine waits at each iteration anyhow, to log the loss.
+    It replaces `update_params` and `step` of one wrapper, of any class (mmengine's own and those of
+    users too, which is why it is no subclass): only between them are loss and gradients known while
+    the weights are unchanged. All processes of a distributed training decide together. It costs one
+    pass over the gradients and one device sync; mmengine syncs in each iteration anyway, to log the
+    loss.
 
     Args:
         wrapper: its methods are replaced until `remove` is called.
@@ -229,11 +227,11 @@ class StepGuard:
     made: bool
     """Whether the last iteration ended in a step."""
     skipped: bool
-    """Whether it ended where a step was due that was left out."""
-    at_fault: bool
-    """Whether the batch that this process had in the last iteration is a reason to skip."""
-    blamed: list[str]
-    """Parameters with gradients that were not finite, where the loss was."""
+    """Whether it ended in a step that was skipped."""
+    has_bad_batch: bool
+    """Whether the last batch of this process has a non-finite loss or gradients."""
+    bad_gradients: list[str]
+    """Parameters with non-finite gradients, if the loss was finite."""
 
     def __init__(self, wrapper: OptimWrapper, model: nn.Module) -> None:
         self._wrapper = wrapper
@@ -246,25 +244,25 @@ class StepGuard:
         wrapper.step = update_wrapper(partial(self._guard_step), self._step)
 
     def remove(self) -> None:
-        """Give the wrapper its own methods back."""
+        """Restore the methods of the wrapper."""
         self._wrapper.update_params, self._wrapper.step = self._update_params, self._step
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what is known of a step of which some batches are done; between steps nothing."""
+        """Return the state of a step of which some batches are done; empty between steps."""
         if self._window_begins:
             return {}
         return dict(is_finite=self._window_is_finite, buffers=self._buffers.copies())
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on in the step that `state_dict` told of."""
+        """Continue the step that `state_dict` describes."""
         if state:
             self._window_begins, self._window_is_finite = False, state['is_finite']
             self._buffers.set_copies(state['buffers'])
 
     def begin_iteration(self) -> None:
-        """Keep what the forward pass may change; to be called before it."""
-        self.made = self.skipped = self.at_fault = False
-        self.blamed = []
+        """Copy the buffers; to be called before the forward pass."""
+        self.made = self.skipped = self.has_bad_batch = False
+        self.bad_gradients = []
         if self._window_begins:
             self._window_begins, self._window_is_finite = False, True
             self._buffers.save()
@@ -272,13 +270,13 @@ class StepGuard:
     def _guard_update(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         self._loss = loss.detach()
         self._update_params(loss, *args, **kwargs)  # backward, then perhaps `_guard_step`
-        if not self._window_begins:  # a part of a step over several batches
+        if not self._window_begins:  # a batch of an accumulated step
             self._check_finite([])
 
     def _guard_step(self, **kwargs: Any) -> None:
         scaler = getattr(self._wrapper, 'loss_scaler', None)
         if scaler is not None and scaler.is_enabled():
-            gradients = []  # scaled, and the scaler looks at them itself
+            gradients = []  # scaled, and checked by the scaler itself
         else:
             groups = self._wrapper.optimizer.param_groups
             gradients = [p.grad for group in groups for p in group['params'] if p.grad is not None]
@@ -289,13 +287,13 @@ class StepGuard:
         if self.made:
             self._step(**kwargs)
             return
-        if hasattr(self._wrapper, '_global_step'):  # by which schedulers see that they follow it
+        if hasattr(self._wrapper, '_global_step'):  # with it schedulers check the order of calls
             self._wrapper._global_step += 1
 
     def _check_finite(self, gradients: Sequence[Tensor]) -> None:
-        """Look at loss and gradients; where they are not finite, the buffers are put back."""
-        length = get_total_norm(gradients).to(self._loss.device)
-        bad_loss, bad_gradients = _any_process(~self._loss.isfinite().all(), ~length.isfinite())
+        """Check loss and gradients; if they are not finite, restore the buffers."""
+        norm = get_total_norm(gradients).to(self._loss.device)
+        bad_loss, bad_gradients = _any_process(~self._loss.isfinite().all(), ~norm.isfinite())
         if bad_gradients:  # or large ones, whose squares overflow
             (bad_gradients,) = _any_process(
                 torch.stack([~g.isfinite().all().to(self._loss.device) for g in gradients]).any()
@@ -305,10 +303,10 @@ class StepGuard:
             return
         self._buffers.restore()
         if bad_loss:
-            self.at_fault = not self._loss.isfinite().all().item()
+            self.has_bad_batch = not self._loss.isfinite().all().item()
         elif bad_gradients:
-            self.at_fault = True  # as far as one can tell: they are sums over all processes
-            self.blamed = [
+            self.has_bad_batch = True  # gradients are sums over all processes: which is not known
+            self.bad_gradients = [
                 name
                 for name, parameter in self._model.named_parameters()
                 if parameter.grad is not None and not parameter.grad.isfinite().all()
@@ -316,7 +314,7 @@ class StepGuard:
 
 
 def _any_process(*flags: Tensor) -> list[bool]:
-    """Whether a flag is up on this or any other process, for each flag."""
+    """Return for each flag whether it is set on any process."""
     raised = torch.stack(flags).int()
     all_reduce(raised, 'max')
     return [bool(flag) for flag in raised.tolist()]

@@ -1,4 +1,4 @@
-"""No checkpoint with weights that are not finite."""
+"""Stop before a checkpoint with non-finite weights is written."""
 
 from __future__ import annotations
 
@@ -12,33 +12,34 @@ from mmengine.runner import Runner
 from torch import Tensor
 
 from ghmdet.checkpoint.files import checkpoint_hooks, last_checkpoint
+from ghmdet.messages import list_items
 from ghmdet.models.wrappers import unwrap
 from ghmdet.registry import HOOKS
 
 
 class NonFiniteError(FloatingPointError):
-    """A training that cannot go on, since its numbers are not finite."""
+    """A training that cannot continue because its values are not finite."""
 
 
 @HOOKS.register_module()
 class NonFiniteWeightsHook(Hook):
-    """Stop a run whose weights are not finite before it begins, saves them or deletes a checkpoint.
+    """Stop a run with non-finite weights before it begins, saves them or deletes a checkpoint.
 
-    Looks at parameters and buffers when the training begins and whenever CheckpointHook is about to
-    save, which removes older files first; and at everything else that is saved by the Runner.
-    Buffers that are not finite from the start, as masks are, may stay so.
+    Checked are parameters and buffers when the training begins and whenever a CheckpointHook is
+    about to save (mmengine's deletes older files first), and everything else that the Runner saves.
+    Buffers that are not finite from the start, such as masks, are exempt.
     """
 
-    priority = 'LOW'  # after EMAHook has put the weights back, before CheckpointHook
+    priority = 'LOW'
 
     def __init__(self) -> None:
         self._exempt: set[str] = set()
 
     def before_train(self, runner: Runner) -> None:
-        """Check what was initialised or loaded.
+        """Check the initial or loaded weights.
 
         Raises:
-            NonFiniteError: parameters are not finite; named.
+            NonFiniteError: parameters are not finite; the message names them.
         """
         model = unwrap(runner.model)
         self._exempt = set(_find_bad(model.named_buffers()))
@@ -46,12 +47,12 @@ class NonFiniteWeightsHook(Hook):
         if bad:
             source = runner._load_from or ('the checkpoint' if runner._resume else 'their init_cfg')
             raise NonFiniteError(
-                f'the weights are not finite before the first step: {_shorten(bad)}. They come '
-                f'from {source}; take another checkpoint.'
+                f'the weights are not finite before the first step: {_list_bad(bad)}. They come '
+                f'from {source}; use another checkpoint.'
             )
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Check where a checkpoint is due after this iteration."""
+        """Check if a checkpoint is due after this iteration."""
         hooks = [hook for hook in checkpoint_hooks(runner) if not hook.by_epoch]
         if any(
             hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
@@ -61,16 +62,16 @@ class NonFiniteWeightsHook(Hook):
             self._check(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
-        """Check before the epoch is saved."""
+        """Check before a checkpoint of the epoch."""
         self._check(runner)
 
     def after_val_epoch(self, runner: Runner, metrics: Mapping[str, float] | None = None) -> None:
-        """Check before the best are saved."""
+        """Check before the best checkpoint."""
         if any(hook.save_best for hook in checkpoint_hooks(runner)):
             self._check(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Check what others save, moving averages included.
+        """Check whatever is saved, moving averages included.
 
         Raises:
             NonFiniteError: see the class.
@@ -95,15 +96,15 @@ class NonFiniteWeightsHook(Hook):
         if bad:
             raise NonFiniteError(
                 f'the weights are not finite at iteration {runner.iter}, so they are not saved: '
-                f'{where}{_shorten(bad)}. The last good checkpoint is {last_checkpoint(runner)}; '
-                'go on from it with --resume and a lower optim_wrapper.optimizer.lr, or gradient '
+                f'{where}{_list_bad(bad)}. The last good checkpoint is {last_checkpoint(runner)}; '
+                'resume from it with --resume and a lower optim_wrapper.optimizer.lr, or gradient '
                 'clipping (optim_wrapper.clip_grad="dict(max_norm=35, norm_type=2)").'
             )
 
 
 @torch.no_grad()
 def _find_bad(weights: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
-    """Which of the weights are not finite, with how many of their values; one wait for a device."""
+    """Return names of non-finite weights with the number of bad values; one device sync each."""
     floating = [(name, w) for name, w in weights if w.is_floating_point() and w.numel()]
     by_device: dict[torch.device, list[tuple[str, Tensor]]] = {}
     for name, weight in floating:
@@ -117,6 +118,5 @@ def _find_bad(weights: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
     return bad
 
 
-def _shorten(bad: dict[str, str]) -> str:
-    shown = [f'{name} ({count})' for name, count in list(bad.items())[:3]]
-    return ', '.join(shown) + (f' and {len(bad) - 3} more' if len(bad) > 3 else '')
+def _list_bad(bad: dict[str, str]) -> str:
+    return list_items((f'{name} ({count})' for name, count in bad.items()), 3)

@@ -1,4 +1,4 @@
-"""A run that is told to stop saves first."""
+"""Save before a run is stopped by a signal."""
 
 from __future__ import annotations
 
@@ -21,43 +21,43 @@ from ghmdet.checkpoint.save_hook import CheckpointHook
 from ghmdet.registry import HOOKS
 
 STOPPED = 75
-"""Exit code of a run that has saved and stopped: EX_TEMPFAIL of sysexits.h, to be tried again."""
+"""Exit code of a run that has saved and stopped: EX_TEMPFAIL of sysexits.h, 'try again'."""
 _NAMES = ('SIGTERM', 'SIGINT', 'SIGUSR1', 'SIGHUP')
 _SIGNALS = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
-# A launcher hands on the signal that Slurm sends to every process: that is one, not two.
+# A launcher forwards the signal that Slurm sends to every process too: that is one, not two.
 _ONE_SIGNAL_S = 1.0 if 'TORCHELASTIC_RUN_ID' in os.environ else 0.3
-_NOTHING_SAVED = 'nothing is saved, since default_hooks.checkpoint is no CheckpointHook'
+_NOTHING_SAVED = 'nothing is saved, because default_hooks.checkpoint is not a CheckpointHook'
 
 
 class TrainingStopped(SystemExit):
-    """The run has saved, as a signal asked for; ends the program with code 75."""
+    """The run has saved because of a signal; ends the program with exit code 75."""
 
 
 @HOOKS.register_module()
 class StopHook(Hook):
-    """Saves and ends the run at the end of the step in which a signal comes, on all processes.
+    """Save and end the run after the iteration in which a signal arrives, on all processes.
 
-    The signals are SIGTERM, SIGINT (Ctrl-C), SIGUSR1 (as Slurm's `--signal` sends ahead of the time
-    limit) and SIGHUP, unless that is ignored (`nohup`). It suffices that one process gets it. The
-    run ends with exit code 75 and goes on with `--resume`. A validation is broken off, and made
-    when the run goes on. A second signal ends the process at once, without saving.
+    The signals are SIGTERM, SIGINT (Ctrl-C), SIGUSR1 (as Slurm's `--signal` sends before the time
+    limit) and SIGHUP, unless that is ignored (`nohup`). One process that gets it is enough. The run
+    ends with exit code 75; `--resume` continues it. A validation is interrupted, and repeated when
+    the run is resumed. A second signal ends the process at once, without saving.
 
-    Must be released when the training has ended, however it did.
+    `release` must be called when the training has ended, also by an exception.
     """
 
-    priority = 'LOWEST'  # after what is due is saved
+    priority = 'LOWEST'
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
         self._pipe: tuple[int, int] | None = None
-        self._received = 0  # by this process; only the thread writes it
-        self._asked = 0  # by any process, once all know
+        self._received = 0  # signal of this process; only the thread writes it
+        self._requested = 0  # signal of any process, once all know it
 
     def before_train(self, runner: Runner) -> None:
-        """Begin to listen."""
+        """Install the signal handlers."""
         for loop in (runner._train_loop, runner._val_loop):
             if isinstance(loader := getattr(loop, 'dataloader', None), DataLoader):
-                loader.worker_init_fn = partial(_shield_worker, loader.worker_init_fn)
+                loader.worker_init_fn = partial(_ignore_signals_in_worker, loader.worker_init_fn)
         self._num_val_batches = 0
         if hasattr(runner._val_loop, 'dataloader'):
             fewest = torch.tensor(len(runner.val_dataloader))
@@ -67,9 +67,9 @@ class StopHook(Hook):
             self._listen()
 
     def after_train_iter(self, runner: Runner, batch_idx: int, *_: Any, **__: Any) -> None:
-        """Save and stop, unless the epoch ends here."""
+        """Save and stop, unless this is the last iteration of an epoch."""
         loop: Any = runner.train_loop
-        if not self._is_asked(runner):
+        if not self._is_stop_requested(runner):
             return
         if isinstance(loop, IterBasedTrainLoop) or batch_idx + 1 < len(loop.dataloader):
             self._save_and_stop(runner, batch_idx)
@@ -77,19 +77,23 @@ class StopHook(Hook):
     def after_train_epoch(self, runner: Runner) -> None:
         """Save and stop."""
         loop: Any = runner.train_loop
-        if not isinstance(loop, IterBasedTrainLoop) and self._is_asked(runner):
+        if not isinstance(loop, IterBasedTrainLoop) and self._is_stop_requested(runner):
             self._save_and_stop(runner)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, *_: Any, **__: Any) -> None:
-        """Stop, if what was trained is saved; else the validation goes on."""
-        if self._pipe is None or batch_idx >= self._num_val_batches or not self._is_asked(runner):
+        """Stop if the weights are saved; otherwise the validation continues."""
+        if (
+            self._pipe is None
+            or batch_idx >= self._num_val_batches
+            or not self._is_stop_requested(runner)
+        ):
             return
         hook = _checkpoint_hook(runner)
         if hook is None or hook.has_saved(runner):
             self._stop(runner)
 
     def release(self) -> None:
-        """Give the signals back to whoever had them."""
+        """Restore the signal handlers from before."""
         if self._pipe is None:
             return
         signal.set_wakeup_fd(-1)
@@ -99,7 +103,7 @@ class StopHook(Hook):
         self._pipe = None
 
     def _listen(self) -> None:
-        """Note signals in a thread of its own: this one may be waiting for other processes."""
+        """Receive signals in another thread, as this one may be waiting for other processes."""
         self._pipe = os.pipe()
         os.set_blocking(self._pipe[1], False)
         for number in _SIGNALS:
@@ -119,18 +123,18 @@ class StopHook(Hook):
             name = signal.Signals(number).name
             if not self._received:
                 self._received, first = number, now
-                _say(f'{name}: will save and stop after this step; once more stops at once')
+                _print(f'{name}: will save and stop after this iteration; again to stop at once')
             elif now - first > _ONE_SIGNAL_S:
-                _say(f'{name} again: stopped without saving')
+                _print(f'{name} again: stopped without saving')
                 os._exit(128 + number)
         os.close(reader)
 
-    def _is_asked(self, runner: Runner) -> bool:
-        """Whether any process has got a signal; all have to ask."""
+    def _is_stop_requested(self, runner: Runner) -> bool:
+        """Whether any process has got a signal; all processes have to call this."""
         flag = torch.tensor(self._received)
         all_reduce(flag, 'max')
-        self._asked = int(flag)
-        return self._asked > 0
+        self._requested = int(flag)
+        return self._requested > 0
 
     def _save_and_stop(self, runner: Runner, batch_idx: int | None = None) -> None:
         hook = _checkpoint_hook(runner)
@@ -139,13 +143,13 @@ class StopHook(Hook):
         self._stop(runner)
 
     def _stop(self, runner: Runner) -> None:
-        """End this process once all have got here.
+        """End this process once all processes have reached this line.
 
         Raises:
             TrainingStopped: always.
         """
-        hook, name = _checkpoint_hook(runner), signal.Signals(self._asked).name
-        saved = f'{hook.last_ckpt} is saved, go on with --resume' if hook else _NOTHING_SAVED
+        hook, name = _checkpoint_hook(runner), signal.Signals(self._requested).name
+        saved = f'{hook.last_ckpt} is saved, resume with --resume' if hook else _NOTHING_SAVED
         runner.logger.warning(f'{name}: stopped; {saved}')
         barrier()
         raise TrainingStopped(STOPPED)
@@ -156,8 +160,8 @@ def _checkpoint_hook(runner: Runner) -> CheckpointHook | None:
     return found[0] if found else None
 
 
-def _shield_worker(init: Any, worker_id: int) -> None:
-    """Let a loader worker outlive a signal to all processes, so that the step can be finished."""
+def _ignore_signals_in_worker(init: Any, worker_id: int) -> None:
+    """Let a loader worker ignore a signal to all processes, so that the step can finish."""
     signal.set_wakeup_fd(-1)
     for number in _SIGNALS:
         if number != signal.SIGTERM:
@@ -165,17 +169,17 @@ def _shield_worker(init: Any, worker_id: int) -> None:
     parent = multiprocessing.parent_process()
     if parent is not None and hasattr(signal, 'sigwaitinfo'):
         signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
-        threading.Thread(target=_obey, args=(parent.pid,), daemon=True).start()
+        threading.Thread(target=_exit_on_sigterm_of, args=(parent.pid,), daemon=True).start()
     if init is not None:
         init(worker_id)
 
 
-def _obey(parent: int) -> None:
-    """End this process on a SIGTERM of the parent, the loader's own way, and of nobody else."""
+def _exit_on_sigterm_of(parent: int) -> None:
+    """End this process on a SIGTERM of its parent only, which is how the loader ends it."""
     while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
         pass
     os._exit(0)
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, file=sys.stderr, flush=True)

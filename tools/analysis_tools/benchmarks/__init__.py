@@ -1,1 +1,1 @@
-"""The tasks of `tools/analysis_tools/benchmark.py`, a module each."""
+"""The tasks of `tools/analysis_tools/benchmark.py`, one module each."""

@@ -1,4 +1,4 @@
-"""Images a second of a config's training pipeline, against mmcv's transforms in a row."""
+"""Images per second of a config's training pipeline, against a sequence of mmcv's transforms."""
 
 from __future__ import annotations
 
@@ -100,7 +100,7 @@ def run(args: argparse.Namespace, rates: Rates) -> Report:
 
 
 def _build_dataset(cfg: Config, folder: Path, num_images: int) -> Any:
-    """Return the config's training set, fed with drawn images."""
+    """Return the config's training set, with drawn images."""
     path = folder / 'instances.json'
     draw_annotations(path, num_images, num_images * _BOXES_PER_IMAGE, outlines=False, one_size=True)
     draw_images(folder, [image['file_name'] for image in json.loads(path.read_text())['images']])
@@ -139,7 +139,7 @@ def _exhaust(batches: DataLoader) -> None:
 
 
 def _read_alone(paths: list[str], scale_wh: tuple[int, int]) -> None:
-    """The work that no pipeline can leave out; nothing is flipped or packed."""
+    """The work that every pipeline must do; nothing is flipped or packed."""
     for path in paths:
         img = np.asarray(cv2.imread(path))
         factor = min(max(scale_wh) / max(img.shape[:2]), min(scale_wh) / min(img.shape[:2]))

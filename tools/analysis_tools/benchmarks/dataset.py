@@ -1,4 +1,4 @@
-"""Reading an annotation file of train2017's size, each reader in a process of its own."""
+"""Reading an annotation file of train2017's size, each reader in its own process."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class PycocotoolsDataset(BaseDataset):
         return data_list
 
     def filter_data(self) -> list[dict]:
-        """Leave out images without boxes and small ones."""
+        """Remove small images and those without boxes."""
         min_size = self.filter_cfg['min_size']
         return [
             info
@@ -152,7 +152,7 @@ def _measure_reader(reader: Callable[[str], Any], path: str) -> dict[str, Any]:
 
 
 def _visit_in_worker(dataset: Any) -> tuple[tuple[int, int], int]:
-    """Let a forked process, as a data loader's worker is, go through the dataset.
+    """Let a forked process, such as a worker of a data loader, read the whole dataset.
 
     Returns:
         The number of images and of boxes; the bytes of memory that it does not share afterwards.

@@ -63,7 +63,7 @@ def run(args: argparse.Namespace, rates: Rates) -> Report:
 
 
 def evaluate_with_ghmdet(ann_file: str, samples: list[dict]) -> list[float]:
-    """Return the twelve numbers by the way of mmengine's test loop, one image a batch."""
+    """Return the twelve numbers as in mmengine's test loop, one image per batch."""
     metric = CocoMetric(ann_file, proposal_nums=(1, 10, 100), metric_items=_ITEMS)
     metric.dataset_meta = dict(classes=CLASSES)
     for sample in samples:
@@ -98,7 +98,7 @@ def evaluate_with_pycocotools(ann_file: str, samples: list[dict]) -> list[float]
 
 
 def _draw_detections(truth: dict[str, Any], per_image: int) -> list[dict]:
-    """Half near the ground truth, with better scores the nearer, half anywhere."""
+    """Half of them near the ground truth, the nearer the higher the score, half anywhere."""
     generator = torch.Generator().manual_seed(0)
     of_image: dict[int, list[list[float]]] = {image['id']: [] for image in truth['images']}
     for ann in truth['annotations']:

@@ -65,7 +65,7 @@ def run(args: argparse.Namespace, rates: Rates) -> Report:
         models[name] = model = _prepare(template, amp, compiled)
         call = _under_autocast(amp, args.device, partial(model.test_step, batch))
         calls[name] = call
-        if compiled:  # of which no part can be watched
+        if compiled:  # whose parts cannot be timed
             networks[name] = _under_autocast(amp, args.device, partial(model, inputs))
         else:
             parts = [(model.data_preprocessor, 'preprocessing'), (model.bbox_head, 'network')]
@@ -146,7 +146,7 @@ def _detect_by_reference(
 def _spread_scores(
     last_conv: nn.Conv2d, forward: Callable[[], list[Tensor]], num_candidates: int
 ) -> None:
-    """Change the last convolution such that so many scores lie above the threshold.
+    """Change the last convolution so that this many scores exceed the threshold.
 
     Random weights leave all scores at 0.01, and then there is nothing to post-process.
     """
@@ -171,7 +171,7 @@ def _under_autocast(amp: bool, device: str, call: Callable[[], Any]) -> Callable
 def _watch(
     call: Callable[[], list], parts: list[tuple[nn.Module, str]], device: str
 ) -> tuple[Stopwatch, Callable[[], list]]:
-    """Return a stopwatch and the call with its parts watched, the last being post-processing."""
+    """Return a stopwatch and the call with its parts timed, the last being post-processing."""
     stopwatch = Stopwatch(device)
     for module, part in parts:
         stopwatch.watch(module, part)

@@ -18,7 +18,7 @@ _STRIDES = (8, 16, 32, 64, 128)
 _ANCHORS = 9
 _MU = 0.02
 # Times that tensors of the prediction's size must pass through the memory: what is read to count
-# the bins is read again to weigh the entries, which needs all counts; then the gradient is written.
+# the bins is read again to weight the entries, after all are counted; then the gradient is written.
 # GHM-C reads the logits; GHM-R predictions, targets and weights.
 _PASSES = {'GHMC': 2 * 1 + 1, 'GHMR': 2 * 3 + 1}
 _TOLERANCE = 1e-4
@@ -27,7 +27,7 @@ Loss = Callable[..., Tensor]
 
 
 class LiteralGHM:
-    """GHM as the paper writes it: a mask, a count and an assignment for every bin.
+    """GHM as written in the paper: a mask, a count and an assignment for every bin.
 
     Args:
         bins: number of bins.
@@ -40,12 +40,12 @@ class LiteralGHM:
         self.momentum = momentum
         self.acc_sum = [0.0] * bins
 
-    def weigh(self, gradient_length: Tensor, valid: Tensor, total: float) -> Tensor:
+    def compute_weights(self, gradient_norm: Tensor, valid: Tensor, total: float) -> Tensor:
         """Return the weight of each entry."""
-        weights = torch.zeros_like(gradient_length)
+        weights = torch.zeros_like(gradient_norm)
         num_filled = 0
         for i, previous in enumerate(self.acc_sum):
-            inside = (gradient_length >= self.edges[i]) & (gradient_length < self.edges[i + 1])
+            inside = (gradient_norm >= self.edges[i]) & (gradient_norm < self.edges[i + 1])
             inside &= valid
             count = inside.sum().item()
             if count > 0:
@@ -63,7 +63,7 @@ class LiteralGHMC(LiteralGHM):
         target = F.one_hot(labels, pred.size(1) + 1)[:, :-1].float()
         valid = (label_weight > 0)[:, None].expand_as(pred)
         total = max(valid.sum().item(), 1)
-        weights = self.weigh((pred.detach().sigmoid() - target).abs(), valid, total)
+        weights = self.compute_weights((pred.detach().sigmoid() - target).abs(), valid, total)
         loss = F.binary_cross_entropy_with_logits(pred, target, reduction='none')
         return (loss * weights).sum() / total
 
@@ -76,7 +76,7 @@ class LiteralGHMR(LiteralGHM):
         diff = pred - target
         length = torch.sqrt(diff * diff + _MU * _MU)
         total = max(label_weight.sum().item(), 1)
-        weights = self.weigh((diff / length).detach().abs(), label_weight > 0, total)
+        weights = self.compute_weights((diff / length).detach().abs(), label_weight > 0, total)
         return ((length - _MU) * weights).sum() / total
 
 

@@ -1,4 +1,4 @@
-"""The machine: what it is, what runs on it, how fast it copies and computes."""
+"""Describes the machine, its packages, and how fast it copies and computes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RUNS = 10
 
 
 class Rates(NamedTuple):
-    """The best of some runs."""
+    """The best of several runs."""
 
     bytes_per_second: float
     """Bytes read plus bytes written while a large tensor is copied."""
@@ -33,7 +33,7 @@ class Rates(NamedTuple):
 
 
 def describe_machine(device: str) -> dict[str, Any]:
-    """Return what the figures depend on, for people and for the JSON file."""
+    """Return what the figures depend on."""
     machine: dict[str, Any] = dict(
         processor=_find_processor(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count(),
@@ -50,7 +50,7 @@ def describe_machine(device: str) -> dict[str, Any]:
 
 
 def list_versions() -> dict[str, str]:
-    """Return the versions of the packages that are there."""
+    """Return the versions of the installed packages."""
     found = {}
     for package in _PACKAGES:
         try:

@@ -1,4 +1,4 @@
-"""Time and memory of functions that are compared, and the table of what was found."""
+"""Measures time and memory of functions side by side and prints the table."""
 
 from __future__ import annotations
 
@@ -21,26 +21,26 @@ _HEADER = f'{"":40} {"min":>9} {"median":>9} {"max":>9} {"peak MiB":>9} {"ratio"
 
 @dataclass
 class Row:
-    """What was measured of one variant; times in seconds, sizes in bytes."""
+    """Measurements of one variant: times in seconds, sizes in bytes."""
 
     name: str
     seconds: list[float]
     peak_bytes: int | None = None
     reference: str | None = None
-    """Name of the row it is compared with; None where there is nothing to compare."""
+    """Name of the row it is compared with, if any."""
     floor_seconds: float | None = None
-    """What the machine needs at least, by its measured bandwidth or rate."""
+    """Lower bound from the measured bandwidth or compute rate of the machine."""
     notes: dict[str, float] = field(default_factory=dict)
 
     @property
     def median(self) -> float:
-        """Seconds of a run in the middle."""
+        """Median seconds of the runs."""
         return statistics.median(self.seconds)
 
 
 @dataclass
 class Report:
-    """The outcome of a task."""
+    """Results of a task."""
 
     task: str
     rows: list[Row]
@@ -53,7 +53,7 @@ class Report:
         return medians[row.reference] / row.median if row.reference else None
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what goes into the JSON file."""
+        """Return the content of the JSON file."""
         rows = []
         for row in self.rows:
             summary = dict(min=min(row.seconds), median=row.median, max=max(row.seconds))
@@ -82,10 +82,10 @@ class Report:
 def measure(
     variants: Mapping[str, Callable[[], object]], runs: int, device: str = 'cpu', warm_ups: int = 1
 ) -> dict[str, Row]:
-    """Run the variants in turns, so that a disturbance of the machine meets all of them.
+    """Run the variants in turns, so that noise of the machine affects all of them.
 
-    Each is warmed up, run once for its memory, which is what it needs at its peak beyond what was
-    there before, and then `runs` times for its time.
+    Each is warmed up, run once for its peak memory beyond what was in use before, and then `runs`
+    times for its time.
     """
     rows = {}
     for name, function in variants.items():
@@ -121,7 +121,7 @@ def synchronize(device: str) -> None:
 
 
 def find_extra_memory(function: Callable[[], object], device: str) -> int | None:
-    """Bytes that a call needs at its peak beyond those in use before, None where none can tell."""
+    """Peak bytes of a call beyond those in use before, None where that cannot be measured."""
     if device.startswith('cuda'):
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)

@@ -1,4 +1,4 @@
-"""The two networks that are compared, ghmdet's and torchvision's, and what they are fed."""
+"""The two networks that are compared, ghmdet's and torchvision's, and their inputs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How soon the tools answer: fresh processes."""
+"""Start-up time of the tools, in fresh processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _COMMANDS = {
     'Python alone': ['-c', 'pass'],
 }
 _REFERENCE = 'import torch'
-# Runs the rest of the command line as Python would, then tells the process's peak.
+# Runs the rest of the command line as Python would, then prints the peak memory of the process.
 _WRAPPER = """
 import atexit, runpy, sys
 atexit.register(lambda: print(open('/proc/self/status').read()))

@@ -88,7 +88,7 @@ def _prepare(
 
 
 def _watch(watch: Stopwatch, model: BaseModel, optim_wrapper: OptimWrapper, whole: bool) -> None:
-    """Let the parts of a step end where the next begins; a compiled network stays whole."""
+    """Time the parts of a step; a compiled network is one part."""
     if not whole:
         watch.watch(model.data_preprocessor, 'preprocessing')
         watch.watch(model.neck, 'backbone and neck')
