@@ -66,7 +66,7 @@ class LoadImageFromFile(BaseTransform):
             )
         if file_client_args is not None:
             if backend_args is not None:
-                raise ValueError('LoadImageFromFile: give backend_args, not file_client_args too')
+                raise ValueError('LoadImageFromFile: set backend_args, not file_client_args too')
             disk = file_client_args.get('backend', 'disk') == 'disk'
             backend_args = None if disk else file_client_args
         if not isinstance(max_pixels, int) or max_pixels < 1:
@@ -127,7 +127,7 @@ class LoadAnnotations(BaseTransform):
         box_type: 'hbox' or None; boxes are plain arrays either way.
 
     Raises:
-        ValueError: masks, segmentation or another box type are asked for.
+        ValueError: masks, segmentation or another box type are requested.
 
     Example:
         >>> instance = dict(bbox=[1, 2, 3, 4], bbox_label=5, ignore_flag=1)

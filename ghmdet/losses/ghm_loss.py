@@ -141,15 +141,7 @@ class GHMR(GradientDensityLoss):
         momentum: of the running counts, in [0, 1); 0 uses each call's own counts.
         loss_weight: factor on the result.
         reduction: 'mean' divides the sum by the sum of the label weights, 'none' keeps the entries.
-        bias_correct: divide a running count by 1 - momentum ** k after k calls that found entries
-            in its bin. Without it counts rise from 0, and the first weights of a bin are
-            1 / (1 - momentum) times too large. Adds the buffer `acc_share`.
-        max_weight: bound of an entry's weight, 1 being the average at momentum 0, applied before
-            loss_weight. Other weights do not grow in return, so the loss gets smaller. None is no
-            bound.
-        sync: count over all processes of a distributed training, so that it equals training on one
-            process with the joined batch. Otherwise each process counts, and keeps running counts,
-            for itself. No effect in eval mode.
+        bias_correct, max_weight, sync: as in `GHMC`.
 
     Raises:
         ValueError: a hyper-parameter out of its range, named.

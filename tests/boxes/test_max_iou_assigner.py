@@ -30,7 +30,7 @@ def test_golden(setting, gts):
 
 
 def rows(*sides):
-    """Boxes (0, 0, width, 10), one a side: the IoU of two is the ratio of their widths."""
+    """Boxes (0, 0, width, 10), one per side: the IoU of two is the ratio of their widths."""
     return torch.tensor([[0.0, 0.0, side, 10.0] for side in sides])
 
 
@@ -114,7 +114,7 @@ def test_ignored_regions_are_found_without_gts(monkeypatch):
     ignored = torch.tensor([[50.0, 50, 60, 60], [0, 0, 4, 4]])
     assigner = MaxIoUAssigner(0.5, 0.4, ignore_iof_thr=0.5)
     assert assigner.find_ignored(priors, ignored).tolist() == [False, True, False]
-    monkeypatch.setattr(max_iou_assigner, '_MAX_PAIRS', 2)  # one prior a part
+    monkeypatch.setattr(max_iou_assigner, '_MAX_PAIRS', 2)  # one prior per part
     assert assigner.find_ignored(priors, ignored).tolist() == [False, True, False]
     assert assigner.find_ignored(priors, ignored[:0]).tolist() == [False] * 3
     off = MaxIoUAssigner(0.5, 0.4)

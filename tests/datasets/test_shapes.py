@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from ghmdet.datasets import SHAPES_CLASSES, CocoDataset, draw_shapes
-from ghmdet.datasets.shapes import _annotate_item, _draw_image, _draw_mask, _Item
+from ghmdet.datasets.shapes import _annotate_item, _draw_image, _Item
 
 TOOL = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'shapes.py'
 
@@ -84,25 +84,6 @@ def test_boxes_lie_in_the_image_and_hold_their_area(drawn):
             assert 0 <= x < x + w <= width
             assert 0 <= y < y + h <= height
             assert 0.2 * w * h < ann['area'] <= w * h
-
-
-@pytest.mark.parametrize(
-    ('label', 'share'), [(0, np.pi / 4), (1, 0.5), (2, 3 * np.sqrt(3) / 16)], ids=SHAPES_CLASSES
-)
-def test_shapes_have_the_area_of_their_polygon(label, share):
-    """As a share of the square around a circle of radius 50; cv2 fills the outline too."""
-    mask = _draw_mask(label, np.array([60.0, 60.0]), 50, 0.3, (120, 120))
-    assert mask.sum() == pytest.approx(share * 100**2, rel=0.06)
-
-
-def test_a_square_stands_on_its_side_and_a_triangle_points_up():
-    square = _draw_mask(1, np.array([20.0, 20.0]), 10 * np.sqrt(2), 0, (41, 41))
-    expected = np.zeros((41, 41), bool)
-    expected[10:31, 10:31] = True
-    np.testing.assert_array_equal(square, expected)
-    triangle = _draw_mask(2, np.array([20.0, 20.0]), 10, 0, (41, 41))
-    assert triangle.any(axis=1).nonzero()[0].tolist() == list(range(10, 26))
-    assert (triangle[10].sum(), triangle[25].sum()) == (1, 19)
 
 
 def test_annotation_is_of_the_visible_pixels():

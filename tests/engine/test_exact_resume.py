@@ -179,7 +179,8 @@ def test_from_an_iteration(whole, tmp_path, name, iterations):
     last = expected['meta']['iter']
     assert last == (11 if 'train_cfg' in CASES[name] else 12)
     for iteration in {min(each, last - 1) for each in iterations}:
-        runner = resume(tmp_path / str(iteration), name, folder / f'iter_{iteration}.pth')
+        file = folder / f'iter_{iteration}.pth'
+        runner = resume(tmp_path / str(iteration), name, file, interval=100)  # saves at the end
         check_same(expected, final(runner))
 
 
@@ -201,7 +202,7 @@ def test_the_comparison_sees_each_part(whole, tmp_path):
         checkpoint = load_checkpoint_file(folder / 'iter_6.pth')
         change(checkpoint)
         torch.save(checkpoint, tmp_path / 'changed.pth')
-        return final(resume(tmp_path / 'again', 'average', tmp_path / 'changed.pth'))
+        return final(resume(tmp_path, 'average', tmp_path / 'changed.pth', interval=100))
 
     for name in ('python', 'numpy', 'torch'):
 

@@ -397,23 +397,6 @@ def test_class_without_truth_is_not_in_the_mean(tmp_path, logged):
     assert table[3].split() == ['dog', *['n/a'] * 6]
 
 
-def test_time_is_logged_per_phase(two_boxes, logged):
-    evaluate(two_boxes, [sample(1), sample(2, [[0, 0, 200, 100]], [0.9], [1])])
-    assert len(logged) == 1
-    assert logged[0][1].startswith('CocoMetric: 2 images, loading 0.')
-    assert ', bbox 0.' in logged[0][1]
-
-
-@pytest.mark.parametrize(
-    ('proposal_nums', 'expected'), [((1, 10, 100), 1.0), ((1, 2), 1.0), ((1,), 51 / 101)]
-)
-def test_map_counts_100_detections_or_the_most(tmp_path, proposal_nums, expected):
-    content = coco_content([box(1, 1, [0, 0, 40, 40]), box(1, 1, [90, 0, 40, 40])], (1,))
-    samples = truth_as_samples(content, NAMES)
-    metrics = evaluate(write(tmp_path, content), samples, proposal_nums=proposal_nums)
-    assert metrics['coco/bbox_mAP'] == pytest.approx(expected, abs=1e-12)
-
-
 @pytest.mark.parametrize('backend', BACKENDS)
 @pytest.mark.parametrize(
     ('key', 'limits', 'overall', 'most', 'recalls'),
@@ -423,6 +406,7 @@ def test_map_counts_100_detections_or_the_most(tmp_path, proposal_nums, expected
         ('max_dets', (100, 500, 10), 1 / 102, 1 / 102, {10: 0, 100: 0, 500: 1}),
         ('max_dets', [1, 10, 100], 0, 0, {1: 0, 10: 0, 100: 0}),
         ('proposal_nums', (100, 300, 1000), 0, 1 / 102, {100: 0, 300: 1, 1000: 1}),
+        ('proposal_nums', (1, 500), 1 / 102, 1 / 102, {1: 0, 500: 1}),  # the most without 100
     ],
 )
 def test_limits_of_detections(tmp_path, backend, key, limits, overall, most, recalls):
@@ -582,10 +566,13 @@ def test_samples_without_truth(tmp_path):
     assert "Set the evaluator's ann_file to a COCO file, or put LoadAnnotations after" in message
 
 
-def test_no_file_unless_asked(two_boxes, tmp_path, monkeypatch):
+def test_by_default_no_file_but_one_line_with_the_times(two_boxes, logged, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     evaluate(two_boxes, [sample(1), sample(2, [[0, 0, 200, 100]], [0.9], [1])])
     assert [file.name for file in tmp_path.iterdir()] == ['truth.json']
+    ((_, line),) = logged
+    assert line.startswith('CocoMetric: 2 images, loading 0.')
+    assert ', bbox 0.' in line
 
 
 def test_processed_results_are_small_arrays(two_boxes):
@@ -621,11 +608,6 @@ def test_bad_settings_are_refused_at_construction(two_boxes, settings, text):
         CocoMetric(two_boxes, **settings)
 
 
-def test_annotation_file_must_exist(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"ann_file '.*none\.json' does not exist"):
-        CocoMetric(str(tmp_path / 'none.json'))
-
-
 @pytest.mark.parametrize(
     ('content', 'text'),
     [
@@ -638,8 +620,10 @@ def test_annotation_file_must_exist(tmp_path):
         (coco_content([box(1, 1, [1, 2])]), r'bbox must be four finite numbers .* got \[1, 2\]'),
     ],
 )
-def test_broken_annotation_files_are_named(tmp_path, content, text):
+def test_bad_annotation_files_are_named(tmp_path, content, text):
     file = tmp_path / 'truth.json'
+    with pytest.raises(FileNotFoundError, match=r"ann_file '.*truth\.json' does not exist"):
+        CocoMetric(str(file))
     file.write_text(content if isinstance(content, str) else json.dumps(content))
     with pytest.raises(ValueError, match=text):
         CocoMetric(str(file))

@@ -17,6 +17,9 @@ from tests.losses.literal import Literal
 
 
 OPTIONS = [
+    dict(bins=1, momentum=0),
+    dict(bins=30),
+    dict(bins=7, momentum=0.9),
     dict(bias_correct=True),
     dict(max_weight=1.5),
     dict(bias_correct=True, max_weight=0.7),
@@ -40,13 +43,15 @@ def test_options_equal_the_literal_formulas(kind, options, fused, monkeypatch):
         scale = 1.0 if kind is GHMC else 0.1
         pred = torch.randn(num, 4, generator=generator) * scale
         target = (torch.rand(num, 4, generator=generator) > 0.8) * scale
-        valid = (torch.rand(num, 4, generator=generator) > 0.3).float()
+        valid = (torch.rand(num, 4, generator=generator) > 0.3) * 0.5
         formula = literal.ghmc if kind is GHMC else partial(literal.ghmr, mu=0.02)
         expected, gradient = formula(pred.double(), target.double(), valid)
         loss = loss_fn(pred.requires_grad_(), target, valid)
         loss.backward()
         assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
         torch.testing.assert_close(pred.grad.double(), gradient, rtol=2e-5, atol=1e-8)
+    if options['momentum'] > 0:
+        assert loss_fn.acc_sum.tolist() == pytest.approx(literal.acc_sum, rel=1e-6)
 
 
 def test_bias_correct_worked_by_hand():

@@ -89,9 +89,7 @@ OTHERS = dict(loss_cls=dict(type='FocalLoss'), loss_bbox=dict(type='L1Loss'))
     'losses',
     [
         dict(),
-        dict(
-            loss_cls=dict(type='GHMC', momentum=0.5), loss_bbox=dict(type='GHMR', bias_correct=True)
-        ),
+        dict(loss_cls=dict(type='GHMC', momentum=0.5), loss_bbox=dict(type='GHMR', momentum=0.5)),
         OTHERS,
         {**OTHERS, 'loss_bbox': dict(type='SmoothL1Loss', beta=0.11), 'sync_avg_factor': True},
     ],

@@ -319,18 +319,16 @@ def test_all_test_images_are_drawn_to_files_of_different_names(runner, tmp_path)
     assert colors == {'a.png': RED, 'night_a.png': BLUE, 'other_night_a.png': GREY}
 
 
-def test_test_images_go_to_the_backends_without_a_folder(runner, tmp_path):
-    hook = DetVisualizationHook(draw=True)
-    hook.after_test_iter(runner, 0, outputs=[stored_sample(tmp_path, 'a.png')])
-    (call,) = runner.visualizer.calls
-    assert (call['name'], call['out_file'], call['step']) == ('test_img', None, 1)
-
-
-def test_windows_are_titled_with_the_file_name(runner, tmp_path, monkeypatch):
+def test_without_a_folder_test_images_go_to_the_backends_or_a_window(runner, tmp_path, monkeypatch):
     shown = []
     monkeypatch.setattr(Visualizer, 'show', lambda self, image, **kwargs: shown.append(kwargs))
+    outputs = [stored_sample(tmp_path, 'a.png')]
+    DetVisualizationHook(draw=True).after_test_iter(runner, 0, outputs=outputs)
+    (call,) = runner.visualizer.calls
+    assert (call['name'], call['out_file'], call['step']) == ('test_img', None, 1)
+    assert shown == []
     hook = DetVisualizationHook(draw=True, show=True, wait_time=1.5)
-    hook.after_test_iter(runner, 0, outputs=[stored_sample(tmp_path, 'a.png')])
+    hook.after_test_iter(runner, 0, outputs=outputs)
     assert shown == [{'win_name': 'a.png', 'wait_time': 1.5}]
 
 
