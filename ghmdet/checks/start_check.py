@@ -12,7 +12,7 @@ from mmengine.runner import Runner
 from ghmdet.checkpoint.weights import compare_classes
 from ghmdet.checks.pipelines import try_pipeline
 from ghmdet.config.errors import ConfigError
-from ghmdet.config.unused_keys import parameters_of
+from ghmdet.config.parts import parameters_of
 from ghmdet.datasets.wrappers import all_classes, base_datasets
 from ghmdet.messages import did_you_mean, list_items, nearest
 from ghmdet.models.wrappers import unwrap
