@@ -143,8 +143,7 @@ def fit_state_dict(
     own = model.state_dict()
     given = strip_wrappers(checkpoint.get('state_dict', checkpoint), own)
     if prefix is not None:
-        prefix = prefix.removesuffix('.') + '.'
-        names = shorten_names(given)
+        prefix, names = f'{prefix.removesuffix(".")}.', shorten_names(given)
         given = {k.removeprefix(prefix): v for k, v in given.items() if k.startswith(prefix)}
         if not given:
             raise CheckpointError(
@@ -152,10 +151,9 @@ def fit_state_dict(
             )
     translated = translate(given, model, own)
     given = translated.weights
-    classes = class_names(checkpoint) or translated.classes
-    report = LoadReport(
-        source, classes=classes, notes=[*translated.notes], warnings=[*translated.warnings]
-    )
+    report = LoadReport(source, classes=class_names(checkpoint) or translated.classes)
+    report.notes += translated.notes
+    report.warnings += translated.warnings
     in_file, in_model = channels_per_anchor(given), channels_per_anchor(own)
     if in_file is not None and in_model is not None:
         report.num_classes = (in_file[1], in_model[1])
@@ -237,15 +235,12 @@ def shorten_names(names: Collection[str]) -> str:
 
 
 def class_names(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return the class names in a checkpoint's meta, None if it has none.
-
-    Their key is `dataset_meta.classes` (mmengine), `dataset_meta.CLASSES` (its first releases) or
-    `CLASSES` (MMDetection 2.x).
-    """
+    """Return the class names in a checkpoint's meta, None if it has none."""
     meta = checkpoint.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
     dataset_meta = meta.get('dataset_meta')
     dataset_meta = dataset_meta if isinstance(dataset_meta, Mapping) else {}
+    # as mmengine, its first releases and MMDetection 2.x write them
     for part, key in ((dataset_meta, 'classes'), (dataset_meta, 'CLASSES'), (meta, 'CLASSES')):
         if names := part.get(key):
             return (names,) if isinstance(names, str) else tuple(map(str, names))
@@ -257,25 +252,15 @@ def _copy_matching_rows(
 ) -> str:
     """Replace the head in `weights` by the model's, with the file's rows of classes in both.
 
-    Args:
-        weights: of the file; changed in place.
-        own: state dict of the model.
-        report: has the class names of the file.
-        wanted: class names of the model.
-
-    Returns:
-        What was copied, for the log.
-
-    Raises:
-        CheckpointError: file or model has no class names, or not as many as its head has classes.
+    `wanted` are the class names of the model. Returns a text for the log.
     """
     there, here = channels_per_anchor(weights), channels_per_anchor(own)
     if there is None or here is None or there[0] != here[0]:
         return 'match_classes: no rows to match, the file has no head with as many anchors per cell'
     if report.classes is None:
         raise CheckpointError(
-            f'match_classes=True needs the class names of {report.source}, but its meta has neither '
-            'dataset_meta.classes nor CLASSES. Leave match_classes out, or save the names: '
+            f'match_classes=True needs the class names of {report.source}, but its meta has '
+            'neither dataset_meta.classes nor CLASSES. Leave match_classes out, or save the names: '
             "checkpoint['meta'] = dict(dataset_meta=dict(classes=(...)))."
         )
     if len(report.classes) != there[1]:
@@ -311,17 +296,13 @@ def compare_classes(
     labels: tuple[str, str] = ('the file', 'the dataset'),
     exact: bool = False,
 ) -> str:
-    """Describe how two class lists differ.
+    """Describe how two class lists, in the order of the labels, differ; '' if they do not.
 
     Args:
-        one: class names in the order of the labels.
+        one: the first list.
         other: the list to compare it with.
         labels: what has these lists, for the text.
-        exact: False ignores upper case and `_` for a space, since MMDetection 1.x wrote
-            `traffic_light`.
-
-    Returns:
-        How many classes differ and the first of them, '' if the lists are the same.
+        exact: False ignores upper case and `_` for a space: MMDetection 1.x has `traffic_light`.
 
     Example:
         >>> compare_classes(['Cat', 'hot_dog'], ['cat', 'hot dog'])

@@ -9,7 +9,7 @@ import pytest
 import torch
 from mmengine.config import Config
 
-from ghmdet.checkpoint.files import Pointer, find_damage, list_checkpoints, read_pointer
+from ghmdet.checkpoint.files import find_damage, list_checkpoints, read_pointer
 from tests.hostile import Own
 
 
@@ -78,9 +78,9 @@ def point(folder, text):
 
 
 def test_what_the_pointer_names(tmp_path):
-    assert read_pointer(config(tmp_path)) is None
+    assert read_pointer(config(tmp_path)) == (None, '')
     touch(tmp_path, 'epoch_1.pth', 'epoch_2.pth')
-    wanted = Pointer(f'{tmp_path}/epoch_2.pth')
+    wanted = (f'{tmp_path}/epoch_2.pth', '')
     for text in (
         f'{tmp_path}/epoch_2.pth',
         f'  {tmp_path}/epoch_2.pth \n\n',
@@ -89,8 +89,8 @@ def test_what_the_pointer_names(tmp_path):
     ):
         assert point(tmp_path, text) == wanted
     touch(tmp_path / 'elsewhere', 'epoch_2.pth')
-    assert point(tmp_path, f'{tmp_path}/elsewhere/epoch_2.pth').path.endswith('where/epoch_2.pth')
-    assert point(tmp_path, 's3://bucket/epoch_5.pth').path == 's3://bucket/epoch_5.pth'
+    assert point(tmp_path, f'{tmp_path}/elsewhere/epoch_2.pth')[0].endswith('where/epoch_2.pth')
+    assert point(tmp_path, 's3://bucket/epoch_5.pth') == ('s3://bucket/epoch_5.pth', '')
 
 
 @pytest.mark.parametrize(

@@ -320,13 +320,10 @@ def test_a_restart_counted_on_another_machine(two_runs, other_process, monkeypat
 
 
 def test_the_first_process_decides_for_all_that_are_joined(tmp_path, monkeypatch):
-    answers = iter(
-        [[resume.Start(True, 'epoch_5.pth', [(20, 'text')]), None], [None, WorkDirError()]]
-    )
+    answers = iter([(True, 'epoch_5.pth', [(20, 'text')]), WorkDirError()])
     monkeypatch.setattr(resume, 'is_distributed', lambda: True)
-    monkeypatch.setattr(
-        resume, 'broadcast_object_list', lambda own: own.__setitem__(slice(2), next(answers))
-    )
+    answer = lambda own: own.__setitem__(0, next(answers))  # noqa: E731
+    monkeypatch.setattr(resume, 'broadcast_object_list', answer)
     assert begin(tmp_path, is_first=False) == (True, 'epoch_5.pth', [])
     with pytest.raises(WorkDirError):
         begin(tmp_path, is_first=False)

@@ -145,7 +145,7 @@ def test_the_best(tmp_path):
 def test_nobody_can_tell_what_is_best(tmp_path):
     runner = run(tmp_path, epochs=1, save_best='auto')
     assert checkpoints(tmp_path) == ['epoch_1.pth']
-    warning = "save_best='auto': it is not known whether more or less of up is better"
+    warning = "save_best='auto': it is not known whether up is better when greater or less"
     assert any(line.startswith(warning) for line in runner.lines)
 
 
