@@ -57,14 +57,13 @@ def test_the_second_is_refused_and_changes_nothing_till_the_first_is_killed(hold
     before = file.read_bytes(), file.stat().st_mtime_ns
     with pytest.raises(WorkDirError) as refused:
         hold_work_dir(str(holder.folder))
-    expected = (
+    told = re.sub(r'started 2\d{3}-\d\d-\d\d \d\d:\d\d:\d\d', 'started 2___', str(refused.value))
+    assert told == (
         f'the work dir {holder.folder} is in use by another training: pid {holder.pid} on '
         f'{socket.gethostname()}, started 2___ as `{own_record()["command"]}`. Two '
         'trainings in one work dir would overwrite each other: give this one another with '
         '--work-dir, or stop that one first.'
     )
-    told = re.sub(r'started 2\d{3}-\d\d-\d\d \d\d:\d\d:\d\d', 'started 2___', str(refused.value))
-    assert told == expected
     assert (file.read_bytes(), file.stat().st_mtime_ns) == before
     assert os.listdir(holder.folder) == ['training.lock']
     # A process that the holder forked has not inherited the lock, and does not keep it alive.
@@ -87,13 +86,13 @@ def test_a_process_may_hold_the_same_again_and_others_beside(tmp_path):
 
 
 @pytest.mark.parametrize('text', [b'', b'\x80\xff', b'[1]', b'{}'])
-def test_what_an_earlier_run_left_is_no_hindrance(tmp_path, text):
+def test_a_lock_file_without_a_record(tmp_path, text):
     (tmp_path / 'training.lock').write_bytes(text)
     assert hold_work_dir(str(tmp_path)) == {}
     assert json.loads((tmp_path / 'training.lock').read_text())['pid'] == os.getpid()
 
 
-def test_a_holder_that_did_not_say_who_it_is(holder):
+def test_a_lock_whose_file_does_not_say_whose_it_is(holder):
     (holder.folder / 'training.lock').write_bytes(b'{"pid": 7}')
     with pytest.raises(WorkDirError, match='use by another training .the lock file does not say'):
         hold_work_dir(str(holder.folder))
@@ -116,19 +115,15 @@ def test_without_locks_there_is_a_warning(tmp_path, monkeypatch, problem, reason
     monkeypatch.setattr(work_dir, 'fcntl', fcntl)
     monkeypatch.setattr(work_dir, 'print_log', lambda text, **_: told.append(text))
     hold_work_dir(str(tmp_path))
-    assert told == [
-        f'{tmp_path} cannot be locked ({reason}); do not start another training in it while this '
-        'one runs'
-    ]
+    advice = 'do not start another training in it while this one runs'
+    assert told == [f'{tmp_path} cannot be locked ({reason}); {advice}']
 
 
 def test_a_work_dir_that_is_a_file(tmp_path):
     file = tmp_path / 'work'
     file.write_text('')
-    with pytest.raises(
-        WorkDirError,
-        match=rf'the work dir {file} cannot be written to \(File exists: {file}\); choose another',
-    ):
+    message = rf'the work dir {file} cannot be written to \(File exists: {file}\); choose another'
+    with pytest.raises(WorkDirError, match=message):
         hold_work_dir(str(file))
 
 
@@ -136,7 +131,6 @@ def test_processes_of_one_torchrun_without_the_launcher(holder, monkeypatch):
     monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', '/tmp/t/none_w/attempt_0/1/error.json')
     file = holder.folder / 'training.lock'
     file.write_text(file.read_text().replace('"agent": ""', '"agent": "/tmp/t/none_w"'))
-    with pytest.raises(
-        WorkDirError, match='started by the same torchrun, whose .*--launcher pytor'
-    ):
+    message = 'started by the same torchrun, whose .*--launcher pytor'
+    with pytest.raises(WorkDirError, match=message):
         hold_work_dir(str(holder.folder))
