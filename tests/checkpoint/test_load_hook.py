@@ -349,7 +349,7 @@ def test_a_checkpoint_is_read_once_and_a_backbone_if_needed(tmp_path, fetched, c
     assert fetched.count(path) == 2
 
 
-def test_a_test_reads_its_checkpoint_once(tmp_path, fetched):
+def test_a_test_reads_its_checkpoint_only(tmp_path, fetched):
     path = save(tmp_path / 'x.pth', detector().state_dict())
     make_runner(tmp_path, model=MODEL, load_from=path).test()
     assert fetched == [path]

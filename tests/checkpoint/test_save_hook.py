@@ -154,6 +154,7 @@ train(case_cfg(sys.argv[1], CASES['epochs'], by_epoch=True))
 """
 
 
+@pytest.mark.long
 def test_killed_during_a_save(tmp_path):
     root = Path(__file__).parents[2]
     env = dict(os.environ, PYTHONPATH=str(root))
