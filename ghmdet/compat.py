@@ -1,9 +1,9 @@
 """Workarounds for faults of mmengine that would stop a run or fill its log.
 
-One function per fault, with a link to a public report of it. Each first tests for the fault, by
-behaviour and never by version number, and leaves an mmengine without it (newer, older or forked)
-as it is. `ghmdet.engine` calls `apply` when it is imported; the workarounds that need no torch are
-in `ghmdet.config.package_lookup`.
+One function per fault, with a link to a public report of it. Each finds the fault by behaviour,
+never by version number, and changes nothing for an mmengine without it (newer, older or forked).
+`ghmdet.checkpoint` calls `apply` when it is imported; the workarounds that need no torch are in
+`ghmdet.config.package_lookup`.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 import mmengine
 import torch
 from mmengine.config import Config
-from mmengine.config import config as config_module
 from mmengine.fileio import file_client
 from mmengine.utils import dl_utils
 
@@ -67,14 +66,13 @@ def patch_file_client_warnings() -> None:
     https://github.com/open-mmlab/mmpose/issues/2669, for example).
     """
     original = getattr(file_client, 'print_log', None)
-    if original is None or getattr(original, 'logs_file_client_as_debug', False):
+    if original is None or original.__module__ == __name__:
         return
 
     def print_log(msg: Any, logger: Any = None, level: int = logging.INFO) -> None:
         known = str(msg).startswith(_OLD_FILE_CLIENT)
         original(msg, logger=logger, level=logging.DEBUG if known else level)
 
-    print_log.logs_file_client_as_debug = True  # type: ignore[attr-defined]
     file_client.print_log = print_log
 
 
@@ -84,12 +82,11 @@ def patch_config_formatter() -> None:
     yapf changes its interface and fails on valid code; the run then stops at its start
     (https://github.com/open-mmlab/mmdetection/issues/10962).
     """
-    if _formatter_may_fail():
-        return
     formatted = Config.pretty_text.fget
+    if formatted.__module__ == __name__:
+        return
 
     def pretty_text(self: Config) -> str:
-        """Config as Python text, formatted by yapf if yapf can."""
         try:
             return formatted(self)
         except SyntaxError:  # whatever the formatter raised
@@ -97,25 +94,6 @@ def patch_config_formatter() -> None:
             return formatted(self)
 
     Config.pretty_text = property(pretty_text)
-
-
-def _formatter_may_fail() -> bool:
-    """Whether a config still has a text when the formatter raises."""
-    formatter = getattr(config_module, 'FormatCode', None)
-
-    def broken(*_: Any, **__: Any) -> None:
-        raise TypeError('test by ghmdet.compat')
-
-    config_module.FormatCode = broken
-    try:
-        return bool(Config({'x': 1}).pretty_text)
-    except SyntaxError:
-        return False
-    finally:
-        if formatter is None:
-            del config_module.FormatCode
-        else:
-            config_module.FormatCode = formatter
 
 
 def _has_compiled_mmcv() -> bool:

@@ -21,7 +21,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
-import ghmdet
+from ghmdet.version import __version__
 
 # Distributions with the same module; ghmdet requires the first of each.
 _SAME_MODULE = {
@@ -52,6 +52,7 @@ _VARIABLES = (
     *('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE'),
     'OMPI_COMM_WORLD_LOCAL_SIZE',
 )
+_ROOT = Path(__file__).resolve().parents[1]  # a checkout, or site-packages
 _BFLOAT16_FLAGS = {'avx512_bf16', 'amx_bf16', 'bf16'}
 
 
@@ -59,8 +60,7 @@ def main() -> int:
     """Print the report and return the exit code."""
     faults: list[str] = []
     remarks: list[str] = []
-    folder = Path(ghmdet.__file__).parent
-    _print('ghmdet', f'{ghmdet.__version__} from {folder}{_describe_commit()}')
+    _print('ghmdet', f'{__version__} from {Path(__file__).parent}{_describe_commit()}')
     _print('Python', f'{platform.python_version()} ({sys.executable})')
     _print('system', f'{platform.platform()}, {os.cpu_count()} cores')
     if Path('/dev/shm').is_dir():  # used by the workers of data loaders
@@ -89,14 +89,15 @@ def main() -> int:
     if torch := loaded.get('torch'):
         _describe_torch(torch, loaded, faults, remarks)
 
-    for text in [*(f'remark: {text}' for text in remarks), *(f'FAULT: {text}' for text in faults)]:
-        print(text)
-    print(
-        f'ghmdet will not work properly: {len(faults)} of the above'
-        if faults
-        else 'all requirements of ghmdet are met'
-    )
-    return 1 if faults else 0
+    for remark in remarks:
+        print(f'remark: {remark}')
+    for fault in faults:
+        print(f'FAULT: {fault}')
+    if faults:
+        print(f'ghmdet will not work properly: {len(faults)} of the above')
+        return 1
+    print('all requirements of ghmdet are met')
+    return 0
 
 
 def _print(name: str, value: object) -> None:
@@ -105,20 +106,14 @@ def _print(name: str, value: object) -> None:
 
 def _describe_commit() -> str:
     """The commit, if the package is in a git checkout of its own."""
-    root = Path(ghmdet.__file__).resolve().parents[1]
-    if not (root / '.git').exists():
+    if not (_ROOT / '.git').exists():
         return ''
-
-    def git(*words: str) -> str:
-        command = ['git', '-C', str(root), *words]
-        return subprocess.run(command, capture_output=True, text=True, timeout=20).stdout.strip()
-
+    command = ['git', '-C', str(_ROOT), 'describe', '--always', '--abbrev=10', '--dirty']
     try:
-        commit = git('rev-parse', '--short=10', 'HEAD')
-        changes = git('status', '--porcelain', '--untracked-files=no')
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
         return ', a checkout'
-    return f', commit {commit or "unknown"}{" with changes" if changes else ""}'
+    return f', commit {done.stdout.strip() or "unknown"}'
 
 
 def _read_requirements(faults: list[str]) -> list[tuple[str, str]]:
@@ -130,15 +125,13 @@ def _read_requirements(faults: list[str]) -> list[tuple[str, str]]:
             faults.append(f'Python {platform.python_version()} is older than {python}')
     except metadata.PackageNotFoundError:
         _print('installed', 'no metadata of ghmdet')
-    root = Path(ghmdet.__file__).resolve().parents[1]
-    file = root / 'requirements.txt'
-    if file.is_file() and (root / 'pyproject.toml').is_file():  # newer than an editable install
+    file = _ROOT / 'requirements.txt'
+    if file.is_file() and (_ROOT / 'pyproject.toml').is_file():  # newer than an editable install
         needed = file.read_text().split()
     if not needed:
         faults.append('the requirements of ghmdet are unknown: it has no metadata')
-    parts = [re.match(r'([\w.-]+)\s*(?:>=\s*([\d.]+))?', text) for text in needed or ()]
-    optional = ['extra ==' in text for text in needed or ()]
-    return [(p[1], p[2] or '') for p, no in zip(parts, optional, strict=True) if p and not no]
+    required = '\n'.join(text for text in needed or () if 'extra ==' not in text)
+    return re.findall(r'^([\w.-]+)\s*(?:>=\s*([\d.]+))?', required, re.MULTILINE)
 
 
 def _describe_package(name: str, least: str, faults: list[str], remarks: list[str]) -> None:
@@ -151,15 +144,11 @@ def _describe_package(name: str, least: str, faults: list[str], remarks: list[st
         faults.append(f'{name} is missing: pip install "{name}{">=" if least else ""}{least}"')
     for each, version in there:
         if _older(version, least):
-            faults.append(
-                f'{each} {version} is older than {least}: pip install -U "{each}>={least}"'
-            )
+            advice = f'pip install -U "{each}>={least}"'
+            faults.append(f'{each} {version} is older than {least}: {advice}')
     if len(there) > 1:
-        names = ' and '.join(each for each, _ in there)
-        remarks.append(
-            f'{names} are both installed and write the same files: pip uninstall both, then '
-            'install one'
-        )
+        names, advice = ' and '.join(dict(there)), 'pip uninstall both, then install one'
+        remarks.append(f'{names} are both installed and write the same files: {advice}')
 
 
 def _version(name: str) -> str | None:
@@ -177,11 +166,9 @@ def _has(module: str) -> bool:
 
 
 def _older(version: str, least: str) -> bool:
-    """Compare the numbers that two versions begin with."""
-    found = [
-        re.findall(r'\d+', (re.match(r'[\d.]+', text) or [''])[0]) for text in (version, least)
-    ]
-    ours, theirs = ([*map(int, numbers), *[0] * 9][:9] for numbers in found)
+    """Compare the numbers that two versions begin with; 2.2 equals 2.2.0."""
+    starts = [re.sub(r'(\.0)+$', '', re.split(r'[^\d.]', text)[0]) for text in (version, least)]
+    ours, theirs = ([int(number) for number in start.split('.') if number] for start in starts)
     return ours < theirs
 
 

@@ -7,15 +7,17 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 
-def list_items(items: Iterable[Any], limit: int = 5, separator: str = ', ') -> str:
-    """Return the first `limit` items, and how many more there are.
+def list_items(
+    items: Iterable[Any], limit: int = 5, separator: str = ', ', total: int | None = None
+) -> str:
+    """Return the first `limit` items, and how many more there are of `total`, by default all items.
 
     Example:
         >>> list_items('abcd', 2), list_items(['x; y'], separator='; ')
         ('a, b and 2 more', 'x; y')
     """
     texts = [str(item) for item in items]
-    rest = len(texts) - limit
+    rest = (len(texts) if total is None else total) - limit
     listed = separator.join(texts[:limit])
     return f'{listed}{separator.strip().strip(",")} and {rest:,} more' if rest > 0 else listed
 

@@ -12,6 +12,7 @@ from mmengine.registry import Registry as _MMEngineRegistry
 
 from ghmdet.messages import did_you_mean, nearest
 
+_GROUPED = 'DefaultSampler with batch_sampler=dict(type="AspectRatioBatchSampler")'
 REPLACED_PARTS = {
     'Collect': 'PackDetInputs',
     'DefaultFormatBundle': 'PackDetInputs',
@@ -19,9 +20,8 @@ REPLACED_PARTS = {
     'Normalize': 'mean, std and bgr_to_rgb of model.data_preprocessor',
     'Pad': 'pad_size_divisor of model.data_preprocessor',
     'MultiScaleFlipAug': 'a plain test pipeline; TestTimeAug in tta_pipeline for several views',
-    'GroupSampler': 'DefaultSampler with batch_sampler=dict(type="AspectRatioBatchSampler")',
-    'DistributedGroupSampler': 'DefaultSampler with '
-    'batch_sampler=dict(type="AspectRatioBatchSampler")',
+    'GroupSampler': _GROUPED,
+    'DistributedGroupSampler': _GROUPED,
     'DistributedSampler': 'DefaultSampler',
     'EpochBasedRunner': 'EpochBasedTrainLoop in train_cfg',
     'IterBasedRunner': 'IterBasedTrainLoop in train_cfg',
@@ -46,8 +46,6 @@ REPLACED_PARTS = {
     'VOCMetric': 'CocoMetric',
 }
 """Part of MMDetection 2.x or 3.x -> its replacement; `docs/from_mmdet.md` has the same table."""
-
-_SCOPE = 'ghmdet'
 
 
 class UnknownPartError(KeyError):
@@ -134,91 +132,33 @@ def _near(name: str, names: dict[str, Any]) -> list[str]:
     return [name] if name in names else nearest(name, names, count=3, cutoff=0.65)
 
 
-MODELS = Registry(
-    'model', parent=root.MODELS, scope=_SCOPE, locations=['mmcv.cnn', 'ghmdet.models']
-)
-TASK_UTILS = Registry('task util', parent=root.TASK_UTILS, scope=_SCOPE, locations=['ghmdet.boxes'])
-DATASETS = Registry(
-    'dataset', parent=root.DATASETS, scope=_SCOPE, locations=['mmengine.dataset', 'ghmdet.datasets']
-)
-DATA_SAMPLERS = Registry(
-    'data sampler',
-    parent=root.DATA_SAMPLERS,
-    scope=_SCOPE,
-    locations=['mmengine.dataset', 'ghmdet.datasets'],
-)
-TRANSFORMS = Registry(
-    'transform',
-    parent=root.TRANSFORMS,
-    scope=_SCOPE,
-    locations=['mmcv.transforms', 'ghmdet.datasets'],
-)
-METRICS = Registry(
-    'metric',
-    parent=root.METRICS,
-    scope=_SCOPE,
-    locations=['mmengine.evaluator', 'ghmdet.evaluation'],
-)
-HOOKS = Registry(
-    'hook',
-    parent=root.HOOKS,
-    scope=_SCOPE,
-    locations=['mmengine.hooks', 'ghmdet.engine.runner', 'ghmdet.visualization'],
-)
-VISUALIZERS = Registry(
-    'visualizer', parent=root.VISUALIZERS, scope=_SCOPE, locations=['ghmdet.visualization']
-)
-LOOPS = Registry(
-    'loop',
-    parent=root.LOOPS,
-    scope=_SCOPE,
-    locations=['mmengine.runner', 'ghmdet.engine.loops', 'ghmdet.engine.val_loop'],
-)
+def _child_of(parent: _MMEngineRegistry, *locations: str) -> Registry:
+    """The modules at `locations` are imported when the registry is first used."""
+    return Registry(parent.name, parent=parent, scope='ghmdet', locations=list(locations))
 
-# Empty, but a scope that lacks a registry makes mmengine warn at every build.
-RUNNERS = Registry('runner', parent=root.RUNNERS, scope=_SCOPE)
-RUNNER_CONSTRUCTORS = Registry('runner constructor', parent=root.RUNNER_CONSTRUCTORS, scope=_SCOPE)
-STRATEGIES = Registry('strategy', parent=root.STRATEGIES, scope=_SCOPE)
-MODEL_WRAPPERS = Registry(
-    'model_wrapper', parent=root.MODEL_WRAPPERS, scope=_SCOPE, locations=['mmengine.model']
-)
-WEIGHT_INITIALIZERS = Registry(
-    'weight initializer',
-    parent=root.WEIGHT_INITIALIZERS,
-    scope=_SCOPE,
-    locations=['mmengine.model', 'ghmdet.checkpoint'],
-)
-OPTIMIZERS = Registry(
-    'optimizer', parent=root.OPTIMIZERS, scope=_SCOPE, locations=['mmengine.optim']
-)
-OPTIM_WRAPPERS = Registry(
-    'optim_wrapper',
-    parent=root.OPTIM_WRAPPERS,
-    scope=_SCOPE,
-    locations=['mmengine.optim', 'ghmdet.engine.amp'],
-)
-OPTIM_WRAPPER_CONSTRUCTORS = Registry(
-    'optimizer wrapper constructor',
-    parent=root.OPTIM_WRAPPER_CONSTRUCTORS,
-    scope=_SCOPE,
-    locations=['mmengine.optim'],
-)
-PARAM_SCHEDULERS = Registry(
-    'parameter scheduler',
-    parent=root.PARAM_SCHEDULERS,
-    scope=_SCOPE,
-    locations=['mmengine.optim'],
-)
-EVALUATOR = Registry(
-    'evaluator', parent=root.EVALUATOR, scope=_SCOPE, locations=['mmengine.evaluator']
-)
-VISBACKENDS = Registry(
-    'vis_backend', parent=root.VISBACKENDS, scope=_SCOPE, locations=['mmengine.visualization']
-)
-LOG_PROCESSORS = Registry(
-    'log_processor', parent=root.LOG_PROCESSORS, scope=_SCOPE, locations=['mmengine.runner']
-)
-INFERENCERS = Registry('inferencer', parent=root.INFERENCERS, scope=_SCOPE)
-FUNCTIONS = Registry(
-    'function', parent=root.FUNCTIONS, scope=_SCOPE, locations=['mmengine.dataset']
-)
+
+MODELS = _child_of(root.MODELS, 'mmcv.cnn', 'ghmdet.models')
+TASK_UTILS = _child_of(root.TASK_UTILS, 'ghmdet.boxes')
+DATASETS = _child_of(root.DATASETS, 'mmengine.dataset', 'ghmdet.datasets')
+DATA_SAMPLERS = _child_of(root.DATA_SAMPLERS, 'mmengine.dataset', 'ghmdet.datasets')
+TRANSFORMS = _child_of(root.TRANSFORMS, 'mmcv.transforms', 'ghmdet.datasets')
+METRICS = _child_of(root.METRICS, 'mmengine.evaluator', 'ghmdet.evaluation')
+HOOKS = _child_of(root.HOOKS, 'mmengine.hooks', 'ghmdet.engine.runner', 'ghmdet.visualization')
+VISUALIZERS = _child_of(root.VISUALIZERS, 'ghmdet.visualization')
+LOOPS = _child_of(root.LOOPS, 'mmengine.runner', 'ghmdet.engine.loops', 'ghmdet.engine.val_loop')
+WEIGHT_INITIALIZERS = _child_of(root.WEIGHT_INITIALIZERS, 'mmengine.model', 'ghmdet.checkpoint')
+OPTIM_WRAPPERS = _child_of(root.OPTIM_WRAPPERS, 'mmengine.optim', 'ghmdet.engine.amp')
+
+# Without parts of ghmdet, but a scope that lacks a registry makes mmengine warn at every build.
+RUNNERS = _child_of(root.RUNNERS)
+RUNNER_CONSTRUCTORS = _child_of(root.RUNNER_CONSTRUCTORS)
+STRATEGIES = _child_of(root.STRATEGIES)
+MODEL_WRAPPERS = _child_of(root.MODEL_WRAPPERS, 'mmengine.model')
+OPTIMIZERS = _child_of(root.OPTIMIZERS, 'mmengine.optim')
+OPTIM_WRAPPER_CONSTRUCTORS = _child_of(root.OPTIM_WRAPPER_CONSTRUCTORS, 'mmengine.optim')
+PARAM_SCHEDULERS = _child_of(root.PARAM_SCHEDULERS, 'mmengine.optim')
+EVALUATOR = _child_of(root.EVALUATOR, 'mmengine.evaluator')
+VISBACKENDS = _child_of(root.VISBACKENDS, 'mmengine.visualization')
+LOG_PROCESSORS = _child_of(root.LOG_PROCESSORS, 'mmengine.runner')
+INFERENCERS = _child_of(root.INFERENCERS)
+FUNCTIONS = _child_of(root.FUNCTIONS, 'mmengine.dataset')

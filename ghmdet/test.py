@@ -14,25 +14,13 @@ from ghmdet.config import arguments, cli
 from ghmdet.config.errors import name_the_key
 from ghmdet.registry import METRICS
 
-_TTA_META_KEYS = (
-    'img_id',
-    'img_path',
-    'ori_shape',
-    'img_shape',
-    'scale_factor',
-    'flip',
-    'flip_direction',
-)
-
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Evaluate a checkpoint.')
     parser.add_argument('config', help='config file, or the name of a config that ghmdet ships')
     parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument(
-        '--out', help='write the detections to this file: .json (COCO results) or .pkl'
-    )
+    parser.add_argument('--out', help='file for the detections: .json (COCO results) or .pkl')
     parser.add_argument(
         '--format-only',
         action='store_true',
@@ -54,11 +42,6 @@ def parse_args() -> argparse.Namespace:
         help='low precision: bfloat16 on the CPU and on CUDA cards that have it, else float16; '
         'scores, boxes and NMS stay float32',
     )
-    parser.add_argument(
-        '--compile',
-        action='store_true',
-        help='compile the network with torch.compile: takes minutes at the first start, less later',
-    )
     arguments.add_common_arguments(parser)
     args = parser.parse_args()
     if args.out is not None and not args.out.endswith(('.json', '.pkl', '.pickle')):
@@ -67,11 +50,7 @@ def parse_args() -> argparse.Namespace:
 
 
 def turn_on_drawing(cfg: Config, args: argparse.Namespace) -> None:
-    """Let the visualization hook show or save every image.
-
-    Raises:
-        RuntimeError: the config has no such hook.
-    """
+    """Let the visualization hook, which the config must have, show or save every image."""
     hook = cfg.default_hooks.get('visualization')
     if hook is None:
         raise RuntimeError(
@@ -90,19 +69,18 @@ def turn_on_tta(cfg: Config) -> None:
     """Wrap the model and the test pipeline for test-time augmentation."""
     if cfg.get('tta_model') is None:
         warnings.warn('no `tta_model` in the config: merging by NMS at 0.5, 100 boxes per image')
-        cfg.tta_model = dict(
-            type='DetTTAModel',
-            tta_cfg=dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100),
-        )
+        merging = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
+        cfg.tta_model = dict(type='DetTTAModel', tta_cfg=merging)
     dataset = cfg.test_dataloader.dataset
     while 'dataset' in dataset:
         dataset = dataset.dataset
     if cfg.get('tta_pipeline') is None:
         warnings.warn('no `tta_pipeline` in the config: merging the image and its mirror image')
         flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
-        pack = [dict(type='PackDetInputs', meta_keys=_TTA_META_KEYS)]
         cfg.tta_pipeline = copy.deepcopy(dataset.pipeline)
-        cfg.tta_pipeline[-1] = dict(type='TestTimeAug', transforms=[flips, pack])
+        cfg.tta_pipeline[-1] = dict(
+            type='TestTimeAug', transforms=[flips, [dict(type='PackDetInputs')]]
+        )
     dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 

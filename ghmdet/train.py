@@ -22,11 +22,6 @@ def parse_args() -> argparse.Namespace:
         'it, else float16 with loss scaling; weights, losses and boxes stay float32',
     )
     parser.add_argument(
-        '--compile',
-        action='store_true',
-        help='compile the network with torch.compile: takes minutes at the first start, less later',
-    )
-    parser.add_argument(
         '--auto-scale-lr',
         action='store_true',
         help='scale the learning rate by the batch of all processes / base_batch_size',
@@ -37,9 +32,7 @@ def parse_args() -> argparse.Namespace:
         const='auto',
         help='resume from this checkpoint; without a value from the newest in the work dir',
     )
-    parser.add_argument(
-        '--seed', type=int, help='random seed, in place of randomness.seed of the config'
-    )
+    parser.add_argument('--seed', type=int, help="random seed, in place of the config's")
     parser.add_argument(
         '--deterministic',
         action='store_true',

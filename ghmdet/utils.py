@@ -9,22 +9,9 @@ import warnings
 
 from mmengine.registry import DefaultScope
 
-from ghmdet import boxes, datasets, evaluation, losses, models, visualization
-from ghmdet.engine import amp, loops, runner, val_loop
-
-# Importing them registered what they define, and the loaders of checkpoints.
-__all__ = [
-    'amp',
-    'boxes',
-    'datasets',
-    'evaluation',
-    'loops',
-    'losses',
-    'models',
-    'runner',
-    'val_loop',
-    'visualization',
-]
+# Importing them registers all parts, and the loaders of checkpoints.
+from ghmdet import boxes, datasets, evaluation, losses, models, visualization  # noqa: F401
+from ghmdet.engine import amp, loops, runner, val_loop  # noqa: F401
 
 
 def register_all_modules(init_default_scope: bool = True) -> None:

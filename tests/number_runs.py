@@ -10,13 +10,14 @@ from uuid import uuid4
 import torch
 from mmengine.config import Config
 from mmengine.evaluator import BaseMetric
-from mmengine.logging import MMLogger
 from mmengine.model import BaseModel
 from mmengine.registry import DefaultScope
 from torch.utils.data import Dataset
 
 from ghmdet.engine import build_runner
 from ghmdet.registry import DATASETS, METRICS, MODELS
+
+NAN = math.nan
 
 
 @DATASETS.register_module(force=True)
@@ -106,17 +107,8 @@ def own_scope():
 def train(cfg):
     """Train; return the runner, which has what it logged as `lines`."""
     with own_scope():
-        return _train(cfg)
-
-
-def _train(cfg):
-    runner = build_runner(cfg)
-    lines = []
-    logger = MMLogger.get_current_instance()
-    logger.addFilter(lambda record: lines.append(record.getMessage()) or True)
-    runner.lines = lines
-    runner.train()
+        runner = build_runner(cfg)
+        runner.lines = []
+        runner.logger.addFilter(lambda record: runner.lines.append(record.getMessage()) or True)
+        runner.train()
     return runner
-
-
-NAN = math.nan

@@ -52,7 +52,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--workers', type=int, default=os.cpu_count() or 1, help='processes that decode images'
     )
-    parser.add_argument('--pictures', type=int, default=6, help='how many per kind of error')
+    parser.add_argument('--pictures', type=int, default=6, help='how many of each kind of error')
     add_cfg_options(parser)
     add_data_root(parser)
     add_debug_argument(parser)
@@ -103,8 +103,7 @@ def guess_folder(ann_file: Path, images: Sequence[ImageRecord]) -> str | None:
 def check_config(args: argparse.Namespace) -> Iterator[DatasetAudit]:
     """Check the datasets of a config; equal ones are checked once."""
     cfg = read_config(args.source)
-    if args.data_root is not None:
-        move_data(cfg, args.data_root)
+    move_data(cfg, args)
     merge_options(cfg, args.cfg_options)
     classes_error = ''
     try:
@@ -141,14 +140,8 @@ def simplify(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def check(args: argparse.Namespace, name: str, dataset: CocoDataset, **kwargs: Any) -> DatasetAudit:
     with show_progress(name) as progress:
-        return check_dataset(
-            dataset,
-            name,
-            workers=args.workers,
-            max_pictures=args.pictures,
-            progress=progress,
-            **kwargs,
-        )
+        kwargs |= dict(workers=args.workers, max_pictures=args.pictures, progress=progress)
+        return check_dataset(dataset, name, **kwargs)
 
 
 @contextlib.contextmanager

@@ -26,8 +26,8 @@ def fit_anchors(
 ) -> AnchorFit:
     """Find the best IoU of every box with any anchor on its image.
 
-    Of the anchors of one shape, the one with the nearest centre has the highest IoU, so only one
-    cell needs to be compared.
+    Of the anchors of one shape, the one with the nearest centre has the highest IoU: only one cell
+    is compared.
 
     Args:
         bboxes: (n, 4) x1 y1 x2 y2 in pixels of the network's input.

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from numbers import Real
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from ghmdet.argument_checks import check_integer, check_range, is_number
 from ghmdet.registry import TASK_UTILS
 
 
@@ -63,17 +63,12 @@ class AnchorGenerator:
         for name, values in (('scales', scales), ('base_sizes', base_sizes)):
             if values is not None:
                 _check_positive(name, values)
-        if octave:
+        if octave_base_scale is not None and scales_per_octave is not None:
             _check_positive('octave_base_scale', [octave_base_scale])
-            if not isinstance(scales_per_octave, int) or scales_per_octave < 1:
-                raise ValueError(
-                    'anchor_generator.scales_per_octave: expected an integer of at least 1, got '
-                    f'{scales_per_octave!r}'
-                )
-        if not _is_number(center_offset) or not 0 <= center_offset <= 1:
-            raise ValueError(
-                f'anchor_generator.center_offset must be in [0, 1], got {center_offset}'
-            )
+            check_integer('anchor_generator.scales_per_octave', scales_per_octave, 1)
+            steps = range(scales_per_octave)
+            scales = [octave_base_scale * 2 ** (i / scales_per_octave) for i in steps]
+        check_range('anchor_generator.center_offset', center_offset, 0, 1)
         self.strides = [(s, s) if isinstance(s, int) else (s[0], s[1]) for s in strides]
         self.base_sizes = [min(s) for s in self.strides] if base_sizes is None else list(base_sizes)
         if len(self.base_sizes) != len(self.strides):
@@ -81,10 +76,6 @@ class AnchorGenerator:
                 f'anchor_generator: {len(self.strides)} strides but '
                 f'{len(self.base_sizes)} base_sizes; set one per level'
             )
-        if scales is None and octave_base_scale is not None and scales_per_octave is not None:
-            scales = [
-                octave_base_scale * 2 ** (i / scales_per_octave) for i in range(scales_per_octave)
-            ]
         self.scales = torch.tensor(scales, dtype=torch.float32)
         self.ratios = torch.tensor(ratios, dtype=torch.float32)
         self.scale_major = scale_major
@@ -113,15 +104,8 @@ class AnchorGenerator:
             heights = (base_size * self.scales[:, None] * height_factors[None, :]).flatten()
         center = self.center_offset * base_size
         half_widths, half_heights = 0.5 * widths, 0.5 * heights
-        return torch.stack(
-            [
-                center - half_widths,
-                center - half_heights,
-                center + half_widths,
-                center + half_heights,
-            ],
-            dim=-1,
-        )
+        left, top = center - half_widths, center - half_heights
+        return torch.stack([left, top, center + half_widths, center + half_heights], dim=-1)
 
     def grid_priors(
         self,
@@ -188,16 +172,12 @@ class AnchorGenerator:
             )
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool)
-
-
 def _check_positive(name: str, values: Any, pairs: bool = False) -> None:
     """Raise a ValueError unless `values` are positive numbers or, if allowed, pairs."""
     flat = list(values) if isinstance(values, Iterable) and not isinstance(values, str) else []
     if pairs:
         flat = [v for value in flat for v in (value if isinstance(value, Sequence) else [value])]
-    if not flat or not all(_is_number(v) and 0 < v < math.inf for v in flat):
+    if not flat or not all(is_number(v) and 0 < v < math.inf for v in flat):
         raise ValueError(
-            f'anchor_generator.{name}: expected positive numbers, at least one, got {values!r}'
+            f'anchor_generator.{name} must be positive numbers, at least one, got {values!r}'
         )

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from ghmdet.argument_checks import is_number
 from ghmdet.registry import TASK_UTILS
 
 # Pairs of gt and prior compared at a time; bounds the memory for images with many objects.
@@ -60,22 +61,19 @@ class MaxIoUAssigner:
         ignore_iof_thr: float = -1,
         match_low_quality: bool = True,
     ) -> None:
-        pair: Any = neg_iou_thr if _is_pair(neg_iou_thr) else (0.0, neg_iou_thr)
+        is_pair = isinstance(neg_iou_thr, list | tuple) and len(neg_iou_thr) == 2
+        pair: Any = neg_iou_thr if is_pair else (0.0, neg_iou_thr)
         low, high = pair
-        thresholds = (low, high, pos_iou_thr, min_pos_iou)
-        if (
-            not all(map(_is_number, thresholds))
-            or not 0 <= low <= high <= pos_iou_thr <= 1
-            or not 0 <= min_pos_iou <= 1
-        ):
+        are_numbers = all(is_number(value, 0, 1) for value in (low, high, pos_iou_thr, min_pos_iou))
+        if not are_numbers or not low <= high <= pos_iou_thr:
             raise ValueError(
                 'train_cfg.assigner: expected 0 <= neg_iou_thr <= pos_iou_thr <= 1 and min_pos_iou '
                 f'in [0, 1], got neg_iou_thr={neg_iou_thr!r}, pos_iou_thr={pos_iou_thr!r}, '
                 f'min_pos_iou={min_pos_iou!r}'
             )
-        if not _is_number(ignore_iof_thr) or not ignore_iof_thr <= 1:
+        if not is_number(ignore_iof_thr, high=1):
             raise ValueError(
-                'train_cfg.assigner.ignore_iof_thr: expected a number in [0, 1], or -1 to turn it '
+                'train_cfg.assigner.ignore_iof_thr must be a number in [0, 1], or -1 to turn it '
                 f'off, got {ignore_iof_thr!r}'
             )
         self.pos_iou_thr = pos_iou_thr
@@ -167,14 +165,6 @@ class MaxIoUAssigner:
             none = torch.zeros(len(part), dtype=torch.int64, device=part.device)
             low_quality.append(none.scatter_reduce(0, inds, gts + 1, 'amax'))
         return low_quality
-
-
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool)
-
-
-def _is_pair(value: Any) -> bool:
-    return isinstance(value, Sequence) and not isinstance(value, str) and len(value) == 2
 
 
 def bbox_overlaps(bboxes1: Tensor, bboxes2: Tensor, mode: str = 'iou') -> Tensor:

@@ -8,6 +8,8 @@ from typing import Any
 from torch import Tensor
 from torchvision.ops import nms
 
+from ghmdet.argument_checks import check_range
+
 _NUMBERS = {  # of test_cfg, with the least and the largest value
     'nms_pre': (-1, float('inf')),
     'score_thr': (0, 1),
@@ -27,27 +29,16 @@ def check_test_cfg(test_cfg: Mapping[str, Any]) -> None:
         if key not in test_cfg:
             raise ValueError(f'model.test_cfg.{key} is needed, got only {sorted(test_cfg)}')
     for key, (low, high) in _NUMBERS.items():
-        if key in test_cfg and not _is_number(test_cfg[key], low, high):
-            raise ValueError(
-                f'model.test_cfg.{key}: expected a number in [{low}, {high}], got {test_cfg[key]!r}'
-            )
+        if key in test_cfg:
+            check_range(f'model.test_cfg.{key}', test_cfg[key], low, high)
     nms_cfg = test_cfg['nms']
     if not isinstance(nms_cfg, Mapping) or not set(nms_cfg) <= _NMS_KEYS:
         raise ValueError(
-            f"model.test_cfg.nms: expected a dict of {sorted(_NMS_KEYS)}, e.g. dict(type='nms', "
+            f"model.test_cfg.nms must be a dict of {sorted(_NMS_KEYS)}, e.g. dict(type='nms', "
             f'iou_threshold=0.5), got {nms_cfg!r}'
         )
-    if not _is_number(nms_cfg.get('iou_threshold'), 0, 1):
-        raise ValueError(
-            'model.test_cfg.nms.iou_threshold: expected a number in [0, 1], got '
-            f'{nms_cfg.get("iou_threshold")!r}'
-        )
+    check_range('model.test_cfg.nms.iou_threshold', nms_cfg.get('iou_threshold'), 0, 1)
     _check_nms_type(nms_cfg.get('type', 'nms'))
-
-
-def _is_number(value: Any, low: float, high: float) -> bool:
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and low <= value <= high
 
 
 def _check_nms_type(kind: Any) -> None:

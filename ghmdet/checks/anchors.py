@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -22,19 +22,15 @@ _SAME_SIZE = (
 )
 
 
-class UnknownTransformError(ValueError):
-    """A transform whose effect on the boxes is not known."""
-
-
 class SeenBoxes(NamedTuple):
-    """The boxes of n objects, crowd regions left out."""
+    """The boxes of n objects (crowd regions left out), the sizes and indices of their images."""
 
     bboxes: Tensor
     """float32 (n, 4) x1 y1 x2 y2 in pixels of the file."""
     image_wh: Tensor
-    """float32 (n, 2), size of the image in the file."""
+    """float32 (n, 2) in pixels of the file."""
     image_inds: Tensor
-    """int64 (n,), which image each lies in, counted from 0."""
+    """int64 (n,), counted from 0."""
 
 
 def warn_of_unmatched_boxes(
@@ -48,7 +44,7 @@ def warn_of_unmatched_boxes(
 
     Args:
         model: the detector, perhaps wrapped.
-        dataset: perhaps wrapped; its boxes are scaled as by `Resize` in its pipeline.
+        dataset: perhaps wrapped; its boxes are scaled as by its pipeline.
         max_share: largest share of unmatched boxes without a warning.
         max_images: how many images to look at, evenly spread.
         max_boxes: how many boxes of them to look at.
@@ -71,9 +67,7 @@ def warn_of_unmatched_boxes(
         )
 
 
-def _measure_ious(
-    detector: Any, datasets: Sequence[Any], max_images: int, max_boxes: int
-) -> Tensor:
+def _measure_ious(detector: Any, datasets: list[Any], max_images: int, max_boxes: int) -> Tensor:
     """IoU of each box (n,) with its best anchor."""
     generator = detector.bbox_head.prior_generator
     divisor = getattr(detector.data_preprocessor, 'pad_size_divisor', 1)
@@ -94,13 +88,7 @@ def spread(length: int, count: int) -> list[int]:
 
 
 def read_boxes(dataset: BaseDataset, indices: Iterable[int]) -> SeenBoxes:
-    """Collect the boxes of some images.
-
-    Args:
-        dataset: its `get_data_info` has `height`, `width` and `instances`, each with `bbox` and
-            perhaps `ignore_flag`.
-        indices: of the images.
-    """
+    """Collect the boxes of some images, by their indices; those to ignore are left out."""
     bboxes, sizes, image_inds = [], [], []
     for number, index in enumerate(indices):
         info = dataset.get_data_info(index)
@@ -129,33 +117,26 @@ def resize_boxes(
         The boxes (n, 4) in the network's input, and the size of it (n, 2).
 
     Raises:
-        UnknownTransformError: a transform is not known.
+        ValueError: it is not known what a transform does to the boxes.
     """
     size = boxes.image_wh
     for transform in transforms:
-        for resize, scales in _scales_of(transform):
-            targets = torch.tensor(scales, dtype=torch.float32)[boxes.image_inds % len(scales)]
-            size = _resize(size, targets, resize)
+        name = type(transform).__name__
+        if name == 'Resize' and transform.scale is not None:
+            resize, scales = transform, [transform.scale]
+        elif name == 'RandomChoiceResize':
+            resize = transform.resize
+            scales = [(s, s) if isinstance(s, int) else s for s in transform.scales]
+        elif name in _SAME_SIZE:
+            continue
+        else:
+            raise ValueError(
+                f'it is not known how {name}, a step of the training pipeline, changes the boxes'
+            )
+        targets = torch.tensor(scales, dtype=torch.float32)[boxes.image_inds % len(scales)]
+        if resize.keep_ratio:  # as mmcv rounds
+            ratios = torch.minimum(targets.amax(1) / size.amax(1), targets.amin(1) / size.amin(1))
+            targets = torch.floor(size * ratios[:, None] + 0.5)
+        size = targets
     factors = (size / boxes.image_wh).repeat(1, 2)
     return boxes.bboxes * factors, torch.ceil(size / divisor) * divisor
-
-
-def _scales_of(transform: Any) -> Iterator[tuple[Any, list[tuple[float, float]]]]:
-    """The resizing in a transform, if any, and the scales (w, h) that it chooses from."""
-    name = type(transform).__name__
-    if name == 'Resize' and transform.scale is not None:
-        yield transform, [tuple(transform.scale)]
-    elif name == 'RandomChoiceResize':
-        yield transform.resize, [(s, s) if isinstance(s, int) else s for s in transform.scales]
-    elif name not in _SAME_SIZE:
-        raise UnknownTransformError(
-            f'it is not known how {name}, a step of the training pipeline, changes the boxes'
-        )
-
-
-def _resize(size: Tensor, targets: Tensor, resize: Any) -> Tensor:
-    """Sizes (n, 2) after mmcv's Resize to `targets` (n, 2), both (w, h)."""
-    if not resize.keep_ratio:
-        return targets
-    factors = torch.minimum(targets.amax(1) / size.amax(1), targets.amin(1) / size.amin(1))
-    return torch.floor(size * factors[:, None] + 0.5)

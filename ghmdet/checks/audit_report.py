@@ -13,6 +13,7 @@ import numpy as np
 from ghmdet.checks.dataset_audit import DatasetAudit, Finding, Picture
 from ghmdet.datasets.image_file import ImageError, read_image
 
+_SHOWN = 100  # texts per kind of finding
 _SIDE = 640  # longest of a picture
 _COLOR = (0, 0, 255)
 _STYLE = (
@@ -22,18 +23,12 @@ _STYLE = (
 )
 
 
-def write_report(audits: Sequence[DatasetAudit], out: Path, shown: int = 100) -> None:
-    """Write `report.txt`, `report.html` and `pictures/` into a folder.
-
-    Args:
-        audits: one per dataset.
-        out: the folder, created if it does not exist; other files in it are kept.
-        shown: how many texts per kind of finding to write.
-    """
+def write_report(audits: Sequence[DatasetAudit], out: Path) -> None:
+    """Write `report.txt`, `report.html` and `pictures/` into a folder, which need not exist."""
     (out / 'pictures').mkdir(parents=True, exist_ok=True)
-    text = '\n'.join(list_findings(audit, shown) + _list_statistics(audit) for audit in audits)
+    text = '\n'.join(list_findings(audit, _SHOWN) + _list_statistics(audit) for audit in audits)
     page = f'<!doctype html><meta charset="utf-8"><title>Data check</title><style>{_STYLE}</style>'
-    page += ''.join(_make_html(audit, number, out, shown) for number, audit in enumerate(audits))
+    page += ''.join(_make_html(audit, number, out) for number, audit in enumerate(audits))
     for name, content in (('report.txt', text), ('report.html', page)):
         (out / name).write_text(content, encoding='utf-8', errors='backslashreplace')
 
@@ -95,7 +90,7 @@ def draw_picture(picture: Picture) -> np.ndarray:
     return image
 
 
-def _make_html(audit: DatasetAudit, number: int, out: Path, shown: int) -> str:
+def _make_html(audit: DatasetAudit, number: int, out: Path) -> str:
     def quote(text: object) -> str:
         return html.escape(str(text).encode(errors='backslashreplace').decode())
 
@@ -104,8 +99,8 @@ def _make_html(audit: DatasetAudit, number: int, out: Path, shown: int) -> str:
     for index, finding in enumerate(audit.findings):
         title = quote(_title(finding))
         parts.append(f'<h2 class="{title.partition(":")[0]}">{title}</h2>')
-        parts.append(f'<details open><summary>{min(shown, len(finding.texts))} shown</summary><ul>')
-        parts += [f'<li>{quote(text)}</li>' for text in finding.texts[:shown]]
+        parts.append(f'<details open><summary>{len(finding.texts[:_SHOWN])} shown</summary><ul>')
+        parts += [f'<li>{quote(text)}</li>' for text in finding.texts[:_SHOWN]]
         parts.append('</ul></details>')
         for place, picture in enumerate(finding.pictures):
             code = cv2.imencode('.jpg', draw_picture(picture))[1].tobytes()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,12 +17,12 @@ from mmengine.utils import is_abs
 
 from ghmdet.checkpoint.key_maps import channels_per_anchor, strip_wrappers
 from ghmdet.checkpoint.weights import class_names, compare_classes
-from ghmdet.coco.classes import read_categories
+from ghmdet.coco.classes import COCO_CLASSES, read_categories, suggest_name
 from ghmdet.config.data_root import find_datasets
-from ghmdet.messages import list_items, nearest
+from ghmdet.messages import list_items
 from ghmdet.registry import DATASETS, METRICS
 
-_SPLITS = ('train', 'val', 'test')
+_FILE_ARGUMENTS = ('ann_file', 'data_root', 'backend_args', 'test_mode')
 _INHERITED = 80  # `num_classes` of the shipped base config, which the user need not have chosen
 
 
@@ -63,21 +64,20 @@ def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> st
         ValueError: the names, their order or their number disagree. One message names the key of
             each dataset, its classes in the config and the categories of its file.
     """
-    ours = DATASETS.get('CocoDataset')
     if cfg.get('default_scope') == 'mmdet':  # kept by convert_mmdet_config for MMDetection
         return None
     parts = sorted(find_datasets(cfg), key=lambda item: _split(item[0]) not in splits)
     sources = [
-        _Source(key, part, check_class_names(key, part))
+        _Source(key, part, _read_class_names(key, part))
         for key, part in parts
-        if is_ours(part, DATASETS, 'CocoDataset') or is_ours(part, DATASETS, 'ImageFolder')
+        if is_ours(part, DATASETS, 'CocoDataset', 'ImageFolder')
     ]
-    if not sources:
-        return None
     for source in sources:
         if _split(source.key) in splits and source.cfg.get('ann_file'):
-            _read_categories(source)
-    chosen = _choose(cfg, sources, splits, ours.METAINFO['classes'], len(parts))
+            arguments = {key: source.cfg[key] for key in _FILE_ARGUMENTS if key in source.cfg}
+            with suppress(FileNotFoundError):  # the dataset raises it too, if it is built
+                source.ann_file, source.categories = read_categories(**arguments)
+    chosen = _choose(cfg, sources, splits, others=len(sources) < len(parts))
     if chosen is None:
         return None
     names, kind, origin = chosen
@@ -105,7 +105,7 @@ def take_checkpoint_classes(cfg: Config, checkpoint: Mapping[str, Any]) -> None:
         checkpoint: as loaded.
     """
     names, head = class_names(checkpoint), _head(cfg)
-    given = any(check_class_names(key, part) for key, part in find_datasets(cfg))
+    given = any(_read_class_names(key, part) for key, part in find_datasets(cfg))
     if not names or head is None or given or not _is_free(head, 'checkpoint'):
         return
     shape = channels_per_anchor(strip_wrappers(checkpoint.get('state_dict', checkpoint), {}))
@@ -113,12 +113,12 @@ def take_checkpoint_classes(cfg: Config, checkpoint: Mapping[str, Any]) -> None:
         head.num_classes = len(names)
 
 
-def is_ours(part: Mapping[str, Any], registry: Registry, name: str) -> bool:
-    """Whether `type` means ghmdet's class of that name, not a subclass or another package's."""
+def is_ours(part: Mapping[str, Any], registry: Registry, *names: str) -> bool:
+    """Whether `type` means one of these classes of ghmdet, not a subclass or another package's."""
     kind = part.get('type')
     if isinstance(kind, str):
         kind = registry.get(kind) if kind in registry else None
-    return kind is registry.get(name)
+    return kind in [registry.get(name) for name in names]
 
 
 def _split(key: str) -> str:
@@ -135,16 +135,11 @@ def _is_free(head: ConfigDict, kind: str) -> bool:
     return kind in ('checkpoint', 'file') and head.get('num_classes', _INHERITED) == _INHERITED
 
 
-def check_class_names(key: str, dataset: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return the class names in the config of a dataset, None if it has none.
-
-    Args:
-        key: of the dataset in the config, for messages.
-        dataset: its `metainfo.classes` are a list or tuple of names in the order of the labels, or
-            the path of a file with one name per line.
+def _read_class_names(key: str, dataset: Mapping[str, Any]) -> tuple[str, ...] | None:
+    """Return `metainfo.classes` of a dataset: None, names, or those in a file, one per line.
 
     Raises:
-        ValueError: the classes are something else, empty, or name a class twice.
+        ValueError: they are something else, empty, or name a class twice.
     """
     key, classes = f'{key}.metainfo.classes', (dataset.get('metainfo') or {}).get('classes')
     if classes is None:
@@ -166,43 +161,27 @@ def check_class_names(key: str, dataset: Mapping[str, Any]) -> tuple[str, ...] |
     return tuple(classes)
 
 
-def _read_categories(source: _Source) -> None:
-    try:
-        source.ann_file, source.categories = read_categories(
-            source.cfg.get('ann_file', ''),
-            source.cfg.get('data_root', ''),
-            source.cfg.get('backend_args'),
-            test_mode=source.cfg.get('test_mode', False),
-        )
-    except FileNotFoundError:  # the dataset raises it too, if it is built
-        source.categories = None
-
-
 def _choose(
-    cfg: Config,
-    sources: Sequence[_Source],
-    splits: Sequence[str],
-    coco: tuple[str, ...],
-    num_datasets: int,
+    cfg: Config, sources: Sequence[_Source], splits: Sequence[str], others: bool
 ) -> tuple[tuple[str, ...], str, str] | None:
-    """Return the classes, the kind of their source (config, COCO, checkpoint, file), its name."""
-    trained = 'train' in splits
-    first = next((source.given for source in sources if source.given), None)
-    of_config = first and (first, 'config', 'metainfo.classes')
-    of_coco = coco, 'COCO', "COCO's 80 classes"
-    if of_config and (trained or any(s.given for s in sources if _split(s.key) in splits)):
-        return of_config
-    if not trained and cfg.get('load_from'):
+    """Return the classes, the kind of their source (config, COCO, checkpoint, file), its name.
+
+    `sources` begin with those of `splits`; `others` says whether there are datasets of other types.
+    """
+    given = next((source for source in sources if source.given), None)
+    of_coco = COCO_CLASSES, 'COCO', "COCO's 80 classes"
+    config_first = 'train' in splits or (given and _split(given.key) in splits)
+    if sources and not config_first and cfg.get('load_from'):
         names = class_names(CheckpointLoader.load_checkpoint(cfg.load_from, 'meta', 'silent'))
         if names:
-            differ = compare_classes(names, coco)
+            differ = compare_classes(names, COCO_CLASSES)
             return (names, 'checkpoint', cfg.load_from) if differ else of_coco
-    if of_config:
-        return of_config
+    if given:
+        return given.given or (), 'config', 'metainfo.classes'
     file = next((source for source in sources if source.categories), None)
-    if file is None or len(sources) < num_datasets:  # another dataset may have its own classes
+    if file is None or others:  # which may have their own classes
         return None
-    if set(coco) <= set(file.categories or ()):
+    if set(COCO_CLASSES) <= set(file.categories or ()):
         return of_coco
     return tuple(dict.fromkeys(file.categories or ())), 'file', file.ann_file
 
@@ -220,7 +199,7 @@ def _find_errors(source: _Source, names: tuple[str, ...], kind: str, origin: str
         return errors
     missing = [name for name in source.given or names if name not in source.categories]
     if missing:
-        hints = list_items([_suggest(name, source.categories) for name in missing], 10)
+        hints = list_items([suggest_name(name, source.categories) for name in missing], 10)
         errors.append(
             f'{source.key}: of {origin}, {len(missing)} of {len(names)} are not among the '
             f'categories of {source.ann_file}: {hints}'
@@ -235,17 +214,8 @@ def _find_errors(source: _Source, names: tuple[str, ...], kind: str, origin: str
     return errors
 
 
-def _suggest(name: str, known: Sequence[str]) -> str:
-    near = nearest(name, known, count=1, cutoff=0.6)
-    return f'{name!r} (did you mean {near[0]!r}?)' if near else repr(name)
-
-
 def _apply(
-    sources: Sequence[_Source],
-    names: tuple[str, ...],
-    kind: str,
-    origin: str,
-    head: ConfigDict | None,
+    sources: Sequence[_Source], names: tuple[str, ...], kind: str, origin: str, head: Any
 ) -> str | None:
     """Write the classes where the config has none, and describe this for the log."""
     for source in sources:

@@ -48,6 +48,8 @@ class DatasetAudit:
 
     name: str
     ann_file: str
+    max_pictures: int = 6
+    """Per finding."""
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     statistics: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
@@ -55,7 +57,7 @@ class DatasetAudit:
     def add(
         self, kind: str, texts: Sequence[str], count: int = 0, is_error: bool = True
     ) -> Finding:
-        """Add a finding; nothing is added, only returned, if there are no texts."""
+        """Return a finding, which is added if there are texts."""
         finding = Finding(kind, is_error, count or len(texts), list(texts[:_KEPT]))
         if texts:
             self.findings.append(finding)
@@ -85,10 +87,10 @@ def check_dataset(
         entries: of its annotation file from `read_valid_entries`, if that was read before.
         decode: whether to check the images.
         workers: processes that decode images; 0 decodes in this process.
-        max_pictures: how many pictures to draw per kind of box.
+        max_pictures: how many pictures of each kind of box error.
         progress: called with the numbers of images that are done and of all.
     """
-    audit = DatasetAudit(name, dataset.ann_file)
+    audit = DatasetAudit(name, dataset.ann_file, max_pictures)
     try:
         records, faults = entries or read_valid_entries(
             dataset.ann_file, dataset.backend_args, not dataset.test_mode
@@ -106,7 +108,7 @@ def check_dataset(
         except (OSError, ValueError) as error:
             audit.add('dataset', [str(error)])
     folder = dataset.data_prefix['img']
-    _report_boxes(audit, boxes, records, folder, max_pictures)
+    _report_boxes(audit, boxes, records, folder)
     names = Counter(image.file_name for image in records.images)
     repeated = [f'{name!r} is the file of {n} images' for name, n in names.items() if n > 1]
     audit.add('file name', repeated, is_error=False)
@@ -116,7 +118,7 @@ def check_dataset(
         for index, result in decode_images(jobs, workers):
             results[index] = result
             progress(len(results), len(jobs))
-        _report_images(audit, results, boxes, records, folder, max_pictures)
+        _report_images(audit, results, boxes, records, folder)
     else:
         audit.notes.append(f'images were not checked: {"remote" if decode else "no folder"}')
     audit.statistics = count_statistics(records, boxes, labels)
@@ -138,18 +140,19 @@ def read_valid_entries(
     except ValueError as error:
         reason = error
         data = load_json(ann_file, backend_args)
-    faults = Faults(limit=_KEPT)
+    if not isinstance(data, dict):
+        raise reason
+    faults, found = Faults(limit=_KEPT), Faults(limit=_KEPT)
     for section in _SECTIONS:
-        entries = data.get(section) if isinstance(data, dict) else None
+        entries = data.get(section)
         find_type_faults(faults, section, entries if isinstance(entries, list) else ())
     data = _remove(data, faults)
     records = convert_records(data, ann_file)
-    found = Faults(limit=_KEPT)
     find_record_faults(found, records)
-    if not (faults.count or found.count):  # a whole list is missing
-        raise reason
     faults.texts += found.texts
     faults.count += found.count
+    if not faults.count:  # a whole list is missing
+        raise reason
     while found.count:  # without an image, its annotations are broken too
         data = _remove(data, found)
         records, found = convert_records(data, ann_file), Faults()
@@ -158,11 +161,9 @@ def read_valid_entries(
 
 
 def _remove(data: Any, faults: Faults) -> Any:
-    if not faults.count:
-        return data
     return data | {
-        section: [entry for index, entry in enumerate(data[section]) if index not in places]
-        for section, places in faults.indices.items()
+        section: [entry for index, entry in enumerate(data[section]) if index not in broken]
+        for section, broken in faults.indices.items()
     }
 
 
@@ -205,9 +206,7 @@ def _find_labels(dataset: CocoDataset, records: CocoRecords, audit: DatasetAudit
     return {id_: label for label, id_ in enumerate(ids)}
 
 
-def _report_boxes(
-    audit: DatasetAudit, boxes: BoxCheck, records: CocoRecords, folder: str, max_pictures: int
-) -> None:
+def _report_boxes(audit: DatasetAudit, boxes: BoxCheck, records: CocoRecords, folder: str) -> None:
     kinds = {f'box skipped, {reason}': boxes.indices_of(reason) for reason in DEFECTS}
     kinds['box used, more than a pixel beyond the image'] = np.flatnonzero(boxes.beyond)
     for kind, indices in kinds.items():
@@ -215,7 +214,7 @@ def _report_boxes(
         finding = audit.add(kind, texts, len(indices), is_error=False)
         finding.pictures = [
             _make_picture(records, folder, boxes.owner[index], [index], text)
-            for index, text in zip(indices[:max_pictures].tolist(), texts, strict=False)
+            for index, text in zip(indices[: audit.max_pictures].tolist(), texts, strict=False)
         ]
 
 
@@ -237,13 +236,12 @@ def _list_jobs(
     names = [str(image.file_name) for image in records.images]
     outside = set() if dataset.allow_outside else set(find_outside_names(names, folder))
     audit.add('file name that leads out of the image folder', sorted(map(repr, outside)))
-    pictures = {
-        i: _make_picture(records, folder, i) for i, n in enumerate(names) if n not in outside
-    }
-    return {
-        index: ImageJob(picture.path, picture.size_wh, loader.color_type, loader.max_pixels)
-        for index, picture in pictures.items()
-    }
+    jobs = {}
+    for index, name in enumerate(names):
+        if name not in outside:
+            picture = _make_picture(records, folder, index)
+            jobs[index] = ImageJob(*picture[:2], loader.color_type, loader.max_pixels)
+    return jobs
 
 
 def _report_images(
@@ -252,7 +250,6 @@ def _report_images(
     boxes: BoxCheck,
     records: CocoRecords,
     folder: str,
-    max_pictures: int,
 ) -> None:
     errors = {
         index: f'{result.error} (image id {records.images[index].id!r})'
@@ -261,7 +258,7 @@ def _report_images(
     }
     finding = audit.add('image file', list(errors.values()))
     mismatched = [index for index, text in errors.items() if 'file says' in text]  # another size
-    for index in mismatched[:max_pictures]:
+    for index in mismatched[: audit.max_pictures]:
         of_image = boxes.used[boxes.owner[boxes.used] == index][:50].tolist()
         finding.pictures.append(_make_picture(records, folder, index, of_image, errors[index]))
     if rotated := sum(result.rotated for result in results.values()):

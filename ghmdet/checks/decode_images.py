@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from itertools import chain
 from multiprocessing import get_all_start_methods, get_context
 from typing import NamedTuple
 
@@ -41,20 +40,20 @@ def decode_images(jobs: Mapping[int, ImageJob], workers: int) -> Iterator[tuple[
     if not workers:
         yield from ((key, _decode(job)) for key, job in jobs.items())
         return
-    keys, lost = list(jobs), list[list[int]]()
+    keys, lost = list(jobs), list[int]()
     chunks = [keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK)]
     yield from _decode_chunks(jobs, chunks, workers, lost)
-    for key in chain(*lost):  # decoded one by one to find the image that stops the process
-        alone = list[list[int]]()
+    for key in lost:  # decoded one by one to find the image that stops the process
+        alone = list[int]()
         yield from _decode_chunks(jobs, [[key]], 1, alone)
         if alone:
             yield key, DecodeResult(f'image {jobs[key].path} kills the process that decodes it')
 
 
 def _decode_chunks(
-    jobs: Mapping[int, ImageJob], chunks: Iterable[list[int]], workers: int, lost: list[list[int]]
+    jobs: Mapping[int, ImageJob], chunks: Iterable[list[int]], workers: int, lost: list[int]
 ) -> Iterator[tuple[int, DecodeResult]]:
-    """Decode chunks of images; those whose process died are appended to `lost`."""
+    """Decode chunks of images; the keys of those whose process died are appended to `lost`."""
     context = get_context(_START_METHOD)
     context.set_forkserver_preload([__name__])
     pool = ProcessPoolExecutor(workers, mp_context=context)
@@ -64,12 +63,12 @@ def _decode_chunks(
             try:
                 futures[pool.submit(_decode_all, [jobs[key] for key in chunk])] = chunk
             except BrokenProcessPool:
-                lost.append(chunk)
+                lost += chunk
         for future in as_completed(futures):
             try:
                 yield from zip(futures[future], future.result(), strict=True)
             except BrokenProcessPool:
-                lost.append(futures[future])
+                lost += futures[future]
     finally:
         pool.shutdown(cancel_futures=True)
 

@@ -14,38 +14,28 @@ from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
 from ghmdet.config.origins import origins_of
+from ghmdet.config.parts import value_at
 from ghmdet.config.shipped import config_path
 
 _BASE = 'auto_scale_lr.base_batch_size'
-_RATE = 'optim_wrapper.optimizer.lr'
+_OPTIMIZER = 'optim_wrapper.optimizer'
 
 
 class Batch(NamedTuple):
-    """Total batch size: the images of one step of the optimizer."""
+    """Of one step of the optimizer: processes, images per process, batches of each."""
 
     processes: int
     images: int
-    """In a batch of one process."""
     accumulated: int
-    """Batches of one process."""
 
     @property
     def total(self) -> int:
-        """Of all processes."""
+        """The total batch size."""
         return self.processes * self.images * self.accumulated
 
 
-class Reference(NamedTuple):
-    """A learning rate and the total batch size that it was chosen for."""
-
-    rate: float
-    images: float
-    origin: str
-    """The file that sets both; '' if they are those of the config."""
-
-
 def step_batch(runner: Runner, wrapper: OptimWrapper) -> Batch:
-    """Return the total batch size; the train loop must be built."""
+    """Return the total batch size and its factors; the train loop must be built."""
     loader = runner.train_dataloader
     size = getattr(loader.batch_sampler, 'batch_size', None) or loader.batch_size or 1
     return Batch(runner.world_size, size, getattr(wrapper, '_accumulative_counts', 1))
@@ -70,16 +60,15 @@ def check_auto_scale_lr(settings: Any, wanted_by: str) -> None:
         ValueError: a key is missing, or `base_batch_size` is not a positive number.
     """
     settings = settings or {}
-    missing = [key for key in ('enable', 'base_batch_size') if key not in settings]
     example = (
         'e.g. auto_scale_lr=dict(enable=False, base_batch_size=16) for a learning rate chosen for '
         'a total batch size of 16'
     )
-    if missing:
-        raise ValueError(
-            f'{wanted_by} needs {" and ".join(f"auto_scale_lr.{key}" for key in missing)} in the '
-            f'config, {example}'
-        )
+    needed = [
+        f'auto_scale_lr.{key}' for key in ('enable', 'base_batch_size') if key not in settings
+    ]
+    if needed:
+        raise ValueError(f'{wanted_by} needs {" and ".join(needed)} in the config, {example}')
     base = settings['base_batch_size']
     if isinstance(base, bool) or not isinstance(base, int | float) or not 0 < base < float('inf'):
         raise ValueError(
@@ -87,7 +76,7 @@ def check_auto_scale_lr(settings: Any, wanted_by: str) -> None:
         )
 
 
-def find_reference(cfg: Config, rate: float) -> Reference | None:
+def find_reference(cfg: Config, rate: float) -> tuple[float, float, str] | None:
     """Return a learning rate and the total batch size that it was chosen for.
 
     If a config inherits `base_batch_size` but sets its own learning rate, the two do not belong
@@ -98,6 +87,7 @@ def find_reference(cfg: Config, rate: float) -> Reference | None:
         rate: learning rate of the optimizer as configured.
 
     Returns:
+        Learning rate, batch size, and the file that sets both ('' if they are those of the config);
         None if the config has no valid `base_batch_size`.
     """
     base: Any = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
@@ -105,21 +95,13 @@ def find_reference(cfg: Config, rate: float) -> Reference | None:
         check_auto_scale_lr(dict(enable=False, base_batch_size=base), '')
     except ValueError:
         return None
-    origin = _origin_of_base(cfg)
-    if origin is not None:
-        source = Config.fromfile(config_path(origin) if '::' in origin else origin)
-        same_kind = _optimizer(source).get('type') == _optimizer(cfg).get('type')
-        rate_there = _optimizer(source).get('lr')
-        if same_kind and isinstance(rate_there, float | int) and rate_there != rate:
-            return Reference(rate_there, base, origin)
-    return Reference(rate, base, '')
-
-
-def _optimizer(cfg: Config) -> dict[str, Any]:
-    return (cfg.get('optim_wrapper') or {}).get('optimizer') or {}
-
-
-def _origin_of_base(cfg: Config) -> str | None:
-    """The file that sets `base_batch_size`, unless that was changed since the files were read."""
+    # '' if it was changed since the files were read
     files = {key: file for key, _, file in origins_of(cfg).list_leaves(cfg, otherwise='')}
-    return files.get(_BASE) or None
+    if file := files.get(_BASE):
+        source = Config.fromfile(config_path(file) if '::' in file else file)
+        here, there = (value_at(part.to_dict(), _OPTIMIZER) or {} for part in (cfg, source))
+        rate_there = there.get('lr')
+        same_kind = here.get('type') == there.get('type')
+        if same_kind and isinstance(rate_there, float | int) and rate_there != rate:
+            return rate_there, base, file
+    return rate, base, ''

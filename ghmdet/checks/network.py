@@ -51,17 +51,16 @@ def _check_channels(
     if expected is None:
         return
     wanted = list(expected) if isinstance(expected, Sequence) else [expected] * len(given)
-    if wanted != given and not isinstance(expected, Sequence) and len(set(given)) > 1:
-        raise ConfigError(
-            f'model.{part}.in_channels={expected}, but model.{source} returns maps of {given} '
-            'channels: add a model.neck, e.g. an FPN, that makes them equal'
-        )
-    if wanted != given:
-        new = given if isinstance(expected, Sequence) else given[0]
-        raise ConfigError(
-            f'model.{part}.in_channels={expected}, but model.{source} returns maps of {given} '
-            f'channels: set model.{part}.in_channels={new}, or change model.{source}'
-        )
+    if wanted == given:
+        return
+    new = given if isinstance(expected, Sequence) else given[0]
+    advice = f'set model.{part}.in_channels={new}, or change model.{source}'
+    if not isinstance(expected, Sequence) and len(set(given)) > 1:
+        advice = 'add a model.neck, e.g. an FPN, that makes them equal'
+    raise ConfigError(
+        f'model.{part}.in_channels={expected}, but model.{source} returns maps of {given} '
+        f'channels: {advice}'
+    )
 
 
 def _check_strides(side: int, strides: Sequence[int], feats: Sequence[Tensor], source: str) -> None:

@@ -51,11 +51,11 @@ class StartCheckHook(Hook):
                 another annotation file than its dataset, or `save_best` is unknown.
             ConfigError: a pipeline fails, or an argument of `CheckpointHook` is unknown.
         """
-        loops: dict[str, Any] = {}
-        for split in ('train', 'val', 'test'):
-            loop = getattr(runner, f'_{split}_loop', None)
-            if hasattr(loop, 'dataloader'):  # it is built, and no longer a config
-                loops[split] = loop
+        loops: dict[str, Any] = {
+            split: loop
+            for split in ('train', 'val', 'test')
+            if hasattr(loop := getattr(runner, f'_{split}_loop', None), 'dataloader')  # is built
+        }
         classes = {
             key: names
             for split, loop in loops.items()

@@ -24,6 +24,7 @@ from ghmdet.registry import HOOKS
 from ghmdet.version import __version__
 
 _MAX_RATIO = 2  # of the learning rate to that of the linear rule, or the inverse, without a warning
+_SHOWN = ('momentum', 'betas', 'weight_decay')  # settings of the optimizer
 _PACKAGE_FOLDER = Path(__file__).resolve().parents[1]
 # What a schedule saves that is no setting.
 _STATE = ('last_step', 'base_values', 'verbose', 'best', 'num_bad_epochs', 'cooldown_counter')
@@ -33,12 +34,9 @@ _STATE = ('last_step', 'base_values', 'verbose', 'best', 'num_bad_epochs', 'cool
 class StartReportHook(Hook):
     """Log batch size, learning rate, data, model and files when a training begins.
 
-    Warns if
-
-    - a resumed checkpoint replaces settings of the config, those of optimizer and schedules;
-    - the learning rate differs by more than a factor of 2 from what the linear rule gives for the
-      total batch size (see `find_reference`), and was not scaled;
-    - too many boxes have no anchor that fits them (see `warn_of_unmatched_boxes`).
+    Warns if a resumed checkpoint replaces settings of optimizer or schedules, if the learning rate
+    is more than a factor of 2 from the linear rule (see `find_reference`) and was not scaled, and
+    if too many boxes have no anchor that fits them (see `warn_of_unmatched_boxes`).
 
     Args:
         max_unmatched_share: largest share of boxes without a fitting anchor and without a warning.
@@ -72,42 +70,42 @@ class StartReportHook(Hook):
         """Log."""
         resumed = f', resumed after iteration {runner.iter}' if runner.iter else ''
         lines: list[tuple[str, str]] = []
-        warnings: list[str] = []
         for name, wrapper in wrappers_of(runner):
             if isinstance(wrapper, OptimWrapper):
-                lines += self._describe_optimizer(runner, name, wrapper, warnings)
+                prefix = f'{name}: ' if name else ''
+                described = self._describe_optimizer(runner, name, wrapper)
+                lines += [(f'{prefix}{title}', text) for title, text in described]
         lines += [*_describe_model(runner), *_describe_data(runner), *_describe_files(runner)]
         width = max(len(title) for title, _ in lines)
         block = '\n'.join(f'  {title:{width}}  {text}' for title, text in lines)
         runner.logger.info(f'Training begins{resumed}:\n{block}')
-        for warning in warnings:
-            runner.logger.warning(warning)
         warn_of_unmatched_boxes(runner.model, runner.train_dataloader.dataset, *self.anchor_limits)
 
     def _describe_optimizer(
-        self, runner: Runner, name: str, wrapper: OptimWrapper, warnings: list[str]
-    ) -> list[tuple[str, str]]:
+        self, runner: Runner, name: str, wrapper: OptimWrapper
+    ) -> Iterator[tuple[str, str]]:
         batch, optimizer = step_batch(runner, wrapper), wrapper.optimizer
-        rates = _rates(optimizer.param_groups)
+        yield (
+            'total batch size',
+            f'{batch.total} = {batch.processes} x {batch.images} x {batch.accumulated} '
+            '(processes x batch_size x accumulative_counts)',
+        )
+        rates, defaults = _rates(optimizer.param_groups), optimizer.defaults
         planned = self._planned.get(name, rates)
         source = f' from {self._source}' if planned != rates else ''
-        lines = {
-            'total batch size': f'{batch.total} = {_count(batch.processes, "process", "processes")}'
-            f' x {_count(batch.images, "image")} x {batch.accumulated} accumulated',
-            'learning rate': f'{_describe_rates(rates)}{source}, {_describe_settings(optimizer)}',
-        }
-        configured = optimizer.defaults.get('lr')
+        shown = {key: defaults[key] for key in _SHOWN if key in defaults}
+        settings = f'{type(optimizer).__name__} {_pairs(shown)}'
+        yield 'learning rate', f'{_describe_rates(rates)}{source}, {settings}'
+        configured = defaults.get('lr')
         if isinstance(configured, float | int):
             # The groups may have factors of their own, and all were scaled by auto_scale_lr.
             used = configured * (rates[0] / planned[0] if planned[0] else 1.0)
-            rule = _describe_rule(runner, configured, used, batch.total, warnings)
-            lines['linear rule'] = rule
-        lines['gradient clipping'] = _pairs(wrapper.clip_grad_kwargs or {}) or 'off'
+            yield 'linear rule', _apply_rule(runner, configured, used, batch.total)
+        yield 'gradient clipping', _pairs(wrapper.clip_grad_kwargs or {}) or 'off'
         dtype = str(getattr(wrapper, 'cast_dtype', None) or 'float32').removeprefix('torch.')
         scaler = getattr(wrapper, 'loss_scaler', None)
         scaled = ', loss scaled' if scaler is not None and scaler.is_enabled() else ''
-        lines['precision'] = dtype + (f', weights float32{scaled}' if scaler else '')
-        return [(f'{name}: {title}' if name else title, text) for title, text in lines.items()]
+        yield 'precision', dtype + (f', weights float32{scaled}' if scaler else '')
 
 
 def _rates(groups: list[dict]) -> list[float]:
@@ -120,27 +118,25 @@ def _describe_rates(rates: list[float]) -> str:
     text = ', '.join(f'{rate:g}' for rate in different)
     if len(different) > 3:
         text = f'{different[0]:g} to {different[-1]:g}'
-    return f'{text} in {_count(len(rates), "group")}' if len(different) > 1 else text
+    return f'{text} in {len(rates)} groups' if len(different) > 1 else text
 
 
-def _describe_rule(
-    runner: Runner, configured: float, used: float, total: int, warnings: list[str]
-) -> str:
-    """What the linear rule gives, and a warning where the learning rate is far from it."""
+def _apply_rule(runner: Runner, configured: float, used: float, total: int) -> str:
+    """Describe what the linear rule gives, and warn if the learning rate is far from it."""
     reference = find_reference(runner.cfg, configured)
     if reference is None:
         return 'unknown, the config has no auto_scale_lr.base_batch_size'
-    rate = reference.rate * total / reference.images
-    source = f' ({reference.origin})' if reference.origin else ''
-    text = f'{rate:g}, from {reference.rate:g} for {reference.images:g} images{source}'
+    rate_there, images, file = reference
+    rate = rate_there * total / images
+    text = f'{rate:g}, from {rate_there:g} for {images:g} images{f" ({file})" if file else ""}'
     if (getattr(runner, 'auto_scale_lr', None) or {}).get('enable', False):
         return f'{text}; applied by auto_scale_lr'
     if used <= 0 or rate <= 0 or 1 / _MAX_RATIO <= used / rate <= _MAX_RATIO:
         return text
     times = f'{used / rate:.3g} times' if used > rate else f'1/{rate / used:.3g} of'
-    scale = '--auto-scale-lr, or ' if not reference.origin else ''
+    scale = '' if file else '--auto-scale-lr, or '
     effect = 'The loss may become NaN' if used > rate else 'Training will be slow'
-    warnings.append(
+    runner.logger.warning(
         f'the learning rate {used:g} is {times} what the linear rule gives for a total batch size '
         f'of {total}: {text}. {effect}: use {scale}optim_wrapper.optimizer.lr={rate:g}. If '
         f'{used:g} was chosen for {total} images, set auto_scale_lr.base_batch_size={total}.'
@@ -154,7 +150,7 @@ def _describe_model(runner: Runner) -> Iterator[tuple[str, str]]:
     yield 'parameters', f'{trained:,} to train, of {sum(p.numel() for p in parameters):,}'
     device = parameters[0].device if parameters else torch.device('cpu')
     named = torch.cuda.get_device_name(device) if device.type == 'cuda' else ''
-    threads = _count(torch.get_num_threads(), 'thread') if device.type == 'cpu' else ''
+    threads = f'num_threads={torch.get_num_threads()}' if device.type == 'cpu' else ''
     yield 'device', ', '.join(filter(None, (str(device), named, threads)))
     yield 'seed', f'{runner.seed}{", deterministic" if runner.deterministic else ""}'
 
@@ -182,25 +178,13 @@ def _describe_data(runner: Runner) -> Iterator[tuple[str, str]]:
 def _describe_files(runner: Runner) -> Iterator[tuple[str, str]]:
     for hook in runner.hooks:
         if isinstance(hook, CheckpointHook):
-            unit = 'epoch' if hook.by_epoch else 'iteration'
-            every = f'every {_count(hook.interval, unit)}' if hook.interval > 0 else 'at the end'
+            every = _pairs(dict(interval=hook.interval, by_epoch=hook.by_epoch))
             yield 'checkpoints', f'{hook.out_dir}, {every}'
     yield 'logs', runner.log_dir
 
 
-def _describe_settings(optimizer: torch.optim.Optimizer) -> str:
-    wanted = ('momentum', 'betas', 'weight_decay')
-    return f'{type(optimizer).__name__} ' + _pairs(
-        {key: optimizer.defaults[key] for key in wanted if key in optimizer.defaults}
-    )
-
-
 def _pairs(values: dict[str, Any]) -> str:
     return ', '.join(f'{key}={value}' for key, value in values.items())
-
-
-def _count(number: int, singular: str, plural: str = '') -> str:
-    return f'{number} {singular if number == 1 else plural or singular + "s"}'
 
 
 def _length(sized: Any) -> str:
@@ -212,10 +196,9 @@ def _length(sized: Any) -> str:
 
 
 def _log_resumption(runner: Runner, checkpoint: Mapping[str, Any], source: str) -> None:
-    """Log where a run resumes, and warn of settings of the config that will not be used.
+    """Log where a run resumes, and warn of settings of the config that the checkpoint replaces.
 
-    The state of the optimizer and of the schedules contains their settings, and mmengine restores
-    all of it without a message. The optimizer and schedules are still as the config has them.
+    The state of optimizer and schedules contains their settings; mmengine restores all of it next.
     """
     meta = checkpoint['meta']
     runner.logger.info(
@@ -291,9 +274,8 @@ def log_package_path() -> None:
     """
     print_log(f'ghmdet {__version__} from {_PACKAGE_FOLDER}', logger='current')
     script = Path(sys.argv[0]).resolve()
-    trees = [folder.parent for folder in script.parents if folder.name == 'tools']
-    others = [tree / 'ghmdet' for tree in trees if (tree / 'ghmdet' / '__init__.py').is_file()]
-    other = next(iter(others), _PACKAGE_FOLDER)
+    trees = [folder.parent / 'ghmdet' for folder in script.parents if folder.name == 'tools']
+    other = next((tree for tree in trees if (tree / '__init__.py').is_file()), _PACKAGE_FOLDER)
     if other.resolve() != _PACKAGE_FOLDER:
         print_log(
             f'{script} is in the source tree of {other}, but the imported package is '

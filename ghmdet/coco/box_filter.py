@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from ghmdet.coco.records import AnnotationColumns, CocoRecords
+from ghmdet.messages import list_items
 
 # A box is counted under the first one that applies. All but the first are defects of the file.
 REASONS = (
@@ -69,9 +70,9 @@ class BoxCheck:
         for reason in DEFECTS:
             indices = self.indices_of(reason)
             if len(indices):
-                named = '; '.join(map(self.describe, indices[:limit].tolist()))
-                more = f'; and {len(indices) - limit:,} more' if len(indices) > limit else ''
-                texts.append(f'{len(indices):,} {reason} ({named}{more})')
+                named = map(self.describe, indices[:limit].tolist())
+                listed = list_items(named, limit, '; ', total=len(indices))
+                texts.append(f'{len(indices):,} {reason} ({listed})')
         return ', '.join(texts)
 
 

@@ -48,7 +48,7 @@ def match_classes(
         ids.setdefault(category.name, []).append(category.id)
     missing = [name for name in classes if name not in ids]
     if missing:
-        hints = list_items((_suggest_name(name, list(ids)) for name in missing), 10)
+        hints = list_items((suggest_name(name, list(ids)) for name in missing), 10)
         raise ValueError(
             f'{ann_file}: of the {len(classes)} classes in metainfo.classes, {len(missing)} are '
             f'not in the file: {hints}. Its categories are {list_items(ids, 100)}. Set '
@@ -64,7 +64,8 @@ def match_classes(
     return [ids[name][0] for name in classes]
 
 
-def _suggest_name(name: str, known: Sequence[str]) -> str:
+def suggest_name(name: str, known: Sequence[str]) -> str:
+    """Return a class name, and the nearest of the known ones."""
     near = nearest(str(name), known, count=1, cutoff=0.6)
     return f'{name!r} (did you mean {near[0]!r}?)' if near else repr(name)
 

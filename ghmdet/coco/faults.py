@@ -14,6 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import PurePath
 from typing import Any
 
+from ghmdet.argument_checks import is_number
+from ghmdet.messages import list_items
+
 # The area of a box this large still fits float32; no image is near it.
 MAX_PIXELS = 1e9
 BOX_WORDS = 'four finite numbers [x, y, width, height] up to 1e9'
@@ -49,11 +52,9 @@ class Faults:
     def raise_any(self, ann_file: str, at_least: bool = False) -> None:
         """Raise a ValueError if there are any."""
         if self.count:
-            texts = self.texts[:_SHOWN]
-            more = f'; and {self.count - len(texts)} more' if self.count > len(texts) else ''
             raise ValueError(
                 f'{ann_file}: {"at least " if at_least else ""}{self.count} broken entries: '
-                f'{"; ".join(texts)}{more}. '
+                f'{list_items(self.texts, _SHOWN, "; ", self.count)}. '
                 'Correct them in the file; tools/check_dataset.py lists them all'
             )
 
@@ -112,8 +113,7 @@ def name_annotation(index: int, id_: Any, image_id: Any) -> str:
 
 def _is_number(value: Any) -> bool:
     """Whether it is a number that fits a float; nan compares as false."""
-    number = isinstance(value, int | float) and not isinstance(value, bool)
-    return number and -sys.float_info.max <= value <= sys.float_info.max
+    return is_number(value, -sys.float_info.max, sys.float_info.max)
 
 
 def _is_optional_number(value: Any) -> bool:

@@ -1,7 +1,4 @@
-"""What `ghmdet.train` and `ghmdet.test` have in common on the command line.
-
-Needs no torch, so that wrong arguments are reported at once.
-"""
+"""What `ghmdet.train` and `ghmdet.test` have in common on the command line. Needs no torch."""
 
 from __future__ import annotations
 
@@ -33,9 +30,12 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     add_cfg_options(parser)
     add_data_root(parser)
     parser.add_argument(
-        '--strict',
+        '--compile',
         action='store_true',
-        help='make config keys that are not used an error instead of a warning',
+        help='compile the network with torch.compile: takes minutes at the first start, less later',
+    )
+    parser.add_argument(
+        '--strict', action='store_true', help='stop at config keys that are not used'
     )
     parser.add_argument(
         '--launcher',
@@ -72,13 +72,9 @@ def load_config(args: argparse.Namespace) -> Config:
     """
     cfg = read_config(args.config)
     unused = list(find_unused_keys(cfg))
-    options = dict(args.cfg_options)
-    root = options.pop('data_root', None)
-    root = args.data_root or root
-    if root is not None:
-        move_data(cfg, root)
-    unused += find_unused_options(cfg, options)
-    merge_options(cfg, options)
+    move_data(cfg, args)
+    unused += find_unused_options(cfg, args.cfg_options)
+    merge_options(cfg, args.cfg_options)
     unused += find_unused_parts(cfg)
     _report_unused(cfg, unused, args.strict)
     remove_hooks(cfg)
@@ -92,13 +88,11 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def read_config(name: str) -> Config:
-    """Read a config by file or name; an error names the file and the line.
-
-    `origins_of` gives the file of each key.
+    """Read a config by file or name, and keep for `origins_of` which file set each key.
 
     Raises:
         FileNotFoundError: there is no such config.
-        ConfigError: its files cannot be read.
+        ConfigError: its files cannot be read; the message has file and line.
     """
     with name_the_file(), record_origins() as origins:
         cfg = get_config(name)
@@ -106,12 +100,15 @@ def read_config(name: str) -> Config:
     return cfg
 
 
-def move_data(cfg: Config, root: Any) -> dict[str, Any]:
-    """Move all data of a config below a folder, log it, and return what was changed.
+def move_data(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
+    """Move all data of a config below `--data-root`, and log and return the changes.
 
-    Raises:
-        ConfigError: see `relocate_data`.
+    `data_root` in `--cfg-options`, which is taken out of them, means the same.
     """
+    option = args.cfg_options.pop('data_root', None)
+    root = args.data_root or option
+    if root is None:
+        return {}
     changes = relocate_data(cfg, str(root))
     merge_options(cfg, changes)
     _log(f'data root {root}: {", ".join(f"{key}={value}" for key, value in changes.items())}')
@@ -127,10 +124,9 @@ def remove_hooks(cfg: Config) -> None:
 
 
 def _report_unused(cfg: Config, unused: Sequence[str], strict: bool) -> None:
-    sentences = list(dict.fromkeys(unused))
+    sentences = dict.fromkeys(unused)
     if sentences and strict:
-        listed = '\n  '.join(sentences)
-        raise ConfigError(f'{cfg.filename}, with --strict:\n  {listed}')
+        raise ConfigError('\n  '.join([f'{cfg.filename}, with --strict:', *sentences]))
     for sentence in sentences:
         _log(f'config: {sentence} (--strict makes this an error)', logging.WARNING)
 

@@ -12,10 +12,6 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
-_HELP = (
-    'settings that override the config: a.b=1 c="[1,2]" d.0.e=x; no blanks around =, quotes around '
-    'a value with blanks or brackets'
-)
 _NOT_A_LITERAL = (ValueError, SyntaxError, MemoryError, RecursionError)
 # A text with quotes, one without, or the end of a tuple that has no comma before it.
 _ITEM = re.compile(r"""'[^']*'|"[^"]*"|[^\s,()\[\]{}][^,()\[\]]*|(?<![\s,(])\)""")
@@ -29,7 +25,8 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
         action=_OptionsAction,
         default={},
         metavar='KEY=VALUE',
-        help=_HELP,
+        help='settings that override the config: a.b=1 c="[1,2]" d.0.e=x; no blanks around =, '
+        'quotes around a value with blanks or brackets',
     )
 
 
@@ -60,10 +57,9 @@ class _OptionsAction(argparse.Action):
 
 
 def parse_value(text: str) -> Any:
-    """Read the value of an option: number, True, False, None, text, list or tuple of these.
+    """Read the value of an option, in Python's notation or with texts that have no quotes.
 
-    Python's own notation is read as Python does. Otherwise texts need no quotes, and a comma makes
-    a list.
+    A comma outside of brackets makes a list.
 
     Raises:
         ValueError: brackets are not closed, or a text in a list has brackets.
@@ -76,11 +72,11 @@ def parse_value(text: str) -> Any:
     if text[:1] in ('"', "'") and text[:1] == text[-1:]:
         text = text[1:-1].strip()
     has_bracket = text[:1] in ('(', '[', '{')
-    if not has_bracket and ',' not in text:
-        return _parse_item(text)
     if has_bracket:
         with suppress(*_NOT_A_LITERAL):
             return ast.literal_eval(text)
+    elif ',' not in text:
+        return _parse_item(text)
     try:
         items = ast.literal_eval(f'[{_ITEM.sub(_quote_item, text)}]')
     except _NOT_A_LITERAL:
@@ -96,14 +92,11 @@ def _parse_item(text: str) -> Any:
 
 
 def _quote_item(match: re.Match[str]) -> str:
-    """Python's notation of an item; a tuple of one item gets its comma."""
     return ',)' if match[0] == ')' else repr(_parse_item(match[0]))
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
     """Override values of a config, as `Config.merge_from_dict`, but inside of any list or tuple.
-
-    mmengine reaches the dicts in a list by their number, and fails at a number in a list.
 
     Args:
         cfg: changed in place.
@@ -152,10 +145,8 @@ def clear_nones(cfg: Config, options: Mapping[str, Any]) -> dict[str, Any]:
             elif node is None and not is_last:
                 cleared[f'{".".join(names[:depth])}._delete_'] = True
             elif is_last and isinstance(node, dict) and isinstance(value, bool | int | float | str):
-                raise TypeError(
-                    f'{key}={value}: {key} is a dict of settings, set one of them: '
-                    f'{", ".join(f"{key}.{inner}" for inner in node)}'
-                )
+                keys = ', '.join(f'{key}.{inner}' for inner in node)
+                raise TypeError(f'{key}={value}: {key} is a dict, set one of its keys: {keys}')
         cleared[key] = value
     return cleared
 

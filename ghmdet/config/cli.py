@@ -22,7 +22,10 @@ _DEBUG = '--debug'
 _INTERRUPTED = 130  # what a shell gives for SIGINT
 # Raised by Python itself, mostly with a text that does not explain the error.
 _OF_PYTHON = (ArithmeticError, AssertionError, AttributeError, IndexError, NameError, SyntaxError)
-_FROM_A_WORKER = re.compile(r'Caught \w+ in .*\.\nOriginal Traceback \(most recent call last\):\n')
+# The last frame of the traceback that torch puts into the message, its code, class and message.
+_FROM_A_WORKER = re.compile(
+    r'Caught \w+ in .*\n  File "[^\n]*\n(?:    [^\n]*\n)*(?:\w+\.)*(\w+)(?:: )?(.*)', re.DOTALL
+)
 _BUILT_BY_MMENGINE = re.compile(r'^(class `\w+` in \S+: )+')
 _FROM_GLOO = re.compile(r'gloo/.*(closed|reset|Connection refused|Broken pipe)')
 _CALLED_BY_MMENGINE = re.compile(r' in <[\w.]+ object at 0x[0-9a-f]+>$')
@@ -36,13 +39,11 @@ def add_debug_argument(parser: argparse.ArgumentParser) -> None:
 
 
 def run(main: Callable[[], Any]) -> None:
-    """Run a program and exit.
+    """Run a program and exit: with code 1 after an exception, 130 after Ctrl-C.
 
-    An exception ends it with exit code 1 and `error: <message>` as its last line, followed by
-    where the traceback is: printed above with `--debug` and in distributed runs, and always in
-    `error.log` beside the log of the run if that has begun. Ctrl-C ends it with 130, and wrong
-    arguments with 2. A process of a distributed run ends at once, so that the others do not wait
-    for it.
+    Of an exception it prints `error: <message>`, and where the traceback is: above it with
+    `--debug` and in distributed runs, and in `error.log` beside the log of the run if that has
+    begun. A process of a distributed run ends at once, so that the others do not wait for it.
     """
     code = 0
     try:
@@ -64,10 +65,9 @@ def run(main: Callable[[], Any]) -> None:
 
 
 def describe(error: BaseException) -> str:
-    """Return the message of an exception for a user who does not know the code.
+    """Return the message of an exception, without what torch and mmengine add around it.
 
-    What torch and mmengine add around the message is left out. The name of the exception's class
-    is added to very short messages and to those of Python itself.
+    The name of the exception's class is added to very short messages and to those of Python itself.
 
     Example:
         >>> describe(ValueError('expected a positive number, got -1'))
@@ -81,8 +81,8 @@ def describe(error: BaseException) -> str:
         if ' ' not in text:
             text = repr(error.args[0])
     kind = type(error).__name__
-    if _FROM_A_WORKER.match(text):
-        kind, text = _last_of_traceback(text)
+    if from_worker := _FROM_A_WORKER.match(text):
+        kind, text = from_worker.groups()
     if _FROM_GLOO.search(text):
         return f'another process of this run has ended; see its error message ({text})'
     text = _CALLED_BY_MMENGINE.sub('', _BUILT_BY_MMENGINE.sub('', text.strip()))
@@ -94,11 +94,10 @@ def describe(error: BaseException) -> str:
 
 
 def _exit_process_group(code: int) -> None:
-    """End this process at once if it belongs to a process group.
+    """End this process at once if it belongs to a process group, so that the others notice.
 
-    That closes its connections, so that the other processes notice a failure at once. And threads
-    of gloo sometimes abort an interpreter that shuts down normally ("terminate called without an
-    active exception", exit code -6 after a successful run).
+    Also, threads of gloo sometimes abort an interpreter that shuts down normally ("terminate
+    called without an active exception", exit code -6 after a successful run).
     """
     distributed: Any = sys.modules.get('torch.distributed')
     if distributed is None or not (distributed.is_available() and distributed.is_initialized()):
@@ -131,22 +130,11 @@ def _report(error: Exception) -> None:
 def _write(details: str, rank: str | None) -> Path | None:
     """Append the traceback to a file beside the log of the run, if that has begun."""
     handlers = [each for logger in MMLogger._instance_dict.values() for each in logger.handlers]
-    logs = [each.baseFilename for each in handlers if isinstance(each, logging.FileHandler)]
-    for log in logs:
-        file = Path(log).with_name('error.log' if rank is None else f'error_rank{rank}.log')
+    for log in (each for each in handlers if isinstance(each, logging.FileHandler)):
+        name = 'error.log' if rank is None else f'error_rank{rank}.log'
+        file = Path(log.baseFilename).with_name(name)
         with suppress(OSError):  # a full disk, perhaps the error itself
             with file.open('a', encoding='utf-8', errors='backslashreplace') as stream:
                 stream.write(f'{" ".join(sys.argv)}\n{details}\n')
             return file
     return None
-
-
-def _last_of_traceback(text: str) -> tuple[str, str]:
-    """Class and message at the end of a traceback's text."""
-    lines = text.rstrip().splitlines()
-    last_frame = max(i for i, line in enumerate(lines) if line.startswith('  File "'))
-    start = last_frame + 1
-    while start < len(lines) - 1 and lines[start].startswith('    '):
-        start += 1
-    kind, _, message = '\n'.join(lines[start:]).partition(': ')
-    return kind.rpartition('.')[2], message

@@ -10,6 +10,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ghmdet.config.errors import ConfigError
+from ghmdet.config.parts import value_at
 
 DATA_ROOT_VARIABLE = 'GHMDET_DATA_ROOT'
 _SPLITS = ('train', 'val', 'test')
@@ -49,7 +50,11 @@ def relocate_data(cfg: Config, root: str) -> dict[str, Any]:
     outside: dict[str, str] = {}
     for key, dataset in datasets.items():
         changes[f'{key}.data_root'] = root
-        for name, path in _paths_of(dataset):
+        prefixes = dict(dataset.get('data_prefix') or {})
+        paths = {f'data_prefix.{name}': path for name, path in prefixes.items()}
+        for name, path in {'ann_file': dataset.get('ann_file'), **paths}.items():
+            if not isinstance(path, str) or not path:
+                continue
             # A path below the root is relative to it, unless the config has put the two together.
             inner = _relative(path, old)
             moved = path if inner is None else inner
@@ -75,11 +80,8 @@ def relocate_data(cfg: Config, root: str) -> dict[str, Any]:
 
 
 def _old_root(values: Mapping[str, Any], datasets: Mapping[str, Mapping[str, Any]]) -> str:
-    roots = {
-        f'{key}.data_root': part['data_root']
-        for key, part in datasets.items()
-        if part.get('data_root')
-    }
+    found = {f'{key}.data_root': part.get('data_root') for key, part in datasets.items()}
+    roots = {key: root for key, root in found.items() if root}
     if len({_with_slash(root) for root in roots.values()}) > 1:
         raise ConfigError(
             f'--data-root (or {DATA_ROOT_VARIABLE}) needs all data below one folder, but there are '
@@ -92,43 +94,30 @@ def _old_root(values: Mapping[str, Any], datasets: Mapping[str, Mapping[str, Any
 def find_datasets(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield dotted key and config of each dataset that reads files."""
     for split in _SPLITS:
-        loader = values.get(f'{split}_dataloader')
-        if isinstance(loader, Mapping):
-            yield from _find_inside(f'{split}_dataloader.dataset', loader.get('dataset'))
+        key = f'{split}_dataloader.dataset'
+        yield from _find_inside(key, value_at(values, key))
 
 
 def _find_inside(key: str, dataset: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
     if not isinstance(dataset, Mapping):
         return
-    several = dataset.get('datasets')
     if isinstance(dataset.get('dataset'), Mapping):
         yield from _find_inside(f'{key}.dataset', dataset['dataset'])
-    elif isinstance(several, list | tuple):
-        for number, inner in enumerate(several):
+    elif isinstance(dataset.get('datasets'), list | tuple):
+        for number, inner in enumerate(dataset['datasets']):
             yield from _find_inside(f'{key}.datasets.{number}', inner)
     else:
         yield key, dataset
 
 
-def _paths_of(dataset: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    prefixes = dict(dataset.get('data_prefix') or {})
-    paths = {f'data_prefix.{name}': path for name, path in prefixes.items()}
-    for name, path in {'ann_file': dataset.get('ann_file'), **paths}.items():
-        if isinstance(path, str) and path:
-            yield name, path
-
-
 def _find_evaluator_files(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for split in _SPLITS:
-        key = f'{split}_evaluator'
-        evaluator = values.get(key)
-        parts = {key: evaluator}
-        if isinstance(evaluator, list | tuple):
-            parts = {f'{key}.{number}': part for number, part in enumerate(evaluator)}
-        for each, part in parts.items():
-            path = part.get('ann_file') if isinstance(part, Mapping) else None
+    for evaluator in (f'{split}_evaluator' for split in _SPLITS):
+        parts = value_at(values, evaluator)
+        numbers = range(len(parts)) if isinstance(parts, list | tuple) else ()
+        for key in [evaluator, *(f'{evaluator}.{number}' for number in numbers)]:
+            path = value_at(values, f'{key}.ann_file')
             if isinstance(path, str) and path:
-                yield f'{each}.ann_file', path
+                yield f'{key}.ann_file', path
 
 
 def _list_settings(settings: Mapping[str, str]) -> str:

@@ -1,7 +1,7 @@
 """Errors that name the key, or the file and line, of the config that caused them.
 
-A constructor knows its arguments, not the key of the dict that they came from. The key is found
-here afterwards: the calls that build parts from dicts are still in the traceback.
+A constructor does not know the key of the dict that its arguments came from. The key is found in
+the traceback, which has the calls that build parts from dicts.
 """
 
 from __future__ import annotations
@@ -9,10 +9,9 @@ from __future__ import annotations
 import os
 import re
 import traceback
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.config import Config
 
@@ -26,23 +25,16 @@ from ghmdet.registry import MODELS, UnknownPartError
 _BUILDERS = ('build_from_cfg', 'build_norm_layer', 'build_conv_layer', 'build_activation_layer')
 _READERS = ('_file2dict', '_parse_lazy_import', '_is_lazy_import')
 # Functions that are called with a dict of the config as their arguments.
-_CALLED_WITH = {
-    'set_randomness': 'randomness',
-    'set_multi_processing': 'env_cfg.mp_cfg',
-    'init_dist': 'env_cfg.dist_cfg',
-}
+_CALLED_WITH = {'set_randomness': 'randomness', 'set_multi_processing': 'env_cfg.mp_cfg'}
 # Methods of the Runner, and the key that each reads; `build_model` and others are named after it.
 _SECTIONS = {
     'set_randomness': 'randomness',
     'setup_env': 'env_cfg',
     'build_logger': 'log_level',
     'wrap_model': 'model_wrapper_cfg',
-    'build_train_loop': 'train_cfg',
-    'build_val_loop': 'val_cfg',
-    'build_test_loop': 'test_cfg',
     'scale_lr': 'auto_scale_lr',
 }
-_SECTIONS_OF_LOOPS = {'build_dataloader': 'dataloader', 'build_evaluator': 'evaluator'}
+_LOOP = re.compile(r'build_(train|val|test)_loop')
 _NAMED_AFTER_KEY = re.compile(r'(?:build|register)_(\w+)')
 _UNEXPECTED = re.compile(r"(\w+)\(\) got an unexpected keyword argument '(\w+)'")
 _MISSING = re.compile(r'missing \d+ required [\w-]+ arguments?: .+', re.DOTALL)
@@ -57,22 +49,14 @@ class ConfigError(ValueError):
 def name_the_key(cfg: Config, options: Mapping[str, Any]) -> Iterator[None]:
     """Add the dotted key of the part that was being built to the error of its constructor.
 
+    For example `model (GHMC): unexpected keyword argument 'binz'; did you mean bins?`.
+
     Args:
         cfg: the config that is built from.
         options: what of it `--cfg-options` has set, by dotted key.
 
     Raises:
         ConfigError: in place of an error that was raised while a part was built.
-
-    Example:
-        >>> from ghmdet.registry import MODELS
-        >>> cfg = Config(dict(model=dict(type='GHMC', binz=3)))
-        >>> with name_the_key(cfg, {}):
-        ...     MODELS.build(cfg.model)
-        Traceback (most recent call last):
-        ...
-        ghmdet.config.errors.ConfigError: model (GHMC): unexpected keyword argument 'binz'; \
-did you mean bins?
     """
     try:
         yield
@@ -94,46 +78,35 @@ def name_the_file() -> Iterator[None]:
         yield
     except Exception as error:
         frames = list(traceback.walk_tb(error.__traceback__))
-        files = [
-            os.path.abspath(frame.f_locals['filename'])
-            for frame, _ in frames
-            if frame.f_code.co_name in _READERS
-        ]
+        reading = [frame.f_locals for frame, _ in frames if frame.f_code.co_name in _READERS]
+        files = [os.path.abspath(each['filename']) for each in reading]
         if not files and isinstance(error, ImportError) and 'custom modules' in str(error):
-            cause = error.__cause__ or error.__context__ or error
-            raise ConfigError(
-                f'custom_imports: {describe(cause)}; the folder of your package must be in '
-                'PYTHONPATH'
-            ) from error
+            cause = describe(error.__cause__ or error.__context__ or error)
+            advice = 'the folder of your package must be in PYTHONPATH'
+            raise ConfigError(f'custom_imports: {cause}; {advice}') from error
         if not files:
             raise
         file = files[-1]
         children = [each for each in files if each != file]
         if children and not os.path.exists(file):
             raise ConfigError(f'{children[-1]}: its _base_ {file} does not exist') from error
-        lines = [
-            number
-            for frame, number in frames
-            if os.path.realpath(frame.f_code.co_filename) == os.path.realpath(file)
-        ]
-        line, message = lines[-1] if lines else None, describe(error)
+        line, message = None, describe(error)
+        for frame, number in frames:
+            if os.path.realpath(frame.f_code.co_filename) == os.path.realpath(file):
+                line = number
         if isinstance(error, SyntaxError):
             line, message = error.lineno, f'SyntaxError: {error.msg}'
         where = file if line is None else f'{file}, line {line}'
         raise ConfigError(f'{where}: {message}') from error
 
 
-@dataclass
-class _Part:
+class _Part(NamedTuple):
     """What was being built."""
 
     key: str
-    given: dict[str, Any]
-    """Its dict in the config, with what the caller has added."""
-    kind: str = ''
-    """Name of its class."""
-    accepts: set[str] = field(default_factory=set)
-    """Names of the arguments that it takes, as far as they are known."""
+    given: Mapping[str, Any]  # its dict in the config, with what the caller has added
+    kind: str = ''  # name of its class
+    accepts: Set[str] = frozenset()  # arguments that it takes, as far as they are known
 
 
 def _find_part(error: BaseException, values: dict[str, Any]) -> _Part | None:
@@ -141,43 +114,36 @@ def _find_part(error: BaseException, values: dict[str, Any]) -> _Part | None:
     called = _UNEXPECTED.search(str(error))
     if called and called[1] in _CALLED_WITH:
         key = _CALLED_WITH[called[1]]
-        return _Part(key, _dict_at(values, key))
+        return _Part(key, value_at(values, key))
     part: _Part | None = None
     loop = 'train'
     for frame, _ in traceback.walk_tb(error.__traceback__):
         name, local = frame.f_code.co_name, frame.f_locals
-        named_after = _NAMED_AFTER_KEY.fullmatch(name)
+        named_after, of_loop = _NAMED_AFTER_KEY.fullmatch(name), _LOOP.fullmatch(name)
         section = _SECTIONS.get(name, named_after and named_after[1])
-        if name in _SECTIONS_OF_LOOPS:
-            section = f'{loop}_{_SECTIONS_OF_LOOPS[name]}'
-        if section in ('train_cfg', 'val_cfg', 'test_cfg'):
-            loop = section.partition('_')[0]
+        if of_loop:
+            loop, section = of_loop[1], f'{of_loop[1]}_cfg'
+        elif section in ('dataloader', 'evaluator'):
+            section = f'{loop}_{section}'
         if section is not None and section in values:
-            accepts = set(LOADER_KEYS) if name == 'build_dataloader' else set()
-            part = _Part(section, _dict_at(values, section), accepts=accepts)
-        if name in _BUILDERS and isinstance(local.get('cfg'), Mapping):
-            given, built = dict(local['cfg']), local.get('obj_cls')
+            accepts = LOADER_KEYS if name == 'build_dataloader' else frozenset()
+            given = values[section] if isinstance(values[section], dict) else {}
+            part = _Part(section, given, accepts=accepts)
+        if name in _BUILDERS and isinstance(given := local.get('cfg'), Mapping):
             key = _search(given, values, part.key if part else '')
             if key:
-                accepts = set() if built is None else arguments_of(built)
-                part = _Part(key, given, type_name(given), accepts)
+                built = local.get('obj_cls')
+                part = _Part(key, given, type_name(given), arguments_of(built) if built else set())
     return part
-
-
-def _dict_at(values: dict[str, Any], key: str) -> dict[str, Any]:
-    value = value_at(values, key)
-    return dict(value) if isinstance(value, dict) else {}
 
 
 def _search(given: Mapping[str, Any], values: dict[str, Any], outer: str) -> str:
     """The key of the dict most like `given`: inside `outer`, else inside what holds that."""
     key = outer
     while True:
-        found = [
-            (_likeness(inner, given), each) for each, inner in _dicts_in(value_at(values, key), key)
-        ]
-        likeness, best = max(found, key=lambda pair: pair[0], default=(0, ''))
-        if likeness > 0:
+        found = dict(_dicts_in(value_at(values, key), key))
+        best = max(found, key=lambda each: _likeness(found[each], given), default='')
+        if best and _likeness(found[best], given):
             return best
         if not key:
             return outer
@@ -193,12 +159,10 @@ def _likeness(node: Mapping[str, Any], given: Mapping[str, Any]) -> int:
 
 def _dicts_in(node: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
     """The dicts in a value of this key, outer ones first."""
+    if isinstance(node, dict) and key:
+        yield key, node
     items: Any = enumerate(node) if isinstance(node, list | tuple) else ()
-    if isinstance(node, dict):
-        items = node.items()
-        if key:
-            yield key, node
-    for name, inner in items:
+    for name, inner in node.items() if isinstance(node, dict) else items:
         yield from _dicts_in(inner, f'{key}.{name}' if key else str(name))
 
 
@@ -226,33 +190,27 @@ def _explain(error: Exception, part: _Part, cfg: Config, options: Mapping[str, A
 
 
 def _advise_deletion(
-    argument: str,
-    key: str,
-    may_be_typo: bool,
-    cfg: Config,
-    options: Mapping[str, Any],
+    argument: str, key: str, may_be_typo: bool, cfg: Config, options: Mapping[str, Any]
 ) -> str:
     """What to do about an argument that is left over from the base's dict of another type."""
     if not cfg.filename:
         return ''
     record = origins_of(cfg)
     record.merge(dict(options), _OPTIONS)
-    files = {each: file for each, _, file in record.list_leaves(cfg, otherwise='')}
-    of_type = files.get(f'{key}.type')
-    path = f'{key}.{argument}'
-    of_argument = [file for each, file in files.items() if f'{each}.'.startswith(f'{path}.')]
-    if not of_argument or not of_type or of_argument[0] == of_type:
+    files = {f'{each}.': file for each, _, file in record.list_leaves(cfg, otherwise='')}
+    of_type = files.get(f'{key}.type.', '')
+    inherited = (file for each, file in files.items() if each.startswith(f'{key}.{argument}.'))
+    of_argument = next(inherited, of_type)
+    if not of_type or of_argument == of_type:
         return ''
     ranks = {_OPTIONS: 2, file_name(cfg.filename): 1}
-    higher = ranks.get(of_type, 0) - ranks.get(of_argument[0], 0)
+    higher = ranks.get(of_type, 0) - ranks.get(of_argument, 0)
     if higher < 0 or (higher == 0 and may_be_typo):
         return ''
-    how = (
-        f'add {key}._delete_=True to {_OPTIONS}'
-        if of_type == _OPTIONS
-        else f'write {key.rpartition(".")[2]}=dict(_delete_=True, type=...) in {of_type}'
-    )
-    return f'; it is inherited from {of_argument[0]}, but the type is set in {of_type}: {how}'
+    how = f'write {key.rpartition(".")[2]}=dict(_delete_=True, type=...) in {of_type}'
+    if of_type == _OPTIONS:
+        how = f'add {key}._delete_=True to {_OPTIONS}'
+    return f'; it is inherited from {of_argument}, but the type is set in {of_type}: {how}'
 
 
 def _without_tta(key: str, cfg: Config) -> str:

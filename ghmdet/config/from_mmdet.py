@@ -27,8 +27,7 @@ def convert_mmdet_config(cfg: Config) -> None:
     """Convert a config of MMDetection 3.x in place, where MMDetection is not installed.
 
     The scope `mmdet` becomes `ghmdet` in `default_scope`, in `_scope_` and before the names of
-    parts, which is logged. Where MMDetection is installed, and in a config that does not mention
-    it, nothing is changed, nor by a second call.
+    parts, which is logged.
 
     Raises:
         ValueError: the config has keys of MMDetection 2.x; the message gives the new key for each.
@@ -39,12 +38,11 @@ def convert_mmdet_config(cfg: Config) -> None:
         Traceback (most recent call last):
         ...
         ValueError: the config has keys of MMDetection 2.x, which are not used. The new keys are:
-          evaluation.interval=2 -> train_cfg.val_interval=2
+          evaluation.interval=2 -> train_cfg.val_interval
         See docs/from_mmdet.md for the whole table.
     """
     name = cfg.filename or 'the config'
-    old = describe_old_keys(cfg)
-    if old is not None:
+    if old := _describe_old_keys(cfg):
         raise ValueError(
             f'{name} has keys of MMDetection 2.x, which are not used. The new keys are:\n{old}\n'
             'See docs/from_mmdet.md for the whole table.'
@@ -134,7 +132,6 @@ REPLACED_KEYS = {
 }
 """Key of a 2.x config -> new key. A key without a dot stands for all other keys below it."""
 
-
 REPLACED_ARGUMENTS = {
     'img_prefix': 'data_prefix=dict(img=...)',
     'classes': 'metainfo=dict(classes=...)',
@@ -143,12 +140,9 @@ REPLACED_ARGUMENTS = {
 }
 """Argument of a dataset or transform in 2.x -> new argument."""
 
+# Keys that a config for ghmdet may use for its own variables. Its dump then has them beside the key
+# that they were used for, the first part of the new key.
 _VARIABLES = ('data.train', 'data.val', 'data.test', 'optimizer', 'total_epochs', 'img_norm_cfg')
-"""Keys that a config for ghmdet may use for its own variables.
-
-Its dump then has them beside the key that they were used for, the first part of the new key.
-"""
-
 HARMLESS_KEYS = frozenset(('cudnn_benchmark', 'opencv_num_threads', 'mp_start_method'))
 """Not used in MMDetection 3.x either, which has them at the top of some configs."""
 
@@ -156,19 +150,19 @@ _DATASET_ARGUMENTS = {'type', 'ann_file', 'img_prefix', 'pipeline', 'classes', '
 _SECTIONS = {key.partition('.')[0] for key in REPLACED_KEYS if '.' in key}
 
 
-def describe_old_keys(cfg: Config) -> str | None:
-    """Return the new key for each 2.x key of a config, one per line; None if it has none."""
+def _describe_old_keys(cfg: Config) -> str:
+    """The new key for each 2.x key of a config, one per line; '' if it has none."""
     values = cfg.to_dict()
     files = names_per_file(cfg.text)
     read = HARMLESS_KEYS.union(*(names.read for names in files))
-    inherits = any(names.inherits for names in files)
+    inherits = any({'_base_', 'read_base'} & (names.assigned | names.read) for names in files)
     certain, lines = False, []
     for key, value, new in _old_keys(values):
         lines.append(f'{key}={shorten(value)} -> {_rewrite(key, value, new)}')
         is_variable = not inherits and key in _VARIABLES and new.partition('.')[0] in values
         certain |= key.partition('.')[0] not in read and not is_variable
     if not certain:
-        return None
+        return ''
     lines += dict.fromkeys(_old_arguments_and_types(list(values.values())))
     return '\n'.join(f'  {line}' for line in lines)
 

@@ -1,7 +1,7 @@
 """Which file set each key of a config.
 
-mmengine merges a config's files and keeps no record of it. Here its reading is recorded: beside the
-values, a tree with the file of each value goes through the same merges.
+mmengine keeps no record of it. So while it reads, a tree with the file of each value goes through
+the same merges as the values.
 """
 
 from __future__ import annotations
@@ -40,8 +40,8 @@ class _File:
 class ConfigOrigins:
     """Values and origins of the config that was read last.
 
-    A tree of origins has the shape of the values: a dict for a dict, a list for a list or tuple
-    that is not empty, and the name of a file in place of every other value.
+    A tree of origins has the shape of the values, with the name of a file in place of each value
+    that is not a dict, list or tuple, or is empty.
     """
 
     def __init__(self) -> None:
@@ -68,9 +68,8 @@ class ConfigOrigins:
             otherwise: the origin of what was changed since.
         """
         values = cfg.to_dict()
-        yield from _list_leaves(
-            '', values, _follow(values, self._values, self._origins, otherwise), otherwise
-        )
+        origins = _follow(values, self._values, self._origins, otherwise)
+        yield from _list_leaves('', values, origins, otherwise)
 
     def _read(self, read: Callable, filename: str, *args: Any, **kwargs: Any) -> Any:
         """Read one file by one of mmengine's two readers, its bases included."""
@@ -228,12 +227,11 @@ def _flatten(origins: Any) -> Iterator[str]:
 
 
 def _explain_duplicates(file: _File) -> str:
-    shared = {key: names for key, names in file.setters.items() if ' and ' in names}
+    setters = sorted(file.setters.items())
+    shared = ', '.join(f'{key!r} ({names})' for key, names in setters if ' and ' in names)
     return (
-        f'two of the bases of {file.path} set the same keys: '
-        + ', '.join(f'{key!r} ({names})' for key, names in sorted(shared.items()))
-        + '; a key may come from one of the files in `_base_` only. Drop one of them, or let one '
-        'inherit the other'
+        f'two of the bases of {file.path} set the same keys: {shared}; a key may come from one of '
+        'the files in `_base_` only. Drop one of them, or let one inherit the other'
     )
 
 
@@ -243,5 +241,5 @@ def file_name(filename: str) -> str:
     root = CONFIG_ROOT.resolve()
     if path.is_relative_to(root):
         return f'ghmdet::{path.relative_to(root).as_posix()}'
-    folder = Path(os.getcwd()).resolve()
+    folder = Path.cwd().resolve()
     return str(path.relative_to(folder) if path.is_relative_to(folder) else path)

@@ -1,8 +1,7 @@
-"""Where packages are installed, without pkg_resources: workarounds that `pkg::` configs need.
+"""Where packages are installed, without pkg_resources, which setuptools 82 dropped.
 
-setuptools 82 dropped pkg_resources, through which mmengine finds the folder of a package for
-`_base_ = 'pkg::...'`, for `with read_base(): from pkg... import *` and for `mmengine.hub`. Needs no
-torch, so that `import ghmdet` stays fast.
+mmengine finds the folder of a package with it for `_base_ = 'pkg::...'`, for
+`with read_base(): from pkg... import *` and for `mmengine.hub`. Needs no torch.
 """
 
 from __future__ import annotations
@@ -21,38 +20,23 @@ _ABSENT = object()
 
 
 def apply() -> None:
-    """Apply both workarounds; calling it again changes nothing."""
-    patch_module_names()
-    patch_installed_path()
+    """Let mmengine accept `ghmdet::`, and find packages without pkg_resources, editable ones too.
 
-
-def patch_module_names() -> None:
-    """Let mmengine accept `ghmdet::`.
-
-    It accepts only the names in a table of its own
-    (https://github.com/open-mmlab/mmengine/issues/1410).
+    It accepts only the names in a table (https://github.com/open-mmlab/mmengine/issues/1410).
+    New setuptools lack pkg_resources (https://github.com/open-mmlab/mmcv/issues/3325 is the same
+    fault in mmcv); older ones are slow and give site-packages for an editable install.
     """
     MODULE2PACKAGE.setdefault('ghmdet', 'ghmdet')
-
-
-def patch_installed_path() -> None:
-    """Find packages without pkg_resources, editable installs too.
-
-    New setuptools lack it (https://github.com/open-mmlab/mmcv/issues/3325 is the same fault in
-    mmcv); older ones are slow and give site-packages for an editable install.
-    """
-    if _finds_us_without_pkg_resources():
-        return
-    rebind(package_utils.is_installed, is_installed)
-    rebind(package_utils.get_installed_path, get_installed_path)
+    if not _finds_us_without_pkg_resources():
+        rebind(package_utils.is_installed, is_installed)
+        rebind(package_utils.get_installed_path, get_installed_path)
 
 
 def get_installed_path(package: str) -> str:
     """Return the folder of a package.
 
     Args:
-        package: name of its module, or of its distribution where that differs, e.g. mmsegmentation
-            for mmseg.
+        package: name of its module or distribution, e.g. mmseg or mmsegmentation.
 
     Raises:
         ModuleNotFoundError: there is neither.
@@ -91,8 +75,8 @@ def _module_of_distribution(name: str) -> str:
         raise ModuleNotFoundError(
             f'neither a module nor a distribution {name!r} is installed', name=name
         ) from None
-    public = [module for module in (listed or '').split() if not module.startswith('_')]
-    return public[0] if public else name.replace('-', '_')
+    public = (module for module in (listed or '').split() if not module.startswith('_'))
+    return next(public, name.replace('-', '_'))
 
 
 def _finds_us_without_pkg_resources() -> bool:

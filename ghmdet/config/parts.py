@@ -6,7 +6,10 @@ import inspect
 from collections.abc import Mapping
 from typing import Any
 
+from mmengine.config import Config
+
 from ghmdet import registry
+from ghmdet.registry import Registry
 
 
 def words(text: str) -> frozenset[str]:
@@ -33,7 +36,7 @@ def value_at(values: Any, key: str) -> Any:
         if isinstance(values, list | tuple):
             values = values[int(name)] if name.isdigit() and int(name) < len(values) else None
         else:
-            values = values.get(name) if isinstance(values, Mapping) else None
+            values = values.get(name) if isinstance(values, Mapping | Config) else None
     return values
 
 
@@ -50,17 +53,10 @@ def parameters_of(part: Any) -> set[str]:
 def arguments_of(part: Any) -> set[str]:
     """Return the arguments of a function, or of a class and its bases.
 
-    A class may pass arguments on to its bases.
-
-    Args:
-        part: the class or function; or a name, which stands for all that is registered by it.
+    A name stands for all that is registered by it.
     """
     if isinstance(part, str):
-        parts = [each.get(part) for each in _registries() if part in each]
-        return set().union(*map(arguments_of, parts))
+        registries = [each for each in vars(registry).values() if isinstance(each, Registry)]
+        return set().union(*(arguments_of(each.get(part)) for each in registries if part in each))
     classes = inspect.getmro(part) if inspect.isclass(part) else (part,)
     return set().union(*map(parameters_of, classes))
-
-
-def _registries() -> list[registry.Registry]:
-    return [each for each in vars(registry).values() if isinstance(each, registry.Registry)]

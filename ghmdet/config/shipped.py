@@ -1,9 +1,8 @@
 """The configs that ghmdet ships: their files, values and published weights by name.
 
-A shipped config can be named by its bare name, with its folder, with `.py`, and in mmengine's way:
-`retinanet_ghm_r50_fpn_1x_coco`, `ghm/retinanet_ghm_r50_fpn_1x_coco.py`,
-`ghmdet::ghm/retinanet_ghm_r50_fpn_1x_coco.py`; the published ones by MMDetection's name too,
-`retinanet_r50_fpn_ghm-1x_coco`, an alias in the metafile. Needs no torch.
+Names of one config: `retinanet_ghm_r50_fpn_1x_coco`, also with its folder, `.py` or mmengine's
+prefix, `ghmdet::ghm/retinanet_ghm_r50_fpn_1x_coco.py`, and the alias in the metafile, its name in
+MMDetection: `retinanet_r50_fpn_ghm-1x_coco`. Needs no torch.
 """
 
 from __future__ import annotations
@@ -95,8 +94,8 @@ def shipped_values(name: str) -> dict[str, Any]:
 def patch_flat_names() -> None:
     """Accept the names of `config_path` after `ghmdet::`, and suggest near names.
 
-    mmengine needs the folder and `.py`, and reports a typing error as a missing file deep in
-    site-packages (requested in https://github.com/open-mmlab/mim/issues/86).
+    mmengine needs the folder and `.py`, and says of a typing error only that a file is missing
+    (requested in https://github.com/open-mmlab/mim/issues/86).
     """
     package_lookup.rebind(config_utils._get_package_and_cfg_path, _get_package_and_cfg_path)
 
@@ -116,7 +115,6 @@ def _get_package_and_cfg_path(cfg_path: str) -> tuple[str, str]:
 
 
 def _existing_file(name: str | os.PathLike[str]) -> str | None:
-    """The file of this path, if there is one."""
     file = os.path.expanduser(name)
     return file if os.path.isfile(file) else None
 
@@ -129,22 +127,19 @@ def _shipped_name(name: str | os.PathLike[str]) -> str:
         return wanted
     for model in _published_models():
         published = model['Config'].removeprefix('configs/').removesuffix('.py')
-        folder = published.split('/')[0]
-        for alias in model.get('Alias', []):
-            if wanted in (alias, f'{folder}/{alias}'):
-                return published
+        aliases = model.get('Alias', [])
+        if wanted in (*aliases, *(f'{published.split("/")[0]}/{alias}' for alias in aliases)):
+            return published
     recipes = [other for other in names if '/' not in other]
     last = wanted.split('/')[-1]
     near = [last] if last in recipes else nearest(last, recipes, count=3, cutoff=0.6)
     raise FileNotFoundError(
         f'no config {os.fspath(name)!r} in ghmdet, and no such file{did_you_mean(near) or "."} '
-        'ghmdet has: '
-        f'{", ".join(recipes)}'
+        f'ghmdet has: {", ".join(recipes)}'
     )
 
 
 def _published_models() -> list[dict[str, Any]]:
-    """Entries of the metafiles."""
     metafiles = load(MIM_ROOT / 'model-index.yml')['Import']
     return [model for metafile in metafiles for model in load(MIM_ROOT / metafile)['Models']]
 

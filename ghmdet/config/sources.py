@@ -7,19 +7,12 @@ import os
 import re
 from typing import NamedTuple
 
-_BASE_NAMES = {'_base_', 'read_base'}
-
 
 class FileNames(NamedTuple):
     """Names in one file."""
 
     assigned: set[str]
     read: set[str]
-
-    @property
-    def inherits(self) -> bool:
-        """Whether the file has a base."""
-        return bool(_BASE_NAMES & (self.assigned | self.read))
 
 
 def names_per_file(text: str) -> list[FileNames]:

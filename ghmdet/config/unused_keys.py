@@ -51,11 +51,10 @@ _TAKEN_OUT = words(
 
 
 def find_unused_keys(cfg: Config) -> Iterator[str]:
-    """Yield a sentence for each key in the files of a config that is not used.
+    """Yield a sentence for each key at the top of a config's files that is not used.
 
-    Exempt at the top level are names that begin with `_` and names that a file reads, as
-    `x = dict(lr=lr)` reads lr; but setting such a name again in a file that inherits has no
-    effect, unless that file reads it too.
+    Exempt are names that begin with `_` and names that a file reads, as `x = dict(lr=lr)` reads lr;
+    but setting such a name again in a file that inherits has no effect, unless that reads it too.
 
     Example:
         >>> list(find_unused_keys(Config(dict(modle=dict(type='RetinaNet')))))
@@ -87,12 +86,7 @@ def find_unused_keys(cfg: Config) -> Iterator[str]:
 
 
 def find_unused_options(cfg: Config, options: Mapping[str, Any]) -> Iterator[str]:
-    """Yield a sentence for each option of the command line that would have no effect.
-
-    Args:
-        cfg: the config before the options are merged.
-        options: values by dotted key.
-    """
+    """Yield a sentence for each option, by dotted key, that would have no effect in a config."""
     values = cfg.to_dict()
     for key, value in options.items():
         first, *rest = key.split('.')
@@ -110,10 +104,7 @@ def find_unused_options(cfg: Config, options: Mapping[str, Any]) -> Iterator[str
 
 
 def find_unused_parts(cfg: Config) -> Iterator[str]:
-    """Yield a sentence for each unknown key of a dict that is read key by key.
-
-    No constructor would refuse these.
-    """
+    """Yield a sentence for each unknown key of a dict that no constructor would refuse."""
     values = cfg.to_dict()
     for key, names in _keys_of_dicts(values).items():
         node, known = value_at(values, key), names.split()
@@ -123,9 +114,7 @@ def find_unused_parts(cfg: Config) -> Iterator[str]:
             yield f'{key}.{name}={shorten(node[name])} is not used{advice}'
 
 
-def _find_unused_part(
-    values: dict[str, Any], key: str, names: list[str], option: str
-) -> Iterator[str]:
+def _find_unused_part(values: Any, key: str, names: list[str], option: str) -> Iterator[str]:
     """Check the first key of an option that is not in the config yet."""
     for name in names:
         node = value_at(values, key)

@@ -6,6 +6,7 @@ import logging
 import os.path as osp
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from itertools import compress
 from typing import Any
 
 import numpy as np
@@ -49,11 +50,9 @@ class CocoDataset(BaseDataset):
     list of dicts instead, which mmengine serializes. This is slower and takes more memory, most of
     all with `parse_data_info`, for which the whole content of the file is read.
 
-    Slots: each step of `pipeline` is built from TRANSFORMS.
-
     Args:
         ann_file: annotation file, below `data_root` unless absolute.
-        pipeline: transforms of one image, as configs or callables.
+        pipeline: transforms of one image, as callables or configs, built from TRANSFORMS.
         data_prefix: `img` is the folder of the images, below `data_root` unless absolute.
         filter_cfg: images to leave out in training: `filter_empty_gt=True` those without any
             annotation of the classes (crowd counts as one), `min_size` those with a side below so
@@ -79,6 +78,10 @@ class CocoDataset(BaseDataset):
     """
 
     METAINFO = {'classes': COCO_CLASSES, 'palette': COCO_PALETTE}
+    skipped: Tensor | None = None
+    """uint8 (N,), 1 for images skipped so far by any worker; None with `test_mode`."""
+    image_loader: LoadImageFromFile
+    """The step of the pipeline that reads images, or one with default settings."""
 
     def __init__(
         self,
@@ -100,7 +103,6 @@ class CocoDataset(BaseDataset):
                 'images. Repair the files, or remove the images from the annotation file'
             )
         self.on_error = on_error
-        self._skipped: Tensor | None = None
         if 'img' not in data_prefix:
             raise ValueError(f"data_prefix must have the key 'img', got {dict(data_prefix)}")
         unknown = sorted(set(filter_cfg or ()) - {'filter_empty_gt', 'min_size'})
@@ -114,7 +116,8 @@ class CocoDataset(BaseDataset):
         self._ids_with_gt: set | None = None
         # BaseDataset would use the root registry, which has another LoadAnnotations.
         steps = [TRANSFORMS.build(step) if isinstance(step, dict) else step for step in pipeline]
-        self._loader = next((s for s in steps if isinstance(s, LoadImageFromFile)), None)
+        loaders = (step for step in steps if isinstance(step, LoadImageFromFile))
+        self.image_loader = next(loaders, LoadImageFromFile())
         super().__init__(
             ann_file, data_prefix=data_prefix, filter_cfg=filter_cfg, pipeline=steps, **kwargs
         )
@@ -137,13 +140,13 @@ class CocoDataset(BaseDataset):
     def load_data_list(self) -> Sequence[dict]:
         """Read and check the annotation file.
 
-        Returns:
-            One dict per image in the order of the file, before `filter_data`.
+        Returns one dict per image in the order of the file, before `filter_data`.
         """
-        overridden = [name for name in _HOOKS if self._overrides(name)]
+        mine, base = type(self), CocoDataset
+        own = [name for name in _HOOKS if getattr(mine, name) is not getattr(base, name)]
         need_annotations = not self.test_mode
         # parse_data_info of a subclass may read any field of the file.
-        if 'parse_data_info' in overridden:
+        if 'parse_data_info' in own:
             records, data = read_coco_json(self.ann_file, self.backend_args, need_annotations)
         else:
             records = read_coco(self.ann_file, self.backend_args, need_annotations=need_annotations)
@@ -158,11 +161,12 @@ class CocoDataset(BaseDataset):
         images, check = build_images(records, self.cat2label, self.data_prefix['img'])
         self.counts.dropped, self.counts.beyond = check.count_dropped(), int(check.beyond.sum())
         self._defects = check.describe_defects()
-        if not overridden:
+        if not own:
             self.serialize_data = False  # workers share tensors as they are
             return images
-        self._ids_with_gt = images.list_ids_with_objects()
-        if 'parse_data_info' not in overridden:
+        ids, has_objects = images.fields['img_id'].tolist(), images.has_objects.tolist()
+        self._ids_with_gt = set(compress(ids, has_objects))
+        if 'parse_data_info' not in own:
             return list(images)
         anns_of = defaultdict(list)
         for ann in data['annotations']:
@@ -196,7 +200,8 @@ class CocoDataset(BaseDataset):
         filters = {} if self.test_mode else dict(self.filter_cfg or {})
         drop_empty, min_size = bool(filters.get('filter_empty_gt')), filters.get('min_size', 0)
         if isinstance(images, CocoImages):
-            has_objects, shortest = images.has_objects.numpy(), images.list_shortest_sides()
+            has_objects = images.has_objects.numpy()
+            shortest = np.minimum(images.fields['width'].tolist(), images.fields['height'].tolist())
         else:
             known = self._ids_with_gt
             has_objects = np.array(
@@ -205,16 +210,18 @@ class CocoDataset(BaseDataset):
             shortest = np.array([min(info['width'], info['height']) for info in images])
         empty = ~has_objects & drop_empty
         small = ~empty & (shortest < min_size)
-        indices = np.flatnonzero(~empty & ~small)
+        kept = ~empty & ~small
+        if isinstance(images, CocoImages):
+            used: Sequence[dict] = images.select(np.flatnonzero(kept))
+        else:
+            used = list(compress(images, kept))
         counts = self.counts
-        counts.images, counts.used = len(images), len(indices)
+        counts.images, counts.used = len(images), len(used)
         counts.empty, counts.small = int(empty.sum()), int(small.sum())
-        is_list = not isinstance(images, CocoImages)
-        used = [images[i] for i in indices.tolist()] if is_list else images.select(indices)
         counts.boxes, counts.crowds, counts.without_boxes = _count_boxes(used)
         counts.elsewhere = sum(_count_boxes(images)[:2]) - counts.boxes - counts.crowds
         text = counts.describe(drop_empty, min_size)
-        if not len(indices):
+        if not len(used):
             raise ValueError(
                 f'no usable image in {self.ann_file}: {text}. filter_cfg is {filters or None}; '
                 'change it, metainfo.classes or the file'
@@ -225,9 +232,9 @@ class CocoDataset(BaseDataset):
     def full_init(self) -> None:
         """Read the annotation file, once."""
         super().full_init()
-        if self._skipped is None and not self.test_mode:
+        if self.skipped is None and not self.test_mode:
             # Shared with the data loader workers, which write to it.
-            self._skipped = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
+            self.skipped = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
 
     def prepare_data(self, idx: int) -> dict | None:
         """Run the pipeline on one image; None if it is skipped, for which mmengine takes another.
@@ -241,19 +248,9 @@ class CocoDataset(BaseDataset):
             if self.on_error == 'raise':
                 raise
             data = None
-        if data is None and self._skipped is not None:
-            self._skipped[idx] = 1
+        if data is None and self.skipped is not None:
+            self.skipped[idx] = 1
         return data
-
-    @property
-    def skipped(self) -> Tensor | None:
-        """uint8 (N,), 1 for images skipped so far by any worker; None with `test_mode`."""
-        return self._skipped
-
-    @property
-    def image_loader(self) -> LoadImageFromFile:
-        """The step of the pipeline that reads images, or one with default settings."""
-        return self._loader or LoadImageFromFile()
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """List the labels of one image, for mmengine's `ClassBalancedDataset`."""
@@ -295,12 +292,9 @@ class CocoDataset(BaseDataset):
         """
         if not self.is_local(info['img_path']):
             return None
-        loader = self.image_loader
+        size_wh, loader = (info['width'], info['height']), self.image_loader
         return find_image_fault(
-            info['img_path'],
-            (info['width'], info['height']),
-            color_type=loader.color_type,
-            max_pixels=loader.max_pixels,
+            info['img_path'], size_wh, color_type=loader.color_type, max_pixels=loader.max_pixels
         )
 
     def _log_counts(self, text: str) -> None:
@@ -342,9 +336,6 @@ class CocoDataset(BaseDataset):
         if isinstance(self.data_list, CocoImages) and isinstance(indices, Sequence):
             return self.data_list.select(indices)
         return super()._get_unserialized_subset(indices)
-
-    def _overrides(self, name: str) -> bool:
-        return getattr(type(self), name) is not getattr(CocoDataset, name)
 
     def is_local(self, path: str) -> bool:
         """Whether a path is on a local disk."""

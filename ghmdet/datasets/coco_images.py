@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from ghmdet.coco.box_filter import BoxCheck, check_boxes
-from ghmdet.coco.records import CocoRecords, Id
+from ghmdet.coco.records import CocoRecords
 
 
 class ValueColumn:
@@ -124,15 +124,6 @@ class CocoImages(Sequence):
                 )
             ],
         }
-
-    def list_shortest_sides(self) -> np.ndarray:
-        """Return the shorter side of each image in pixels: (N,)."""
-        return np.minimum(self.fields['width'].tolist(), self.fields['height'].tolist())
-
-    def list_ids_with_objects(self) -> set[Id]:
-        """Return the ids of the images that `has_objects`."""
-        ids = self.fields['img_id'].tolist()
-        return {id_ for id_, found in zip(ids, self.has_objects.tolist(), strict=True) if found}
 
     def select(self, indices: Sequence[int] | np.ndarray) -> CocoImages:
         """Return a copy of the images at `indices`, in that order."""

@@ -96,8 +96,7 @@ def read_image(
         Traceback (most recent call last):
         ghmdet.datasets.image_file.MissingImageError: image nowhere.jpg does not exist
     """
-    name = f'image {path}' if name is None else name
-    with _named(name):
+    with _named(name or f'image {path}'):
         with _checked(path):
             content = fileio.get(os.fspath(path), backend_args=backend_args)
         return _decode(content, expected_wh, color_type, max_pixels)
@@ -127,8 +126,8 @@ def find_image_fault(
 ) -> str | None:
     """Return what is wrong with a local image file; None if nothing is.
 
-    Reads the header and the last bytes. This detects a file that is missing, empty, no image, too
-    large, or a truncated JPEG or PNG, but no damage in the middle and no other truncated formats.
+    Reads the header and the last bytes, so it does not detect damage in the middle, and truncation
+    only of JPEG and PNG.
 
     Args:
         path: file to check.
@@ -188,8 +187,7 @@ def _open(path: str | os.PathLike) -> Iterator[BinaryIO]:
 def _decode(
     content: bytes, expected_wh: tuple[float, float] | None, color_type: str, max_pixels: int
 ) -> np.ndarray:
-    plain = _is_plain_jpeg(content, max_pixels)
-    header = None if plain else _inspect(content, max_pixels)
+    header = None if _is_plain_jpeg(content, max_pixels) else _inspect(content, max_pixels)
     try:
         img = cv2.imdecode(np.frombuffer(content, np.uint8), COLOR_TYPES[color_type])
     except cv2.error as error:

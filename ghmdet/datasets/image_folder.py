@@ -41,7 +41,7 @@ class ImageFolder(CocoDataset):
                 'its subfolders'
             )
         names = sorted(file.relative_to(root).as_posix() for file in files)
-        as_shown = self._loader is None or not self._loader.color_type.endswith('orientation')
+        as_shown = not self.image_loader.color_type.endswith('orientation')
         sizes_wh = [read_image_sizes(root / name)[as_shown] for name in names]
         return [
             dict(img_id=name, img_path=f'{root}/{name}', width=width, height=height, instances=[])

@@ -16,6 +16,7 @@ from mmengine.dist import get_dist_info
 from mmengine.structures import BaseDataElement
 from torch.utils.data import BatchSampler, Sampler
 
+from ghmdet.argument_checks import check_integer
 from ghmdet.registry import DATA_SAMPLERS
 
 
@@ -37,7 +38,7 @@ class AspectRatioBatchSampler(BatchSampler):
 
     Raises:
         TypeError: the sampler is no `Sampler` or its dataset has no `get_data_info`.
-        ValueError: `batch_size` is not a positive int.
+        ValueError: `batch_size` is not an integer of at least 1.
 
     Example:
         >>> from mmengine.dataset import DefaultSampler
@@ -64,8 +65,7 @@ class AspectRatioBatchSampler(BatchSampler):
                 f'{type(sampler).__name__} over {type(dataset).__name__}; remove batch_sampler '
                 'from the dataloader in the config, or use a mmengine dataset and sampler'
             )
-        if not isinstance(batch_size, int) or batch_size <= 0:
-            raise ValueError(f'batch_size must be a positive int, got {batch_size!r}')
+        check_integer('AspectRatioBatchSampler.batch_size', batch_size, 1)
         self.sampler = sampler
         self.batch_size = batch_size
         self.drop_last = drop_last
@@ -170,7 +170,9 @@ class GlobalBatchSampler(BatchSampler):
         else:
             epoch, first = divmod(first, len(self.batches))
             batches = chain.from_iterable(map(self._epoch, count(epoch)))
-        yield from map(self._share, islice(batches, first, None))
+        for batch in islice(batches, first, None):
+            own = batch[self.rank :: self.world_size]
+            yield own or [batch[0]._replace(is_padding=True)]
 
     def __len__(self) -> int:
         """Return the number of batches of one epoch."""
@@ -188,9 +190,6 @@ class GlobalBatchSampler(BatchSampler):
         for batch in self.batches:
             yield [SampleIndex(index, seen // len(self.sampler)) for index in batch]
             seen += len(batch)
-
-    def _share(self, batch: list[SampleIndex]) -> list[SampleIndex]:
-        return batch[self.rank :: self.world_size] or [batch[0]._replace(is_padding=True)]
 
 
 def _select_all(sampler: Any) -> bool:

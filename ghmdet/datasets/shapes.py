@@ -201,9 +201,7 @@ def _write_coco(ann_file: Path, images: list[dict], annotations: list[dict]) -> 
     coco = {
         'images': images,
         'annotations': [dict(id=number, **ann) for number, ann in enumerate(annotations, start=1)],
-        'categories': [
-            {'id': label + 1, 'name': name} for label, name in enumerate(SHAPES_CLASSES)
-        ],
+        'categories': [{'id': i, 'name': name} for i, name in enumerate(SHAPES_CLASSES, start=1)],
     }
     with replacing(ann_file) as draft:
         draft.write_text(json.dumps(coco))

@@ -14,6 +14,7 @@ import torch
 from mmcv.transforms import BaseTransform
 from torch import Tensor
 
+from ghmdet.argument_checks import check_integer
 from ghmdet.datasets.image_file import COLOR_TYPES, MAX_PIXELS, ImageError, read_image
 from ghmdet.registry import TRANSFORMS
 from ghmdet.structures import DetDataSample, InstanceData
@@ -69,10 +70,7 @@ class LoadImageFromFile(BaseTransform):
                 raise ValueError('LoadImageFromFile: set backend_args, not file_client_args too')
             disk = file_client_args.get('backend', 'disk') == 'disk'
             backend_args = None if disk else file_client_args
-        if not isinstance(max_pixels, int) or max_pixels < 1:
-            raise ValueError(
-                f'LoadImageFromFile: max_pixels must be a positive integer, got {max_pixels!r}'
-            )
+        check_integer('LoadImageFromFile.max_pixels', max_pixels, 1)
         self.to_float32 = to_float32
         self.color_type = color_type
         self.ignore_empty = ignore_empty

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 import platform
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 from mmengine.config import Config
 from mmengine.device import get_device
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger
 from mmengine.optim import AmpOptimWrapper as _AmpOptimWrapper
 from torch import nn
 from torch.amp import GradScaler
-from torch.distributed.fsdp.sharded_grad_scaler import ShardedGradScaler
 
 from ghmdet.messages import type_name
 from ghmdet.registry import OPTIM_WRAPPERS
@@ -54,11 +51,11 @@ class AmpOptimWrapper(_AmpOptimWrapper):
         loss_scale: 'dynamic', a fixed number, or the arguments of `torch.amp.GradScaler`. Used with
             float16 only: bfloat16 has the range of float32, so nothing has to be scaled.
         dtype: 'float16' or 'bfloat16', also as torch dtype; None: see `low_precision`.
-        use_fsdp: use the loss scaler of FullyShardedDataParallel.
+        use_fsdp: must be False, see docs/distributed.md.
         **kwargs: `optimizer`, `clip_grad`, `accumulative_counts`; see `OptimWrapper`.
 
     Raises:
-        ValueError: unknown dtype or loss_scale, or a device without mixed precision.
+        ValueError: unknown dtype or loss_scale, use_fsdp, or a device without mixed precision.
 
     Example:
         >>> layer = nn.Linear(2, 1)
@@ -77,20 +74,29 @@ class AmpOptimWrapper(_AmpOptimWrapper):
     ) -> None:
         # Not mmengine's own constructor, which refuses the CPU.
         super(_AmpOptimWrapper, self).__init__(**kwargs)
+        if use_fsdp:
+            raise ValueError(
+                'optim_wrapper.use_fsdp=True is not supported: leave it out; several GPUs are used '
+                'by DistributedDataParallel, see docs/distributed.md'
+            )
         self.device_type = self.param_groups[0]['params'][0].device.type
-        self.cast_dtype = low_precision(self.device_type) if dtype is None else _read_dtype(dtype)
-        is_fixed = isinstance(loss_scale, float | int)
-        if not is_fixed and not isinstance(loss_scale, dict) and loss_scale != 'dynamic':
+        name = str(dtype).removeprefix('torch.')
+        if dtype is not None and name not in _DTYPES:
+            raise ValueError(f'optim_wrapper.dtype must be one of {list(_DTYPES)}, got {dtype!r}')
+        self.cast_dtype = low_precision(self.device_type) if dtype is None else _DTYPES[name]
+        self._scale_update_param: float | None = None
+        settings: dict[str, Any] = {}
+        if isinstance(loss_scale, float | int):
+            self._scale_update_param = settings['init_scale'] = float(loss_scale)
+        elif isinstance(loss_scale, dict):
+            settings = loss_scale
+        elif loss_scale != 'dynamic':
             raise ValueError(
                 "optim_wrapper.loss_scale must be 'dynamic', a number or a dict, got "
                 f'{loss_scale!r}'
             )
-        settings = loss_scale if isinstance(loss_scale, dict) else {}
-        if is_fixed:
-            settings = dict(init_scale=float(loss_scale))  # type: ignore[arg-type]
-        self._scale_update_param = settings['init_scale'] if is_fixed else None
-        scaler = ShardedGradScaler if use_fsdp else partial(GradScaler, self.device_type)
-        self.loss_scaler = scaler(**{'enabled': self.cast_dtype == torch.float16, **settings})
+        settings = {'enabled': self.cast_dtype == torch.float16, **settings}
+        self.loss_scaler = GradScaler(self.device_type, **settings)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the optimizer's state, with `loss_scaler` where there is one."""
@@ -109,13 +115,6 @@ class AmpOptimWrapper(_AmpOptimWrapper):
             yield
 
 
-def _read_dtype(dtype: str | torch.dtype) -> torch.dtype:
-    name = str(dtype).removeprefix('torch.')
-    if name not in _DTYPES:
-        raise ValueError(f'optim_wrapper.dtype must be one of {list(_DTYPES)}, got {dtype!r}')
-    return _DTYPES[name]
-
-
 def apply_amp(cfg: Config) -> None:
     """Train in mixed precision: `optim_wrapper` becomes AmpOptimWrapper.
 
@@ -130,10 +129,8 @@ def apply_amp(cfg: Config) -> None:
         loop.setdefault('fp16', True)
     name = type_name(cfg.optim_wrapper, 'OptimWrapper')
     if name == 'AmpOptimWrapper':
-        print_log(
-            '--amp does not change optim_wrapper: its type is AmpOptimWrapper already',
-            logger='current',
-            level=logging.WARNING,
+        MMLogger.get_current_instance().warning(
+            '--amp does not change optim_wrapper: its type is AmpOptimWrapper already'
         )
     elif name == 'OptimWrapper':
         cfg.optim_wrapper.type = 'AmpOptimWrapper'
@@ -146,11 +143,7 @@ def apply_amp(cfg: Config) -> None:
 
 
 def apply_amp_to_test(cfg: Config) -> None:
-    """Test in mixed precision.
-
-    Raises:
-        ValueError: the device has no mixed precision.
-    """
+    """Test in mixed precision; see `apply_amp`."""
     _choose_autocast_dtype()
     cfg.test_cfg.fp16 = True
 
@@ -159,18 +152,10 @@ def _choose_autocast_dtype() -> None:
     """Set torch's default, which mmengine's loops use, to the precision of training."""
     device = get_device()
     torch.set_autocast_dtype(device, low_precision(device))
-    if device == 'cpu' and not _has_bfloat16_instructions():
-        print_log(
-            'this CPU has no instructions for bfloat16 (AMX or AVX512-BF16): --amp works, but is '
-            'slower than float32',
-            logger='current',
-            level=logging.WARNING,
-        )
-
-
-def _has_bfloat16_instructions() -> bool:
-    """Whether the CPU has them; assumed for processors other than x86."""
-    if platform.machine() not in ('x86_64', 'AMD64'):
-        return True
     probes = ('_is_amx_tile_supported', '_is_avx512_bf16_supported')
-    return any(getattr(torch.cpu, probe, lambda: True)() for probe in probes)
+    has_bfloat16 = [getattr(torch.cpu, probe, lambda: True)() for probe in probes]
+    if device == 'cpu' and platform.machine() in ('x86_64', 'AMD64') and not any(has_bfloat16):
+        MMLogger.get_current_instance().warning(
+            'this CPU has no instructions for bfloat16 (AMX or AVX512-BF16): --amp works, but is '
+            'slower than float32'
+        )

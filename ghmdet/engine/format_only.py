@@ -38,10 +38,10 @@ def skip_evaluation(cfg: Config, path: str | os.PathLike[str]) -> None:
         path: ends in `.json`.
     """
     metric = next(iter(list_metrics(cfg, 'test')), ConfigDict())
-    keep = is_ours(metric, METRICS, 'CocoMetric') and not is_ours(
-        innermost(cfg.test_dataloader.dataset), DATASETS, 'CocoDataset'
-    )
-    kept = {key: metric[key] for key in ('ann_file', 'backend_args') if keep and key in metric}
+    dataset = innermost(cfg.test_dataloader.dataset)
+    kept = {}
+    if is_ours(metric, METRICS, 'CocoMetric') and not is_ours(dataset, DATASETS, 'CocoDataset'):
+        kept = {key: metric[key] for key in ('ann_file', 'backend_args') if key in metric}
     cfg.test_evaluator = dict(
         type='CocoMetric', format_only=True, outfile_prefix=os.fspath(path), **kept
     )

@@ -19,6 +19,7 @@ from ghmdet.checkpoint.weights import compare_classes, fit_state_dict
 from ghmdet.checks.classes import take_checkpoint_classes
 from ghmdet.config.from_mmdet import convert_mmdet_config
 from ghmdet.config.shipped import get_config, published_weights
+from ghmdet.engine.format_only import innermost
 from ghmdet.messages import list_items
 from ghmdet.models.speedup import fuse_conv_bn
 from ghmdet.registry import DATASETS, MODELS, TRANSFORMS
@@ -56,7 +57,6 @@ def init_detector(
         convert_mmdet_config(cfg)
     else:
         cfg = get_config(config)
-    loaded = None
     if checkpoint is not None:
         loaded = CheckpointLoader.load_checkpoint(os.fspath(checkpoint), 'cpu', 'silent')
         cfg = copy.deepcopy(cfg)
@@ -64,8 +64,12 @@ def init_detector(
     model = MODELS.build(cfg.model)
     use_own_initializer(model)
     model.cfg = cfg
-    model.dataset_meta = _dataset_meta(cfg)
-    if checkpoint is not None and loaded is not None:
+    dataset = _test_dataset(cfg)
+    kind = dataset.get('type')
+    if isinstance(kind, str):
+        kind = DATASETS.get(kind) if kind in DATASETS else None
+    model.dataset_meta = {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
+    if checkpoint is not None:
         _load_weights(model, loaded, os.fspath(checkpoint))
     model.to(device).eval()
     if fold and checkpoint is not None:
@@ -88,8 +92,8 @@ def get_model(
         device: where it runs, e.g. 'cuda:0'.
 
     Returns:
-        The model with all of its layers, in eval mode (call `train()` to train), with `cfg` and
-        `dataset_meta` as from `init_detector`. With neither checkpoint nor pretrained its weights
+        The model as from `init_detector`, but with all of its layers, in eval mode (call `train()`
+        to train). With neither checkpoint nor pretrained its weights
         are random; its `init_weights()` gives those that a training starts from, which downloads
         the backbone.
 
@@ -141,50 +145,31 @@ def _load_weights(model: BaseModel, checkpoint: dict[str, Any], path: str) -> No
     if report.warnings:
         report.log()
     model.load_state_dict(fitted)
-    if report.classes is None:
-        return
-    if report.num_classes is None or len(report.classes) == report.num_classes[0]:
+    fits = report.num_classes is None or len(report.classes or ()) == report.num_classes[0]
+    if report.classes is not None and fits:
         meta = checkpoint.get('meta', {}).get('dataset_meta') or {}
         lower = {key.lower(): value for key, value in meta.items()}  # CLASSES in some files
         model.dataset_meta = {**lower, 'classes': report.classes}
 
 
 def _test_dataset(cfg: Config) -> dict[str, Any]:
-    """The dataset of the config's test, inside of wrappers."""
-    dataset = (cfg.get('test_dataloader') or {}).get('dataset', {})
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
-    return dataset
-
-
-def _dataset_meta(cfg: Config) -> dict[str, Any]:
-    """The classes of the config's test dataset."""
-    dataset = _test_dataset(cfg)
-    kind = dataset.get('type')
-    if isinstance(kind, str):
-        kind = DATASETS.get(kind) if kind in DATASETS else None
-    return {**getattr(kind, 'METAINFO', {}), **(dataset.get('metainfo') or {})}
+    return innermost((cfg.get('test_dataloader') or {}).get('dataset', {}))
 
 
 def _detect(model: BaseModel, img: Image) -> DetDataSample:
-    data = _pipeline(model.cfg, skip_loading=isinstance(img, np.ndarray))(_pipeline_input(img))
-    return model.test_step(dict(inputs=[data['inputs']], data_samples=[data['data_samples']]))[0]
-
-
-def _pipeline_input(img: Image) -> dict[str, Any]:
-    """The input of the pipeline."""
+    results: dict[str, Any] = dict(img_id=0)
+    skipped = {'LoadAnnotations'}
     if isinstance(img, np.ndarray):
         if img.shape[2:] != (3,) or str(img.dtype) not in ('uint8', 'float32'):
             raise ValueError(
                 'img must be uint8 (h, w, 3) in BGR, got an array '
                 f'{img.dtype} {img.shape}; cv2.imread returns such an image for any file'
             )
-        return dict(img=img, img_shape=img.shape[:2], ori_shape=img.shape[:2], img_id=0)
-    return dict(img_path=os.fspath(img), img_id=0)
-
-
-def _pipeline(cfg: Config, skip_loading: bool) -> Compose:
-    """The test pipeline without annotations."""
-    skipped = {'LoadAnnotations'} | ({'LoadImageFromFile'} if skip_loading else set())
-    steps = cfg.test_dataloader.dataset.pipeline
-    return Compose([TRANSFORMS.build(step) for step in steps if step['type'] not in skipped])
+        results.update(img=img, img_shape=img.shape[:2], ori_shape=img.shape[:2])
+        skipped.add('LoadImageFromFile')
+    else:
+        results['img_path'] = os.fspath(img)
+    steps = _test_dataset(model.cfg)['pipeline']
+    pipeline = Compose([TRANSFORMS.build(step) for step in steps if step['type'] not in skipped])
+    data: Any = pipeline(results)
+    return model.test_step(dict(inputs=[data['inputs']], data_samples=[data['data_samples']]))[0]

@@ -27,19 +27,16 @@ _RANK_VARIABLES = {  # where each launcher writes what torch calls RANK, LOCAL_R
     'mpi': ('OMPI_COMM_WORLD_RANK', 'OMPI_COMM_WORLD_LOCAL_RANK', 'OMPI_COMM_WORLD_SIZE'),
 }
 _STARTED_BY = {'pytorch': 'torchrun --nproc_per_node N', 'slurm': 'srun', 'mpi': 'mpirun'}
-_DEFAULT_PORT = 29500
 _AGENT_STORE = 'TORCHELASTIC_USE_AGENT_STORE'
 _RENDEZVOUS_TIMEOUT = timedelta(minutes=30)  # torch's own
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
-_PRIMITIVES = '400'
 
 
 def set_up_launcher(cfg: Config) -> None:
     """Join the processes of `cfg.launcher` through gloo on a machine without accelerator.
 
-    `build_runner` calls it first: mmengine then finds the processes joined and skips its own
-    launcher, which needs CUDA, and takes from `cfg.model_wrapper_cfg` a wrapper without device ids.
-    With an accelerator, or with launcher 'none', nothing is done.
+    mmengine then skips its own launcher, which needs CUDA, and takes from `cfg.model_wrapper_cfg` a
+    wrapper without device ids. With an accelerator, or with launcher 'none', nothing is done.
 
     Raises:
         ValueError: unknown launcher, or the variables it should have set are not in the
@@ -55,10 +52,9 @@ def set_up_launcher(cfg: Config) -> None:
         renew_rendezvous()
     if launcher == 'none' or has_accelerator():
         return
-    dist_cfg = cfg.get('env_cfg', {}).get('dist_cfg', {})
     if not is_distributed():
-        _export_ranks(launcher)
-        _export_master(launcher, dist_cfg.get('port'))
+        dist_cfg = cfg.get('env_cfg', {}).get('dist_cfg', {})
+        _export_ranks(launcher, dist_cfg.get('port'))
         seconds = dist_cfg.get('timeout')
         distributed.init_process_group(
             backend='gloo', timeout=None if seconds is None else timedelta(seconds=seconds)
@@ -87,8 +83,8 @@ def is_first_process(cfg: Config) -> bool:
     return os.environ.get(names[0], '0') == '0'
 
 
-def _export_ranks(launcher: str) -> None:
-    """Set RANK, LOCAL_RANK and WORLD_SIZE, which torch reads."""
+def _export_ranks(launcher: str, port: Any) -> None:
+    """Set RANK, LOCAL_RANK, WORLD_SIZE, MASTER_ADDR and MASTER_PORT, which torch reads."""
     names = _RANK_VARIABLES[launcher]
     missing = [name for name in names if name not in os.environ]
     if missing:
@@ -98,16 +94,10 @@ def _export_ranks(launcher: str) -> None:
         )
     for target, source in zip(_RANK_VARIABLES['pytorch'], names, strict=True):
         os.environ[target] = os.environ[source]
-
-
-def _export_master(launcher: str, port: Any) -> None:
-    """Set MASTER_ADDR and MASTER_PORT; torchrun sets them itself."""
     if port is not None:
         os.environ['MASTER_PORT'] = str(port)
-    os.environ.setdefault('MASTER_PORT', str(_DEFAULT_PORT))
-    if 'MASTER_ADDR' in os.environ:
-        return
-    address = _master_address(launcher)
+    os.environ.setdefault('MASTER_PORT', '29500')
+    address = os.environ.get('MASTER_ADDR') or _master_address(launcher)
     if address is None:
         raise ValueError(
             f'launcher {launcher!r} expects MASTER_ADDR in the environment: the address of the '
@@ -135,23 +125,19 @@ def renew_rendezvous() -> None:
     """Let the processes of a torchrun job use a rendezvous store of their own.
 
     torchrun (2.4 to 2.15 at least) gives all attempts of a job the same store, which still holds
-    the addresses of the killed processes: restarted ones try to reach those, and fail or wait until
-    the time-out. So the process of rank 0 chooses a port, sends it to the others through that
-    store, and is the server there. Each of the others asks with a unique key, since
-    TORCHELASTIC_RESTART_COUNT may differ between hosts. (torch's own remedy,
-    TORCH_DISABLE_SHARE_RDZV_TCP_STORE, must be set for torchrun itself, and its default back-end
-    ignores it.)
+    the addresses of killed processes: restarted ones try to reach those, and fail or wait until the
+    time-out. So the process of rank 0 chooses a port, sends it to the others through that store,
+    and is the server there. (torch's TORCH_DISABLE_SHARE_RDZV_TCP_STORE must be set for torchrun
+    itself, and its default back-end ignores it.)
 
-    Must be called by all processes before they join. Changes MASTER_PORT in the environment.
-    Without the store of torchrun nothing is done.
+    All processes must call it before they join. It changes MASTER_PORT in the environment. Without
+    the store of torchrun nothing is done.
     """
     if os.environ.get(_AGENT_STORE) != 'True':
         return
     rank, size = int(os.environ['RANK']), int(os.environ['WORLD_SIZE'])
     address, port = os.environ['MASTER_ADDR'], int(os.environ['MASTER_PORT'])
-    store = TCPStore(
-        address, port, None, False, timeout=_RENDEZVOUS_TIMEOUT, wait_for_workers=False
-    )
+    store = TCPStore(address, port, timeout=_RENDEZVOUS_TIMEOUT, wait_for_workers=False)
     new_port = _distribute_port(store, size) if rank == 0 else _request_port(store, rank)
     os.environ['MASTER_PORT'] = new_port
     os.environ[_AGENT_STORE] = 'False'
@@ -159,7 +145,7 @@ def renew_rendezvous() -> None:
 
 def _request_port(store: TCPStore, rank: int) -> str:
     """Request the port from the process of rank 0."""
-    name = uuid4().hex
+    name = uuid4().hex  # TORCHELASTIC_RESTART_COUNT may differ between hosts
     store.set(f'ghmdet/request/{rank}', name)
     port, attempt = store.get(f'ghmdet/answer/{name}').decode().split()  # waits
     store.set(f'ghmdet/acknowledged/{attempt}/{rank}', '')
@@ -175,20 +161,19 @@ def _distribute_port(store: TCPStore, size: int) -> str:
         free.bind(('', 0))
         port = str(free.getsockname()[1])
     attempt = uuid4().hex
-    waiting = set(range(1, size))
+    waiting = list(range(1, size))
     end = time.monotonic() + _RENDEZVOUS_TIMEOUT.total_seconds()
     while waiting:
         for rank in waiting:
             if store.check([f'ghmdet/request/{rank}']):
                 name = store.get(f'ghmdet/request/{rank}').decode()
                 store.set(f'ghmdet/answer/{name}', f'{port} {attempt}')
-        waiting = {
-            rank for rank in waiting if not store.check([f'ghmdet/acknowledged/{attempt}/{rank}'])
-        }
+        done = f'ghmdet/acknowledged/{attempt}'
+        waiting = [rank for rank in waiting if not store.check([f'{done}/{rank}'])]
         if time.monotonic() > end:
             raise TimeoutError(
-                f'processes {sorted(waiting)} of {size} did not join within {_RENDEZVOUS_TIMEOUT}; '
-                'see their own output'
+                f'processes {waiting} of {size} did not join within {_RENDEZVOUS_TIMEOUT}; see '
+                'their own output'
             )
         time.sleep(0.01)
     return port
@@ -197,16 +182,16 @@ def _distribute_port(store: TCPStore, size: int) -> str:
 def keep_freed_memory() -> None:
     """On a CPU, keep the memory that a step frees for the next one.
 
-    Otherwise glibc returns it to the system, and each step faults its gigabytes in again page by
-    page: a seventh of the time of a training step of R-50, for a tenth less memory.
+    glibc would return it to the system, and each step would fault its gigabytes in again: a seventh
+    of the time of a training step of R-50, for a tenth less memory.
 
-    Where images differ in size, the primitives that oneDNN caches for each size fragment the free
-    memory. So it caches those of two or three sizes (up to 172 each, of all our models) rather than
-    1024, unless ONEDNN_PRIMITIVE_CACHE_CAPACITY is set.
+    The primitives that oneDNN caches for each image size fragment the free memory. So it caches
+    those of two or three sizes (up to 172 each, of all our models) rather than 1024, unless
+    ONEDNN_PRIMITIVE_CACHE_CAPACITY is set.
     """
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
     if mallopt is not None and not has_accelerator():
         mallopt(_M_MMAP_MAX, 0)
         mallopt(_M_TRIM_THRESHOLD, -1)
         # Read at the first convolution of the process.
-        os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', _PRIMITIVES)
+        os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '400')

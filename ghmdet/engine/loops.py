@@ -40,6 +40,8 @@ class _ExactLoop(BaseLoop):
     dynamic_milestones: Sequence[int]
     dynamic_intervals: Sequence[int]
 
+    _last: int
+    """The number of epochs, or iterations, after which the training ends."""
     _resumed: dict[str, Any] | None = None
     """The state of the checkpoint that the run resumes from."""
 
@@ -51,28 +53,18 @@ class _ExactLoop(BaseLoop):
         return collect_run_state(self.runner, *self._position())
 
     def load_state_dict(self, state: dict[str, Any] | None) -> None:
-        """Take what `state_dict` returned; it is used when the training begins.
-
-        None stands for a checkpoint of mmengine, which has no such state.
-        """
+        """Take what `state_dict` returned (None: a checkpoint of mmengine) for the next `run`."""
         self._resumed = state
 
     def _position(self) -> tuple[int, bool]:
         """How many batches of the epoch are done, and whether a validation comes next."""
         raise NotImplementedError
 
-    def _last(self) -> int:
-        """The number of epochs, or iterations, after which the training ends."""
-        raise NotImplementedError
-
     def _validation_follows(self, done: int) -> bool:
         """Whether a validation follows when so many epochs, or iterations, are done."""
         interval = self.dynamic_intervals[bisect(self.dynamic_milestones, done + 1) - 1]
-        return (
-            self.runner.val_loop is not None
-            and done >= self.val_begin
-            and (done % interval == 0 or done == self._last())
-        )
+        is_due = done >= self.val_begin and (done % interval == 0 or done == self._last)
+        return is_due and self.runner.val_loop is not None
 
     def _validate(self) -> None:
         """Validate without changing the state of the training."""
@@ -81,8 +73,7 @@ class _ExactLoop(BaseLoop):
 
     def _validate_if_pending(self) -> None:
         """Validate if the checkpoint was saved after training and before its validation."""
-        state = self._resumed
-        if state is not None and state['validate'] and self.runner.val_loop is not None:
+        if self._resumed and self._resumed['validate'] and self.runner.val_loop is not None:
             self._validate()
 
     def _set_up_loading(self, dataloader: Any) -> None:
@@ -146,6 +137,7 @@ class EpochBasedTrainLoop(_ExactLoop, _EpochBasedTrainLoop):
             runner, _form_global_batches(dataloader, endless=False), max_epochs, **kwargs
         )
         self._set_up_loading(dataloader)
+        self._last = self._max_epochs
         self._first_batch = self._batches_done = 0
 
     def run(self) -> torch.nn.Module:
@@ -184,9 +176,6 @@ class EpochBasedTrainLoop(_ExactLoop, _EpochBasedTrainLoop):
         done = self._batches_done
         return done, done == 0 and self._validation_follows(self._epoch + 1)
 
-    def _last(self) -> int:
-        return self._max_epochs
-
     def _find_first_batch(self) -> int:
         """The batch of the epoch to begin with."""
         if self._resumed is None:  # a checkpoint of mmengine, or none
@@ -205,10 +194,7 @@ class IterBasedTrainLoop(_ExactLoop, _IterBasedTrainLoop):
     Args:
         runner: see mmengine.
         dataloader: config; a loader that is built already is taken as it is.
-        max_iters: see mmengine.
-        val_begin: first iteration after which to validate.
-        val_interval: iterations from one validation to the next.
-        dynamic_intervals: pairs of an iteration and the interval from there on.
+        max_iters: see mmengine, also for `val_begin`, `val_interval` and `dynamic_intervals`.
     """
 
     def __init__(
@@ -223,7 +209,8 @@ class IterBasedTrainLoop(_ExactLoop, _IterBasedTrainLoop):
         # Not mmengine's constructor, which starts to load before the first batch is known.
         BaseLoop.__init__(self, runner, _form_global_batches(dataloader, endless=True))
         self._set_up_loading(dataloader)
-        self._max_iters, self._max_epochs = int(max_iters), 1
+        self._last = self._max_iters = int(max_iters)
+        self._max_epochs = 1
         self._epoch = self._iter = 0
         self.val_begin, self.val_interval = val_begin, val_interval
         self.stop_training = False
@@ -253,9 +240,6 @@ class IterBasedTrainLoop(_ExactLoop, _IterBasedTrainLoop):
 
     def _position(self) -> tuple[int, bool]:
         return 0, self._validation_follows(self._iter + 1)
-
-    def _last(self) -> int:
-        return self._max_iters
 
     def _batches(self, first: int) -> Iterator[Any]:
         if isinstance(self.dataloader.batch_sampler, GlobalBatchSampler):

@@ -39,7 +39,8 @@ def collect_run_state(runner: Runner, batch: int, validate: bool) -> dict[str, A
         hooks={name: hook.state_dict() for name, hook in _hooks_with_state(runner)},
         buffers=find_deviating_buffers(detectors_of(runner)),
     )
-    if _within_step(runner.optim_wrapper):
+    wrapper = runner.optim_wrapper
+    if isinstance(wrapper, OptimWrapper) and not wrapper.should_update():
         parameters = unwrap(runner.model).named_parameters()
         own['gradients'] = {n: p.grad.cpu() for n, p in parameters if p.grad is not None}
     return dict(
@@ -69,11 +70,10 @@ def restore_process(runner: Runner, processes: Sequence[Mapping[str, Any]]) -> N
         if name in states:
             hook.load_state_dict(states[name])
     gradients = [own] if same_number else processes
-    if 'gradients' in own:
-        for name, parameter in unwrap(runner.model).named_parameters():
-            if name in own['gradients']:
-                values = torch.stack([state['gradients'][name] for state in gradients])
-                parameter.grad = values.mean(0).to(parameter.device)
+    for name, parameter in unwrap(runner.model).named_parameters():
+        if name in own.get('gradients', {}):
+            values = torch.stack([state['gradients'][name] for state in gradients])
+            parameter.grad = values.mean(0).to(parameter.device)
 
 
 def restore_random(processes: Sequence[Mapping[str, Any]]) -> None:
@@ -86,13 +86,6 @@ def global_batch_size(runner: Runner) -> int:
     """Count the samples of an iteration, those of all processes."""
     batch = step_batch(runner, runner.optim_wrapper)
     return batch.processes * batch.images
-
-
-def _within_step(wrapper: Any) -> bool:
-    """Whether gradients are being accumulated."""
-    if not isinstance(wrapper, OptimWrapper):
-        return False
-    return not wrapper.should_update()
 
 
 class _EarlyStopping:

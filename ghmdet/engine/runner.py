@@ -73,13 +73,11 @@ _NOT_ADDED = (CheckpointHook, GHMStatsHook, StopHook, TestSpeedupHook)
 def build_runner(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Runner:
     """Build the Runner (of class `runner_type` if set) in three phases.
 
-    1. Config: a config of MMDetection becomes one of ghmdet (see `convert_mmdet_config`), our
-       loops and CheckpointHook are chosen, settings are checked, classes and annotation files
-       that it leaves out are filled in (see `resolve_classes` and `complete_evaluators`).
-    2. Processes and work dir: the processes are joined (see `set_up_launcher`). A training locks
-       its work dir and chooses the checkpoint that it resumes from (see `plan_start`).
-    3. Runner: it is built, the network is checked, and the hooks of `HOOKS_IN_ORDER` are added,
-       except for those that the config names itself.
+    1. The config is completed and checked, without touching a work dir.
+    2. The processes are joined. A training locks its work dir and chooses the checkpoint that it
+       resumes from.
+    3. The Runner is built, its network is checked, and the hooks of `HOOKS_IN_ORDER` that the
+       config does not name are added.
 
     Args:
         cfg: changed in place.
@@ -87,9 +85,17 @@ def build_runner(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Runne
     """
     keep_freed_memory()  # before anything large is allocated
     trains = 'train' in splits and cfg.get('train_cfg') is not None
-    classes = _prepare_config(cfg, splits)
+    # 1. Config
+    convert_mmdet_config(cfg)
+    _choose_own_parts(cfg)
+    check_settings(cfg)
+    complete_evaluators(cfg)
+    check_sections(cfg)
+    classes = resolve_classes(cfg, splits)
+    # 2. Processes and work dir
     set_up_launcher(cfg)
     notes = plan_start(cfg, is_first_process(cfg)) if trains else []
+    # 3. Runner
     runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     for level, text in notes:
         runner.logger.log(level, text)
@@ -103,20 +109,6 @@ def build_runner(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Runne
     if hasattr(runner, 'scale_lr'):
         runner.scale_lr = partial(scale_lr, runner)
     return runner
-
-
-def _prepare_config(cfg: Config, splits: Sequence[str]) -> str | None:
-    """Complete and check a config without touching a work dir.
-
-    Returns:
-        What `resolve_classes` chose, for the log.
-    """
-    convert_mmdet_config(cfg)
-    _choose_own_parts(cfg)
-    check_settings(cfg)
-    complete_evaluators(cfg)
-    check_sections(cfg)
-    return resolve_classes(cfg, splits)
 
 
 def _choose_own_parts(cfg: Config) -> None:
@@ -170,9 +162,8 @@ def scale_lr(
 ) -> None:
     """Scale the learning rates by total batch size / `base_batch_size`, if `enable` is set.
 
-    Replaces mmengine's `Runner.scale_lr`, which does not count accumulated batches. Like that, it
-    runs before the schedulers are built and before a checkpoint is resumed; a checkpoint contains
-    scaled rates, which are not scaled again.
+    Replaces mmengine's `Runner.scale_lr`, which does not count accumulated batches. It runs before
+    a checkpoint is resumed, whose rates are scaled already.
 
     Raises:
         ValueError: see `check_auto_scale_lr`.

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import torch
@@ -30,19 +30,14 @@ class ValLoop(_ValLoop):
     the number of processes, and averaged over all images, each once; `val/loss` is the sum of
     `val/loss_cls`, `val/loss_bbox` and whatever else the detector calls a loss. The network runs
     twice on each image. The training is not changed: buffers (GHM running counts, batch norm
-    statistics) and random generators keep their state.
+    statistics) and random generators keep their state. `save_best='val/loss'` works too.
 
-    GHM weights entries by its running counts, unchanged and scaled to the image (see
-    `GradientDensityLoss`). In training they also change from level to level, so compare `val/loss`
-    of a GHM loss with that of other epochs rather than with the training loss.
-
-    `save_best='val/loss'` works too; less is better.
+    A GHM loss weights entries by its running counts, which in training change from level to level:
+    compare its `val/loss` with that of other epochs, not with the training loss.
 
     Args:
-        runner: see mmengine.
-        dataloader: see mmengine; for the loss its pipeline must have LoadAnnotations, before or
-            after Resize.
-        evaluator: see mmengine.
+        runner: see mmengine, also for `evaluator`.
+        dataloader: for the loss its pipeline must have LoadAnnotations, before or after Resize.
         fp16: validate in mixed precision, the loss too.
         compute_loss: whether to compute the loss.
 
@@ -86,9 +81,11 @@ class ValLoop(_ValLoop):
         """Validate one batch."""
         if self.compute_loss:
             # Before the prediction, which may change the samples.
-            with _preserve_state(self._buffers), autocast(enabled=self.fp16):
+            self._buffers.save()
+            with preserve_random_state(), autocast(enabled=self.fp16):
                 for image, sample in zip(*_split_batch(data_batch), strict=True):
                     self._losses.append((_identity(sample), self._compute(image, sample)))
+            self._buffers.restore()
         super().run_iter(idx, data_batch)
 
     def _compute(self, image: Tensor, sample: Any) -> dict[str, Tensor]:
@@ -98,10 +95,9 @@ class ValLoop(_ValLoop):
         if self._rescale:
             _scale_to_input(sample)
         data = model.data_preprocessor(dict(inputs=[image], data_samples=[sample]), False)
-        try:
+        losses = None
+        with suppress(NotImplementedError):
             losses = model(**data, mode='loss')
-        except NotImplementedError:
-            losses = None
         if not isinstance(losses, dict):
             raise ValueError(
                 f'val_cfg.compute_loss=True needs a detector with a loss: {type(model).__name__}.'
@@ -123,17 +119,6 @@ class ValLoop(_ValLoop):
             found.update(zip(part[1], part[2], strict=True))
         sums = [math.fsum(column) for column in zip(*found.values(), strict=True)]
         return {f'val/{name}': total / len(found) for name, total in zip(names, sums, strict=True)}
-
-
-@contextmanager
-def _preserve_state(buffers: Buffers) -> Iterator[None]:
-    """Restore buffers and random generators at the end."""
-    buffers.save()
-    try:
-        with preserve_random_state():
-            yield
-    finally:
-        buffers.restore()
 
 
 def _split_batch(data_batch: Any) -> tuple[Sequence[Tensor], Sequence[Any]]:
@@ -192,10 +177,8 @@ def _annotations_come_first(dataset: Any) -> bool:
 def _find_transform(dataset: Any, name: str) -> int | None:
     """Index of the first transform of this class, or of a class whose name contains its name."""
     transforms = getattr(getattr(dataset, 'pipeline', None), 'transforms', ())
-    for i, transform in enumerate(transforms):
-        if any(name in kind.__name__ for kind in type(transform).__mro__):
-            return i
-    return None
+    names = [' '.join(kind.__name__ for kind in type(step).__mro__) for step in transforms]
+    return next((i for i, found in enumerate(names) if name in found), None)
 
 
 def _scale_to_input(sample: Any) -> None:

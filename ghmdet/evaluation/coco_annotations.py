@@ -45,7 +45,7 @@ class CocoAnnotations:
         ids = sorted({image.id for image in records.images}, key=lambda id_: (str(type(id_)), id_))
         self.image_index: dict[Hashable, int] = {id_: index for index, id_ in enumerate(ids)}
         self._categories = [(category.name, category.id) for category in records.categories]
-        self._categorised = records.categorised
+        self.has_categories = records.categorised
         self._annotations = records.annotations
 
     @classmethod
@@ -57,8 +57,7 @@ class CocoAnnotations:
         Args:
             ann_file: path or URL of the JSON.
             backend_args: how to read it, see `mmengine.fileio.get`.
-            annotated: False where no ground truth is needed; then annotations and categories may be
-                absent.
+            annotated: False: annotations and categories may be absent.
 
         Raises:
             FileNotFoundError: there is no such file.
@@ -103,24 +102,18 @@ class CocoAnnotations:
             return list(category_numbers(classes))
         return [self._find_category(name) for name in classes]
 
-    @property
-    def has_categories(self) -> bool:
-        """Whether the file has categories."""
-        return self._categorised
-
     def _find_category(self, name: str) -> Hashable:
         ids = [id_ for category, id_ in self._categories if category == name]
         if len(ids) == 1:
             return ids[0]
-        names = [category for category, _ in self._categories]
-        near = nearest(name, names, count=3, cutoff=0.4)
-        hint = f'did you mean {" or ".join(near)}?' if near else f'these are {list_items(names)}.'
-        problem = (
-            f'is the name of the categories {ids}; names must be unique'
-            if ids
-            else f'is not among the categories; {hint} Set `classes` of the metainfo to names in '
-            'the file'
-        )
+        problem = f'is the name of the categories {ids}; names must be unique'
+        if not ids:
+            names = [category for category, _ in self._categories]
+            near = ' or '.join(nearest(name, names, count=3, cutoff=0.4))
+            hint = f'did you mean {near}?' if near else f'these are {list_items(names)}.'
+            problem = (
+                f'is not among the categories; {hint} Set `classes` of the metainfo to their names'
+            )
         raise ValueError(f'CocoMetric: in {self.source} the class {name!r} {problem}')
 
     def ground_truth(self, category_ids: Sequence[Hashable]) -> list[dict]:
@@ -136,15 +129,14 @@ class CocoAnnotations:
         annotations = self._annotations
         images = annotations.find_images(self.image_index)
         labels = annotations.find_categories({id_: i for i, id_ in enumerate(category_ids)})
-        areas = np.where(
-            np.isnan(annotations.area), annotations.bbox[:, 2:].prod(axis=1), annotations.area
-        )
+        bbox, areas = annotations.bbox, annotations.area
+        areas = np.where(np.isnan(areas), bbox[:, 2:].prod(axis=1), areas)
         kept = np.flatnonzero((images >= 0) & (labels >= 0))
         columns = {
             'id': kept + 1,
             'image_id': images[kept],
             'category_id': labels[kept],
-            'bbox': annotations.bbox[kept],
+            'bbox': bbox[kept],
             'area': areas[kept],
             'iscrowd': annotations.is_crowd[kept].astype(int),
         }
@@ -168,9 +160,8 @@ def truth_of_sample(sample: Mapping) -> dict[str, np.ndarray]:
     crowds: Any
     if 'instances' in sample:
         objects = sample['instances']
-        boxes, labels, crowds = (
-            [each[key] for each in objects] for key in ('bbox', 'bbox_label', 'ignore_flag')
-        )
+        keys = ('bbox', 'bbox_label', 'ignore_flag')
+        boxes, labels, crowds = ([each[key] for each in objects] for key in keys)
     elif 'bboxes' in sample.get('gt_instances', ()):
         parts = [sample[key] for key in ('gt_instances', 'ignored_instances') if key in sample]
         boxes = torch.cat([torch.as_tensor(part['bboxes']).reshape(-1, 4).cpu() for part in parts])

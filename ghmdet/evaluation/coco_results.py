@@ -10,8 +10,6 @@ import numpy as np
 
 from ghmdet.atomic_file import replacing
 
-SUFFIX = '.bbox.json'
-
 
 def results_path(outfile_prefix: str) -> Path:
     """Return the file to write: `<outfile_prefix>.bbox.json`, or the prefix if it ends in `.json`.
@@ -21,7 +19,7 @@ def results_path(outfile_prefix: str) -> Path:
         ('mine.bbox.json', 'mine.json')
     """
     named = str(outfile_prefix).endswith('.json')
-    return Path(outfile_prefix if named else f'{outfile_prefix}{SUFFIX}')
+    return Path(outfile_prefix if named else f'{outfile_prefix}.bbox.json')
 
 
 def write_results(

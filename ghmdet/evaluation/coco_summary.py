@@ -41,15 +41,12 @@ def check_metric_items(names: Sequence[str], items: dict[str, Item]) -> None:
     """Raise ValueError where a name is not among the `summary_items`."""
     for name in names:
         if name not in items:
-            threshold = re.fullmatch(r'mAP_(\d+(\.\d+)?)', name)
-            hint = f'; it needs {_of_percent(threshold[1])} among the iou_thrs' if threshold else ''
+            hint = ''
+            if threshold := re.fullmatch(r'mAP_(\d+(\.\d+)?)', name):
+                hint = f'; it needs {float(threshold[1]) / 100:g} among the iou_thrs'
             raise ValueError(
                 f'CocoMetric: metric_items has {name!r}{hint}; valid names are {list(items)}'
             )
-
-
-def _of_percent(text: str) -> str:
-    return f'{float(text) / 100:g}'
 
 
 def summary_items(

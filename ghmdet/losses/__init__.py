@@ -1,4 +1,7 @@
-"""Losses: GHM-C and GHM-R, and the ones they are compared with."""
+"""Losses: GHM-C and GHM-R, and the ones they are compared with.
+
+Their constructors raise a ValueError that names a hyper-parameter out of its range.
+"""
 
 from .focal_loss import FocalLoss
 from .ghm_loss import GHMC, GHMR

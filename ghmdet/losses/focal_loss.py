@@ -5,10 +5,10 @@ from __future__ import annotations
 from torch import Tensor, nn
 from torchvision.ops import sigmoid_focal_loss
 
+from ghmdet.argument_checks import check_factor, check_flag, check_range
 from ghmdet.registry import MODELS
 
 from .reduction import expand_one_hot, resolve_reduction, weight_reduce
-from .settings import check_factor, check_flag, check_number
 
 
 @MODELS.register_module()
@@ -21,9 +21,6 @@ class FocalLoss(nn.Module):
         alpha: weight of positive entries in [0, 1], negative ones get 1 - alpha.
         reduction: 'none', 'mean' or 'sum'.
         loss_weight: factor on the result.
-
-    Raises:
-        ValueError: a hyper-parameter out of its range, named.
 
     Example:
         >>> import torch
@@ -42,7 +39,7 @@ class FocalLoss(nn.Module):
         super().__init__()
         check_flag('FocalLoss.use_sigmoid', use_sigmoid, allowed=(True,))
         check_factor('FocalLoss.gamma', gamma)
-        check_number('FocalLoss.alpha', alpha, 'a number in [0, 1]', lambda a: 0 <= a <= 1)
+        check_range('FocalLoss.alpha', alpha, 0, 1)
         check_factor('FocalLoss.loss_weight', loss_weight)
         self.use_sigmoid = use_sigmoid
         self.gamma = gamma

@@ -16,17 +16,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ghmdet.argument_checks import check_flag, check_positive
 from ghmdet.registry import MODELS
 
 from .gradient_density import GradientDensityLoss
-from .settings import check_flag, check_positive
 
 
 @MODELS.register_module()
 class GHMC(GradientDensityLoss):
     """GHM classification loss (section "GHM-C Loss", eq. 9), on sigmoid cross entropy.
 
-    The gradient norm of an entry is g = |sigmoid(pred) - target|.
+    The gradient norm of an entry is g = |sigmoid(pred) - target|. `pred` are logits (n, C) and
+    `target` is labels (n,) in [0, C], C being background, or targets (n, C) in [0, 1]. Logits with
+    targets may have any other shape too.
 
     Args:
         bins: number of steps of g in [0, 1].
@@ -44,9 +46,6 @@ class GHMC(GradientDensityLoss):
             process with the joined batch. Otherwise each process counts, and keeps running counts,
             for itself. No effect in eval mode.
 
-    Raises:
-        ValueError: a hyper-parameter out of its range, named.
-
     Example:
         In any classifier with one logit per class. Label 2 means neither of 2 classes; the same as
         targets of 0 and 1:
@@ -62,6 +61,9 @@ class GHMC(GradientDensityLoss):
         (tensor(0.5455), tensor(0.5455))
     """
 
+    _last_edge = 1 + 1e-6
+    _takes_labels = True
+
     def __init__(
         self,
         bins: int = 10,
@@ -73,43 +75,12 @@ class GHMC(GradientDensityLoss):
         max_weight: float | None = None,
         sync: bool = False,
     ) -> None:
-        super().__init__(
-            bins,
-            momentum,
-            loss_weight,
-            reduction,
-            bias_correct,
-            max_weight,
-            sync,
-            last_edge=1 + 1e-6,
-        )
+        super().__init__(bins, momentum, loss_weight, reduction, bias_correct, max_weight, sync)
         check_flag('GHMC.use_sigmoid', use_sigmoid, allowed=(True,))  # there is no softmax GHM-C
         self.use_sigmoid = use_sigmoid
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        label_weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """Return the loss, a scalar, or (n, C) with reduction 'none'.
-
-        Args:
-            pred: logits (n, C), or of any other shape with targets of the same.
-            target: labels (n,) in [0, C], C being background, or targets (n, C) in [0, 1].
-            label_weight: (n,) or (n, C); entries with a positive one are used. None: all are.
-            avg_factor: ignored, the loss divides by its own count of valid entries.
-            reduction_override: instead of `reduction`.
-
-        Raises:
-            ValueError: an unknown reduction, or shapes that do not fit.
-        """
-        target, weight = self._prepare(pred, target, label_weight, by_label=True)
-        valid = weight > 0
-        total = valid.sum() * _repeats(pred, valid)
-        return self._harmonized(pred, target, valid, total, reduction_override)
+    def _total(self, weight: Tensor, valid: Tensor) -> Tensor:
+        return valid.sum()
 
     def _gradient(self, pred: Tensor, target: Tensor) -> Tensor:
         probability = pred.sigmoid()
@@ -133,7 +104,7 @@ class GHMR(GradientDensityLoss):
     """GHM regression loss (section "GHM-R Loss", eqs. 10 to 13), on the authentic smooth L1 loss.
 
     ASL1(d) = sqrt(d^2 + mu^2) - mu with d = pred - target; the gradient norm is
-    g = |d| / sqrt(d^2 + mu^2).
+    g = |d| / sqrt(d^2 + mu^2). `pred` and `target` are deltas (n, 4).
 
     Args:
         mu: positive; where the loss turns from square to linear, in units of the deltas.
@@ -143,15 +114,15 @@ class GHMR(GradientDensityLoss):
         reduction: 'mean' divides the sum by the sum of the label weights, 'none' keeps the entries.
         bias_correct, max_weight, sync: as in `GHMC`.
 
-    Raises:
-        ValueError: a hyper-parameter out of its range, named.
-
     Example:
         >>> loss_bbox = GHMR(mu=1.0, bins=2)
         >>> pred = torch.tensor([[0.0, 3**0.5, 0.0, 0.0]])
         >>> loss_bbox(pred, torch.zeros(1, 4))  # 1 hard entry as heavy as 3 easy
         tensor(0.5000)
     """
+
+    _last_edge = 1e3
+    _takes_labels = False
 
     def __init__(
         self,
@@ -164,35 +135,12 @@ class GHMR(GradientDensityLoss):
         max_weight: float | None = None,
         sync: bool = False,
     ) -> None:
-        super().__init__(
-            bins, momentum, loss_weight, reduction, bias_correct, max_weight, sync, last_edge=1e3
-        )
+        super().__init__(bins, momentum, loss_weight, reduction, bias_correct, max_weight, sync)
         check_positive('GHMR.mu', mu)
         self.mu = mu
 
-    def forward(
-        self,
-        pred: Tensor,
-        target: Tensor,
-        label_weight: Tensor | None = None,
-        avg_factor: float | Tensor | None = None,
-        reduction_override: str | None = None,
-    ) -> Tensor:
-        """Return the loss, a scalar, or (n, 4) with reduction 'none'.
-
-        Args:
-            pred: deltas (n, 4).
-            target: deltas (n, 4).
-            label_weight: (n, 4) or (n,); entries with a positive one are used. None: all are.
-            avg_factor: ignored, the loss divides by the sum of label_weight.
-            reduction_override: instead of `reduction`.
-
-        Raises:
-            ValueError: an unknown reduction, or shapes that do not fit.
-        """
-        target, weight = self._prepare(pred, target, label_weight, by_label=False)
-        total = weight.float().sum() * _repeats(pred, weight)
-        return self._harmonized(pred, target, weight > 0, total, reduction_override)
+    def _total(self, weight: Tensor, valid: Tensor) -> Tensor:
+        return weight.float().sum()
 
     def _gradient(self, pred: Tensor, target: Tensor) -> Tensor:
         diff = pred - target.float()
@@ -201,11 +149,6 @@ class GHMR(GradientDensityLoss):
     def _loss(self, pred: Tensor, target: Tensor) -> Tensor:
         diff = pred - target.float()
         return torch.sqrt(diff * diff + self.mu * self.mu) - self.mu
-
-
-def _repeats(pred: Tensor, weight: Tensor) -> int:
-    """The number of entries of `pred` per weight."""
-    return pred.numel() // max(1, weight.numel())
 
 
 def _find_positive(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,15 @@ import torch.nn.functional as F
 from mmengine.dist import all_reduce, get_world_size
 from torch import Tensor, nn
 
+from ghmdet.argument_checks import (
+    check_factor,
+    check_flag,
+    check_integer,
+    check_number,
+    check_positive,
+)
+
 from .reduction import resolve_reduction
-from .settings import check_factor, check_flag, check_integer, check_number, check_positive
 
 # A bin is stored in a byte, of which one value means no bin.
 _MAX_BINS = 255
@@ -51,12 +58,11 @@ def _graph_is_kept() -> bool:
 class GradientDensityLoss(nn.Module):
     """Base of GHMC and GHMR: entries weighted by the inverse of their gradient density.
 
-    The gradient of an entry's loss is needed twice: its norm g is counted, and times the weight it
-    is the gradient of the result; it is computed once. There are two passes over the entries, one
-    that counts and one that weights. In plain torch both work on chunks that fit a CPU's cache, and
-    gradients and bins are kept between them. On CUDA each pass is one kernel made by
-    `torch.compile`, and the second computes gradients and bins again, which is faster than reading
-    them. Neither waits for the device.
+    There are two passes over the entries: one counts the norms g of their gradients, one weights
+    losses and gradients, which gives the gradient of the result. In plain torch both work on chunks
+    that fit a CPU's cache, and gradients and bins are kept between them. On CUDA each pass is one
+    kernel made by `torch.compile`, and the second computes gradients and bins again, which is
+    faster than reading them. Neither waits for the device.
 
     The running counts move in training mode only. In eval mode entries are weighted by the running
     counts, scaled to their number, so the loss says how much harder a validation set is than the
@@ -66,10 +72,9 @@ class GradientDensityLoss(nn.Module):
     `sync` is set: then the entries of all processes are weighted as those of one batch. The loss of
     a process ('mean' or 'sum') is scaled by the number of processes, so that the mean of the
     processes' losses, and of their gradients, which DistributedDataParallel computes, is what one
-    process would get for that batch, to float32 rounding. With 'none' entries are what they would
-    be in that batch, not scaled. The losses of all processes must be called equally often, with
-    entries or without. In eval mode nothing is summed, as processes may have different numbers of
-    images.
+    process would get for that batch, to float32 rounding; 'none' does not scale. The losses of all
+    processes must be called equally often, with entries or without. In eval mode nothing is summed,
+    as processes may have different numbers of images.
     """
 
     edges: Tensor
@@ -79,6 +84,10 @@ class GradientDensityLoss(nn.Module):
     """None, or a list to which each call appends the number of entries of each bin, int64 (bins,),
     and their weight, (bins,), where 1 is the average at momentum 0. With `sync`, of all
     processes."""
+    _last_edge: float
+    """Upper edge of the last bin."""
+    _takes_labels: bool
+    """Whether the target may be labels (n,)."""
 
     def __init__(
         self,
@@ -89,7 +98,6 @@ class GradientDensityLoss(nn.Module):
         bias_correct: bool,
         max_weight: float | None,
         sync: bool,
-        last_edge: float,
     ) -> None:
         super().__init__()
         name = type(self).__name__
@@ -110,7 +118,7 @@ class GradientDensityLoss(nn.Module):
         self.bin_records = None
         edges = torch.arange(bins + 1).float() / bins
         self._finds_bin_by_product = _product_is_exact(bins)
-        edges[-1] = last_edge
+        edges[-1] = self._last_edge
         self.register_buffer('edges', edges)
         if momentum > 0:
             self.register_buffer('acc_sum', torch.zeros(bins))
@@ -134,18 +142,18 @@ class GradientDensityLoss(nn.Module):
         """Each entry's loss before it is weighted."""
         raise NotImplementedError
 
-    def _prepare(
-        self, pred: Tensor, target: Tensor, weight: Tensor | None, by_label: bool
-    ) -> tuple[Tensor, Tensor]:
-        """Check the shapes; return the target, labels as int64, and weights that broadcast.
+    def _total(self, weight: Tensor, valid: Tensor) -> Tensor:
+        """The number N of the paper, a scalar, given the weights and which are positive."""
+        raise NotImplementedError
 
-        Raises:
-            ValueError: shapes or types do not fit; says which are valid.
-        """
+    def _prepare(
+        self, pred: Tensor, target: Tensor, weight: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Check the shapes; return the target, labels as int64, and weights that broadcast."""
         name, shape = type(self).__name__, tuple(pred.shape)
-        is_label = by_label and pred.dim() == 2 and target.dim() == 1
+        is_label = self._takes_labels and pred.dim() == 2 and target.dim() == 1
         if target.shape != (pred.shape[:1] if is_label else pred.shape):
-            labels = ', or integer labels (n,) for pred (n, C)' if by_label else ''
+            labels = ', or integer labels (n,) for pred (n, C)' if self._takes_labels else ''
             raise ValueError(
                 f'{name}: expected a target of the shape of pred, {shape}{labels}; got '
                 f'{tuple(target.shape)}'
@@ -165,21 +173,34 @@ class GradientDensityLoss(nn.Module):
             )
         return target, weight
 
-    def _harmonized(
-        self, pred: Tensor, target: Tensor, valid: Tensor, total: Tensor, override: str | None
+    def forward(
+        self,
+        pred: Tensor,
+        target: Tensor,
+        label_weight: Tensor | None = None,
+        avg_factor: float | Tensor | None = None,
+        reduction_override: str | None = None,
     ) -> Tensor:
-        """Return the loss, its gradient attached, and move the running counts.
+        """Return the loss, a scalar or with reduction 'none' of the shape of `pred`.
+
+        Its gradient is attached. In training mode the running counts move.
 
         Args:
-            pred: (n, C).
-            target: as `_gradient` and `_loss` take it, (n, ...).
-            valid: bool (n, C) or (n, 1).
-            total: scalar, the number N of the paper; less than 1 means 1.
-            override: 'none', 'mean' or 'sum' instead of `reduction`, or None.
+            pred: (n, C), see `GHMC` and `GHMR`.
+            target: likewise.
+            label_weight: (n,) or (n, C); entries with a positive one are used. None: all are.
+            avg_factor: ignored; the loss divides by its own number of entries or sum of weights.
+            reduction_override: instead of `reduction`.
+
+        Raises:
+            ValueError: an unknown reduction, or shapes or types that do not fit.
         """
+        target, weight = self._prepare(pred, target, label_weight)
+        valid = weight > 0
+        total = self._total(weight, valid) * (pred.numel() // max(1, weight.numel()))
         reduction = self.reduction
-        if override:
-            reduction = resolve_reduction(reduction, override, type(self).__name__)
+        if reduction_override:
+            reduction = resolve_reduction(reduction, reduction_override, type(self).__name__)
         can_fuse = _can_fuse(pred.device, type(self))  # type: ignore[arg-type]
         passes = self._fused_passes if can_fuse else self._plain_passes
         with torch.no_grad(), torch.autocast(pred.device.type, enabled=False):
@@ -239,7 +260,7 @@ class GradientDensityLoss(nn.Module):
 
         Args:
             counts: int64 (bins,), the number of entries of each; updates the running counts.
-            total: see `_harmonized`.
+            total: scalar, the number N of the paper; less than 1 means 1.
             reduction: 'none', 'mean' or 'sum'.
         """
         num_processes = get_world_size() if self.sync and self.training else 1

@@ -16,7 +16,7 @@ def resolve_reduction(reduction: str, override: str | None, loss_name: str) -> s
     """
     chosen = override or reduction
     if chosen not in REDUCTIONS:
-        raise ValueError(f'{loss_name}.reduction: expected one of {REDUCTIONS}, got {chosen!r}')
+        raise ValueError(f'{loss_name}.reduction must be one of {REDUCTIONS}, got {chosen!r}')
     return chosen
 
 

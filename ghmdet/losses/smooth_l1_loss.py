@@ -5,16 +5,16 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from ghmdet.argument_checks import check_factor, check_positive
 from ghmdet.registry import MODELS
 
 from .reduction import resolve_reduction, weight_reduce
-from .settings import check_factor, check_positive
 
 
 class _BoxLoss(nn.Module):
     """Base of both losses; subclasses define the loss of an entry."""
 
-    def __init__(self, reduction: str, loss_weight: float) -> None:
+    def __init__(self, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
         super().__init__()
         check_factor(f'{type(self).__name__}.loss_weight', loss_weight)
         self.reduction = resolve_reduction(reduction, None, type(self).__name__)
@@ -47,9 +47,6 @@ class SmoothL1Loss(_BoxLoss):
         reduction: 'none', 'mean' or 'sum'.
         loss_weight: factor on the result.
 
-    Raises:
-        ValueError: a hyper-parameter out of its range, named.
-
     Example:
         >>> import torch
         >>> SmoothL1Loss(reduction='none')(torch.tensor([[0.5, 3.0]]), torch.zeros(1, 2))
@@ -80,9 +77,6 @@ class L1Loss(_BoxLoss):
         >>> L1Loss()(torch.tensor([[1.0, -2.0]]), torch.zeros(1, 2))
         tensor(1.5000)
     """
-
-    def __init__(self, reduction: str = 'mean', loss_weight: float = 1.0) -> None:
-        super().__init__(reduction, loss_weight)
 
     def _entries(self, pred: Tensor, target: Tensor) -> Tensor:
         return (pred - target).abs()

@@ -25,15 +25,15 @@ class Buffers:
     """
 
     def __init__(self, model: nn.Module) -> None:
-        # Places rather than tensors: a module may put a new tensor into a place.
-        self._places = [(module, name) for module in model.modules() for name in module._buffers]
-        self._copies: list[Tensor | None] = [None] * len(self._places)
+        # Not the tensors, which a module may replace by others.
+        self._names = [(module, name) for module in model.modules() for name in module._buffers]
+        self._copies: list[Tensor | None] = [None] * len(self._names)
 
     @torch.no_grad()
     def save(self) -> None:
         """Copy the buffers, into the same memory as before where they are of the same form."""
         by_form: dict[Any, tuple[list[Tensor], list[Tensor]]] = {}
-        for i, (module, name) in enumerate(self._places):
+        for i, (module, name) in enumerate(self._names):
             buffer, copy = module._buffers.get(name), self._copies[i]
             if buffer is None:
                 self._copies[i] = None
@@ -51,17 +51,16 @@ class Buffers:
         return [None if copy is None else copy.cpu() for copy in self._copies]
 
     def set_copies(self, copies: Sequence[Tensor | None]) -> None:
-        """Take over what `copies` of another process returned, as if saved."""
-        pairs = zip(self._places, copies, strict=True)
+        """Store what `copies` of another process returned, as `save` does."""
         self._copies = [
             copy if copy is None else copy.to(module._buffers[name].device)  # type: ignore[union-attr]
-            for (module, name), copy in pairs
+            for (module, name), copy in zip(self._names, copies, strict=True)
         ]
 
     @torch.no_grad()
     def restore(self) -> None:
         """Put back what was saved last."""
-        for (module, name), copy in zip(self._places, self._copies, strict=True):
+        for (module, name), copy in zip(self._names, self._copies, strict=True):
             buffer = module._buffers.get(name)
             if buffer is None or copy is None:
                 continue

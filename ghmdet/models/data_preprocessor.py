@@ -21,19 +21,18 @@ class DetDataPreprocessor(ImgDataPreprocessor):
     """mmengine's preprocessor, which also sets the padded shapes of the samples.
 
     Images of unequal size are normalised, padded at the right and the bottom with `pad_value` to a
-    common size divisible by `pad_size_divisor`, and stacked. Constructor and values are those of
-    `mmengine.model.ImgDataPreprocessor`, but the batch is written once instead of copied in each
-    step. Its memory format is channels last where convolutions are then faster: on a GPU, and on a
-    CPU from 2**18 pixels on.
+    common size divisible by `pad_size_divisor`, and stacked. The values are mmengine's, but the
+    batch is written once instead of copied in each step. Its memory format is channels last where
+    convolutions are then faster: on a GPU, and on a CPU from 2**18 pixels on.
 
     Args:
-        *args: as of `mmengine.model.ImgDataPreprocessor`.
+        *args: of `mmengine.model.ImgDataPreprocessor`.
         batch_augments: only None; MMDetection resizes or mixes whole batches with it.
         sync_batch_shape: whether all processes of a distributed training pad to one common size, as
             one process would with the joined batch. Features near the edge of an image depend on
             the padding, so otherwise the losses differ by some percent. Needs one all-reduce of two
             numbers per step. None: if RetinaNet has a loss with `sync=True`.
-        **kwargs: as of `mmengine.model.ImgDataPreprocessor`.
+        **kwargs: of `mmengine.model.ImgDataPreprocessor`.
 
     Raises:
         ValueError: there are `batch_augments`, or `sync_batch_shape` is not a bool or None.

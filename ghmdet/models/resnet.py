@@ -54,16 +54,8 @@ class _ResidualBlock(BaseModule):
         last_norm = dict(type='Constant', val=0, override=dict(name=self.norm_names[-1]))
         super().__init__(init_cfg=last_norm if zero_init_residual else None)
         for i, (out_channels, kernel_size, stride, groups) in enumerate(convs):
-            conv = nn.Conv2d(
-                in_channels,
-                out_channels,
-                kernel_size,
-                stride=stride,
-                padding=kernel_size // 2,
-                groups=groups,
-                bias=False,
-            )
-            self.add_module(f'conv{i + 1}', conv)
+            sizes = (in_channels, out_channels, kernel_size, stride, kernel_size // 2)
+            self.add_module(f'conv{i + 1}', nn.Conv2d(*sizes, groups=groups, bias=False))
             self.add_module(self.norm_names[i], norms[i])
             in_channels = out_channels
         self.relu = nn.ReLU(inplace=True)
@@ -114,6 +106,8 @@ class ResNet(BaseModule):
         >>> [tuple(stage.shape) for stage in stages]
         [(1, 64, 16, 24), (1, 128, 8, 12), (1, 256, 4, 6), (1, 512, 2, 3)]
     """
+
+    groups, base_width = 1, 64
 
     def __init__(
         self,
@@ -166,9 +160,10 @@ class ResNet(BaseModule):
         if kind == 'basic':
             convs = [(planes, 3, stride, 1), (planes, 3, 1, 1)]
         else:
-            width, groups = self._bottleneck_width(planes)
+            width = planes * self.base_width // 64 * self.groups
             stride1, stride2 = (1, stride) if self.style == 'pytorch' else (stride, 1)
-            convs = [(width, 1, stride1, 1), (width, 3, stride2, groups), (planes * 4, 1, 1, 1)]
+            middle = (width, 3, stride2, self.groups)
+            convs = [(width, 1, stride1, 1), middle, (planes * 4, 1, 1, 1)]
         out_channels = convs[-1][0]
         downsample = None
         if stride != 1 or in_channels != out_channels:
@@ -179,10 +174,6 @@ class ResNet(BaseModule):
         return _ResidualBlock(
             in_channels, convs, self.norm_cfg, downsample, self.with_cp, self.zero_init_residual
         )
-
-    def _bottleneck_width(self, planes: int) -> tuple[int, int]:
-        """Return channels and groups of a bottleneck's 3x3 convolution."""
-        return planes, 1
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
         """Return the stages named by `out_indices`, stage i (N, c_i, H / 2**(i+2), W / 2**(i+2)).
@@ -236,15 +227,9 @@ class ResNeXt(ResNet):
             raise ValueError(
                 f'ResNeXt has bottleneck blocks: depth 50, 101 or 152, got {kwargs["depth"]}'
             )
-        # Before ResNet's constructor, which builds the blocks.
-        self.groups = groups
-        self.base_width = base_width
+        # Before ResNet's constructor, which builds the blocks. With one group it is a ResNet.
+        self.groups, self.base_width = groups, base_width if groups > 1 else 64
         super().__init__(**kwargs)
-
-    def _bottleneck_width(self, planes: int) -> tuple[int, int]:
-        if self.groups == 1:
-            return planes, 1
-        return planes * self.base_width // 64 * self.groups, self.groups
 
 
 def _check_settings(
@@ -271,7 +256,8 @@ def _convolve_and_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     convolution. This saves a pass over its output and the memory for it; values and gradients
     differ by rounding only. Small batches, which are channels first, would gain nothing.
     """
-    if not (_is_plain(conv) and _is_affine(norm) and _is_channels_last(x)):
+    is_channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
+    if not (is_channels_last and _is_plain(conv) and _is_affine(norm)):
         return norm(conv(x))
     mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
     factor = norm.weight * (var + norm.eps).rsqrt()
@@ -288,7 +274,3 @@ def _is_affine(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
     """Whether it is a batch norm that only multiplies and adds."""
     is_batch_norm = isinstance(norm, _BatchNorm) and norm.affine and norm.track_running_stats
     return is_batch_norm and not norm.training and not norm._forward_hooks
-
-
-def _is_channels_last(x: Tensor) -> bool:
-    return not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)

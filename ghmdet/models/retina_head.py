@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -11,6 +12,7 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import BaseModule
 from torch import Tensor, nn
 
+from ghmdet.argument_checks import check_flag, check_integer, check_number, is_number
 from ghmdet.boxes.postprocess import check_test_cfg, finish_detections, select_candidates
 from ghmdet.registry import MODELS, TASK_UTILS
 from ghmdet.structures import DetDataSample, InstanceData
@@ -94,14 +96,8 @@ class RetinaHead(BaseModule):
         init_cfg: dict[str, Any] | list[dict[str, Any]] | None = None,
         sync_avg_factor: bool = False,
     ) -> None:
-        if not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(
-                f'model.bbox_head.num_classes must be an integer of at least 1, got {num_classes!r}'
-            )
-        if not isinstance(sync_avg_factor, bool):
-            raise ValueError(
-                f'model.bbox_head.sync_avg_factor: expected True or False, got {sync_avg_factor!r}'
-            )
+        check_integer('model.bbox_head.num_classes', num_classes, 1)
+        check_flag('model.bbox_head.sync_avg_factor', sync_avg_factor)
         last_conv = dict(type='Normal', name='retina_cls', std=0.01, bias_prob=0.01)
         super().__init__(
             init_cfg=init_cfg or dict(type='Normal', layer='Conv2d', std=0.01, override=last_conv)
@@ -112,10 +108,16 @@ class RetinaHead(BaseModule):
         self.bbox_coder = TASK_UTILS.build(bbox_coder or dict(type='DeltaXYWHBBoxCoder'))
         self.loss_cls = MODELS.build(loss_cls or dict(type='FocalLoss'))
         self.loss_bbox = MODELS.build(loss_bbox or dict(type='L1Loss'))
-        num_priors = _common_number(self.prior_generator.num_base_priors)
-        self.cls_convs = _make_tower(in_channels, feat_channels, stacked_convs, conv_cfg, norm_cfg)
-        self.reg_convs = _make_tower(in_channels, feat_channels, stacked_convs, conv_cfg, norm_cfg)
-        width = feat_channels if stacked_convs > 0 else in_channels
+        num_priors, *others = set(self.prior_generator.num_base_priors)
+        if others:
+            raise ValueError(
+                'anchor_generator: the towers are shared, so all levels must have the same number '
+                f'of anchors per cell, got {self.prior_generator.num_base_priors}'
+            )
+        conv = partial(ConvModule, kernel_size=3, padding=1, conv_cfg=conv_cfg, norm_cfg=norm_cfg)
+        *inputs, width = in_channels, *[feat_channels] * stacked_convs
+        self.cls_convs = nn.ModuleList(conv(channels, feat_channels) for channels in inputs)
+        self.reg_convs = nn.ModuleList(conv(channels, feat_channels) for channels in inputs)
         self.retina_cls = nn.Conv2d(width, num_priors * num_classes, 3, padding=1)
         self.retina_reg = nn.Conv2d(width, num_priors * 4, 3, padding=1)
         self._read_train_cfg(train_cfg)
@@ -136,10 +138,7 @@ class RetinaHead(BaseModule):
                 f'got {train_cfg["allowed_border"]!r}'
             )
         self.pos_weight = train_cfg.get('pos_weight', -1)
-        if not isinstance(self.pos_weight, int | float) or isinstance(self.pos_weight, bool):
-            raise ValueError(
-                f'model.train_cfg.pos_weight: expected a number, got {self.pos_weight!r}'
-            )
+        check_number('model.train_cfg.pos_weight', self.pos_weight, 'a number', is_number)
         assigner = train_cfg.get('assigner')
         self.assigner = TASK_UTILS.build(assigner) if assigner else None
 
@@ -172,22 +171,15 @@ class RetinaHead(BaseModule):
                 with `is_padding=True` add nothing to the losses.
         """
         cls_scores, bbox_preds = self(feats)
-        targets = self.get_targets(cls_scores, data_samples)
+        *targets, avg_factor = self.get_targets(cls_scores, data_samples)
         losses_cls, losses_bbox = [], []
-        for level, (cls_score, bbox_pred) in enumerate(zip(cls_scores, bbox_preds, strict=True)):
-            loss_cls = self.loss_cls(
-                _by_prior(cls_score, self.num_classes).flatten(0, 1),
-                targets.labels[level],
-                targets.label_weights[level],
-                avg_factor=targets.avg_factor,
-            )
-            loss_bbox = self.loss_bbox(
-                _by_prior(bbox_pred, 4).flatten(0, 1),
-                targets.bbox_targets[level],
-                targets.bbox_weights[level],
-                avg_factor=targets.avg_factor,
-            )
-            losses_cls.append(loss_cls)
+        for scores, deltas, labels, label_weights, bbox_targets, bbox_weights in zip(
+            cls_scores, bbox_preds, *targets, strict=True
+        ):
+            scores = _by_prior(scores, self.num_classes).flatten(0, 1)
+            losses_cls.append(self.loss_cls(scores, labels, label_weights, avg_factor=avg_factor))
+            deltas = _by_prior(deltas, 4).flatten(0, 1)
+            loss_bbox = self.loss_bbox(deltas, bbox_targets, bbox_weights, avg_factor=avg_factor)
             losses_bbox.append(loss_bbox)
         return dict(loss_cls=losses_cls, loss_bbox=losses_bbox)
 
@@ -313,16 +305,6 @@ class RetinaHead(BaseModule):
         return InstanceData(bboxes=bboxes, scores=scores, labels=labels)
 
 
-def _common_number(num_base_priors: Sequence[int]) -> int:
-    """Return the number of anchors per cell, which must be the same for all levels."""
-    if len(set(num_base_priors)) != 1:
-        raise ValueError(
-            'anchor_generator: the towers are shared, so all levels must have the same number of '
-            f'anchors per cell, got {num_base_priors}'
-        )
-    return num_base_priors[0]
-
-
 def _is_padding(sample: DetDataSample) -> bool:
     return bool(sample.get('is_padding', False))
 
@@ -337,26 +319,6 @@ def _scale_factor(sample: DetDataSample) -> tuple[float, float] | None:
         f'scale_factor is missing in an image resized from {sample.ori_shape} to '
         f'{sample.img_shape}, so that detections cannot be scaled back to its pixels: add '
         'scale_factor to meta_keys of PackDetInputs'
-    )
-
-
-def _make_tower(
-    in_channels: int,
-    feat_channels: int,
-    stacked_convs: int,
-    conv_cfg: dict[str, Any] | None,
-    norm_cfg: dict[str, Any] | None,
-) -> nn.ModuleList:
-    return nn.ModuleList(
-        ConvModule(
-            feat_channels if i else in_channels,
-            feat_channels,
-            3,
-            padding=1,
-            conv_cfg=conv_cfg,
-            norm_cfg=norm_cfg,
-        )
-        for i in range(stacked_convs)
     )
 
 

@@ -11,6 +11,7 @@ from mmengine.fileio import get
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
+from ghmdet.argument_checks import check_integer
 from ghmdet.registry import HOOKS
 from ghmdet.structures import DetDataSample
 from ghmdet.visualization.drawing import DetLocalVisualizer
@@ -48,8 +49,7 @@ class DetVisualizationHook(Hook):
         test_out_dir: str | None = None,
         backend_args: dict | None = None,
     ) -> None:
-        if interval < 1:
-            raise ValueError(f'DetVisualizationHook: interval must be at least 1, got {interval}')
+        check_integer('DetVisualizationHook.interval', interval, 1)
         self.draw, self.interval, self.score_thr = draw, interval, score_thr
         self.show, self.wait_time = show, wait_time
         self.test_out_dir, self.backend_args = test_out_dir, backend_args

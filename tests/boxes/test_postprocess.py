@@ -30,6 +30,8 @@ LABELS = torch.tensor([0, 0, 1, 0])
 
 
 def test_nms_is_class_wise_and_sorted():
+    with pytest.raises(ValueError, match=r"test_cfg\.nms\.type must be 'nms', got 'soft_nms'"):
+        class_wise_nms(BOXES, SCORES, LABELS, 0.5, type='soft_nms')
     assert class_wise_nms(BOXES, SCORES, LABELS, 0.5).tolist() == [1, 2, 3]
     assert class_wise_nms(BOXES, SCORES, LABELS, 0.5, class_agnostic=True).tolist() == [1, 3]
 
@@ -39,11 +41,6 @@ def test_nms_keeps_an_overlap_at_the_threshold():
     labels = torch.zeros(2, dtype=torch.int64)
     assert class_wise_nms(pair, torch.tensor([0.9, 0.8]), labels, 0.5).tolist() == [0, 1]
     assert class_wise_nms(pair, torch.tensor([0.9, 0.8]), labels, 0.49).tolist() == [0]
-
-
-def test_other_nms_is_named():
-    with pytest.raises(ValueError, match=r"test_cfg\.nms\.type must be 'nms', got 'soft_nms'"):
-        class_wise_nms(BOXES, SCORES, LABELS, 0.5, type='soft_nms')
 
 
 def test_rescale_filter_and_limit():
@@ -66,24 +63,21 @@ TEST_CFG = dict(nms_pre=10, score_thr=0.05, nms=dict(iou_threshold=0.5), max_per
     ('change', 'message'),
     [
         (dict(nms=dict(type='soft_nms', iou_threshold=0.5)), "nms.type must be 'nms', got"),
-        (dict(nms=dict(type='nms', iou_thr=0.5)), "nms: expected a dict of .*'iou_threshold'"),
-        (dict(nms=0.5), 'nms: expected a dict of .*, got 0.5'),
-        (dict(nms=dict(type='nms')), r'nms.iou_threshold: expected a number in \[0, 1\], got None'),
-        (dict(nms=dict(iou_threshold=50)), 'nms.iou_threshold: .* got 50'),
-        (dict(score_thr='0.05'), r"score_thr: expected a number in \[0, 1\], got '0.05'"),
-        (dict(score_thr=5), 'score_thr: .* got 5'),
-        (dict(nms_pre=True), 'nms_pre: .* got True'),
-        (dict(max_per_img=None), r'max_per_img: expected a number in \[-1, inf\], got None'),
+        (dict(nms=dict(type='nms', iou_thr=0.5)), "nms must be a dict of .*'iou_threshold'"),
+        (dict(nms=0.5), 'nms must be a dict of .*, got 0.5'),
+        (dict(nms=dict(type='nms')), r'nms.iou_threshold must be a number in \[0, 1\], got None'),
+        (dict(nms=dict(iou_threshold=50)), 'nms.iou_threshold must .* got 50'),
+        (dict(score_thr='0.05'), r"score_thr must be a number in \[0, 1\], got '0.05'"),
+        (dict(score_thr=5), 'score_thr must .* got 5'),
+        (dict(nms_pre=True), 'nms_pre must .* got True'),
+        (dict(max_per_img=None), r'max_per_img must be a number in \[-1, inf\], got None'),
     ],
 )
 def test_settings_are_checked_before_they_are_needed(change, message):
     check_test_cfg(TEST_CFG)
     with pytest.raises(ValueError, match=f'^model.test_cfg.{message}'):
         check_test_cfg({**TEST_CFG, **change})
-
-
-@pytest.mark.parametrize('key', ['nms', 'max_per_img'])
-def test_settings_that_are_needed(key):
-    rest = {name: value for name, value in TEST_CFG.items() if name != key}
-    with pytest.raises(ValueError, match=rf'^model.test_cfg.{key} is needed, got only \['):
-        check_test_cfg(rest)
+    for key in ('nms', 'max_per_img'):
+        rest = {name: value for name, value in TEST_CFG.items() if name != key}
+        with pytest.raises(ValueError, match=rf'^model.test_cfg.{key} is needed, got only \['):
+            check_test_cfg(rest)

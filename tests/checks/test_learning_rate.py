@@ -1,7 +1,5 @@
 """The linear scaling rule: what it gives, and when it is applied."""
 
-from __future__ import annotations
-
 import pytest
 from mmengine.config import Config
 
@@ -9,24 +7,18 @@ from ghmdet.checks.learning_rate import check_auto_scale_lr, find_reference
 from ghmdet.engine.runner import scale_lr
 from tests.number_runs import number_cfg, train
 
-
-def rates(runner, name='lr'):
-    return runner.message_hub.get_scalar(f'train/{name}').data[0].tolist()
+SGD = dict(type='SGD', lr=0.1)
 
 
-def scaled(tmp_path, base, accumulated=1, **changes):
-    return number_cfg(
-        tmp_path,
-        [1] * 4,
-        batch_size=2,
-        auto_scale_lr=dict(enable=True, base_batch_size=base),
-        **{
-            'optim_wrapper': dict(
-                optimizer=dict(type='SGD', lr=0.1), accumulative_counts=accumulated
-            ),
-            **changes,
-        },
-    )
+def rates(runner):
+    return runner.message_hub.get_scalar('train/lr').data[0].tolist()
+
+
+def scaled(folder, base, accumulated=1, **changes):
+    """A config of 2 images per batch."""
+    settings = dict(auto_scale_lr=dict(enable=True, base_batch_size=base))
+    settings['optim_wrapper'] = dict(optimizer=SGD, accumulative_counts=accumulated)
+    return number_cfg(folder, [1] * 4, batch_size=2, **(settings | changes))
 
 
 # 1 process x 2 images, and x 4 batches
@@ -40,11 +32,10 @@ def test_scaling(tmp_path, base, accumulated, factor):
 
 def test_all_groups_are_scaled(tmp_path):
     paramwise = dict(custom_keys={'weight': dict(lr_mult=0.1)})
-    wrapper = dict(optimizer=dict(type='SGD', lr=0.1), paramwise_cfg=paramwise)
+    wrapper = dict(optimizer=SGD, paramwise_cfg=paramwise)
     runner = train(scaled(tmp_path, 4, optim_wrapper=wrapper))
-    assert [group['lr'] for group in runner.optim_wrapper.optimizer.param_groups] == [
-        pytest.approx(0.1 * 0.1 / 2)
-    ]
+    (group,) = runner.optim_wrapper.optimizer.param_groups
+    assert group['lr'] == pytest.approx(0.1 * 0.1 / 2)
 
 
 SCHEDULES = [
@@ -55,12 +46,13 @@ SCHEDULES = [
 
 @pytest.mark.parametrize('schedules', [SCHEDULES, None])
 def test_a_resumed_run_is_not_scaled_again(tmp_path, schedules):
-    def cfg(folder, epochs, **more):
-        return scaled(tmp_path / folder, 16, 2, epochs=epochs, param_scheduler=schedules, **more)
+    def run(folder, epochs, **more):
+        more['param_scheduler'] = schedules
+        return train(scaled(tmp_path / folder, 16, 2, epochs=epochs, **more))
 
-    whole = train(cfg('whole', 4))
-    train(cfg('parts', 2))
-    parts = train(cfg('parts', 4, resume=True))
+    whole = run('whole', 4)
+    run('parts', 2)
+    parts = run('parts', 4, resume=True)
     expected = rates(whole)
     assert len(expected) == 8
     assert expected[0] == pytest.approx(0.1 * 4 / 16 * (0.1 if schedules else 1))
@@ -74,61 +66,44 @@ def test_an_invalid_base_batch_size(base):
         check_auto_scale_lr(dict(enable=True, base_batch_size=base), '--auto-scale-lr')
 
 
-def test_a_missing_base_batch_size(tmp_path):
-    cfg = scaled(tmp_path, 16)
-    del cfg.auto_scale_lr['base_batch_size']
-    with pytest.raises(ValueError, match='enable=True needs auto_scale_lr.base_batch_size in the'):
-        train(cfg)
+def test_missing_keys(tmp_path):
+    with pytest.raises(ValueError, match=r'e=True needs auto_scale_lr\.base_batch_size in the'):
+        train(scaled(tmp_path, 16, auto_scale_lr=dict(enable=True)))
+    with pytest.raises(ValueError, match=r'x needs auto_scale_lr\.enable and auto_scale_lr\.base'):
+        check_auto_scale_lr(None, 'x')
 
-
-# --- the learning rate and its batch size ------------------------------------------------------
 
 BASE = """
 optim_wrapper = dict(optimizer=dict(type='SGD', lr=0.02))
 auto_scale_lr = dict(enable=False, base_batch_size=16)
 """
-
-
-@pytest.fixture
-def write(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / 'base.py').write_text(BASE)
-
-    def write(text):
-        (tmp_path / 'child.py').write_text(f"_base_ = 'base.py'\n{text}")
-        return Config.fromfile('child.py')
-
-    return write
-
-
 OWN_RATE = 'optim_wrapper = dict(optimizer=dict(lr=0.0025))'
 OTHER = "optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-4))"
+RATE, SIZE = 'optim_wrapper.optimizer.lr', 'auto_scale_lr.base_batch_size'
 
 
 @pytest.mark.parametrize(
-    ('text', 'rate', 'expected'),
+    ('text', 'options', 'rate', 'expected'),
     [
-        ('', 0.02, (0.02, 16, '')),
-        (OWN_RATE, 0.0025, (0.02, 16, 'base.py')),
-        (f'{OWN_RATE}\nauto_scale_lr = dict(base_batch_size=2)', 0.0025, (0.0025, 2, '')),
-        (OTHER, 1e-4, (1e-4, 16, '')),  # the rate of another optimizer is no reference
-        ('auto_scale_lr = None', 0.02, None),
-        ('auto_scale_lr = dict(base_batch_size=0)', 0.02, None),
+        ('', {}, 0.02, (0.02, 16, '')),
+        (OWN_RATE, {}, 0.0025, (0.02, 16, 'base.py')),
+        (f'{OWN_RATE}\nauto_scale_lr = dict(base_batch_size=2)', {}, 0.0025, (0.0025, 2, '')),
+        (OTHER, {}, 1e-4, (1e-4, 16, '')),  # the rate of another optimizer is no reference
+        ('auto_scale_lr = None', {}, 0.02, None),
+        ('auto_scale_lr = dict(base_batch_size=0)', {}, 0.02, None),
+        ('', {RATE: 0.1}, 0.1, (0.02, 16, 'base.py')),  # from the command line
+        ('', {RATE: 0.1, SIZE: 4}, 0.1, (0.1, 4, '')),
     ],
 )
-def test_reference(write, text, rate, expected):
-    assert find_reference(write(text), rate) == expected
-
-
-def test_reference_and_the_command_line(write):
-    cfg = write('')
-    cfg.merge_from_dict({'optim_wrapper.optimizer.lr': 0.1})
-    assert find_reference(cfg, 0.1) == (0.02, 16, 'base.py')
-    cfg.merge_from_dict({'auto_scale_lr.base_batch_size': 4})
-    assert find_reference(cfg, 0.1) == (0.1, 4, '')
+def test_reference(tmp_path, monkeypatch, text, options, rate, expected):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / 'base.py').write_text(BASE)
+    (tmp_path / 'child.py').write_text(f"_base_ = 'base.py'\n{text}")
+    cfg = Config.fromfile('child.py')
+    cfg.merge_from_dict(options)
+    assert find_reference(cfg, rate) == expected
 
 
 def test_reference_without_a_file():
-    cfg = Config(dict(auto_scale_lr=dict(base_batch_size=3)))
-    assert find_reference(cfg, 0.5) == (0.5, 3, '')
+    assert find_reference(Config({'auto_scale_lr': {'base_batch_size': 3}}), 0.5) == (0.5, 3, '')
     assert find_reference(Config(), 0.5) is None

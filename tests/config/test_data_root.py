@@ -101,15 +101,12 @@ def roots(cfg):
     return [cfg[f'{split}_dataloader'].dataset.data_root for split in ('train', 'val', 'test')]
 
 
-@pytest.mark.parametrize('way', ['option', 'variable', 'cfg-options'])
-def test_three_ways_to_say_it(way, monkeypatch):
-    words: list[str] = []
+@pytest.mark.parametrize('words', ['', '--data-root /new', '--cfg-options data_root=/new'])
+def test_three_ways_to_say_it(words, monkeypatch):
     said = []
     monkeypatch.setattr(arguments, 'print_log', lambda text, **_: said.append(text))
-    if way == 'variable':
-        monkeypatch.setenv(DATA_ROOT_VARIABLE, '/new')
-    else:
-        words = ['--data-root', '/new'] if way == 'option' else ['--cfg-options', 'data_root=/new']
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, '' if words else '/new')
+    words = words.split()
     assert roots(load(monkeypatch, *words)) == ['/new/'] * 3
     changed = [f'{split}_dataloader.dataset.data_root=/new/' for split in ('train', 'val', 'test')]
     assert said == [f'data root /new: {", ".join(changed)}, data_root=/new/']
@@ -120,8 +117,5 @@ def test_the_option_goes_before_the_variable_and_a_single_key_before_both(monkey
     key = 'val_dataloader.dataset.data_root'
     cfg = load(monkeypatch, '--data-root', '/new', '--cfg-options', f'{key}=/one/')
     assert roots(cfg) == ['/new/', '/one/', '/new/']
-
-
-def test_without_it_nothing_moves(monkeypatch):
-    monkeypatch.setenv(DATA_ROOT_VARIABLE, '')
+    monkeypatch.setenv(DATA_ROOT_VARIABLE, '')  # nothing moves
     assert roots(load(monkeypatch)) == roots(get_config(SHAPES)) == ['data/shapes/'] * 3

@@ -23,32 +23,35 @@ CHECK_HOLDERS = (mmengine.utils, package_utils, config_module)
 
 
 @pytest.fixture
-def mmengine_with(monkeypatch):
-    """mmengine with other functions in place of its own."""
+def apply_to(monkeypatch):
+    """Apply the workarounds to an mmengine with this function in place of its own."""
 
-    def replace(get_installed_path, is_installed):
-        get_installed_path.__name__, is_installed.__name__ = 'get_installed_path', 'is_installed'
+    def apply_to(get_installed_path):
+        def is_installed(package):
+            return get_installed_path(package) is not None
+
+        get_installed_path.__name__ = 'get_installed_path'
+        monkeypatch.delitem(MODULE2PACKAGE, 'ghmdet')
         for module in PATH_HOLDERS:
             monkeypatch.setattr(module, 'get_installed_path', get_installed_path)
         for module in CHECK_HOLDERS:
             monkeypatch.setattr(module, 'is_installed', is_installed)
+        package_lookup.apply()
+        assert MODULE2PACKAGE['ghmdet'] == 'ghmdet'
+        assert MODULE2PACKAGE['mmseg'] == 'mmsegmentation'
 
-    return replace
-
-
-def ask_pkg_resources(package):
-    return import_module('pkg_resources').folder_of(package)  # as mmengine 0.10.7 does
+    return apply_to
 
 
 @pytest.mark.parametrize('there', [False, True])
-def test_pkg_resources_is_not_needed_and_not_asked(there, mmengine_with, monkeypatch):
+def test_pkg_resources_is_not_needed_and_not_asked(there, apply_to, monkeypatch):
     old = types.ModuleType('pkg_resources')
     old.folder_of = lambda package: pytest.fail('slow, and wrong for editable installs')
     monkeypatch.delitem(sys.modules, 'pkg_resources', raising=False)
     if there:
         monkeypatch.setitem(sys.modules, 'pkg_resources', old)
-    mmengine_with(ask_pkg_resources, lambda package: ask_pkg_resources(package) is not None)
-    package_lookup.patch_installed_path()
+    # As mmengine 0.10.7 does.
+    apply_to(lambda package: import_module('pkg_resources').folder_of(package))
     for module in PATH_HOLDERS:
         assert module.get_installed_path is package_lookup.get_installed_path, module
     for module in CHECK_HOLDERS:
@@ -58,44 +61,22 @@ def test_pkg_resources_is_not_needed_and_not_asked(there, mmengine_with, monkeyp
 
 # A wrong answer is a folder too high, as in mmengine's main branch.
 @pytest.mark.parametrize('found', [OWN, OWN.parent])
-def test_a_wrong_answer_is_replaced_and_a_right_one_kept(found, mmengine_with):
+def test_a_wrong_answer_is_replaced_and_a_right_one_kept(found, apply_to):
     def answer(package):
         return str(found)
 
-    mmengine_with(answer, lambda package: True)
-    package_lookup.patch_installed_path()
+    apply_to(answer)
     assert mmengine.utils.get_installed_path('ghmdet') == str(OWN)
     assert (package_utils.get_installed_path is answer) == (found == OWN)
 
 
-def test_module_names(monkeypatch):
-    monkeypatch.delitem(MODULE2PACKAGE, 'ghmdet')
-    package_lookup.patch_module_names()
-    assert MODULE2PACKAGE['ghmdet'] == 'ghmdet'
-    assert MODULE2PACKAGE['mmseg'] == 'mmsegmentation'
-
-
 @pytest.mark.parametrize(
     ('name', 'module'),
-    [
-        ('ghmdet', ghmdet),
-        ('mmengine', mmengine),
-        ('mmcv', mmcv),
-        ('mmcv-lite', mmcv),  # a distribution
-        ('PyYAML', yaml),
-    ],
+    [('ghmdet', ghmdet), ('mmengine', mmengine), ('mmcv-lite', mmcv), ('PyYAML', yaml)],
 )
 def test_folders_by_module_and_by_distribution(name, module):
     assert package_lookup.get_installed_path(name) == str(Path(module.__file__).parent)
     assert package_lookup.is_installed(name)
-
-
-def add_distribution(folder, name, top_level):
-    info = folder / f'{name.replace("-", "_")}-1.0.dist-info'
-    info.mkdir(parents=True)
-    (info / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n')
-    if top_level is not None:
-        (info / 'top_level.txt').write_text(top_level)
 
 
 def test_a_distribution_that_lists_its_module_or_lists_nothing(tmp_path, monkeypatch):
@@ -103,9 +84,13 @@ def test_a_distribution_that_lists_its_module_or_lists_nothing(tmp_path, monkeyp
     for module in ('seglib', 'plain_dist'):
         (tmp_path / module).mkdir()
         (tmp_path / module / '__init__.py').touch()
-    add_distribution(tmp_path, 'seglibrary', 'seglib\n')
-    add_distribution(tmp_path, 'plain-dist', None)
-    add_distribution(tmp_path, 'empty', 'nothing_here\n')
+    listed = {'seglibrary': 'seglib\n', 'plain-dist': '', 'empty': 'nothing_here\n'}
+    for name, top_level in listed.items():
+        info = tmp_path / f'{name.replace("-", "_")}-1.0.dist-info'
+        info.mkdir()
+        (info / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n')
+        if top_level:
+            (info / 'top_level.txt').write_text(top_level)
     assert package_lookup.get_installed_path('seglibrary') == str(tmp_path / 'seglib')
     assert package_lookup.get_installed_path('plain-dist') == str(tmp_path / 'plain_dist')
     with pytest.raises(ModuleNotFoundError, match='empty has metadata, but no module'):
@@ -113,9 +98,7 @@ def test_a_distribution_that_lists_its_module_or_lists_nothing(tmp_path, monkeyp
 
 
 def test_what_has_no_folder(tmp_path, monkeypatch):
-    with pytest.raises(
-        ModuleNotFoundError, match="neither a module nor a distribution 'nopackage'"
-    ):
+    with pytest.raises(ModuleNotFoundError, match="a module nor a distribution 'nopackage'"):
         package_lookup.get_installed_path('nopackage')
     monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / 'spacious').mkdir()

@@ -29,31 +29,29 @@ sys.meta_path.insert(0, Finder)
 """
 
 
-def run(folder: Path, **variables: str) -> tuple[int, list[str]]:
-    """Run it with `folder` before all other places of packages."""
-    root = Path(ghmdet.__file__).parents[1]
-    paths = {'PYTHONPATH': f'{folder}{os.pathsep}{root}'}
-    done = subprocess.run(
-        [sys.executable, '-m', 'ghmdet.env'],
-        capture_output=True,
-        text=True,
-        cwd=folder,
-        env=os.environ | paths | variables,
-    )
+def python(folder, *words, **variables):
+    """Run Python with `folder` before all other places of packages."""
+    variables['PYTHONPATH'] = f'{folder}{os.pathsep}{Path(ghmdet.__file__).parents[1]}'
+    command, env = [sys.executable, *words], os.environ | variables
+    return subprocess.run(command, capture_output=True, text=True, cwd=folder, env=env)
+
+
+def run(folder, **variables):
+    done = python(folder, '-m', 'ghmdet.env', **variables)
     assert done.stderr == ''
     return done.returncode, done.stdout.splitlines()
 
 
-def value(lines: list[str], name: str) -> str:
+def value(lines, name):
     (found,) = (line for line in lines if line.startswith(f'{name}:'))
     return found.removeprefix(f'{name}:').strip()
 
 
-def faults(lines: list[str]) -> list[str]:
+def faults(lines):
     return [line for line in lines if line.startswith('FAULT: ')]
 
 
-def add_metadata(folder: Path, name: str, version: str) -> None:
+def add_metadata(folder, name, version):
     info = folder / f'{name.replace("-", "_")}-{version}.dist-info'
     info.mkdir()
     (info / 'METADATA').write_text(f'Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n')
@@ -83,33 +81,23 @@ def test_nothing_can_be_imported(tmp_path):
         told = f'{module} has metadata, but there is no module {module}: install it again'
         assert f'FAULT: {told}' in lines
     assert lines[-1].startswith('ghmdet will not work properly: ')
-    ordinary = [sys.executable, '-c', 'import ghmdet']
-    paths = os.pathsep.join([str(tmp_path), str(Path(ghmdet.__file__).parents[1])])
-    done = subprocess.run(
-        ordinary, capture_output=True, text=True, env=os.environ | {'PYTHONPATH': paths}
-    )
-    assert done.returncode == 1
-    assert "No module named 'mmengine'" in done.stderr
+    assert "No module named 'mmengine'" in python(tmp_path, '-c', 'import ghmdet').stderr
 
 
 def test_broken_and_doubled(tmp_path):
-    (tmp_path / 'torch.py').write_text(
-        "raise OSError('libcudart.so.12: cannot open shared object file\\nmore')"
-    )
+    (tmp_path / 'torch.py').write_text("raise OSError('libcudart.so.12: cannot open\\nmore')")
     (tmp_path / 'mmengine.py').write_text('1 / 0')
     add_metadata(tmp_path, 'mmcv', '2.1.0')
     add_metadata(tmp_path, 'opencv-python-headless', '4.12.0')
     add_metadata(tmp_path, 'msgspec', '0.18.6')
     code, lines = run(tmp_path)
     assert code == 1
-    told = faults(lines)
-    assert (
-        'FAULT: torch cannot be imported: OSError: libcudart.so.12: cannot open shared object file'
-        in told
-    )
-    assert 'FAULT: mmengine cannot be imported: ZeroDivisionError: division by zero' in told
-    assert 'FAULT: mmcv 2.1.0 is older than 2.2.0: pip install -U "mmcv>=2.2.0"' in told
-    assert 'FAULT: msgspec 0.18.6 is older than 0.19: pip install -U "msgspec>=0.19"' in told
+    assert {
+        'FAULT: torch cannot be imported: OSError: libcudart.so.12: cannot open',
+        'FAULT: mmengine cannot be imported: ZeroDivisionError: division by zero',
+        'FAULT: mmcv 2.1.0 is older than 2.2.0: pip install -U "mmcv>=2.2.0"',
+        'FAULT: msgspec 0.18.6 is older than 0.19: pip install -U "msgspec>=0.19"',
+    } <= set(faults(lines))
     doubled = 'are both installed and write the same files: pip uninstall both, then install one'
     assert f'remark: mmcv-lite and mmcv {doubled}' in lines
     assert f'remark: opencv-python and opencv-python-headless {doubled}' in lines
@@ -137,7 +125,6 @@ def test_missing_without_a_trace_on_an_old_python(monkeypatch, capsys):
         ('2.6.0+cpu', '2.6', False),
         ('2.5.1', '2.6', True),
         ('2.15.0', '2.6', False),
-        ('0.10.7', '0.10.7', False),
         ('2.0.8.post1', '2.0.8', False),
         ('4.8', '4.8.1', True),
         ('2.2', '2.2.0', False),
@@ -148,36 +135,23 @@ def test_versions(version, least, older):
     assert env._older(version, least) is older
 
 
-@pytest.fixture
-def describe(monkeypatch):
-    """Describe torch with other packages beside it; gives faults and remarks."""
-
-    def describe(report, **loaded):
-        monkeypatch.setattr(collect_env, 'get_pretty_env_info', lambda: report)
-        faults, remarks = [], []
-        env._describe_torch(torch, loaded, faults, remarks)
-        return faults, remarks
-
-    return describe
-
-
 @pytest.mark.parametrize('flags', ['fpu avx2 avx512_bf16', 'amx_bf16', 'fpu avx2', None])
-def test_bfloat16_instructions(describe, flags, capsys):
-    report = 'CPU:\nModel name:   Some CPU' + (f'\nFlags:   {flags}' if flags else '')
-    lacking = ['this CPU has no bfloat16 instructions: --amp is not faster on it']
-    assert describe(report) == ([], lacking if flags == 'fpu avx2' else [])
-    assert report in capsys.readouterr().out
-
-
-def test_packages_that_do_not_work_together(describe):
+def test_bfloat16_instructions_and_packages_that_do_not_work_together(flags, monkeypatch, capsys):
     def fail(*_):
         raise RuntimeError('no such operator')
 
+    report = 'CPU:\nModel name:   Some CPU' + (f'\nFlags:   {flags}' if flags else '')
+    monkeypatch.setattr(collect_env, 'get_pretty_env_info', lambda: report)
     vision = SimpleNamespace(ops=SimpleNamespace(nms=fail))
-    assert describe('', torchvision=vision, numpy=SimpleNamespace(zeros=fail))[0] == [
-        'torch and numpy do not work together: no such operator',
-        'torch and torchvision do not work together: no such operator',
-    ]
+    faults, remarks = [], []
+    loaded = dict(torchvision=vision, numpy=SimpleNamespace(zeros=fail)) if flags else {}
+    env._describe_torch(torch, loaded, faults, remarks)
+    together = 'do not work together: no such operator'
+    names = ['torch and numpy', 'torch and torchvision'] if flags else []
+    assert faults == [f'{name} {together}' for name in names]
+    lacking = ['this CPU has no bfloat16 instructions: --amp is not faster on it']
+    assert remarks == (lacking if flags == 'fpu avx2' else [])
+    assert report in capsys.readouterr().out
 
 
 def test_every_variable_of_ours_is_told():

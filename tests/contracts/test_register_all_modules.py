@@ -1,5 +1,7 @@
 """What mmengine calls by name in ghmdet.utils."""
 
+from collections import OrderedDict
+
 import pytest
 from mmengine.hub import get_model
 from mmengine.registry import MODELS, DefaultScope
@@ -8,12 +10,8 @@ from ghmdet.utils import register_all_modules
 
 
 @pytest.fixture(autouse=True)
-def no_scope():
-    kept = dict(DefaultScope._instance_dict)
-    DefaultScope._instance_dict.clear()
-    yield
-    DefaultScope._instance_dict.clear()
-    DefaultScope._instance_dict.update(kept)
+def no_scope(monkeypatch):
+    monkeypatch.setattr(DefaultScope, '_instance_dict', OrderedDict())
 
 
 def scope():

@@ -41,7 +41,7 @@ def test_folders_without_images(tmp_path):
         DATASETS.build(cfg)
     assert str(caught.value) == (
         f'{tmp_path}: no image in this folder; looked for .bmp, .jpeg, .jpg, .png, .tif, .tiff, '
-        '.webp there and below'
+        '.webp there and in its subfolders'
     )
     cfg['data_prefix'] = dict(img='nowhere')
     with pytest.raises(NotADirectoryError, match="expected a folder of images, but 'nowhere' is"):

@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
-import json
 import random
 
 import numpy as np
 import pytest
 import torch
-from mmengine.dataset import ConcatDataset, DefaultSampler, InfiniteSampler, RepeatDataset
+from mmengine.dataset import (
+    BaseDataset,
+    ConcatDataset,
+    DefaultSampler,
+    InfiniteSampler,
+    RepeatDataset,
+)
 from torch.utils.data import BatchSampler, DataLoader, Dataset, SequentialSampler
 
-from ghmdet.datasets import AspectRatioBatchSampler, CocoDataset, samplers
+from ghmdet.datasets import AspectRatioBatchSampler, samplers
+from ghmdet.datasets.random_state import preserve_random_state
 from ghmdet.datasets.samplers import GlobalBatchSampler, SampleIndex, seed_samples
 from ghmdet.registry import DATA_SAMPLERS
 from ghmdet.structures import DetDataSample
@@ -58,32 +64,24 @@ def test_batches(letters, batch_size, drop_last, batches):
     assert len(batch_sampler) == len(batches)
 
 
-def test_wrapped_datasets(tmp_path):
-    images = [
-        {'id': number, 'file_name': f'{number}.jpg', 'width': width, 'height': 4}
-        for number, width in ((1, 3), (2, 5))
-    ]
-    coco = {'images': images, 'annotations': [], 'categories': [{'id': 1, 'name': 'cat'}]}
-    (tmp_path / 'ann.json').write_text(json.dumps(coco))
-    dataset = CocoDataset(str(tmp_path / 'ann.json'), metainfo={'classes': ('cat',)})
+def test_wrapped_datasets():
+    infos = [dict(img_id=1, width=3, height=4), dict(img_id=2, width=5, height=4)]
+    dataset = BaseDataset(lazy_init=True)
+    dataset.load_data_list = lambda: infos
     for wrapped in (RepeatDataset(dataset, 2), ConcatDataset([dataset, dataset])):
         sampler = DefaultSampler(wrapped, shuffle=False)
         batches = DATA_SAMPLERS.build(GROUPED, default_args=dict(sampler=sampler, batch_size=2))
         assert list(batches) == [[0, 2], [1, 3]]
 
 
-@pytest.mark.parametrize('batch_size', [0, -1, 1.5, '2'])
-def test_batch_size_must_be_positive(batch_size):
-    sampler = DefaultSampler(Sizes('pl'), shuffle=False)
-    with pytest.raises(ValueError, match=f'batch_size must be a positive int, got {batch_size!r}'):
-        AspectRatioBatchSampler(sampler, batch_size)
-
-
-def test_sampler_must_have_the_sizes():
+def test_sampler_must_have_the_sizes_and_batches_a_size():
     with pytest.raises(TypeError, match='sampler must be a torch Sampler, got list'):
         AspectRatioBatchSampler([0, 1], 2)
     with pytest.raises(TypeError, match='got SequentialSampler over NoneType; remove'):
         AspectRatioBatchSampler(SequentialSampler([0, 1]), 2)
+    for size in (0, -1, 1.5, '2', True):
+        with pytest.raises(ValueError, match=f'batch_size must be an integer .* 1, got {size!r}'):
+            AspectRatioBatchSampler(DefaultSampler(Sizes('pl')), size)
 
 
 # --- batches of several processes ---------------------------------------------------------------
@@ -122,7 +120,13 @@ def test_shares_of_two_processes(make):
 
 def test_groups_are_formed_over_all_processes(make):
     found = [indices(make(DefaultSampler, 'plplllp', rank, 2, 1, GROUPED)) for rank in (0, 1)]
-    # Together [0, 2], [1, 3], [4, 5], [6]
+    # Together [0, 2], [1, 3], [4, 5], [6], as of one process
+    assert indices(make(DefaultSampler, 'plplllp', 0, 1, 2, GROUPED)) == [
+        [0, 2],
+        [1, 3],
+        [4, 5],
+        [6],
+    ]
     assert found == [[[0], [1], [4], [6]], [[2], [3], [5], []]]
 
 
@@ -172,13 +176,6 @@ def test_other_samplers_are_used_as_they_are(monkeypatch):
     assert indices(batches) == [[0, 1], [2]]
 
 
-def test_one_process_has_the_batches_of_the_other_sampler():
-    letters = 'lpplspl'
-    plain = AspectRatioBatchSampler(DefaultSampler(Sizes(letters), seed=1), 2)
-    batches = GlobalBatchSampler(DefaultSampler(Sizes(letters), seed=1), 2, GROUPED)
-    assert indices(batches) == list(plain)
-
-
 # --- random changes -----------------------------------------------------------------------------
 
 
@@ -223,11 +220,8 @@ def test_changes_depend_on_seed_epoch_and_sample():
 def test_the_generators_of_the_process_are_restored():
     dataset = Noise()
     seed_samples(dataset, 0)
-    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
-    expected = draw()
-    random.setstate(states[0])
-    np.random.set_state(states[1])
-    torch.set_rng_state(states[2])
+    with preserve_random_state():
+        expected = draw()
     dataset.__getitems__([SampleIndex(0, 0), SampleIndex(1, 0)])
     assert draw() == expected
 

@@ -57,13 +57,13 @@ def test_load_image_compares_the_size_and_names_path_and_id(photo):
     [
         (dict(color_type='rgb'), "color_type must be one of .'color', .* got 'rgb'"),
         (dict(imdecode_backend='tifffile'), "imdecode_backend must be 'cv2' .* got 'tifffile'"),
-        (dict(max_pixels=0), 'max_pixels must be a positive integer, got 0'),
-        (dict(max_pixels='9'), "max_pixels must be a positive integer, got '9'"),
+        (dict(max_pixels=0), 'max_pixels must be an integer of at least 1, got 0'),
+        (dict(max_pixels='9'), "max_pixels must be an integer of at least 1, got '9'"),
         (dict(file_client_args={}, backend_args={}), 'set backend_args, not file_client_args too'),
     ],
 )
 def test_load_image_refuses(setting, words):
-    with pytest.raises(ValueError, match=f'^LoadImageFromFile: {words}'):
+    with pytest.raises(ValueError, match=f'^LoadImageFromFile(: |[.]){words}'):
         LoadImageFromFile(**setting)
 
 
@@ -76,26 +76,14 @@ def test_load_annotations_gives_boxes_labels_and_flags():
     assert dtypes == [np.float32, np.int64, bool]
 
 
-@pytest.mark.parametrize('results', [{'instances': []}, {}])
-def test_load_annotations_without_objects(results):
-    loaded = LoadAnnotations()(results)
-    assert loaded['gt_bboxes'].shape == (0, 4)
-    assert loaded['gt_bboxes_labels'].shape == loaded['gt_ignore_flags'].shape == (0,)
-
-
 def test_load_annotations_in_parts():
     only_labels = LoadAnnotations(with_bbox=False)({'instances': INSTANCES})
     assert set(only_labels) == {'instances', 'gt_bboxes_labels'}
     only_boxes = LoadAnnotations(with_label=False, box_type=None)({'instances': INSTANCES})
     assert set(only_boxes) == {'instances', 'gt_bboxes', 'gt_ignore_flags'}
-
-
-@pytest.mark.parametrize(
-    ('key', 'value'), [('with_mask', True), ('with_seg', True), ('box_type', 'rbox')]
-)
-def test_load_annotations_refuses_what_is_not_a_box(key, value):
-    with pytest.raises(ValueError, match=f'LoadAnnotations: {key} must be .*, got {value!r}'):
-        LoadAnnotations(**{key: value})
+    for key, value in (('with_mask', True), ('with_seg', True), ('box_type', 'rbox')):
+        with pytest.raises(ValueError, match=f'LoadAnnotations: {key} must be .*, got {value!r}'):
+            LoadAnnotations(**{key: value})
 
 
 def test_pack_separates_objects_and_crowds():
@@ -117,9 +105,11 @@ def test_pack_without_flags_objects_or_annotations():
     sample = PackDetInputs()(results)['data_samples']
     assert (len(sample.gt_instances), len(sample.ignored_instances)) == (3, 0)
     assert sample.ignored_instances.bboxes.shape == (0, 4)
-    sample = PackDetInputs()(LoadAnnotations()({'instances': []}))['data_samples']
-    assert sample.gt_instances.bboxes.shape == (0, 4)
-    assert sample.ignored_instances.labels.shape == (0,)
+    for results in ({'instances': []}, {}):
+        sample = PackDetInputs()(LoadAnnotations()(results))['data_samples']
+        for instances in (sample.gt_instances, sample.ignored_instances):
+            assert instances.bboxes.shape == (0, 4)
+            assert instances.labels.shape == (0,)
     sample = PackDetInputs()({'img_id': 3})['data_samples']
     assert sample.gt_instances.keys() == sample.ignored_instances.keys() == []
 
@@ -155,6 +145,7 @@ def test_pack_takes_the_meta_keys_there_are():
     expected = {'img_id': 1, 'flip': True, 'scale_factor': (0.5, 0.25)}
     assert PackDetInputs()(results)['data_samples'].metainfo == expected
     assert PackDetInputs(('height',))(results)['data_samples'].metainfo == {'height': 7}
+    assert repr(PackDetInputs(('img_id',))) == "PackDetInputs(meta_keys=('img_id',))"
 
 
 def test_pack_refuses_lists_of_unequal_length():
@@ -163,11 +154,6 @@ def test_pack_refuses_lists_of_unequal_length():
     words = r"'bboxes': 2, 'labels': 3, 'ignore flags': 3.*dropped some.*a/b.jpg"
     with pytest.raises(ValueError, match=words):
         PackDetInputs()(results)
-
-
-def test_repr():
-    assert repr(LoadAnnotations()) == 'LoadAnnotations(with_bbox=True, with_label=True)'
-    assert repr(PackDetInputs(('img_id',))) == "PackDetInputs(meta_keys=('img_id',))"
 
 
 def test_a_pipeline_of_mmdetection(tmp_path):

@@ -11,7 +11,8 @@ EXAMPLE = ROOT / 'examples' / 'cellcount'
 
 
 def test_its_own_tests_pass_outside_of_the_repository(tmp_path):
-    environment = {**os.environ, 'PYTHONPATH': str(EXAMPLE)}
+    path = os.pathsep.join(filter(None, [str(EXAMPLE), os.environ.get('PYTHONPATH')]))
+    environment = {**os.environ, 'PYTHONPATH': path}
     command = [sys.executable, '-m', 'pytest', EXAMPLE, '-q', '-p', 'no:cacheprovider']
     done = subprocess.run(
         [*command, f'--basetemp={tmp_path / "base"}'],

@@ -1,21 +1,21 @@
 """Mixed precision: where it is on, what stays float32, and which checkpoints resume."""
 
+from __future__ import annotations
+
 import copy
+import io
 
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.logging import MMLogger
 from mmengine.optim import OptimWrapper
 from torch import nn
 
 from ghmdet import config_path
-from ghmdet.engine import (
-    amp,
-)
-from ghmdet.engine.amp import (
-    AmpOptimWrapper,
-)
-from ghmdet.registry import MODELS, OPTIM_WRAPPERS
+from ghmdet.engine import amp, apply_amp, apply_amp_to_test
+from ghmdet.engine.amp import AmpOptimWrapper
+from ghmdet.registry import MODELS
 from ghmdet.structures import DetDataSample, InstanceData
 
 
@@ -34,10 +34,6 @@ def step(layer, wrapper, x=1.0):
     return loss.item()
 
 
-def test_name_of_mmengine_is_ours_in_the_scope_of_ghmdet():
-    assert OPTIM_WRAPPERS.get('AmpOptimWrapper') is AmpOptimWrapper
-
-
 def test_bfloat16_on_the_cpu_with_float32_weights():
     # 1 + 2**-8 lies half way between two numbers of bfloat16 and becomes the even one, 1
     layer, wrapper = wrap(value=1 + 2**-8)
@@ -48,7 +44,10 @@ def test_bfloat16_on_the_cpu_with_float32_weights():
     assert wrapper.optimizer.state[layer.weight]['momentum_buffer'].dtype == torch.float32
 
 
-@pytest.mark.parametrize(('loss_scale', 'scale'), [({'init_scale': 4.0}, 4), (512.0, 512), (8, 8)])
+@pytest.mark.parametrize(
+    ('loss_scale', 'scale'),
+    [({'init_scale': 4.0, 'growth_interval': 7}, 4), (512.0, 512), (8, 8)],
+)
 def test_float16_scales_the_loss_and_clips_what_is_unscaled(loss_scale, scale):
     clip_grad = {'type': 'value', 'clip_value': 0.5}
     layer, wrapper = wrap(loss_scale=loss_scale, dtype='float16', clip_grad=clip_grad)
@@ -59,13 +58,12 @@ def test_float16_scales_the_loss_and_clips_what_is_unscaled(loss_scale, scale):
     assert layer.weight.grad.item() == scale
     wrapper.step()
     assert layer.weight.item() == 1 - 2 * 0.5
+    interval = wrapper.state_dict()['loss_scaler']['growth_interval']
+    assert interval == (7 if isinstance(loss_scale, dict) else 2000)
 
 
-def test_settings_of_the_scaler():
+def test_the_loss_scale_is_dynamic_by_default():
     assert wrap(dtype='float16')[1].loss_scaler.get_scale() == 65536
-    _, wrapper = wrap(loss_scale={'init_scale': 4.0, 'growth_interval': 7}, dtype='float16')
-    assert wrapper.loss_scaler.get_scale() == 4
-    assert wrapper.state_dict()['loss_scaler']['growth_interval'] == 7
 
 
 def test_gradients_accumulate():
@@ -102,14 +100,15 @@ def test_every_wrapper_resumes_from_every_other(saved, resumed):
 
 
 @pytest.mark.parametrize(
-    ('setting', 'told'),
+    ('setting', 'message'),
     [
         ({'dtype': 'float64'}, r"dtype must be one of \['float16', 'bfloat16'\], got 'float64'"),
         ({'loss_scale': 'static'}, "loss_scale must be 'dynamic', a number or a dict, got 'static"),
+        ({'use_fsdp': True}, 'optim_wrapper.use_fsdp=True is not supported'),
     ],
 )
-def test_unknown_settings(setting, told):
-    with pytest.raises(ValueError, match=told):
+def test_invalid_settings(setting, message):
+    with pytest.raises(ValueError, match=message):
         wrap(**setting)
 
 
@@ -124,8 +123,6 @@ def test_precision_of_each_device(monkeypatch):
     chosen = [amp.low_precision(device) for device in ('cpu', 'cuda', 'cuda', 'npu')]
     assert chosen == [torch.bfloat16, torch.bfloat16, torch.float16, torch.float16]
     assert asked == [False, False]  # emulated bfloat16 is slower than float32
-    with pytest.raises(ValueError, match='not available on mps'):
-        amp.low_precision('mps')
 
 
 def test_losses_of_a_detector_are_near_those_of_float32():
@@ -153,3 +150,83 @@ def test_losses_of_a_detector_are_near_those_of_float32():
     trained = [p for p in model.parameters() if p.requires_grad]
     assert {p.dtype for p in model.parameters()} == {p.grad.dtype for p in trained}
     assert {p.dtype for p in trained} == {torch.float32}
+
+
+# --- the option of the tools --------------------------------------------------------------------
+
+
+@pytest.fixture
+def on_cpu(monkeypatch):
+    """A machine without accelerator; returns a stream to which warnings are written."""
+    monkeypatch.setattr(amp, 'get_device', lambda: 'cpu')
+    stream = io.StringIO()
+    monkeypatch.setattr(MMLogger.get_current_instance().handlers[0], 'stream', stream)
+    return stream
+
+
+@pytest.mark.parametrize('wrapper', [{'type': 'OptimWrapper'}, {'type': OptimWrapper}, {}])
+@pytest.mark.parametrize(
+    ('val_cfg', 'expected'),
+    [
+        ({}, {'fp16': True}),
+        (None, None),
+        ({'type': 'ValLoop', 'fp16': False}, {'type': 'ValLoop', 'fp16': False}),
+        ({'type': 'MyLoop'}, {'type': 'MyLoop'}),
+        ({'type': OptimWrapper}, {'type': OptimWrapper}),
+    ],
+)
+def test_training(on_cpu, wrapper, val_cfg, expected):
+    cfg = Config(dict(optim_wrapper={**wrapper, 'clip_grad': {'max_norm': 35}}, val_cfg=val_cfg))
+    apply_amp(cfg)
+    kept = {'type': 'AmpOptimWrapper', 'loss_scale': 'dynamic', 'clip_grad': {'max_norm': 35}}
+    assert (cfg.optim_wrapper, cfg.val_cfg) == (kept, expected)
+
+
+@pytest.mark.parametrize('kind', ['AmpOptimWrapper', AmpOptimWrapper])
+def test_training_that_uses_it_already(on_cpu, kind):
+    cfg = Config({'optim_wrapper': {'type': kind, 'loss_scale': 512.0}})
+    apply_amp(cfg)
+    assert '--amp does not change optim_wrapper' in on_cpu.getvalue()
+    assert cfg.optim_wrapper.loss_scale == 512.0
+
+
+def test_training_with_another_wrapper(on_cpu):
+    with pytest.raises(ValueError, match=r'needs optim_wrapper\.type to be .* but it is ApexOptim'):
+        apply_amp(Config({'optim_wrapper': {'type': 'ApexOptimWrapper'}}))
+
+
+def test_mps(monkeypatch):
+    monkeypatch.setattr(amp, 'get_device', lambda: 'mps')
+    with pytest.raises(ValueError, match=r'\(--amp, AmpOptimWrapper\) is not available on mps'):
+        apply_amp(Config({'optim_wrapper': {}}))
+
+
+@pytest.mark.parametrize(('has_it', 'dtype'), [(True, torch.bfloat16), (False, torch.float16)])
+def test_loops_autocast_to_what_the_card_has(monkeypatch, has_it, dtype):
+    before = torch.get_autocast_dtype('cuda')
+    monkeypatch.setattr(amp, 'get_device', lambda: 'cuda')
+    monkeypatch.setattr(torch.cuda, 'is_bf16_supported', lambda including_emulation: has_it)
+    cfg = Config({'test_cfg': {'type': 'TestLoop', 'fp16': False}})
+    try:
+        apply_amp_to_test(cfg)
+        assert torch.get_autocast_dtype('cuda') == dtype  # which mmengine's loops ask for
+    finally:
+        torch.set_autocast_dtype('cuda', before)
+    assert cfg.test_cfg == {'type': 'TestLoop', 'fp16': True}
+
+
+@pytest.mark.parametrize(
+    ('machine', 'amx', 'avx', 'warned'),
+    [
+        ('x86_64', False, False, True),
+        ('x86_64', False, True, False),
+        ('AMD64', True, False, False),
+        ('aarch64', False, False, False),
+    ],
+)
+def test_a_cpu_that_is_slow_in_bfloat16(on_cpu, monkeypatch, machine, amx, avx, warned):
+    monkeypatch.setattr(amp.platform, 'machine', lambda: machine)
+    monkeypatch.setattr(torch.cpu, '_is_amx_tile_supported', lambda: amx, raising=False)
+    monkeypatch.setattr(torch.cpu, '_is_avx512_bf16_supported', lambda: avx, raising=False)
+    apply_amp_to_test(Config({'test_cfg': {}}))
+    assert ('--amp works, but is slower than float32' in on_cpu.getvalue()) == warned

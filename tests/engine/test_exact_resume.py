@@ -22,10 +22,10 @@ from ghmdet.engine import build_runner, load_checkpoint_file
 from ghmdet.engine.hooks import stop as stop_hook
 from ghmdet.engine.hooks.stop import StopHook, TrainingStopped
 from ghmdet.losses import GHMR
-from ghmdet.registry import DATASETS, HOOKS, MODELS
+from ghmdet.registry import DATASETS, MODELS
 from tests.number_runs import number_cfg, own_scope, train
 
-READ: list[int] = []
+READ: list[tuple[int, float]] = []  # index and noise
 FIRST = 1.6870884  # of the samples of seed 5
 
 
@@ -43,8 +43,8 @@ class NoisyDataset(Dataset):
         return dict(width=2 + index % 2, height=2)
 
     def __getitem__(self, index):
-        READ.append(index)
         noise = random.random() + np.random.rand() + torch.rand(()).item()
+        READ.append((index, noise))
         metainfo = dict(img_id=index, img_path=f'{index}.jpg')
         number = float('nan') if index in self.broken else index / 10 + noise
         return dict(inputs=torch.tensor([number]), data_samples=SimpleNamespace(metainfo=metainfo))
@@ -152,11 +152,10 @@ def whole(tmp_path_factory):
     return run
 
 
-def resume(folder, name, checkpoint, **changes):
+def resume(folder, name, checkpoint, changes=None, **saving):
     """Resume a case from a checkpoint in another folder; return the runner."""
-    cfg = case_cfg(folder, CASES[name], **changes)
-    cfg.resume, cfg.load_from = True, str(checkpoint)
-    return train(cfg)
+    case = {**CASES[name], **(changes or {}), 'resume': True, 'load_from': str(checkpoint)}
+    return train(case_cfg(folder, case, **saving))
 
 
 AT_EACH = ('accumulated with a bad batch', 'aspect ratios, endless', 'schedules')
@@ -197,22 +196,16 @@ def test_the_comparison_sees_each_part(whole, tmp_path):
     """What is left out of a checkpoint shows."""
     folder, expected = whole('average')
     other = load_checkpoint_file(folder / 'iter_5.pth')['run_state']['processes'][0]['random']
-
-    def resume_changed(change):
+    for name in ('python', 'numpy', 'torch', 'loss.acc_sum', 'norm.running_mean'):
         checkpoint = load_checkpoint_file(folder / 'iter_6.pth')
-        change(checkpoint)
-        torch.save(checkpoint, tmp_path / 'changed.pth')
-        return final(resume(tmp_path, 'average', tmp_path / 'changed.pth', interval=100))
-
-    for name in ('python', 'numpy', 'torch'):
-
-        def change(checkpoint, name=name):
+        if name in other:
             checkpoint['run_state']['processes'][0]['random'][name] = other[name]
-
-        assert not equal(expected['state_dict'], resume_changed(change)['state_dict'])
-    for name in ('loss.acc_sum', 'norm.running_mean'):
-        found = resume_changed(lambda c, name=name: c['ema_state_dict'][f'module.{name}'].add_(1))
-        assert not equal(expected['ema_state_dict'], found['ema_state_dict'])
+        else:
+            checkpoint['ema_state_dict'][f'module.{name}'].add_(1)
+        torch.save(checkpoint, tmp_path / 'changed.pth')
+        found = final(resume(tmp_path, 'average', tmp_path / 'changed.pth', interval=100))
+        part = 'state_dict' if name in other else 'ema_state_dict'
+        assert not equal(expected[part], found[part])
 
 
 def test_the_images_before_are_not_read(whole, tmp_path):
@@ -220,66 +213,52 @@ def test_the_images_before_are_not_read(whole, tmp_path):
     READ.clear()
     resume(tmp_path, 'epochs', folder / 'iter_7.pth', interval=100)
     assert len(READ) == 1 + 7  # the last of 4 batches of the second epoch has one image
-    assert len(set(READ[1:])) == 7
+    assert len({index for index, _ in READ[1:]}) == 7
 
 
-@pytest.mark.parametrize('workers', [1, 3])
+@pytest.mark.parametrize('workers', [2, pytest.param(1, marks=pytest.mark.long)])
 def test_loader_workers_make_no_difference(whole, tmp_path, workers):
     cfg = case_cfg(tmp_path, CASES['epochs'])
     cfg.train_dataloader.update(num_workers=workers, persistent_workers=True)
     check_same(whole('epochs')[1], final(train(cfg)))
 
 
-@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('workers', [0, pytest.param(2, marks=pytest.mark.long)])
 def test_the_loader_of_a_runner_that_does_not_train(tmp_path, workers):
     cfg = case_cfg(tmp_path, CASES['epochs'])
     cfg.train_dataloader.update(num_workers=workers)
     with own_scope():
         loader = build_runner(cfg).train_dataloader
-    first = [[image.item() for image in batch['inputs']] for batch in loader]
+
+    def read():
+        return [[image.item() for image in batch['inputs']] for batch in loader]
+
+    first = read()
     assert [len(batch) for batch in first] == [2, 2, 2, 1]
-    assert [[image.item() for image in batch['inputs']] for batch in loader] == first
+    assert read() == first
     loader.batch_sampler.set_epoch(1)
-    second = [[image.item() for image in batch['inputs']] for batch in loader]
-    assert not {x for batch in first for x in batch} & {x for batch in second for x in batch}
+    assert not set().union(*first) & set().union(*read())
     assert first[0][0] == pytest.approx(FIRST, rel=1e-6)  # with or without workers
 
 
 def test_epochs_differ_in_what_is_random(tmp_path):
-    cfg = case_cfg(tmp_path, CASES['epochs'])
-    cfg.train_dataloader.dataset.length = 1
-    seen = []
-
-    @HOOKS.register_module(force=True)
-    class Watch(Hook):
-        def before_train_iter(self, runner, batch_idx, data_batch=None):
-            seen.append(data_batch['inputs'][0].item())
-
-    cfg.custom_hooks = [dict(type='Watch')]
-    cfg.train_dataloader.batch_size = 1
-    cfg.model = dict(type='NumberModel')
-    train(cfg)
-    assert len(set(seen)) == 3
+    READ.clear()
+    train(case_cfg(tmp_path, {'train_dataloader.dataset.length': 1, 'model.type': 'NumberModel'}))
+    assert len({noise for _, noise in READ[-3:]}) == 3
 
 
 def test_a_run_without_a_seed_resumes_with_its_own(tmp_path):
-    found = {}
-    for name in ('whole', 'rest'):
-        cfg = case_cfg(tmp_path / name, CASES['epochs'])
-        cfg.randomness = dict(seed=None)
-        if name == 'rest':
-            cfg.resume, cfg.load_from = True, str(tmp_path / 'whole/iter_6.pth')
-        found[name] = final(train(cfg))
-    check_same(found['whole'], found['rest'])
+    seed = dict(randomness=dict(seed=None))
+    expected = final(train(case_cfg(tmp_path / 'whole', seed)))
+    runner = resume(tmp_path / 'rest', 'epochs', tmp_path / 'whole/iter_6.pth', seed)
+    check_same(expected, final(runner))
 
 
-def test_another_batch_size_is_told(whole, tmp_path):
+def test_another_batch_size_gets_a_warning(whole, tmp_path):
     folder, _ = whole('epochs')
-    cfg = case_cfg(tmp_path, CASES['epochs'])
-    cfg.train_dataloader.batch_size = 1
-    cfg.resume, cfg.load_from = True, str(folder / 'iter_7.pth')  # 6 images of epoch 2
     READ.clear()
-    runner = train(cfg)
+    changes = {'train_dataloader.batch_size': 1}
+    runner = resume(tmp_path, 'epochs', folder / 'iter_7.pth', changes)  # 6 images of epoch 2
     assert 'resumed with 1 images per iteration' in '\n'.join(runner.lines)
     assert len(READ) == 1 + 7
 
@@ -287,17 +266,16 @@ def test_another_batch_size_is_told(whole, tmp_path):
 # --- signals ------------------------------------------------------------------------------------
 
 
-@HOOKS.register_module(force=True)
 class Signaller(Hook):
     """Sends signals to this process at an iteration of the training or the validation."""
 
-    def __init__(self, at, during='train', number=signal.SIGTERM):
-        self.at, self.during, self.number = at, during, number
+    def __init__(self, stop, at, during='train', number=signal.SIGTERM):
+        self.stop, self.at, self.during, self.number = stop, at, during, number
         self.count = 0
 
-    def _count(self):
-        self.count += 1
-        if self.count == self.at:
+    def _count(self, moment):
+        self.count += moment == self.during
+        if moment == self.during and self.count == self.at:
             os.kill(os.getpid(), self.number)
             end = time.monotonic() + 20
             while not self.stop._received:  # it is noted in another thread
@@ -305,45 +283,33 @@ class Signaller(Hook):
                 time.sleep(0.001)
 
     def before_train_iter(self, runner, *_, **__):
-        if self.during == 'train':
-            self._count()
+        self._count('train')
 
     def after_val_iter(self, runner, *_, **__):
-        if self.during == 'val':
-            self._count()
+        self._count('val')
 
     def before_save_checkpoint(self, runner, checkpoint):
-        if self.during == 'save':
-            self._count()
+        self._count('save')
 
 
 def stopped(cfg, at, **signaller):
     """Train until the signal; return the exit code and what the log says."""
-    cfg.custom_hooks = [*cfg.custom_hooks, dict(type='Signaller', at=at, **signaller)]
-    stop = StopHook()
-    lines = []
-
-    @HOOKS.register_module(force=True)
-    class Bind(Hook):
-        def before_train(self, runner):
-            for hook in runner.hooks:
-                if isinstance(hook, Signaller):
-                    hook.stop = stop
-            runner.register_hook(stop)
-            runner.logger.addFilter(lambda record: lines.append(record.getMessage()) or True)
-            stop.before_train(runner)
-
-    cfg.custom_hooks = [*cfg.custom_hooks, dict(type='Bind')]
-    try:
-        with pytest.raises(TrainingStopped) as raised:
-            train(cfg)
-    finally:
-        stop.release()
+    stop, lines = StopHook(), []
+    with own_scope():
+        runner = build_runner(cfg)
+        runner.register_hook(stop)
+        runner.register_hook(Signaller(stop, at, **signaller))
+        runner.logger.addFilter(lambda record: lines.append(record.getMessage()) or True)
+        try:
+            with pytest.raises(TrainingStopped) as raised:
+                runner.train()
+        finally:
+            stop.release()
     return raised.value.code, '\n'.join(lines)
 
 
 NUMBERS = [signal.SIGTERM, signal.SIGINT, signal.SIGUSR1, signal.SIGHUP]
-SIGNALS = [  # case, at which call, during what; of the second list only in the long tier
+SIGNALS = [  # case, at which call, during what
     *(('epochs', at, 'train') for at in (1, 3, 4, 6)),
     *(('iterations', 11, 'train'), ('accumulated', 5, 'train'), ('epochs', 2, 'save')),
     *(('schedules', 2, 'val'), ('schedules', 3, 'val'), ('validation by iterations', 5, 'val')),
@@ -364,8 +330,7 @@ def test_a_signal_saves_and_the_run_resumes(whole, tmp_path, case, at, during):
     every = dict(by_epoch=by_epoch, interval=1 if by_epoch else 3)
     folder, expected = whole(case, **every)
     before = [signal.getsignal(each) for each in NUMBERS]
-    cfg = case_cfg(tmp_path, CASES[case], **every)
-    code, log = stopped(cfg, at, during=during, number=number)
+    code, log = stopped(case_cfg(tmp_path, CASES[case], **every), at, during=during, number=number)
     assert code == 75
     assert [signal.getsignal(each) for each in NUMBERS] == before
     saved = (tmp_path / 'last_checkpoint').read_text()
@@ -373,25 +338,21 @@ def test_a_signal_saves_and_the_run_resumes(whole, tmp_path, case, at, during):
     assert '--resume' in log
     if during == 'train':
         assert load_checkpoint_file(saved)['meta']['iter'] == at
-    cfg = case_cfg(tmp_path, CASES[case], **every)
-    cfg.resume = True
-    check_same(expected, final(train(cfg)))
+    check_same(expected, final(train(case_cfg(tmp_path, {**CASES[case], 'resume': True}, **every))))
     names = {file.name for file in folder.glob('*.pth')}
     assert {file.name for file in tmp_path.glob('*.pth')} == names
 
 
 def test_a_signal_in_the_validation_that_was_left(whole, tmp_path):
-    """A resumed run begins with it; it need not end it, for what was trained is on the disk."""
-
+    """A resumed run begins with it; it may stop within, since the training is saved."""
+    case = CASES['schedules']
     for resumed in (False, True):
-        cfg = case_cfg(tmp_path, CASES['schedules'], by_epoch=True)
-        cfg.resume = resumed
+        cfg = case_cfg(tmp_path, {**case, 'resume': resumed}, by_epoch=True)
         code, log = stopped(cfg, 1, during='val')
         assert code == 75
         assert f'stopped; {tmp_path / "epoch_1.pth"} is saved' in log
         assert [file.name for file in tmp_path.glob('*.pth')] == ['epoch_1.pth']
-    cfg = case_cfg(tmp_path, CASES['schedules'], by_epoch=True)
-    cfg.resume = True
+    cfg = case_cfg(tmp_path, {**case, 'resume': True}, by_epoch=True)
     check_same(whole('schedules', by_epoch=True)[1], final(train(cfg)))
 
 
@@ -402,6 +363,6 @@ def test_a_signal_while_the_processes_agree_is_not_lost(monkeypatch):
         hook._received = int(signal.SIGTERM)  # as the thread notes it, too late for this step
 
     monkeypatch.setattr(stop_hook, 'all_reduce', exchange)
-    assert not hook._is_asked(None)
+    assert not hook._is_stop_requested()
     monkeypatch.setattr(stop_hook, 'all_reduce', lambda flag, op: None)
-    assert hook._is_asked(None)
+    assert hook._is_stop_requested()

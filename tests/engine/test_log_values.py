@@ -1,4 +1,4 @@
-"""What is forgotten of the logged numbers, and that the log does not show it."""
+"""Which logged values are kept, and that the log does not depend on it; peak memory."""
 
 from __future__ import annotations
 
@@ -10,54 +10,34 @@ from uuid import uuid4
 
 import pytest
 import torch
-from mmengine.evaluator import BaseMetric
-from mmengine.hooks import Hook, LoggerHook
+from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer, MessageHub
-from mmengine.model import BaseModel
-from mmengine.runner import LogProcessor, Runner
-from mmengine.structures import BaseDataElement
+from mmengine.runner import LogProcessor
 
+from ghmdet.engine import build_runner
 from ghmdet.engine.hooks import log_values
-from ghmdet.engine.hooks.log_values import (
-    LogHistoryHook,
-    PeakMemoryHook,
-)
-from ghmdet.engine.hooks.non_finite_steps import (
-    SkipNonFiniteStepsHook,
-)
-from ghmdet.registry import HOOKS
-from tests.checks import test_start_check as start
+from ghmdet.engine.hooks.log_values import LogHistoryHook, PeakMemoryHook
+from ghmdet.engine.hooks.non_finite_steps import SkipNonFiniteStepsHook
+from ghmdet.registry import HOOKS, METRICS
+from tests.number_runs import RisingMetric, number_cfg, own_scope
 
 
-class Wavy(BaseModel):
-    """A loss that is another one at each step."""
-
-    def __init__(self):
-        super().__init__()
-        self.weight = torch.nn.Parameter(torch.zeros(1))
-        self.steps = 0
-
-    def forward(self, inputs, mode='loss'):
-        if mode == 'predict':
-            return [BaseDataElement()]
-        self.steps += 1
-        wave = torch.sin(torch.tensor(self.steps * 0.7))
-        return dict(loss_cls=self.weight.sum() + wave + 2, loss_bbox=self.weight.sum() * 0 + 0.1)
+@pytest.fixture(autouse=True)
+def scope():
+    with own_scope():
+        yield
 
 
-class Rising(BaseMetric):
-    """0.5, 1.5, ... at each validation, also under a name that is averaged."""
-
-    def process(self, data_batch, data_samples):
-        self.results.append(0)
+@METRICS.register_module(force=True)
+class LossMetric(RisingMetric):
+    """The number of the validation, also under a name that is averaged."""
 
     def compute_metrics(self, results):
-        self.value = getattr(self, 'value', -0.5) + 1
-        return dict(mAP=self.value, loss=self.value)
+        return dict(super().compute_metrics(results), loss=self.value)
 
 
 class LongMemory(Hook):
-    """Keeps all values that are logged, and asks at each log for the same line from them."""
+    """Keeps all values that are logged, and makes each log line from them too."""
 
     def __init__(self, monkeypatch):
         self.hub = MessageHub(uuid4().hex)
@@ -86,24 +66,15 @@ class LongMemory(Hook):
         monkeypatch.setattr(LogProcessor, name, both)
 
 
-def make_runner(folder, hooks, max_epochs=6, resume=False, **log_processor):
-    loader = dict(num_workers=0, sampler=dict(type='DefaultSampler', shuffle=False))
-    return Runner(
-        model=Wavy(),
-        work_dir=str(folder),
-        train_dataloader=dict(dataset=[torch.zeros(1)] * 5, batch_size=1, **loader),
-        val_dataloader=dict(dataset=[torch.zeros(1)] * 4, batch_size=1, **loader),
-        train_cfg=dict(by_epoch=True, max_epochs=max_epochs),
-        val_cfg=dict(),
-        val_evaluator=[Rising()],
-        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.0)),
-        default_hooks=dict(logger=dict(type='LoggerHook', interval=2, ignore_last=False)),
-        custom_hooks=hooks,
-        log_processor=dict(type='LogProcessor', by_epoch=True, **log_processor),
-        experiment_name=uuid4().hex,
-        log_level='ERROR',
-        resume=resume,
-    )
+def make_runner(folder, keep=1, max_epochs=6, resume=False, hooks=(), **log_processor):
+    cfg = number_cfg(folder, [1, 2, 3, 4, 5], max_epochs, resume=resume)
+    cfg.custom_hooks = [dict(type='LogHistoryHook', keep=keep), *hooks]
+    dataset = dict(type='NumberDataset', numbers=[1] * 4)
+    cfg.val_dataloader = dict(cfg.train_dataloader, dataset=dataset)
+    cfg.update(val_cfg=dict(), val_evaluator=dict(type='LossMetric'))
+    cfg.default_hooks.logger = dict(type='LoggerHook', interval=2, ignore_last=False)
+    cfg.log_processor = dict(type='LogProcessor', by_epoch=True, **log_processor)
+    return build_runner(cfg)
 
 
 def lengths_of(runner):
@@ -111,79 +82,63 @@ def lengths_of(runner):
 
 
 EPOCH = dict(data_src='loss', method_name='mean', window_size='epoch')
-CUSTOM = {
-    'window_size': [],
-    'a wider window': [
-        dict(data_src='loss', log_name='wide', method_name='max', window_size=7),
-        dict(data_src='loss', log_name='now', method_name='current'),
-    ],
-    'epoch': [EPOCH, dict(data_src='time', method_name='min', window_size='epoch')],
-    'global': [dict(data_src='loss', log_name='all', method_name='mean', window_size='global')],
-    'no window': [dict(data_src='loss_cls', log_name='best', method_name='min')],
+GLOBAL = dict(data_src='loss', log_name='all', method_name='mean', window_size='global')
+CASES = {  # custom_cfg, and how many of the values of 30 training steps are kept
+    # An epoch has 5 steps; mmengine averages over one more of a validation.
+    'window_size': ([], 6),
+    'a wider window': (
+        [
+            dict(data_src='loss', log_name='wide', method_name='max', window_size=7),
+            dict(data_src='loss', log_name='now', method_name='current'),
+        ],
+        7,
+    ),
+    'epoch': ([EPOCH, dict(data_src='time', method_name='min', window_size='epoch')], 6),
+    'global': ([GLOBAL], 30),
+    'no window': ([dict(data_src='loss_w', log_name='best', method_name='min')], 30),
 }
-# Of 30 training steps. An epoch has 5; mmengine averages over one more of a validation.
-KEPT = {'window_size': 6, 'a wider window': 7, 'epoch': 6, 'global': 30, 'no window': 30}
 
 
-@pytest.mark.parametrize('hierarchy', [False, True])
-@pytest.mark.parametrize('case', CUSTOM)
-def test_the_log_is_that_of_a_run_that_forgets_nothing(tmp_path, monkeypatch, case, hierarchy):
+@pytest.mark.parametrize('hierarchy', [False, pytest.param(True, marks=pytest.mark.long)])
+@pytest.mark.parametrize('case', CASES)
+def test_the_log_is_that_of_a_run_that_keeps_all(tmp_path, monkeypatch, case, hierarchy):
     memory = LongMemory(monkeypatch)
-    runner = make_runner(
-        tmp_path,
-        [LogHistoryHook(keep=1)],
-        window_size=3,
-        custom_cfg=CUSTOM[case],
-        log_with_hierarchy=hierarchy,
-    )
+    custom, expected = CASES[case]
+    runner = make_runner(tmp_path, window_size=3, custom_cfg=custom, log_with_hierarchy=hierarchy)
     runner.train()
     # Of each epoch training steps 2, 4, 5, validation steps 2, 4 and what came out are logged.
     assert len(memory.compared) == 6 * (3 + 2 + 1)
-    for found, expected in memory.compared:
-        assert found == expected
+    for found, complete in memory.compared:
+        assert found == complete
     kept = ('train/loss', 'train/lr', 'train/time')
-    assert [lengths_of(runner)[key] for key in kept] == [KEPT[case]] * 3
+    assert [lengths_of(runner)[key] for key in kept] == [expected] * 3
     complete = {key: len(buffer.data[0]) for key, buffer in memory.hub.log_scalars.items()}
-    assert (complete['train/loss'], complete['val/time'], complete['val/mAP']) == (30, 24, 6)
+    assert (complete['train/loss'], complete['val/time'], complete['val/up']) == (30, 24, 6)
 
 
-def test_window_sizes_that_mean_all_values(tmp_path):
+def test_a_log_processor_that_may_look_at_all_values(tmp_path):
     custom = [dict(data_src='loss', method_name='mean', window_size=0)]
-    runner = make_runner(tmp_path, [LogHistoryHook(keep=1)], window_size=3, custom_cfg=custom)
+    runner = make_runner(tmp_path, window_size=3, custom_cfg=custom)
+    assert log_values._largest_window(runner) == 1_000_000
+    runner = make_runner(tmp_path, window_size=3)
+    assert log_values._largest_window(runner) == 3
+    runner.log_processor = type('Own', (LogProcessor,), {})(window_size=3)
     runner.train()
     assert lengths_of(runner)['train/loss'] == 30
 
 
-def test_a_log_processor_of_another_class_keeps_everything(tmp_path):
-    class Own(LogProcessor):
-        pass
-
-    runner = make_runner(tmp_path, [LogHistoryHook(keep=1)], window_size=3)
-    runner.log_processor = Own(window_size=3)
-    runner.train()
-    assert lengths_of(runner)['train/loss'] == 30
-
-
-def test_numbers_that_are_not_logged_are_bounded_too(tmp_path):
+def test_values_that_are_not_logged_are_bounded_too(tmp_path):
     class Notes(Hook):
         def after_train_iter(self, runner, *_, **__):
             runner.message_hub.update_scalar('own', float(runner.iter))
 
-    runner = make_runner(tmp_path, [LogHistoryHook(keep=7), Notes()], window_size=3)
+    runner = make_runner(tmp_path, keep=7, hooks=[dict(type=Notes)], window_size=3)
     runner.train()
-    assert runner.message_hub.get_scalar('own').data[0].tolist() == [
-        23.0,
-        24.0,
-        25.0,
-        26.0,
-        27.0,
-        28.0,
-        29.0,
-    ]
+    assert runner.message_hub.get_scalar('own').data[0].tolist() == [*range(23, 30)]
 
 
 def test_histories_of_a_resumed_checkpoint_are_cut(tmp_path):
-    runner = make_runner(tmp_path, [], max_epochs=4, window_size=3)
+    runner = make_runner(tmp_path, keep=1000, max_epochs=4, window_size=3)
     runner.train()
     assert lengths_of(runner)['train/loss'] == 20
     last = runner.message_hub.get_scalar('train/loss').data[0].tolist()[-7:]
@@ -202,15 +157,12 @@ def test_histories_of_a_resumed_checkpoint_are_cut(tmp_path):
 
 
 def test_a_resumed_run_with_a_wider_window_keeps_more(tmp_path):
-    make_runner(tmp_path, [LogHistoryHook(keep=1)], max_epochs=4, window_size=3).train()
-    runner = make_runner(tmp_path, [LogHistoryHook(keep=1)], window_size=8, resume=True)
+    make_runner(tmp_path, max_epochs=4, window_size=3).train()
+    runner = make_runner(tmp_path, window_size=8, resume=True)
     runner.train()
     assert runner.iter == 30
     assert lengths_of(runner)['train/loss'] == 8
-    custom = CUSTOM['global']
-    runner = make_runner(
-        tmp_path, [LogHistoryHook(keep=1)], max_epochs=8, custom_cfg=custom, resume=True
-    )
+    runner = make_runner(tmp_path, max_epochs=8, custom_cfg=[GLOBAL], resume=True)
     runner.train()
     assert lengths_of(runner)['train/loss'] == 8 + 10
 
@@ -226,20 +178,22 @@ def test_keep_is_checked(keep):
         HOOKS.build(dict(type='LogHistoryHook', keep=keep))
 
 
-def test_peak_memory_stands_in_the_log_line_and_in_the_scalars(tmp_path, monkeypatch):
+def test_peak_memory_is_in_the_log_line_and_in_the_scalars(tmp_path, monkeypatch):
     peaks = iter([300, 700, 500])
     monkeypatch.setattr(log_values, '_memory_mb', lambda: next(peaks))
-    runner = start.make_runner(tmp_path, start.loader(), test=start.loader())
-    runner.register_hook(PeakMemoryHook())
+    cfg = number_cfg(tmp_path, [1, 2], log_level='INFO')
+    cfg.default_hooks.logger = dict(type='LoggerHook', interval=1)
+    test = dict(test_dataloader=cfg.train_dataloader, test_cfg={})
+    cfg.update(test, test_evaluator=dict(type='RisingMetric'))
+    runner = build_runner(cfg)
     lines = []
     monkeypatch.setattr(runner.logger, 'info', lines.append)
-    next(h for h in runner.hooks if isinstance(h, LoggerHook)).interval = 1
     runner.train()
     logged = [line for line in lines if 'peak_memory: ' in line]
     assert [re.search(r'peak_memory: (\d+)', line)[1] for line in logged] == ['300', '700']
     scalars = next(tmp_path.glob('*/vis_data/scalars.json')).read_text().splitlines()
     assert [json.loads(line)['peak_memory'] for line in scalars] == [300, 700]
-    assert runner.test() == {'n': 2}
+    assert runner.test() == {'up': 1}
     results = next(tmp_path.glob(f'{runner.timestamp}/*.json'))
     assert json.loads(results.read_text())['peak_memory'] == 700
 

@@ -63,28 +63,34 @@ def test_the_last_good_file_stays_the_last(tmp_path):
     )
 
 
-def test_by_iteration(tmp_path):
-    cfg = spoiled(tmp_path, dict(by_epoch=False, interval=2, max_keep_ckpts=1), iteration=3)
-    with pytest.raises(FloatingPointError, match='not finite'):
-        train(cfg)
-    assert left(tmp_path) == ['iter_2.pth']
-
-
-def test_the_best_stays(tmp_path):
-    best = dict(save_best='up', rule='greater')
-    cfg = spoiled(tmp_path, best, iteration=4, moment='before_val')
-    with pytest.raises(FloatingPointError, match='iteration 4, so they are not saved: weight'):
-        train(cfg)
-    # The best of epoch 1 was not removed for a better one that cannot be saved.
-    assert left(tmp_path) == ['best_up_epoch_1.pth', 'epoch_1.pth', 'epoch_2.pth']
-    assert saved(tmp_path / 'best_up_epoch_1.pth') == -2
-
-
-def test_running_counts_and_statistics_too(tmp_path):
-    cfg = spoiled(tmp_path, {}, iteration=3, name='total', value=float('inf'))
-    with pytest.raises(FloatingPointError, match=r'not saved: total \(1 of 1 values\)'):
-        train(cfg)
-    assert left(tmp_path) == ['epoch_1.pth']
+@pytest.mark.parametrize(
+    ('checkpoint', 'spoil', 'message', 'files'),
+    [
+        (
+            dict(by_epoch=False, interval=2, max_keep_ckpts=1),
+            dict(iteration=3),
+            'iteration 3, so they are not saved: weight',
+            ['iter_2.pth'],
+        ),
+        (  # the best of epoch 1 is not removed for a better one that cannot be saved
+            dict(save_best='up', rule='greater'),
+            dict(iteration=4, moment='before_val'),
+            'iteration 4, so they are not saved: weight',
+            ['best_up_epoch_1.pth', 'epoch_1.pth', 'epoch_2.pth'],
+        ),
+        (
+            {},
+            dict(iteration=3, name='total', value=float('inf')),
+            r'not saved: total \(1 of 1 values\)',
+            ['epoch_1.pth'],
+        ),
+    ],
+)
+def test_by_iteration_the_best_and_buffers(tmp_path, checkpoint, spoil, message, files):
+    with pytest.raises(FloatingPointError, match=message):
+        train(spoiled(tmp_path, checkpoint, **spoil))
+    assert left(tmp_path) == files
+    assert saved(tmp_path / files[0]) == -2
 
 
 def test_moving_averages(tmp_path):
@@ -116,11 +122,10 @@ def test_a_mask_may_be_infinite(tmp_path, monkeypatch):
 
 def test_a_checkpoint_that_is_bad_already(tmp_path):
     train(number_cfg(tmp_path, [1]))
-    file = tmp_path / 'epoch_1.pth'
-    checkpoint = torch.load(file, weights_only=False)
+    checkpoint = torch.load(tmp_path / 'epoch_1.pth', weights_only=False)
     checkpoint['state_dict']['weight'][0] = NAN
     torch.save(checkpoint, tmp_path / 'bad.pth')
     cfg = number_cfg(tmp_path / 'second', [1], load_from=str(tmp_path / 'bad.pth'))
-    told = r'before the first step: weight \(1 of 1 values\). They come from .*bad\.pth'
-    with pytest.raises(FloatingPointError, match=told):
+    message = r'before the first step: weight \(1 of 1 values\). They come from .*bad\.pth'
+    with pytest.raises(FloatingPointError, match=message):
         train(cfg)

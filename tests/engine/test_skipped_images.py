@@ -14,9 +14,7 @@ from torch.utils.data import DataLoader
 
 from ghmdet.datasets import CocoDataset, coco
 from ghmdet.datasets.image_file import ImageError
-from ghmdet.engine.hooks.skipped_images import (
-    SkippedImagesHook,
-)
+from ghmdet.engine.hooks.skipped_images import SkippedImagesHook
 
 STEPS = [
     dict(type='LoadImageFromFile'),
@@ -76,7 +74,18 @@ def test_by_default_they_are_errors(root, test_mode):
         assert f'{root}/{number}.jpg (id {number}) {fault}' in str(caught.value)
 
 
-@pytest.mark.parametrize('context', ['fork', 'spawn'])
+def report(dataset):
+    """Return what the hook logs after an epoch."""
+    lines = []
+    runner = SimpleNamespace(
+        train_dataloader=SimpleNamespace(dataset=dataset),
+        logger=SimpleNamespace(warning=lines.append),
+    )
+    SkippedImagesHook().after_train_epoch(runner)
+    return lines
+
+
+@pytest.mark.parametrize('context', ['fork', pytest.param('spawn', marks=pytest.mark.long)])
 def test_skipped_ones_are_counted_over_the_workers(root, context):
     dataset = RepeatDataset(build(root, on_error='skip'), 2)
     loader = DataLoader(
@@ -89,30 +98,17 @@ def test_skipped_ones_are_counted_over_the_workers(root, context):
     seen = [s.img_id for batch in loader for s in batch['data_samples']]
     assert len(seen) == 12
     assert set(seen) <= {0, 2, 5}
-    told = []
-    runner = SimpleNamespace(
-        train_dataloader=loader, logger=SimpleNamespace(warning=told.append), train_loop=None
-    )
-    SkippedImagesHook().after_train_epoch(runner)
     faults = '; '.join(f'{root}/{number}.jpg (id {number}) {BAD[number]}' for number in BAD)
-    assert told == [
+    assert report(dataset) == [
         f'3 of 6 images of {root}/train.json were skipped so far and replaced by others '
         f"(on_error='skip'): {faults}"
     ]
 
 
-def test_no_word_when_all_is_well(root):
+def test_nothing_is_logged_without_skipped_images(root):
     dataset = build(root, on_error='skip', indices=1)
     assert dataset[0]['inputs'].shape == (3, 24, 32)
-    told = []
-    runner = SimpleNamespace(
-        train_dataloader=SimpleNamespace(dataset=dataset),
-        logger=SimpleNamespace(warning=told.append),
-    )
-    SkippedImagesHook().after_train_epoch(runner)
-    runner.train_dataloader.dataset = [1, 2]
-    SkippedImagesHook().after_train_epoch(runner)
-    assert told == []
+    assert report(dataset) == report([1, 2]) == []
 
 
 def test_more_than_five_are_counted(root):
@@ -122,28 +118,23 @@ def test_more_than_five_are_counted(root):
     with pytest.raises(Exception, match='Cannot find valid image after 50'):
         dataset[0]
     dataset.skipped.fill_(1)
-    told = []
-    runner = SimpleNamespace(
-        train_dataloader=SimpleNamespace(dataset=dataset),
-        logger=SimpleNamespace(warning=told.append),
-    )
-    SkippedImagesHook().after_train_epoch(runner)
-    assert told[0].startswith('6 of 6 images of ')
-    assert told[0].endswith('4.jpg (id 4) does not exist; and 1 more')
+    (line,) = report(dataset)
+    assert line.startswith('6 of 6 images of ')
+    assert line.endswith('4.jpg (id 4) does not exist; and 1 more')
     with pytest.raises(ValueError, match='6 of 6 checked image files are bad'):
         dataset.check_image_files()
 
 
-def test_the_check_at_the_door_only_warns(root, monkeypatch):
-    dataset, told = build(root, on_error='skip'), []
-    monkeypatch.setattr(coco, 'print_log', lambda text, **_: told.append(text))
+def test_the_check_at_the_start_only_warns(root, monkeypatch):
+    dataset, lines = build(root, on_error='skip'), []
+    monkeypatch.setattr(coco, 'print_log', lambda text, **_: lines.append(text))
     dataset.check_image_files()
-    (out,) = told
+    (out,) = lines
     assert '3 of 6 checked image files are bad: ' in out
     assert "With on_error='skip' they are left out of the training" in out
 
 
-def test_mmcvs_word_for_it(root):
+def test_ignore_empty_of_mmcv_skips_too(root):
     pipeline = [dict(type='LoadImageFromFile', ignore_empty=True), *STEPS[1:]]
     dataset = build(root, pipeline=pipeline)
     torch.manual_seed(0)
@@ -151,16 +142,20 @@ def test_mmcvs_word_for_it(root):
     assert dataset.skipped[1] == 1
 
 
-def test_settings_that_are_refused(root):
-    with pytest.raises(ValueError, match="on_error must be 'raise' or 'skip', got 'ignore'"):
-        build(root, on_error='ignore')
-    words = "on_error='skip' is for training: with test_mode=True the evaluation would miss images"
-    with pytest.raises(ValueError, match=words):
-        build(root, on_error='skip', test_mode=True)
+@pytest.mark.parametrize(
+    ('settings', 'message'),
+    [
+        (dict(on_error='ignore'), "on_error must be 'raise' or 'skip', got 'ignore'"),
+        (dict(on_error='skip', test_mode=True), "on_error='skip' is for training: with test_mode"),
+    ],
+)
+def test_invalid_settings(root, settings, message):
+    with pytest.raises(ValueError, match=message):
+        build(root, **settings)
 
 
 def test_boxes_on_the_image_as_stored(root):
-    """The check at the door and the decoding follow the same setting."""
+    """The check at the start and the decoding follow the same setting."""
     exif = Image.Exif()
     exif[0x0112] = 6
     for number in range(6):

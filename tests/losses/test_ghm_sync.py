@@ -58,7 +58,6 @@ FOCAL = dict(loss_cls=dict(type='FocalLoss'), loss_bbox=dict(type='L1Loss'), syn
 # What the head has, and the images of each process in a step.
 CASES = {
     'three and one': (ghm(momentum=0.75), ['a', 'b', 'empty'], ['c']),
-    'no momentum': (ghm(momentum=0), ['a', 'b', 'empty'], ['c']),
     'all options': (
         ghm(momentum=0.5, bias_correct=True, max_weight=3.0),
         ['a'],
@@ -67,11 +66,9 @@ CASES = {
     'one without objects': (ghm(momentum=0.75), ['empty'], ['a', 'c']),
     'padding': (ghm(momentum=0.75), ['a', 'b'], ['padding']),
     'padding, no momentum': (ghm(momentum=0), ['padding'], ['b']),
-    'one without objects, without sync': (ghm(sync=False, momentum=0.75), ['empty'], ['a']),
-    'without sync': (ghm(sync=False, momentum=0.75), ['a', 'b', 'empty'], ['c']),
+    'without sync': (ghm(sync=False, momentum=0.75), ['a', 'b'], ['empty']),
     'focal': (FOCAL, ['a', 'b', 'empty'], ['c']),
     'focal, padding': (FOCAL, ['padding'], ['a']),
-    'focal without sync': ({**FOCAL, 'sync_avg_factor': False}, ['a', 'b', 'empty'], ['c']),
 }
 
 
@@ -252,41 +249,13 @@ def test_without_sync_each_process_counts_for_itself(both):
     assert counts == ['bbox_head.loss_cls.acc_sum', 'bbox_head.loss_bbox.acc_sum']
     for name in counts:
         assert not state0[name].isclose(state1[name], rtol=0.1).all()
+    # One process may have no objects at all.
+    assert state0[counts[1]].sum() > 0
+    assert state1[counts[1]].sum() == 0
     assert not ((losses0 + losses1) / 2).isclose(losses, rtol=0.1).all()
-    weight = 'bbox_head.retina_cls.weight'
-    assert state0[weight].equal(state1[weight])
-    assert not state0[weight].isclose(state[weight], rtol=1e-3).all()
-
-
-def test_without_sync_one_process_may_have_no_objects(both):
-    (_, state0), (_, state1) = (found['one without objects, without sync'] for _, found in both)
-    assert state0['bbox_head.retina_reg.weight'].equal(state1['bbox_head.retina_reg.weight'])
-    assert state0['bbox_head.loss_bbox.acc_sum'].sum() == 0
-    assert state1['bbox_head.loss_bbox.acc_sum'].sum() > 0
-
-
-def test_focal_loss_without_sync_divides_by_its_own_positives(both):
-    losses0, losses1 = (found['focal without sync'][0] for _, found in both)
-    synced0, synced1 = (found['focal'][0] for _, found in both)
-    # At the first step: 3 images with m positives (one for the empty image), 1 image with n.
-    factor0, factor1 = losses0[0] / synced0[0], losses1[0] / synced1[0]
-    m, n = (expected_positives(names) for names in CASES['focal'][1:])
-    has_positives = synced0[0] > 0
-    mean = torch.tensor((m + n) / 2, dtype=torch.float32)
-    torch.testing.assert_close(factor0[has_positives], (mean / m).expand(int(has_positives.sum())))
-    has_positives = synced1[0] > 0
-    torch.testing.assert_close(factor1[has_positives], (mean / n).expand(int(has_positives.sum())))
-
-
-def expected_positives(names):
-    """Anchors that are matched in the first step's images of these names."""
-    model = build('focal')
-    images, samples = make_batch(names, 0)
-    scores, _ = model.bbox_head(model.extract_feat(images))
-    return sum(
-        max(1, int(sum((w[:, 0] > 0).sum() for w in targets.bbox_weights)))
-        for targets in (model.bbox_head.get_targets(scores, [sample]) for sample in samples)
-    )
+    for weight in ('bbox_head.retina_cls.weight', 'bbox_head.retina_reg.weight'):
+        assert state0[weight].equal(state1[weight])
+        assert not state0[weight].isclose(state[weight], rtol=1e-3).all()
 
 
 @pytest.mark.parametrize('passes', ['plain', 'fused'])

@@ -55,7 +55,7 @@ def test_no_entries_give_zero_with_a_graph():
 
 
 def test_beta_zero_points_at_l1():
-    with pytest.raises(ValueError, match=r'SmoothL1Loss.beta: .* \(for 0 use L1Loss\), got 0'):
+    with pytest.raises(ValueError, match=r'SmoothL1Loss.beta must .* \(for 0 use L1Loss\), got 0'):
         SmoothL1Loss(beta=0)
 
 
@@ -67,7 +67,7 @@ def test_reduction_rules():
     with pytest.raises(ValueError, match="avg_factor is for reduction='mean'"):
         weight_reduce(loss, None, 'sum', avg_factor=7)
     assert resolve_reduction('mean', 'none', 'X') == 'none'
-    with pytest.raises(ValueError, match="X.reduction: expected one of .* got 'max'"):
+    with pytest.raises(ValueError, match="X.reduction must be one of .* got 'max'"):
         resolve_reduction('mean', 'max', 'X')
 
 

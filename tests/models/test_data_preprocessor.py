@@ -5,6 +5,7 @@ import torch
 from mmengine.model import ImgDataPreprocessor
 
 from ghmdet.models import DetDataPreprocessor
+from ghmdet.structures import DetDataSample
 
 IMAGENET = {'mean': [123.675, 116.28, 103.53], 'std': [58.395, 57.12, 57.375]}
 
@@ -34,7 +35,9 @@ def test_values_are_those_of_mmengine(settings, inputs, last):
     if last:
         inputs = [image.permute(1, 2, 0).contiguous().permute(2, 0, 1) for image in inputs]
     before = [image.clone() for image in inputs]
-    found = DetDataPreprocessor(**settings)({'inputs': inputs})['inputs']
+    data = DetDataPreprocessor(**settings)({'inputs': inputs})
+    found = data['inputs']
+    assert data['data_samples'] is None
     assert found.dtype == torch.float32
     assert torch.equal(found, expected)
     assert all(map(torch.equal, inputs, before))
@@ -49,10 +52,18 @@ def test_large_batches_are_channels_last(shape, memory_format):
     assert found.is_contiguous(memory_format=memory_format)
 
 
-def test_grey_images():
-    data = {'inputs': images((1, 2, 3))}
-    expected = ImgDataPreprocessor([1.0], [2.0])(data)['inputs']
-    assert torch.equal(DetDataPreprocessor([1.0], [2.0])(data)['inputs'], expected)
+def test_shapes_of_the_samples_and_grey_images():
+    preprocessor = DetDataPreprocessor([1.0], [2.0], pad_size_divisor=32)
+    data = {
+        'inputs': images((1, 10, 40), (1, 33, 20)),
+        'data_samples': [DetDataSample() for _ in 'ab'],
+    }
+    expected = ImgDataPreprocessor([1.0], [2.0], pad_size_divisor=32)(data)['inputs']
+    found = preprocessor(data, training=True)
+    assert torch.equal(found['inputs'], expected)
+    first, second = found['data_samples']
+    assert (first.pad_shape, second.pad_shape) == ((32, 64), (64, 32))
+    assert first.batch_input_shape == second.batch_input_shape == (64, 64)
 
 
 @pytest.mark.parametrize(
@@ -66,8 +77,5 @@ def test_grey_images():
 def test_images_that_are_not_one_batch_are_refused(shapes, words):
     with pytest.raises(ValueError, match=words):
         DetDataPreprocessor(**IMAGENET)({'inputs': images(*shapes)})
-
-
-def test_sync_batch_shape_is_a_bool_or_none():
     with pytest.raises(ValueError, match="sync_batch_shape must be True, False or None, got 'yes'"):
         DetDataPreprocessor(sync_batch_shape='yes')

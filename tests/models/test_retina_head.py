@@ -1,10 +1,11 @@
 import copy
 import math
+from types import SimpleNamespace
 
 import pytest
 import torch
 
-from ghmdet.models import RetinaHead
+from ghmdet.models import RetinaHead, retina_head
 from ghmdet.structures import DetDataSample, InstanceData
 
 ASSIGNER = dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4)
@@ -59,13 +60,38 @@ def test_targets_worked_by_hand():
     assert found.avg_factor.item() == 2
 
 
-def test_pos_weight_and_ignored_regions():
-    train_cfg = dict(assigner={**ASSIGNER, 'ignore_iof_thr': 0.5}, pos_weight=3.0)
-    found = targets(
-        {**CFG, 'train_cfg': train_cfg}, sample([[0, 0, 16, 16]], [0], [[16, 0, 48, 16]])
+@pytest.mark.parametrize(
+    ('ignore_iof_thr', 'bboxes', 'weights'),
+    [
+        (0.5, [[0, 0, 16, 16]], [3, 1, 0, 1, 1, 0]),
+        (-1, [[0, 0, 16, 16]], [3, 1, 1, 1, 1, 1]),
+        (0.5, [], [1, 1, 0, 1, 1, 0]),  # a crowd and nothing else
+        (-1, [], [1, 1, 1, 1, 1, 1]),
+    ],
+)
+def test_pos_weight_and_ignored_regions_which_are_in_no_bin(ignore_iof_thr, bboxes, weights):
+    train_cfg = dict(assigner={**ASSIGNER, 'ignore_iof_thr': ignore_iof_thr}, pos_weight=3.0)
+    head = RetinaHead(
+        **{**CFG, 'train_cfg': train_cfg, 'loss_cls': dict(type='GHMC', momentum=0.5)}
     )
-    assert found.label_weights[0].tolist() == [3, 0, 0, 1, 1, 1]
-    assert found.labels[0].tolist() == [0, 2, 2, 2, 2, 2]
+    # The right column of cells, and 60 % of none of the others.
+    image = sample(bboxes, [0] * len(bboxes), [[30, 0, 48, 32]])
+    targets = head.get_targets([torch.zeros(1, 2, 2, 3)], [image])
+    assert targets.label_weights[0].tolist() == weights
+    head.loss_cls.bin_records = []
+    head.loss([torch.randn(1, 4, 2, 3)], [image])
+    ((counts, _),) = head.loss_cls.bin_records
+    used = sum(weight > 0 for weight in weights)
+    assert counts.sum().item() == 2 * used  # two classes
+    assert head.loss_cls.acc_sum.sum().item() == used
+
+
+def test_only_sync_avg_factor_averages_over_the_processes(monkeypatch):
+    reduced = []
+    monkeypatch.setattr(retina_head, 'all_reduce', lambda value, op: reduced.append((value, op)))
+    for cfg in (OTHERS, {**OTHERS, 'sync_avg_factor': True}):
+        targets({**CFG, **cfg}, sample([[16, 0, 32, 16]], [1]), sample())
+    assert reduced == [(torch.tensor(2.0), 'mean')]
 
 
 def test_a_padding_sample_has_no_targets():
@@ -164,7 +190,7 @@ def test_starts_with_scores_of_one_percent():
     assert head.retina_reg.bias.abs().max() == 0
 
 
-def test_anchor_default_is_retinanets():
+def test_defaults_are_retinanets():
     head = RetinaHead(num_classes=1, in_channels=4)
     assert head.prior_generator.num_base_priors == [9] * 5
     base = head.prior_generator.base_anchors[0]
@@ -177,7 +203,7 @@ def test_anchor_default_is_retinanets():
         (dict(num_classes=0), 'num_classes must be an integer of at least 1, got 0'),
         (dict(train_cfg=dict(sampler=dict(type='RandomSampler'))), 'train_cfg.sampler: only Pse'),
         (dict(train_cfg=dict(allowed_border=0)), 'train_cfg.allowed_border: only -1'),
-        (dict(sync_avg_factor=1), 'bbox_head.sync_avg_factor: expected True or False, got 1'),
+        (dict(sync_avg_factor=1), 'bbox_head.sync_avg_factor must be True or False, got 1'),
     ],
 )
 def test_settings_out_of_range(change, message):
@@ -185,16 +211,10 @@ def test_settings_out_of_range(change, message):
         RetinaHead(**{**copy.deepcopy(CFG), **change})
 
 
-def test_training_needs_an_assigner():
+def test_settings_that_do_not_fit_together():
     head = RetinaHead(**{**CFG, 'train_cfg': None})
     with pytest.raises(ValueError, match='model.train_cfg.assigner is needed for training'):
         head.loss([torch.zeros(1, 4, 2, 3)], [sample()])
-
-
-def test_levels_of_unequal_anchor_count():
-    class Uneven:
-        num_base_priors = [9, 3]
-
-    from_outside = dict(type=lambda: Uneven())
+    from_outside = dict(type=lambda: SimpleNamespace(num_base_priors=[9, 3]))
     with pytest.raises(ValueError, match=r'the same number of anchors per cell, got \[9, 3\]'):
         RetinaHead(**{**CFG, 'anchor_generator': from_outside})

@@ -1,13 +1,14 @@
-"""The detector as a whole, its preprocessor and its test-time augmentation; see also golden."""
+"""The detector as a whole and its test-time augmentation; see also golden."""
 
 import pytest
 import torch
 from mmengine.config import Config
 
 import ghmdet
-from ghmdet.models import DetDataPreprocessor, DetTTAModel
+from ghmdet.models import DetTTAModel
 from ghmdet.registry import MODELS
 from ghmdet.structures import DetDataSample, InstanceData
+from tests.detectors import detector_cfg
 
 
 @pytest.fixture(scope='module')
@@ -56,26 +57,36 @@ def test_unknown_mode(model):
         model(torch.zeros(1, 3, 64, 64), mode='loss')
 
 
-def test_preprocessor_normalises_pads_and_sets_the_shapes():
-    preprocessor = DetDataPreprocessor(
-        mean=[1.0, 2.0, 3.0], std=[2.0, 2.0, 4.0], bgr_to_rgb=True, pad_size_divisor=32
-    )
-    blue = torch.tensor([7, 0, 0], dtype=torch.uint8).view(3, 1, 1)
-    images = [blue.expand(3, 10, 40), blue.expand(3, 33, 20)]
-    samples = [DetDataSample(), DetDataSample()]
-    data = preprocessor(dict(inputs=images, data_samples=samples), training=True)
-    samples = data['data_samples']
-    assert data['inputs'].shape == (2, 3, 64, 64)
-    # Channels are red, green, blue: (0 - 1) / 2, (0 - 2) / 2, (7 - 3) / 4
-    assert data['inputs'][0, :, 9, 39].tolist() == [-0.5, -1.0, 1.0]
-    assert data['inputs'][0, :, 10, 0].tolist() == [0, 0, 0]
-    assert [sample.pad_shape for sample in samples] == [(32, 64), (64, 32)]
-    assert samples[1].batch_input_shape == (64, 64)
+OPTIONS = dict(bias_correct=True, momentum=0.5, max_weight=5.0)
+LOSSES = [
+    (dict(type='GHMC', bins=30, momentum=0.75), dict(type='GHMR', momentum=0.7, loss_weight=10.0)),
+    (dict(type='GHMC', bins=10, **OPTIONS), dict(type='GHMR', **OPTIONS)),
+    (dict(type='FocalLoss'), dict(type='L1Loss')),
+    (dict(type='FocalLoss'), dict(type='SmoothL1Loss', beta=0.11)),
+]
 
 
-def test_preprocessor_without_samples():
-    data = DetDataPreprocessor()(dict(inputs=[torch.zeros(3, 4, 4)]))
-    assert data['data_samples'] is None
+@pytest.mark.parametrize('with_object', [False, True], ids=['empty', 'with an object'])
+@pytest.mark.parametrize(('loss_cls', 'loss_bbox'), LOSSES)
+def test_every_parameter_gets_a_gradient_without_objects_too(loss_cls, loss_bbox, with_object):
+    torch.manual_seed(0)
+    model = MODELS.build(detector_cfg(losses=dict(loss_cls=loss_cls, loss_bbox=loss_bbox))).train()
+    samples = batch(2)['data_samples']
+    for sample in samples[with_object:]:
+        sample.gt_instances = sample.gt_instances[:0]
+    for sample in samples:
+        sample.set_metainfo(dict(pad_shape=(64, 64)))
+    losses = model(torch.randn(2, 3, 64, 64), samples, mode='loss')
+    total_bbox = sum(losses['loss_bbox'])
+    assert (total_bbox.item() > 0) == with_object
+    total = sum(losses['loss_cls']) + total_bbox
+    assert total.isfinite()
+    total.backward()
+    trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    assert [name for name, p in trained.items() if p.grad is None] == []
+    assert all(p.grad.isfinite().all() for p in trained.values())
+    if not with_object:
+        assert model.bbox_head.retina_reg.weight.grad.abs().max() == 0
 
 
 class Stub(torch.nn.Module):
@@ -114,13 +125,9 @@ def test_tta_merges_mirrored_views(direction, mirrored):
     assert merged.labels.tolist() == [1, 1]
 
 
-def test_tta_without_detections():
-    tta = DetTTAModel(tta_cfg=dict(nms=dict(iou_threshold=0.5), max_per_img=2), module=Stub())
-    empty = [view([], [], [], flip=False), view([], [], [], flip=True, flip_direction='vertical')]
-    assert tta.merge_preds([empty])[0].pred_instances.bboxes.shape == (0, 4)
-
-
-def test_tta_builds_its_detector():
+def test_tta_builds_its_detector_and_merges_nothing():
     cfg = Config.fromfile(ghmdet.config_path('retinanet_ghm_r18_fpn_bccd'))
     tta = MODELS.build(dict(**cfg.tta_model, module=cfg.model))
     assert tta.module.bbox_head.num_classes == 3
+    empty = [view([], [], [], flip=False), view([], [], [], flip=True, flip_direction='vertical')]
+    assert tta.merge_preds([empty])[0].pred_instances.bboxes.shape == (0, 4)

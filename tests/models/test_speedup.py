@@ -2,6 +2,7 @@
 
 import copy
 import shutil
+from functools import partial
 
 import pytest
 import torch
@@ -78,20 +79,16 @@ class Standardised(nn.Conv2d):
         return self._conv_forward(x, self.weight - self.weight.mean(), self.bias)
 
 
-BN = dict(type='BN')
+BN, CONV, pair = dict(type='BN'), partial(nn.Conv2d, 3, 3, 1), nn.Sequential
 LEFT_ALONE = {
     'order unknown': Elsewhere,
     'not adjacent': lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.BatchNorm2d(3)),
     'norm first': lambda: ConvModule(3, 3, 1, norm_cfg=BN, order=('norm', 'conv', 'act')),
     'act between': lambda: ConvModule(3, 3, 1, norm_cfg=BN, order=('conv', 'act', 'norm')),
     'weight changes': lambda: nn.Sequential(Standardised(3, 3, 1), nn.BatchNorm2d(3)),
-    'spectral norm': lambda: nn.Sequential(
-        nn.utils.spectral_norm(nn.Conv2d(3, 3, 1)), nn.BatchNorm2d(3)
-    ),
-    'batch statistics': lambda: nn.Sequential(
-        nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False)
-    ),
-    'group norm': lambda: nn.Sequential(nn.Conv2d(3, 3, 1), nn.GroupNorm(1, 3)),
+    'spectral norm': lambda: pair(nn.utils.spectral_norm(nn.Conv2d(3, 3, 1)), nn.BatchNorm2d(3)),
+    'batch statistics': lambda: pair(CONV(), nn.BatchNorm2d(3, track_running_stats=False)),
+    'group norm': lambda: pair(CONV(), nn.GroupNorm(1, 3)),
 }
 
 

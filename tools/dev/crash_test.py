@@ -166,7 +166,10 @@ class Reader(threading.Thread):
 
     def wait_for(self, pattern: str, times: int) -> bool:
         """Wait until so many lines matched; False if the process ended first."""
+        end = time.monotonic() + LIMIT
         while self.process.poll() is None:
+            if time.monotonic() > end:
+                raise TimeoutError(f'no {times} lines like {pattern!r} in {LIMIT} s')
             if sum(bool(re.search(pattern, line)) for line in self.lines) >= times:
                 return True
             time.sleep(0.005)

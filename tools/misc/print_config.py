@@ -31,10 +31,7 @@ def main() -> None:
     with contextlib.redirect_stdout(sys.stderr):  # what is logged on the way
         cfg = read_config(args.config)
         origins = origins_of(cfg)
-        root = args.cfg_options.pop('data_root', None)
-        root = args.data_root or root
-        if root is not None:
-            origins.merge(move_data(cfg, root), '--data-root')
+        origins.merge(move_data(cfg, args), '--data-root')
     merge_options(cfg, args.cfg_options)
     origins.merge(args.cfg_options, '--cfg-options')
     if not args.origin:

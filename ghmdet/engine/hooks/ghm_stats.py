@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import logging
 from typing import Any
 
 import torch
 from mmengine.hooks import Hook
-from mmengine.logging import print_log
+from mmengine.logging import MMLogger
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
+from ghmdet.argument_checks import check_integer
 from ghmdet.models.wrappers import unwrap
 from ghmdet.registry import HOOKS
 
@@ -39,10 +39,7 @@ class GHMStatsHook(Hook):
     """
 
     def __init__(self, interval: int = 50) -> None:
-        if not isinstance(interval, int) or isinstance(interval, bool) or interval < 1:
-            raise ValueError(
-                f'GHMStatsHook.interval must be an integer of at least 1, got {interval!r}'
-            )
+        check_integer('GHMStatsHook.interval', interval, 1)
         self.interval = interval
         self._losses: dict[str, nn.Module] = {}
 
@@ -53,11 +50,9 @@ class GHMStatsHook(Hook):
         short = {name.rpartition('.')[-1]: module for name, module in found.items()}
         self._losses = short if len(short) == len(found) else found
         if not found:
-            print_log(
+            MMLogger.get_current_instance().warning(
                 'GHMStatsHook has nothing to write: the model has no GHM loss (GHMC, GHMR); remove '
-                'it from custom_hooks',
-                logger='current',
-                level=logging.WARNING,
+                'it from custom_hooks'
             )
 
     def before_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:

@@ -12,6 +12,7 @@ from mmengine.hooks import Hook
 from mmengine.logging import HistoryBuffer
 from mmengine.runner import IterBasedTrainLoop, LogProcessor, Runner
 
+from ghmdet.argument_checks import check_integer
 from ghmdet.registry import HOOKS
 
 try:
@@ -27,8 +28,8 @@ _WINDOWED = ('mean', 'min', 'max')
 class PeakMemoryHook(Hook):
     """Log `peak_memory` in MB (2**20 bytes): the peak so far, with each log line.
 
-    With CUDA it is what torch has allocated on the device since the start of the run, otherwise the
-    resident memory of this process, data loader workers not counted.
+    With CUDA it is what torch has allocated on the device, otherwise the resident memory of this
+    process, without data loader workers.
     """
 
     priority = 'NORMAL'
@@ -102,11 +103,11 @@ class MeanLossesHook(Hook):
 class LogHistoryHook(Hook):
     """Bound the histories of logged values.
 
-    mmengine keeps a million values of each, copies all of them in each iteration and writes them
-    into each checkpoint. Kept are the newest `keep`, or as many as the largest window that
-    `log_processor` averages over, so the log does not change. All are kept where a window is
-    'global', where a value is reduced by another method than mean, min, max or current, and where
-    the log processor is of another class than mmengine's.
+    mmengine keeps a million values of each, copies all in each iteration and writes them into each
+    checkpoint. Kept are the newest `keep`, or as many as the largest window that `log_processor`
+    averages over, so the log does not change. All are kept where a window is 'global', where a
+    value is reduced by another method than mean, min, max or current, and where the log processor
+    is of another class than mmengine's.
 
     Args:
         keep: least number of values to keep, for hooks that look back.
@@ -118,8 +119,7 @@ class LogHistoryHook(Hook):
     priority = 'VERY_LOW'
 
     def __init__(self, keep: int = 1000) -> None:
-        if not isinstance(keep, int) or isinstance(keep, bool) or keep < 1:
-            raise ValueError(f'LogHistoryHook.keep must be an integer of at least 1, got {keep!r}')
+        check_integer('LogHistoryHook.keep', keep, 1)
         self.keep = keep
         self._length = _ALL
 
@@ -160,9 +160,8 @@ def _largest_window(runner: Runner) -> int:
     lengths = [window for window in windows if isinstance(window, int) and window > 0]
     if len(lengths) < len([window for window in windows if window != 'epoch']):
         return _ALL
-    loops = {mode: getattr(runner, f'_{mode}_loop', None) for mode in ('train', 'val', 'test')}
-    if windows.count('epoch') > 1 and isinstance(loops['train'], IterBasedTrainLoop):
+    if windows.count('epoch') > 1 and isinstance(runner._train_loop, IterBasedTrainLoop):
         return _ALL  # all iterations are one epoch
-    loaders = [loop.dataloader for loop in loops.values() if hasattr(loop, 'dataloader')]
-    # Of a validation mmengine averages over one more than it has.
-    return max([*lengths, *(len(loader) + 1 for loader in loaders if hasattr(loader, '__len__'))])
+    loops = (runner._train_loop, runner._val_loop, runner._test_loop)
+    # Of a validation mmengine averages over one more value than it has.
+    return max([*lengths, *(len(getattr(loop, 'dataloader', ())) + 1 for loop in loops)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from functools import partial, update_wrapper
+from itertools import chain
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from mmengine.runner import Runner
 from torch import Tensor, nn
 from torch.nn.utils import get_total_norm
 
+from ghmdet.argument_checks import check_integer
 from ghmdet.checkpoint.files import last_checkpoint
 from ghmdet.engine.hooks.non_finite_weights import NonFiniteError
 from ghmdet.messages import list_items
@@ -50,11 +52,7 @@ class SkipNonFiniteStepsHook(Hook):
     priority = 'HIGH'
 
     def __init__(self, max_in_a_row: int = 10) -> None:
-        if not isinstance(max_in_a_row, int) or max_in_a_row < 1:
-            raise ValueError(
-                'SkipNonFiniteStepsHook.max_in_a_row must be an integer of at least 1, got '
-                f'{max_in_a_row!r}'
-            )
+        check_integer('SkipNonFiniteStepsHook.max_in_a_row', max_in_a_row, 1)
         self.max_in_a_row = max_in_a_row
         self._guard: StepGuard | None = None
 
@@ -63,7 +61,7 @@ class SkipNonFiniteStepsHook(Hook):
         self._in_a_row = 0
         self._skipped = runner.message_hub.get_info('skipped_steps', 0)  # resumed
         self._scale = 0.0
-        self._causes: list[dict[str, Any]] = []  # of this process, in the current step
+        self._causes: list[str] = []  # of this process, in the current step
         if isinstance(runner.optim_wrapper, OptimWrapper) and self._guard is None:
             self._guard = StepGuard(runner.optim_wrapper, unwrap(runner.model))
 
@@ -73,7 +71,7 @@ class SkipNonFiniteStepsHook(Hook):
         return dict(in_a_row=self._in_a_row, scale=self._scale, guard=guard)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Restore that state; to be called after `before_train`."""
+        """Restore that state, after `before_train`."""
         self._in_a_row, self._scale = state['in_a_row'], state['scale']
         if self._guard is not None:
             self._guard.load_state_dict(state['guard'])
@@ -102,15 +100,11 @@ class SkipNonFiniteStepsHook(Hook):
         if guard.has_bad_batch or underflow:
             values = (outputs or {}).items()
             losses = {k: v.item() if isinstance(v, Tensor) else float(v) for k, v in values}
-            self._causes.append(
-                dict(
-                    iteration=_iteration(runner),
-                    losses=losses,
-                    images=_images(data_batch),
-                    gradients=guard.bad_gradients,
-                    underflow=underflow,
-                )
-            )
+            self._causes += _describe_batch(runner, losses, data_batch)
+            if guard.bad_gradients:
+                self._causes.append(f'  non-finite gradients: {list_items(guard.bad_gradients, 3)}')
+            if underflow:
+                self._causes.append('  gradients overflow in float16 even without loss scaling')
             _exclude_from_log(runner, losses)
         if guard.skipped or underflow:
             self._count(runner)
@@ -130,8 +124,8 @@ class SkipNonFiniteStepsHook(Hook):
 
     def _scale_is_exhausted(self, runner: Runner) -> bool:
         """Whether the loss scale of float16 fell again although it is below 1."""
-        scaler = getattr(runner.optim_wrapper, 'loss_scaler', None)
-        if scaler is None or not scaler.is_enabled():
+        scaler = _enabled_scaler(runner.optim_wrapper)
+        if scaler is None:
             return False
         before, self._scale = self._scale, scaler.get_scale()
         return self._scale < min(before, 1.0)
@@ -141,9 +135,8 @@ class SkipNonFiniteStepsHook(Hook):
         self._in_a_row += 1
         runner.message_hub.update_info('skipped_steps', self._skipped)
         runner.message_hub.update_scalar('train/skipped_steps', self._skipped)
-        causes = [cause for part in all_gather_object(self._causes) for cause in part]
-        self._causes = []
-        details = _describe_causes(causes)
+        causes = dict.fromkeys(chain(*all_gather_object(self._causes)))  # each line once
+        self._causes, details = [], '\n'.join(causes)
         if self._in_a_row >= self.max_in_a_row:
             raise NonFiniteError(
                 f'training stops at {_iteration(runner)}: loss or gradients were not finite in '
@@ -157,18 +150,24 @@ class SkipNonFiniteStepsHook(Hook):
             )
 
 
+def _enabled_scaler(wrapper: Any) -> Any:
+    scaler = getattr(wrapper, 'loss_scaler', None)
+    return scaler if scaler is not None and scaler.is_enabled() else None
+
+
 def _iteration(runner: Runner) -> str:
     return f'iteration {runner.iter + 1} (epoch {runner.epoch + 1})'
 
 
-def _images(data_batch: Any) -> list[str]:
-    """Id and file of each image."""
+def _describe_batch(runner: Runner, losses: Mapping[str, float], data_batch: Any) -> list[str]:
+    """Return the lines of a message with the losses, and id and file of each image."""
     samples = data_batch.get('data_samples') if isinstance(data_batch, Mapping) else None
-    found = []
-    for sample in samples or ():
-        metainfo = getattr(sample, 'metainfo', {})
-        found.append(f'{metainfo.get("img_id", "?")} ({metainfo.get("img_path", "no file")})')
-    return found
+    infos = [getattr(sample, 'metainfo', {}) for sample in samples or ()]
+    images = [f'{info.get("img_id", "?")} ({info.get("img_path", "no file")})' for info in infos]
+    return [
+        f'  {_iteration(runner)}: ' + ', '.join(f'{k} {v:.6g}' for k, v in losses.items()),
+        f'  images: {list_items(images, _MAX_IMAGES) or "unknown"}',
+    ]
 
 
 def _exclude_from_log(runner: Runner, losses: Mapping[str, float]) -> None:
@@ -180,19 +179,6 @@ def _exclude_from_log(runner: Runner, losses: Mapping[str, float]) -> None:
         values, counts = runner.message_hub.get_scalar(key).data
         if counts[:-1].sum() > 0:  # else there is no average yet
             values[-1] = counts[-1] = 0
-
-
-def _describe_causes(causes: list[dict[str, Any]]) -> str:
-    lines = []
-    for cause in causes:
-        losses = ', '.join(f'{name} {value:.6g}' for name, value in cause['losses'].items())
-        lines.append(f'  {cause["iteration"]}: {losses}')
-        lines.append(f'  images: {list_items(cause["images"], _MAX_IMAGES) or "unknown"}')
-        if cause['gradients']:
-            lines.append(f'  non-finite gradients: {list_items(cause["gradients"], 3)}')
-        if cause['underflow']:
-            lines.append('  gradients overflow in float16 even without loss scaling')
-    return '\n'.join(dict.fromkeys(lines))  # lines of all processes, each once
 
 
 def _advice(runner: Runner) -> str:
@@ -213,11 +199,9 @@ def _advice(runner: Runner) -> str:
 class StepGuard:
     """Check each step of an optimizer wrapper before it is made, and skip it if it is not finite.
 
-    It replaces `update_params` and `step` of one wrapper, of any class (mmengine's own and those of
-    users too, which is why it is no subclass): only between them are loss and gradients known while
-    the weights are unchanged. All processes of a distributed training decide together. It costs one
-    pass over the gradients and one device sync; mmengine syncs in each iteration anyway, to log the
-    loss.
+    It replaces `update_params` and `step` of a wrapper of any class: only between them are loss and
+    gradients known while the weights are unchanged. All processes of a distributed training decide
+    together. It costs one pass over the gradients and one device sync.
 
     Args:
         wrapper: its methods are replaced until `remove` is called.
@@ -274,10 +258,8 @@ class StepGuard:
             self._check_finite([])
 
     def _guard_step(self, **kwargs: Any) -> None:
-        scaler = getattr(self._wrapper, 'loss_scaler', None)
-        if scaler is not None and scaler.is_enabled():
-            gradients = []  # scaled, and checked by the scaler itself
-        else:
+        gradients: list[Tensor] = []  # those of float16 are scaled, and checked by the scaler
+        if _enabled_scaler(self._wrapper) is None:
             groups = self._wrapper.optimizer.param_groups
             gradients = [p.grad for group in groups for p in group['params'] if p.grad is not None]
             gradients = [g.coalesce().values() if g.is_sparse else g for g in gradients]
@@ -286,8 +268,7 @@ class StepGuard:
         self.made, self.skipped = self._window_is_finite, not self._window_is_finite
         if self.made:
             self._step(**kwargs)
-            return
-        if hasattr(self._wrapper, '_global_step'):  # with it schedulers check the order of calls
+        elif hasattr(self._wrapper, '_global_step'):  # schedulers check the order of calls with it
             self._wrapper._global_step += 1
 
     def _check_finite(self, gradients: Sequence[Tensor]) -> None:
@@ -306,11 +287,9 @@ class StepGuard:
             self.has_bad_batch = not self._loss.isfinite().all().item()
         elif bad_gradients:
             self.has_bad_batch = True  # gradients are sums over all processes: which is not known
-            self.bad_gradients = [
-                name
-                for name, parameter in self._model.named_parameters()
-                if parameter.grad is not None and not parameter.grad.isfinite().all()
-            ]
+            named = self._model.named_parameters()
+            found = [(name, p.grad) for name, p in named if p.grad is not None]
+            self.bad_gradients = [name for name, grad in found if not grad.isfinite().all()]
 
 
 def _any_process(*flags: Tensor) -> list[bool]:

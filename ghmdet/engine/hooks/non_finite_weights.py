@@ -53,13 +53,11 @@ class NonFiniteWeightsHook(Hook):
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Check if a checkpoint is due after this iteration."""
-        hooks = [hook for hook in checkpoint_hooks(runner) if not hook.by_epoch]
-        if any(
-            hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
-            or (hook.save_last and hook.is_last_train_iter(runner))
-            for hook in hooks
-        ):
-            self._check(runner)
+        for hook in checkpoint_hooks(runner):
+            is_due = hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
+            is_due |= hook.save_last and hook.is_last_train_iter(runner)
+            if is_due and not hook.by_epoch:
+                self._check(runner)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Check before a checkpoint of the epoch."""
@@ -88,11 +86,7 @@ class NonFiniteWeightsHook(Hook):
         self._stop(runner, {k: v for found in all_gather_object(bad) for k, v in found.items()})
 
     def _stop(self, runner: Runner, bad: dict[str, str], where: str = '') -> None:
-        bad = {
-            name: count
-            for name, count in bad.items()
-            if name.removeprefix('module.') not in self._exempt
-        }
+        bad = {k: v for k, v in bad.items() if k.removeprefix('module.') not in self._exempt}
         if bad:
             raise NonFiniteError(
                 f'the weights are not finite at iteration {runner.iter}, so they are not saved: '
@@ -105,10 +99,10 @@ class NonFiniteWeightsHook(Hook):
 @torch.no_grad()
 def _find_bad(weights: Iterable[tuple[str, Tensor]]) -> dict[str, str]:
     """Return names of non-finite weights with the number of bad values; one device sync each."""
-    floating = [(name, w) for name, w in weights if w.is_floating_point() and w.numel()]
     by_device: dict[torch.device, list[tuple[str, Tensor]]] = {}
-    for name, weight in floating:
-        by_device.setdefault(weight.device, []).append((name, weight))
+    for name, weight in weights:
+        if weight.is_floating_point() and weight.numel():
+            by_device.setdefault(weight.device, []).append((name, weight))
     bad = {}
     for pairs in by_device.values():
         finite = torch.stack([weight.isfinite().all() for _, weight in pairs]).tolist()

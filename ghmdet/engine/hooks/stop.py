@@ -37,10 +37,10 @@ class TrainingStopped(SystemExit):
 class StopHook(Hook):
     """Save and end the run after the iteration in which a signal arrives, on all processes.
 
-    The signals are SIGTERM, SIGINT (Ctrl-C), SIGUSR1 (as Slurm's `--signal` sends before the time
-    limit) and SIGHUP, unless that is ignored (`nohup`). One process that gets it is enough. The run
-    ends with exit code 75; `--resume` continues it. A validation is interrupted, and repeated when
-    the run is resumed. A second signal ends the process at once, without saving.
+    The signals, to one process or more, are SIGTERM, SIGINT (Ctrl-C), SIGUSR1 (as Slurm's
+    `--signal` sends before the time limit) and SIGHUP, unless that is ignored (`nohup`). The exit
+    code is 75. A validation is interrupted, and repeated when the run is resumed. A second signal
+    ends the process at once, without saving.
 
     `release` must be called when the training has ended, also by an exception.
     """
@@ -58,7 +58,7 @@ class StopHook(Hook):
         for loop in (runner._train_loop, runner._val_loop):
             if isinstance(loader := getattr(loop, 'dataloader', None), DataLoader):
                 loader.worker_init_fn = partial(_ignore_signals_in_worker, loader.worker_init_fn)
-        self._num_val_batches = 0
+        self._num_val_batches = 0  # of the process that has fewest
         if hasattr(runner._val_loop, 'dataloader'):
             fewest = torch.tensor(len(runner.val_dataloader))
             all_reduce(fewest, 'min')
@@ -69,27 +69,21 @@ class StopHook(Hook):
     def after_train_iter(self, runner: Runner, batch_idx: int, *_: Any, **__: Any) -> None:
         """Save and stop, unless this is the last iteration of an epoch."""
         loop: Any = runner.train_loop
-        if not self._is_stop_requested(runner):
-            return
-        if isinstance(loop, IterBasedTrainLoop) or batch_idx + 1 < len(loop.dataloader):
+        is_last = not isinstance(loop, IterBasedTrainLoop) and batch_idx + 1 >= len(loop.dataloader)
+        if self._is_stop_requested() and not is_last:
             self._save_and_stop(runner, batch_idx)
 
     def after_train_epoch(self, runner: Runner) -> None:
         """Save and stop."""
-        loop: Any = runner.train_loop
-        if not isinstance(loop, IterBasedTrainLoop) and self._is_stop_requested(runner):
+        if not isinstance(runner.train_loop, IterBasedTrainLoop) and self._is_stop_requested():
             self._save_and_stop(runner)
 
     def after_val_iter(self, runner: Runner, batch_idx: int, *_: Any, **__: Any) -> None:
         """Stop if the weights are saved; otherwise the validation continues."""
-        if (
-            self._pipe is None
-            or batch_idx >= self._num_val_batches
-            or not self._is_stop_requested(runner)
-        ):
+        if self._pipe is None or batch_idx >= self._num_val_batches:
             return
         hook = _checkpoint_hook(runner)
-        if hook is None or hook.has_saved(runner):
+        if self._is_stop_requested() and (hook is None or hook.has_saved(runner)):
             self._stop(runner)
 
     def release(self) -> None:
@@ -107,10 +101,9 @@ class StopHook(Hook):
         self._pipe = os.pipe()
         os.set_blocking(self._pipe[1], False)
         for number in _SIGNALS:
-            name = signal.Signals(number).name
-            if name == 'SIGHUP' and signal.getsignal(number) is signal.SIG_IGN:
-                continue
-            self._before[number] = signal.signal(number, lambda *_: None)
+            is_ignored = signal.getsignal(number) is signal.SIG_IGN
+            if not (is_ignored and signal.Signals(number).name == 'SIGHUP'):
+                self._before[number] = signal.signal(number, lambda *_: None)
         signal.set_wakeup_fd(self._pipe[1])
         threading.Thread(target=self._watch, args=self._pipe[:1], daemon=True).start()
 
@@ -123,13 +116,14 @@ class StopHook(Hook):
             name = signal.Signals(number).name
             if not self._received:
                 self._received, first = number, now
-                _print(f'{name}: will save and stop after this iteration; again to stop at once')
+                text = f'{name}: will save and stop after this iteration; again to stop at once'
+                print(text, file=sys.stderr, flush=True)
             elif now - first > _ONE_SIGNAL_S:
-                _print(f'{name} again: stopped without saving')
+                print(f'{name} again: stopped without saving', file=sys.stderr, flush=True)
                 os._exit(128 + number)
         os.close(reader)
 
-    def _is_stop_requested(self, runner: Runner) -> bool:
+    def _is_stop_requested(self) -> bool:
         """Whether any process has got a signal; all processes have to call this."""
         flag = torch.tensor(self._received)
         all_reduce(flag, 'max')
@@ -137,8 +131,7 @@ class StopHook(Hook):
         return self._requested > 0
 
     def _save_and_stop(self, runner: Runner, batch_idx: int | None = None) -> None:
-        hook = _checkpoint_hook(runner)
-        if hook is not None:
+        if hook := _checkpoint_hook(runner):
             hook.save_before_stop(runner, batch_idx)
         self._stop(runner)
 
@@ -156,8 +149,7 @@ class StopHook(Hook):
 
 
 def _checkpoint_hook(runner: Runner) -> CheckpointHook | None:
-    found = [hook for hook in runner.hooks if isinstance(hook, CheckpointHook)]
-    return found[0] if found else None
+    return next((hook for hook in runner.hooks if isinstance(hook, CheckpointHook)), None)
 
 
 def _ignore_signals_in_worker(init: Any, worker_id: int) -> None:
@@ -179,7 +171,3 @@ def _exit_on_sigterm_of(parent: int) -> None:
     while signal.sigwaitinfo([signal.SIGTERM]).si_pid != parent:
         pass
     os._exit(0)
-
-
-def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,55 @@
+"""Checks of arguments and settings. True and False are no numbers. Needs nothing of ghmdet."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from numbers import Integral, Real
+from typing import Any
+
+
+def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
+    """Whether it is a number in [low, high]; nan is not."""
+    is_real = isinstance(value, Real) and not isinstance(value, bool)
+    return is_real and low <= value <= high
+
+
+def check_number(name: str, value: Any, expected: str, is_valid: Callable[[Any], bool]) -> None:
+    """Raise a ValueError unless `value` is a number and `is_valid`.
+
+    Example:
+        >>> check_number('GHMC.momentum', 1, 'a number in [0, 1)', lambda m: 0 <= m < 1)
+        Traceback (most recent call last):
+        ...
+        ValueError: GHMC.momentum must be a number in [0, 1), got 1
+    """
+    if not is_number(value) or not is_valid(value):
+        raise ValueError(f'{name} must be {expected}, got {value!r}')
+
+
+def check_range(name: str, value: Any, low: float, high: float) -> None:
+    """Raise a ValueError unless `value` is a number in [low, high]."""
+    check_number(name, value, f'a number in [{low}, {high}]', lambda v: low <= v <= high)
+
+
+def check_integer(name: str, value: Any, low: int, high: float = math.inf) -> None:
+    """Raise a ValueError unless `value` is an integer from `low` to `high`."""
+    numbers = f'in {low} to {high}' if high < math.inf else f'of at least {low}'
+    is_valid = isinstance(value, Integral) and low <= int(value) <= high
+    check_number(name, value, f'an integer {numbers}', lambda _: is_valid)
+
+
+def check_factor(name: str, value: Any) -> None:
+    """Raise a ValueError unless `value` can weigh a loss: finite and not negative."""
+    check_number(name, value, 'a number, finite and not negative', lambda v: 0 <= v < math.inf)
+
+
+def check_positive(name: str, value: Any, hint: str = '') -> None:
+    """Raise a ValueError unless `value` is finite and positive."""
+    check_number(name, value, f'a number, finite and positive{hint}', lambda v: 0 < v < math.inf)
+
+
+def check_flag(name: str, value: Any, allowed: tuple[bool, ...] = (True, False)) -> None:
+    """Raise a ValueError unless `value` is one of the `allowed` truth values."""
+    if not isinstance(value, bool) or value not in allowed:
+        raise ValueError(f'{name} must be {" or ".join(map(str, allowed))}, got {value!r}')
