@@ -62,32 +62,21 @@ def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
         )
     file = Path(filename).expanduser()
     checkpoint = load_checkpoint_file(file, map_location or 'cpu')
-    digits = hash_in_name(file.name)
-    if digits and not file_sha256(file).startswith(digits):
-        print_log(
-            f'{file}: its SHA-256 does not begin with {digits}, as its name says; it was renamed '
-            'or changed after it was published',
-            logger='current',
-            level=logging.WARNING,
-        )
+    _has_right_hash(
+        file, hash_in_name(file.name), 'it was renamed or changed after it was published'
+    )
     return checkpoint
 
 
 def load_from_http(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Loader for http(s): download the file unless it is in the cache, then read it."""
     rank, world_size = get_dist_info()
-    failure = None
-    if rank == 0:
-        try:
-            file = fetch(filename)
-        except CheckpointError as error:
-            failure = error
-    if world_size > 1:
-        barrier()  # then the other processes of this machine find the file in the cache
-    if failure is not None:
-        raise failure
-    if rank > 0:
-        file = fetch(filename)
+    try:
+        file = fetch(filename) if rank == 0 else None
+    finally:
+        if world_size > 1:
+            barrier()  # then the other processes of this machine find the file in the cache
+    file = file or fetch(filename)
     try:
         return load_checkpoint_file(file, map_location or 'cpu')
     except RefusedError:
@@ -122,13 +111,8 @@ def load_from_openmmlab(filename: str, map_location: Any = None) -> dict[str, An
 
 def load_from_mmcls(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Loader for `mmcls://name`: the backbone of a classifier."""
-    checkpoint = load_from_http(
-        _resolve(filename, mmengine_checkpoint.get_mmcls_models()), map_location
-    )
-    weights = checkpoint.get('state_dict', checkpoint)
-    prefix = 'backbone.'
-    backbone = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-    return {'state_dict': backbone}
+    url = _resolve(filename, mmengine_checkpoint.get_mmcls_models())
+    return mmengine_checkpoint._process_mmcls_checkpoint(load_from_http(url, map_location))
 
 
 _LOADERS: dict[Callable[..., dict[str, Any]], tuple[str, ...]] = {
@@ -147,18 +131,13 @@ def register_loaders() -> None:
 
 
 def fetch(url: str) -> Path:
-    """Find the file of a URL in the cache, or download it.
+    """Return the file of a URL in the cache, after downloading it if necessary.
 
-    Args:
-        url: address of the file. If its name has no hash digits, digits of the SHA-256 of the
-            address are added to the name in the cache, as many servers have an `epoch_12.pth`.
-
-    Returns:
-        Path of the complete file; its SHA-256 begins with the digits of its name.
+    If the name in the URL has no digits of a hash, the file's name gets digits of the SHA-256 of
+    the URL, as many servers have an `epoch_12.pth`.
 
     Raises:
-        CheckpointError: the download failed and left no file; the message says what to download by
-            other means and where to put it.
+        CheckpointError: the download failed and left no file; the message says where to put it.
     """
     timeout = _timeout()
     name = Path(urlparse(url).path).name
@@ -169,15 +148,8 @@ def fetch(url: str) -> Path:
         address = hashlib.sha256(url.encode()).hexdigest()[:8]
         name = f'{Path(name).stem}.{address}{Path(name).suffix}'
     file = Path(torch.hub.get_dir()).expanduser() / 'checkpoints' / name
-    if file.is_file():
-        if file_sha256(file).startswith(digits):
-            return file
-        print_log(
-            f'{file}: its SHA-256 does not begin with {digits}, as its name says; it is damaged '
-            'and downloaded again',
-            logger='current',
-            level=logging.WARNING,
-        )
+    if file.is_file() and _has_right_hash(file, digits, 'it is damaged and downloaded again'):
+        return file
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         _download(url, file, digits, timeout)
@@ -198,9 +170,18 @@ def hash_in_name(name: str) -> str:
 
 
 def file_sha256(file: Path) -> str:
-    """SHA-256 of a file, in 64 hex digits."""
+    """Return the SHA-256 of a file, in 64 hex digits."""
     with file.open('rb') as stream:
         return hashlib.file_digest(stream, 'sha256').hexdigest()
+
+
+def _has_right_hash(file: Path, digits: str, otherwise: str) -> bool:
+    """Whether a file has the hash in its name ('' if there is none); if not, log what it means."""
+    if not digits or file_sha256(file).startswith(digits):
+        return True
+    text = f'{file}: its SHA-256 does not begin with {digits}, as its name says; {otherwise}'
+    print_log(text, logger='current', level=logging.WARNING)
+    return False
 
 
 def _download(url: str, file: Path, digits: str, timeout: float) -> None:
@@ -237,7 +218,10 @@ def _copy(
     print_log(f'downloading {url} ({size_text}) to {file}', logger='current')
     digest, size = hashlib.sha256(), 0
     since, size_then = time.monotonic(), 0
-    with _progress_bar() as bar:
+    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
+    # a bar on a terminal, nothing in a log file
+    console, disable = Console(stderr=True), not sys.stderr.isatty()
+    with Progress(*columns, console=console, disable=disable) as bar:
         task = bar.add_task(file.name, total=expected)
         # read1 returns what has arrived; read waits for a whole chunk, and hides a broken one
         while size != expected and (chunk := response.read1(_CHUNK)):
@@ -252,12 +236,6 @@ def _copy(
     if size == 0 or (expected is not None and size < expected):
         raise ConnectionError(f'the connection ended after {size} bytes of {expected or "a file"}')
     return size, digest.hexdigest()
-
-
-def _progress_bar() -> Progress:
-    """A bar on a terminal; nothing in a log file."""
-    columns = (*Progress.get_default_columns(), DownloadColumn(), TransferSpeedColumn())
-    return Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
 
 
 def _check_redirect(url: str, final_url: str) -> None:
@@ -285,9 +263,8 @@ def _timeout() -> float:
     except ValueError:
         seconds = math.nan
     if not 0 < seconds < 1e6:
-        raise CheckpointError(
-            f'{TIMEOUT_VARIABLE} must be a number of seconds above 0, got {text!r}'
-        )
+        message = f'{TIMEOUT_VARIABLE} must be a number of seconds above 0, got {text!r}'
+        raise CheckpointError(message)
     return seconds
 
 

@@ -10,46 +10,29 @@ from __future__ import annotations
 import os
 import re
 import string
-import struct
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.hooks import CheckpointHook
 from mmengine.runner import Runner
 
-from ghmdet.checkpoint.reader import CheckpointError, RefusedError, load_checkpoint_file
+from ghmdet.checkpoint.reader import DAMAGE, CheckpointError, RefusedError, load_checkpoint_file
 from ghmdet.messages import type_name
 
 POINTER_FILE = 'last_checkpoint'
 _LONGEST = 10_000  # bytes of a path
 _TEMPLATES = ('epoch_{}.pth', 'iter_{}.pth')
-_ZIP_DAMAGE = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, EOFError, OSError, ValueError, RuntimeError),
-    *(LookupError, ArithmeticError, MemoryError),
-)
-
-
-class Pointer(NamedTuple):
-    """What `last_checkpoint` names."""
-
-    path: str | None
-    """None if it names no file."""
-    problem: str = ''
-    """What is wrong with it, if `path` is None."""
 
 
 def list_checkpoints(cfg: Config) -> list[str]:
-    """Return the paths of the checkpoints of a run, the last written first.
+    """Return the paths of the checkpoints in a run's `work_dir` and the hook's `out_dir`.
 
-    They are sorted by time, then by the number in their names, as the folder may also have files of
-    an earlier, longer run.
-
-    Args:
-        cfg: config of the run; its `work_dir` and the hook's `out_dir` are searched.
+    They are sorted by time, the last written first, then by the number in their names, as there may
+    be files of an earlier, longer run.
     """
     hooks = list(_hook_configs(cfg))
     templates = {*_TEMPLATES, *(str(h['filename_tmpl']) for h in hooks if h.get('filename_tmpl'))}
@@ -64,34 +47,34 @@ def list_checkpoints(cfg: Config) -> list[str]:
     return sorted(found, key=lambda path: found[path], reverse=True)
 
 
-def read_pointer(cfg: Config) -> Pointer | None:
-    """Return what the file `last_checkpoint` of a work dir names; None if there is no such file.
+def read_pointer(cfg: Config) -> tuple[str | None, str]:
+    """Return the path that the file `last_checkpoint` of a work dir names, and what is wrong.
 
     If the folder was moved, so that the named file does not exist, a file of the same name in the
-    folder of the checkpoints is used.
+    folder of the checkpoints is used. Without a file `last_checkpoint` the answer is `None, ''`.
     """
     file = os.path.join(cfg.work_dir, POINTER_FILE)
     if not os.path.lexists(file):
-        return None
+        return None, ''
     try:
         with open(file, 'rb') as stream:
             text = os.fsdecode(stream.read(_LONGEST)).strip()
     except OSError as error:
-        return Pointer(None, f'{file} cannot be read ({error.strerror})')
+        return None, f'{file} cannot be read ({error.strerror})'
     if not text:
-        return Pointer(None, f'{file} is empty')
+        return None, f'{file} is empty'
     if not text.isprintable():
-        return Pointer(None, f'{file} does not contain the name of a file')
+        return None, f'{file} does not contain the name of a file'
     if '://' in text:
-        return Pointer(text)
+        return text, ''
     folders = _folders(cfg.work_dir, list(_hook_configs(cfg)))
     names = (text, os.path.basename(text))
     paths = [text, *(os.path.join(folder, name) for folder in folders for name in names)]
     existing = next(filter(os.path.isfile, paths), None)
     if existing is not None:
-        return Pointer(os.path.abspath(existing))
+        return os.path.abspath(existing), ''
     what = 'is a folder' if os.path.isdir(text) else 'does not exist'
-    return Pointer(None, f'{file} names {text}, which {what}')
+    return None, f'{file} names {text}, which {what}'
 
 
 def find_damage(path: str) -> str | None:
@@ -114,7 +97,7 @@ def find_damage(path: str) -> str | None:
     try:
         with zipfile.ZipFile(path) as archive:
             bad = archive.testzip()
-    except _ZIP_DAMAGE as error:
+    except (zipfile.BadZipFile, zlib.error, *DAMAGE) as error:
         with open(path, 'rb') as stream:
             if stream.read(2) != b'PK':  # as torch < 1.6 wrote, without checksums
                 return None

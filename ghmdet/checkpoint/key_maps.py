@@ -23,7 +23,7 @@ head with 91 classes is assumed to be COCO's, in which the index of a class is i
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from torch import Tensor, nn
@@ -34,8 +34,7 @@ Weights = dict[str, Any]
 HEAD_CLS, HEAD_REG = 'bbox_head.retina_cls', 'bbox_head.retina_reg'
 
 _WRAPPERS = re.compile(r'^((module|_orig_mod)\.)+')
-_BACKBONE = 'backbone.'
-_BODY = 'backbone.body.'
+_BACKBONE, _BODY = 'backbone.', 'backbone.body.'
 _TOWER = 'head.classification_head.'
 _EXTRA = re.compile(r'backbone\.fpn\.extra_blocks\.p([67])\.(.+)')
 _LAYER = re.compile(r'backbone\.fpn\.layer_blocks\.(\d+)\.')
@@ -58,12 +57,9 @@ class Translated(NamedTuple):
     """A state dict with the names of this project."""
 
     weights: Weights
-    classes: tuple[str, ...] | None = None
-    """Class names that follow from the number of classes; None if unknown."""
-    notes: list[str] = []
-    """Which classes were taken."""
-    warnings: list[str] = []
-    """Settings with which the model computes something else than the model of the file."""
+    classes: tuple[str, ...] | None = None  # that follow from the number of classes, if known
+    notes: list[str] = []  # which classes were taken
+    warnings: list[str] = []  # settings with which the model differs from that of the file
 
 
 def translate(weights: Mapping[str, Any], model: nn.Module, own: Mapping[str, Any]) -> Translated:
@@ -75,7 +71,7 @@ def translate(weights: Mapping[str, Any], model: nn.Module, own: Mapping[str, An
         own: its state dict.
     """
     translated = Translated(dict(weights))
-    if is_torchvision_detector(weights):
+    if any(key.startswith(_BODY) for key in weights):
         translated = _from_torchvision(weights, model, own)
     return translated._replace(weights=_move_backbone(translated.weights, own))
 
@@ -90,11 +86,6 @@ def strip_wrappers(weights: Mapping[str, Any], own: Mapping[str, Any]) -> Weight
     }
 
 
-def is_torchvision_detector(weights: Mapping[str, Any]) -> bool:
-    """Whether the names are those of a torchvision detector."""
-    return any(key.startswith(_BODY) for key in weights)
-
-
 def channels_per_anchor(weights: Mapping[str, Any]) -> tuple[int, int] | None:
     """Return the number of anchors per cell and of classes of a head, None if there is no head."""
     logits, deltas = (weights.get(f'{name}.weight') for name in (HEAD_CLS, HEAD_REG))
@@ -106,12 +97,6 @@ def channels_per_anchor(weights: Mapping[str, Any]) -> tuple[int, int] | None:
     return anchors, len(logits) // anchors
 
 
-def take_classes(weights: Weights, in_file: tuple[int, int], rows: Sequence[int]) -> None:
-    """Keep some classes of a head, in this order; channel = anchor * classes + class."""
-    for key in (f'{HEAD_CLS}.weight', f'{HEAD_CLS}.bias'):
-        weights[key] = weights[key].unflatten(0, in_file)[:, list(rows)].flatten(0, 1)
-
-
 def _from_torchvision(
     weights: Mapping[str, Any], model: nn.Module, own: Mapping[str, Any]
 ) -> Translated:
@@ -119,23 +104,24 @@ def _from_torchvision(
         return Translated({key.replace(_BODY, _BACKBONE): weights[key] for key in weights})
     levels = len({match[1] for match in map(_LAYER.match, weights) if match})
     renamed = {_rename(key, weights, levels): value for key, value in weights.items()}
-    warnings = _neck_differences(renamed, model, levels)
+    translated = Translated(renamed, warnings=_neck_differences(renamed, model, levels))
     in_file, in_model = channels_per_anchor(renamed), channels_per_anchor(own)
     if in_file is None or in_model is None:
-        return Translated(renamed, warnings=warnings)
+        return translated
+    if in_file[1] == in_model[1] == len(_COCO_IDS):
+        return translated._replace(classes=_COCO_IDS)
     if in_file[1] == len(_COCO_IDS):
-        if in_model[1] == len(_COCO_IDS):
-            return Translated(renamed, _COCO_IDS, warnings=warnings)
         rows = [i for i, name in enumerate(_COCO_IDS) if name not in ('__background__', 'N/A')]
         classes = tuple(_COCO_IDS[i] for i in rows)
-        notes = [f'of its 91 classes the {len(rows)} that COCO uses, in the order of their ids']
+        note = f'of its 91 classes the {len(rows)} that COCO uses, in the order of their ids'
     elif in_file[1] == in_model[1] + 1:
         rows, classes = list(range(1, in_file[1])), None
-        notes = [f"of its {in_file[1]} classes all but the first, torchvision's background"]
+        note = f"of its {in_file[1]} classes all but the first, torchvision's background"
     else:
-        return Translated(renamed, warnings=warnings)
-    take_classes(renamed, in_file, rows)
-    return Translated(renamed, classes, notes, warnings)
+        return translated
+    for key in (f'{HEAD_CLS}.weight', f'{HEAD_CLS}.bias'):  # channel = anchor * classes + class
+        renamed[key] = renamed[key].unflatten(0, in_file)[:, rows].flatten(0, 1)
+    return translated._replace(classes=classes, notes=[note])
 
 
 def _rename(key: str, weights: Mapping[str, Any], levels: int) -> str:
@@ -174,16 +160,11 @@ def _neck_differences(weights: Weights, model: nn.Module, levels: int) -> list[s
 
 
 def _move_backbone(weights: Weights, own: Mapping[str, Any]) -> Weights:
-    """Add the prefix of the backbone if the model is a detector, or remove it if it is not."""
-    if any(key.startswith(_BACKBONE) for key in own):
-        if any(key.startswith(_BACKBONE) for key in weights):
-            return weights
-        return {
-            _BACKBONE + key if key not in own and _BACKBONE + key in own else key: value
-            for key, value in weights.items()
-        }
+    """Add the prefix of the backbone if only the model is a detector; if only the file, remove."""
+    if all(any(key.startswith(_BACKBONE) for key in names) for names in (weights, own)):
+        return weights
     moved = {}
     for key, value in weights.items():
-        bare = key.removeprefix(_BACKBONE)
-        moved[bare if key not in own and bare in own else key] = value
+        names = (key, _BACKBONE + key, key.removeprefix(_BACKBONE))
+        moved[next((name for name in names if name in own), key)] = value
     return moved

@@ -12,7 +12,7 @@ from torch import nn
 
 from ghmdet.checkpoint.pretrained import drop_pretrained, pretrained_cfgs, use_own_initializer
 from ghmdet.checkpoint.reader import CheckpointError
-from ghmdet.checkpoint.weights import LoadReport, fit_state_dict, same_names
+from ghmdet.checkpoint.weights import LoadReport, compare_classes, fit_state_dict
 from ghmdet.datasets.wrappers import classes_of
 from ghmdet.models.wrappers import unwrap
 from ghmdet.registry import HOOKS
@@ -93,8 +93,11 @@ class LoadWeightsHook(Hook):
                 )
             match = names if self.match_classes else None
             fitted, report = fit_state_dict(checkpoint, runner.model, source, match_classes=match)
-            if not self.match_classes:
-                _warn_of_classes(report, names, _HOW_TO_MATCH)
+            difference = _compare_names(report, names)
+            if head := report.head_mismatch():
+                difference = f'{head}: bbox_head.retina_cls is randomly initialised'
+            if difference and not self.match_classes:
+                report.warnings.append(difference + _HOW_TO_MATCH)
         report.log()
         if 'state_dict' not in checkpoint:
             checkpoint.clear()  # a plain {name: tensor}
@@ -102,7 +105,7 @@ class LoadWeightsHook(Hook):
 
     def _check_classes(self, report: LoadReport, names: tuple[str, ...] | None) -> None:
         """Raise if the dataset has other classes than the checkpoint, or another order."""
-        difference = _describe_difference(report, names)
+        difference = _compare_names(report, names)
         if difference and self.check_classes:
             raise CheckpointError(
                 f'{report.source} was trained on other classes than the dataset has: {difference}. '
@@ -119,7 +122,7 @@ class LoadWeightsHook(Hook):
 
 
 def _is_training(runner: Runner) -> bool:
-    """Whether the Runner trains; only then is that loop built."""
+    """Whether the Runner trains; only then that loop is built."""
     return isinstance(getattr(runner, '_train_loop', None), BaseLoop)
 
 
@@ -150,20 +153,16 @@ def _names(runner: Runner, split: str) -> tuple[str, ...] | None:
 def _fit_resumed(
     checkpoint: dict, model: nn.Module, source: str
 ) -> tuple[OrderedDict[str, Any], LoadReport]:
-    """Check that a run can resume from this checkpoint, and fit it.
-
-    Raises:
-        CheckpointError: it is of another model, or has weights only.
-    """
+    """Fit a checkpoint that is of the same model, and has more than weights."""
     advice = (
         'To start a new training from its weights, leave --resume (resume=True) out and set '
         '`--cfg-options load_from=...`.'
     )
     meta = checkpoint.get('meta')
     meta = meta if isinstance(meta, dict) else {}
-    parts = dict(message_hub='message_hub' in checkpoint)
-    parts.update({f'meta.{key}': key in meta for key in ('epoch', 'iter')})
-    if absent := [name for name, there in parts.items() if not there]:
+    absent = [] if 'message_hub' in checkpoint else ['message_hub']
+    absent += [f'meta.{key}' for key in ('epoch', 'iter') if key not in meta]
+    if absent:
         raise CheckpointError(
             f'{source} cannot be resumed: it has no {", ".join(absent)}, as checkpoints of a '
             'training run have; it was published, or written by MMDetection 2.x or another '
@@ -179,32 +178,15 @@ def _fit_resumed(
         )
     if 'ema_state_dict' in checkpoint:
         ema = checkpoint['ema_state_dict']
-        averages = {key: value for key, value in ema.items() if key.startswith('module.')}
-        others = {key: value for key, value in ema.items() if key not in averages}
+        averages = {key: ema.pop(key) for key in [*ema] if key.startswith('module.')}
         fitted_ema, _ = fit_state_dict(averages, model, f'{source} (EMA)')
-        averages = {f'module.{key}': value.clone() for key, value in fitted_ema.items()}
-        checkpoint['ema_state_dict'] = {**others, **averages}
+        ema.update({f'module.{key}': value.clone() for key, value in fitted_ema.items()})
     return fitted, report
 
 
-def _warn_of_classes(report: LoadReport, names: tuple[str, ...] | None, advice: str) -> None:
-    """Add a warning if the head has other classes than the dataset."""
-    if head := report.head_mismatch():
-        report.warnings.append(f'{head}: bbox_head.retina_cls is randomly initialised{advice}')
-    elif difference := _describe_difference(report, names):
-        report.warnings.append(f'{difference}{advice}')
-
-
-def _describe_difference(report: LoadReport, names: tuple[str, ...] | None) -> str:
+def _compare_names(report: LoadReport, names: tuple[str, ...] | None) -> str:
     """Which of equally many classes have other names; '' if none, or one side has no names."""
     in_file = report.classes
     if not (report.num_classes and names and in_file and len(names) == len(in_file)):
         return ''
-    differing = [i for i, name in enumerate(names) if not same_names([name], [in_file[i]])]
-    if not differing:
-        return ''
-    first = differing[0]
-    return (
-        f'{len(differing)} of {len(names)} classes differ: number {first} is {in_file[first]!r} in '
-        f'the file, {names[first]!r} in the dataset'
-    )
+    return compare_classes(in_file, names)

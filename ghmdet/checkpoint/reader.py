@@ -4,8 +4,6 @@ A checkpoint is a pickle, and a pickle may call any function. Files are therefor
 weights-only reader plus the few classes that mmengine itself writes. A file that needs anything
 else is refused, and the message names it; `GHMDET_TRUST_CHECKPOINT=1` in the environment allows
 all. A `.safetensors` file holds tensors and text only.
-
-`ghmdet.checkpoint.download` makes mmengine (`load_from`, `resume`, `init_cfg`) use this reader.
 """
 
 from __future__ import annotations
@@ -17,6 +15,7 @@ import re
 import struct
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -32,7 +31,7 @@ from ghmdet.messages import nearest
 TRUST_VARIABLE = 'GHMDET_TRUST_CHECKPOINT'
 SAFETENSORS = '.safetensors'
 
-_DAMAGE = (
+DAMAGE = (  # what torch.load and others raise for damaged files
     *(EOFError, RuntimeError, OSError, ValueError, TypeError, AttributeError, AssertionError),
     *(LookupError, ImportError, ArithmeticError, MemoryError, SystemError, struct.error),
 )
@@ -61,10 +60,9 @@ def load_checkpoint_file(path: str | os.PathLike[str], map_location: Any = 'cpu'
         map_location: device of the tensors, as in `torch.load`.
 
     Returns:
-        A dict with `state_dict`, or a plain {name: tensor} dict. For safetensors a dict with
-        `state_dict` and `meta`, the texts in the file: `classes` and `palette`, JSON lists as
-        `tools/model_converters/publish_model.py` writes them, become `meta['dataset_meta']`, and
-        `epoch` and `iter` become numbers.
+        A dict with `state_dict`, or a plain {name: tensor} dict. The `meta` of a safetensors file
+        are its texts, with `epoch` and `iter` as numbers; the JSON lists `classes` and `palette`
+        (see `tools/model_converters/publish_model.py`) become `meta['dataset_meta']`.
 
     Raises:
         FileNotFoundError: no such file; the message lists the nearest names.
@@ -86,11 +84,8 @@ def load_checkpoint_file(path: str | os.PathLike[str], map_location: Any = 'cpu'
                 'in a checkpoint. Such a file can run any code on this machine. If you trust '
                 f'whoever made it, set {TRUST_VARIABLE}=1 in the environment and run again.'
             ) from None
-        print_log(
-            f'{file} uses {refusal}; loaded because {TRUST_VARIABLE}=1 is set',
-            logger='current',
-            level=logging.WARNING,
-        )
+        text = f'{file} uses {refusal}; loaded because {TRUST_VARIABLE}=1 is set'
+        print_log(text, logger='current', level=logging.WARNING)
         checkpoint = _read(file, map_location, weights_only=False)
     _check_content(checkpoint, file)
     return checkpoint
@@ -100,7 +95,7 @@ def _read(file: Path, map_location: Any, weights_only: bool) -> Any:
     try:
         with torch.serialization.safe_globals(_allowed()):
             return torch.load(file, map_location=map_location, weights_only=weights_only)
-    except (UnpicklingError, *_DAMAGE) as error:
+    except (UnpicklingError, *DAMAGE) as error:
         if weights_only and isinstance(error, UnpicklingError):
             found = _GLOBAL.search(str(error))
             raise _Refused(_python_3_name(found[1]) if found else _reason(error)) from None
@@ -119,7 +114,7 @@ def _read_safetensors(file: Path, map_location: Any) -> dict[str, Any]:
         with safe_open(file, framework='pt') as content:
             texts = content.metadata() or {}
             tensors = {name: content.get_tensor(name) for name in content.keys()}  # noqa: SIM118
-    except (SafetensorError, *_DAMAGE) as error:
+    except (SafetensorError, *DAMAGE) as error:
         raise _unreadable(file, error) from error
     if isinstance(map_location, str | torch.device):
         tensors = {name: tensor.to(map_location) for name, tensor in tensors.items()}
@@ -132,25 +127,15 @@ def _meta_of_texts(texts: Mapping[str, str]) -> dict[str, Any]:
     for name in ('epoch', 'iter'):
         if texts.get(name, '').isdecimal():
             meta[name] = int(texts[name])
-    dataset_meta: dict[str, Any] = {}
+    lists = {}
     for name in ('classes', 'palette'):
-        items = _json_list(texts.get(name, ''))
-        if items is not None:  # another program's text stays as it is
-            del meta[name]
-            dataset_meta[name] = items
-    if 'classes' in dataset_meta:
-        dataset_meta['classes'] = tuple(dataset_meta['classes'])
-    if dataset_meta:
-        meta['dataset_meta'] = dataset_meta
+        with suppress(ValueError, RecursionError):  # another program's text stays as it is
+            if isinstance(items := json.loads(texts.get(name, '')), list):
+                del meta[name]
+                lists[name] = tuple(items) if name == 'classes' else items
+    if lists:
+        meta['dataset_meta'] = lists
     return meta
-
-
-def _json_list(text: str) -> list[Any] | None:
-    try:
-        items = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return items if isinstance(items, list) else None
 
 
 def _unreadable(file: Path, error: BaseException) -> CheckpointError:
@@ -181,9 +166,8 @@ def _check_file(file: Path) -> None:
         head = stream.read(16)
     if not head:
         raise CheckpointError(f'{file} is empty (0 bytes): the save or download did not finish.')
-    if file.suffix == SAFETENSORS:
-        return
-    if not head.startswith((b'PK', b'\x80')):  # a zip archive, or a pickle as torch < 1.6 wrote
+    starts = (b'PK', b'\x80')  # of a zip archive, or of a pickle as torch < 1.6 wrote
+    if file.suffix != SAFETENSORS and not head.startswith(starts):
         raise CheckpointError(
             f'{file} is not a checkpoint: it begins with {head!r}, and torch.save never writes '
             'that. Give the .pth file itself (a safetensors file must be called .safetensors).'

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
-from typing import Any, NamedTuple
+from typing import Any
 
 from mmengine.config import Config
 from mmengine.dist import all_gather_object, broadcast_object_list, get_world_size, is_distributed
@@ -18,14 +18,6 @@ from ghmdet.checkpoint.files import find_damage, list_checkpoints, read_pointer
 from ghmdet.checkpoint.reader import CheckpointError
 from ghmdet.checkpoint.work_dir import WorkDirError, hold_work_dir, own_record
 from ghmdet.messages import list_items
-
-
-class Start(NamedTuple):
-    """Where a run begins, and what to log about it: (level, text)."""
-
-    resume: bool
-    load_from: str | None
-    notes: list[tuple[int, str]]
 
 
 def plan_start(cfg: Config, is_first: bool) -> list[tuple[int, str]]:
@@ -49,19 +41,18 @@ def plan_start(cfg: Config, is_first: bool) -> list[tuple[int, str]]:
     """
     if cfg.get('work_dir') is None:
         return []  # which the Runner refuses
-    answer: list[Any] = [None, None]
+    answer: list[Any] = [None]
     if is_first or not is_distributed():
         try:
             answer[0] = _choose_start(cfg, is_first)
         except Exception as problem:
-            answer[1] = problem
+            answer[0] = problem
     if is_distributed():
         broadcast_object_list(answer)
-    start, error = answer
-    if error is not None:
-        raise error
-    cfg.resume, cfg.load_from = start.resume, start.load_from
-    return start.notes if is_first else []
+    if isinstance(answer[0], Exception):
+        raise answer[0]
+    cfg.resume, cfg.load_from, notes = answer[0]
+    return notes if is_first else []
 
 
 def confirm_start(cfg: Config) -> None:
@@ -92,33 +83,26 @@ def confirm_start(cfg: Config) -> None:
 
 
 def choose_checkpoint(cfg: Config) -> tuple[str | None, list[tuple[int, str]]]:
-    """Return the newest checkpoint of a work dir that can be read.
+    """Return the newest checkpoint of a work dir that can be read, None if there is none.
 
     First the file that `last_checkpoint` names is tried, then the others from the newest to the
-    oldest. Each is read once and compared with its checksums.
-
-    Args:
-        cfg: config of the run, see `list_checkpoints`.
-
-    Returns:
-        Its path, None if there is no checkpoint, and what to log: the files that were skipped and
-        why.
+    oldest. Each is read once and compared with its checksums. Also returned is what to log: the
+    files that were skipped and why.
 
     Raises:
         CheckpointError: there are some, but none can be read.
     """
     notes = []
     paths = list_checkpoints(cfg)
-    pointer = read_pointer(cfg)
-    if pointer is None:
-        if paths:
-            notes.append(_warn(f'there is no last_checkpoint in {os.path.abspath(cfg.work_dir)}'))
-    elif pointer.path is None:
-        notes.append(_warn(pointer.problem))
-    elif os.path.basename(pointer.path).startswith('best_'):
-        notes.append(_warn(f'skipped: {pointer.path} was saved without an optimizer'))
-    else:
-        paths = list(dict.fromkeys([pointer.path, *paths]))
+    last, problem = read_pointer(cfg)
+    if last and os.path.basename(last).startswith('best_'):
+        problem = f'skipped: {last} was saved without an optimizer'
+    elif last:
+        paths = list(dict.fromkeys([last, *paths]))
+    elif paths and not problem:
+        problem = f'there is no last_checkpoint in {os.path.abspath(cfg.work_dir)}'
+    if problem:
+        notes.append(_warn(problem))
     for path in paths:
         damage = find_damage(path)
         if damage is None:
@@ -134,14 +118,15 @@ def choose_checkpoint(cfg: Config) -> tuple[str | None, list[tuple[int, str]]]:
     return None, notes
 
 
-def _choose_start(cfg: Config, is_first: bool) -> Start:
-    """Lock the work dir if this is the first process, and choose."""
+def _choose_start(cfg: Config, is_first: bool) -> tuple[bool, str | None, list[tuple[int, str]]]:
+    """Lock the work dir if this is the first process; return `resume`, `load_from` and notes."""
     resume, load_from = bool(cfg.get('resume')), cfg.get('load_from')
     automatic = resume and load_from is None
     restarted = _restart_count() > 0
     if is_first:
         own, before = own_record(), hold_work_dir(cfg.work_dir)
-        restarted |= own.agent != '' and own.agent == before.agent and own.pid != before.pid
+        same_agent = own['agent'] != '' and own['agent'] == before.get('agent')
+        restarted |= same_agent and own['pid'] != before.get('pid')
     if restarted and not automatic:
         _refuse_overwriting(cfg)
     if automatic:
@@ -149,8 +134,8 @@ def _choose_start(cfg: Config, is_first: bool) -> Start:
         text = f'{path} is the newest checkpoint of {cfg.work_dir} that can be read'
         if path is None:
             text = f'nothing to resume in {cfg.work_dir}: training begins at the start'
-        return Start(path is not None, path, [*notes, (logging.INFO, text)])
-    return Start(resume, load_from, [] if resume else _warn_of_earlier(cfg))
+        return path is not None, path, [*notes, (logging.INFO, text)]
+    return resume, load_from, [] if resume else _warn_of_earlier(cfg)
 
 
 def _restart_count() -> int:

@@ -70,10 +70,8 @@ class CheckpointHook(_CheckpointHook):
             runner: in `after_train_iter` or `after_train_epoch`, after this hook.
             batch_idx: of the iteration, or None at the end of an epoch.
         """
-        if batch_idx is None:
-            meta = dict(epoch=runner.epoch + 1, iter=runner.iter)
-        else:
-            meta = dict(epoch=runner.epoch, iter=runner.iter + 1)
+        meta = dict(epoch=runner.epoch, iter=runner.iter)
+        meta['epoch' if batch_idx is None else 'iter'] += 1
         if self._saved == meta:
             return
         name = f'iter_{meta["iter"]}.pth'
@@ -123,14 +121,10 @@ class CheckpointHook(_CheckpointHook):
         self._saved = dict(meta)
         loop: Any = runner.train_loop
         self._state = loop.state_dict() if hasattr(loop, 'state_dict') else None
-        self._write(
-            runner,
-            name,
-            meta,
-            save_optimizer=self.save_optimizer,
-            save_param_scheduler=self.save_param_scheduler,
-            **self.args,
+        settings = dict(
+            save_optimizer=self.save_optimizer, save_param_scheduler=self.save_param_scheduler
         )
+        self._write(runner, name, meta, **settings, **self.args)
         self._state = None
         if is_main_process():
             with replacing(Path(runner.work_dir, POINTER_FILE)) as draft:
@@ -179,24 +173,14 @@ class CheckpointHook(_CheckpointHook):
         return True
 
     def _write(self, runner: Runner, name: str, meta: dict[str, Any], **settings: Any) -> None:
-        """Write a checkpoint so that the name never stands for less than all of it.
-
-        Raises:
-            SaveError: it could not be written, for want of space, say; nothing else has changed.
-        """
+        """Write a checkpoint as a whole; if that fails, raise SaveError and change nothing else."""
         begin = perf_counter()
         temporary = f'.{name}.tmp' if self._is_local else name
         try:
             with averaged_buffers(detectors_of(runner)):
-                runner.save_checkpoint(
-                    self.out_dir,
-                    temporary,
-                    self.file_client_args,
-                    meta=meta,
-                    by_epoch=self.by_epoch,
-                    backend_args=self.backend_args,
-                    **settings,
-                )
+                settings |= dict(by_epoch=self.by_epoch, backend_args=self.backend_args)
+                file_client = self.file_client_args
+                runner.save_checkpoint(self.out_dir, temporary, file_client, meta=meta, **settings)
             if not is_main_process():
                 return
             file = Path(self.out_dir, name)
@@ -217,19 +201,14 @@ class CheckpointHook(_CheckpointHook):
                 partial.unlink(missing_ok=True)
                 text += f'{shutil.disk_usage(folder).free / 1e6:.1f} MB are free. '
         before = last_checkpoint(runner)
-        text += (
-            'There is no earlier checkpoint; make room and start again'
-            if before == 'none'
-            else f'The previous checkpoint, {before}, is unchanged: make room (a smaller '
+        if before == 'none':
+            return SaveError(f'{text}There is no earlier checkpoint; make room and start again')
+        return SaveError(
+            f'{text}The previous checkpoint, {before}, is unchanged: make room (a smaller '
             'default_hooks.checkpoint.max_keep_ckpts keeps fewer files) and use --resume'
         )
-        return SaveError(text)
 
     def _remove(self, path: str) -> None:
         """Delete a checkpoint that may be gone already."""
-        if not is_main_process():
-            return
-        if self.file_backend.isfile(path):
+        if is_main_process() and self.file_backend.isfile(path):
             self.file_backend.remove(path)
-        elif self.file_backend.isdir(path):  # DeepSpeed's
-            self.file_backend.rmtree(path)

@@ -39,26 +39,17 @@ _LISTED = 6
 class LoadReport:
     """Which tensors of a file fit a model; as text, a table for the log."""
 
-    source: str
-    """Name of the file."""
-    loaded: list[str] = field(default_factory=list)
-    """Names in file and model, with the same shape."""
-    missing: list[str] = field(default_factory=list)
-    """Names of the model that are not in the file."""
-    unexpected: list[str] = field(default_factory=list)
-    """Names in the file that the model does not have."""
-    mismatched: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)
-    """Names with different shapes, in file and model; they are not loaded."""
+    source: str  # name of the file
+    loaded: list[str] = field(default_factory=list)  # in file and model, with the same shape
+    missing: list[str] = field(default_factory=list)  # in the model only
+    unexpected: list[str] = field(default_factory=list)  # in the file only
+    mismatched: dict[str, tuple[Shape, Shape]] = field(default_factory=dict)  # in file and model
+    # parameters and batch norm statistics among the missing and mismatched
     missing_parameters: list[str] = field(default_factory=list)
-    """Parameters and batch norm statistics among the missing and mismatched."""
-    classes: tuple[str, ...] | None = None
-    """Class names in the file."""
-    num_classes: tuple[int, int] | None = None
-    """Number of classes of the head in file and model, if both have one."""
-    notes: list[str] = field(default_factory=list)
-    """What else was done."""
-    warnings: list[str] = field(default_factory=list)
-    """What the user may not have intended."""
+    classes: tuple[str, ...] | None = None  # class names in the file
+    num_classes: tuple[int, int] | None = None  # of the head in file and model, if both have one
+    notes: list[str] = field(default_factory=list)  # what else was done
+    warnings: list[str] = field(default_factory=list)  # what the user may not have intended
 
     @property
     def fits_exactly(self) -> bool:
@@ -77,8 +68,8 @@ class LoadReport:
             lines.append(f'  {"of another shape":18}{len(self.mismatched):5}')
             for name, shapes in list(self.mismatched.items())[:_LISTED]:
                 lines.append(f'    {name}: {shapes[0]} in the file, {shapes[1]} in the model')
-            if len(self.mismatched) > _LISTED:
-                lines.append(f'    and {len(self.mismatched) - _LISTED} more')
+            if (more := len(self.mismatched) - _LISTED) > 0:
+                lines.append(f'    and {more} more')
         lines += [f'  {note}' for note in self.notes]
         return '\n'.join(lines + [f'  WARNING: {warning}' for warning in self.warnings])
 
@@ -102,19 +93,17 @@ class LoadReport:
         """
         if not self.missing_parameters:
             return
+        problem = f'{len(self.missing_parameters)} of the weights would keep their initial values'
+        advice = ', or another file'
         if head := self.head_mismatch():
+            problem = head
             advice = (
-                f'{head}. Give the config that the file was trained with (its '
-                "bbox_head.num_classes and the datasets' metainfo.classes), or train from the file "
-                'first: load_from'
-            )
-        else:
-            advice = (
-                f'{len(self.missing_parameters)} of the weights would keep their initial values. '
-                'Give the config that the file was trained with, or another file'
+                " (its bbox_head.num_classes and the datasets' metainfo.classes), or train from "
+                'the file first: load_from'
             )
         raise CheckpointError(
-            f'this checkpoint cannot be used for a test or prediction: {advice}.\n{self}'
+            f'this checkpoint cannot be used for a test or prediction: {problem}. Give the config '
+            f'that the file was trained with{advice}.\n{self}'
         )
 
 
@@ -154,7 +143,12 @@ def fit_state_dict(
     own = model.state_dict()
     given = strip_wrappers(checkpoint.get('state_dict', checkpoint), own)
     if prefix is not None:
-        given = _select(given, prefix.removesuffix('.') + '.', source)
+        prefix, names = f'{prefix.removesuffix(".")}.', shorten_names(given)
+        given = {k.removeprefix(prefix): v for k, v in given.items() if k.startswith(prefix)}
+        if not given:
+            raise CheckpointError(
+                f'prefix={prefix!r}: no name in {source} begins with it; it has {names}'
+            )
     translated = translate(given, model, own)
     given = translated.weights
     report = LoadReport(source, classes=class_names(checkpoint) or translated.classes)
@@ -164,7 +158,7 @@ def fit_state_dict(
     if in_file is not None and in_model is not None:
         report.num_classes = (in_file[1], in_model[1])
     if match_classes is not None:
-        report.notes.append(_copy_matching_rows(given, own, report.classes, match_classes, source))
+        report.notes.append(_copy_matching_rows(given, own, report, match_classes))
     fitted = _compare(given, own, report)
     parameters = dict(model.named_parameters(remove_duplicate=False))
     report.missing_parameters = [
@@ -179,16 +173,6 @@ def fit_state_dict(
             "chosen by init_cfg=dict(type='Pretrained', checkpoint=..., prefix=...)."
         )
     return fitted, report
-
-
-def _select(weights: Mapping[str, Any], prefix: str, source: str) -> dict[str, Any]:
-    chosen = {k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)}
-    if not chosen:
-        raise CheckpointError(
-            f'prefix={prefix!r}: no name in {source} begins with it; it has '
-            f'{shorten_names(weights)}'
-        )
-    return chosen
 
 
 def _compare(
@@ -251,15 +235,12 @@ def shorten_names(names: Collection[str]) -> str:
 
 
 def class_names(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return the class names in a checkpoint's meta, None if it has none.
-
-    Their key is `dataset_meta.classes` (mmengine), `dataset_meta.CLASSES` (its first releases) or
-    `CLASSES` (MMDetection 2.x).
-    """
+    """Return the class names in a checkpoint's meta, None if it has none."""
     meta = checkpoint.get('meta')
     meta = meta if isinstance(meta, Mapping) else {}
     dataset_meta = meta.get('dataset_meta')
     dataset_meta = dataset_meta if isinstance(dataset_meta, Mapping) else {}
+    # as mmengine, its first releases and MMDetection 2.x write them
     for part, key in ((dataset_meta, 'classes'), (dataset_meta, 'CLASSES'), (meta, 'CLASSES')):
         if names := part.get(key):
             return (names,) if isinstance(names, str) else tuple(map(str, names))
@@ -267,53 +248,35 @@ def class_names(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
 
 
 def _copy_matching_rows(
-    weights: Weights,
-    own: Mapping[str, Any],
-    in_file: tuple[str, ...] | None,
-    wanted: Sequence[str],
-    source: str,
+    weights: Weights, own: Mapping[str, Any], report: LoadReport, wanted: Sequence[str]
 ) -> str:
-    """Replace the head of a file by one for the classes of the model.
+    """Replace the head in `weights` by the model's, with the file's rows of classes in both.
 
-    Rows of classes that both have, by name, are those of the file, the others those of the model.
-
-    Args:
-        weights: of the file; changed in place.
-        own: state dict of the model.
-        in_file: class names of the file.
-        wanted: class names of the model.
-        source: name of the file, for messages.
-
-    Returns:
-        What was copied, for the log.
-
-    Raises:
-        CheckpointError: the file has no class names, or not as many as its head has classes.
+    `wanted` are the class names of the model. Returns a text for the log.
     """
     there, here = channels_per_anchor(weights), channels_per_anchor(own)
     if there is None or here is None or there[0] != here[0]:
         return 'match_classes: no rows to match, the file has no head with as many anchors per cell'
-    if in_file is None:
+    if report.classes is None:
         raise CheckpointError(
-            f'match_classes=True needs the class names of {source}, but its meta has neither '
-            'dataset_meta.classes nor CLASSES. Leave match_classes out, or save the names: '
+            f'match_classes=True needs the class names of {report.source}, but its meta has '
+            'neither dataset_meta.classes nor CLASSES. Leave match_classes out, or save the names: '
             "checkpoint['meta'] = dict(dataset_meta=dict(classes=(...)))."
         )
-    if len(in_file) != there[1]:
+    if len(report.classes) != there[1]:
         raise CheckpointError(
-            f'match_classes=True: the meta of {source} names {len(in_file)} classes, but its head '
-            f'has {there[1]}, so it is unknown which row is which class. Correct the names in the '
-            'file or leave match_classes out.'
+            f'match_classes=True: the meta of {report.source} names {len(report.classes)} classes, '
+            f'but its head has {there[1]}, so it is unknown which row is which class. Correct the '
+            'names in the file or leave match_classes out.'
         )
     if len(wanted) != here[1]:
         raise CheckpointError(
             f'match_classes=True: the training dataset has {len(wanted)} classes, but '
             f'model.bbox_head.num_classes is {here[1]}'
         )
-    rows = {name: row for row, name in reversed(list(enumerate(in_file)))}
-    copied = [name for name in wanted if name in rows]
-    targets = [row for row, name in enumerate(wanted) if name in rows]
-    sources = [rows[name] for name in copied]
+    targets = [row for row, name in enumerate(wanted) if name in report.classes]
+    copied = [wanted[row] for row in targets]
+    sources = [report.classes.index(name) for name in copied]
     for key in (f'{HEAD_CLS}.weight', f'{HEAD_CLS}.bias'):
         theirs = weights[key].unflatten(0, there)
         ours = own[key].clone().unflatten(0, here)
@@ -323,13 +286,8 @@ def _copy_matching_rows(
         weights[key] = ours.flatten(0, 1)
     text = f'match_classes: {len(copied)} of {len(wanted)} classes copied from the file'
     text += f' ({list_items(copied, 12)})' if copied else ''
-    rest = [name for name in wanted if name not in rows]
+    rest = [name for name in wanted if name not in copied]
     return f'{text}; randomly initialised: {list_items(rest, 12)}' if rest else text
-
-
-def same_names(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether two class lists mean the same, see `compare_classes`."""
-    return not compare_classes(one, other)
 
 
 def compare_classes(
@@ -338,17 +296,13 @@ def compare_classes(
     labels: tuple[str, str] = ('the file', 'the dataset'),
     exact: bool = False,
 ) -> str:
-    """Describe how two class lists differ.
+    """Describe how two class lists, in the order of the labels, differ; '' if they do not.
 
     Args:
-        one: class names in the order of the labels.
+        one: the first list.
         other: the list to compare it with.
         labels: what has these lists, for the text.
-        exact: False ignores upper case and `_` for a space, since MMDetection 1.x wrote
-            `traffic_light`.
-
-    Returns:
-        How many classes differ and the first of them, '' if the lists are the same.
+        exact: False ignores upper case and `_` for a space: MMDetection 1.x has `traffic_light`.
 
     Example:
         >>> compare_classes(['Cat', 'hot_dog'], ['cat', 'hot dog'])

@@ -14,8 +14,8 @@ import shlex
 import socket
 import sys
 import time
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -40,26 +40,19 @@ class WorkDirError(RuntimeError):
     """A work dir that cannot be used; the message names it and says what to do."""
 
 
-@dataclass
-class Record:
-    """The text of a lock file: which training it is."""
-
-    host: str = ''
-    pid: int = 0
-    started: str = ''
-    command: str = ''
-    agent: str = ''
-    """The folder that torchrun made for this job, '' if it did not start the process."""
-
-
-def own_record() -> Record:
-    """Return the record of this process."""
-    now, command = time.strftime('%Y-%m-%d %H:%M:%S'), shlex.join([sys.executable, *sys.argv])
-    return Record(socket.gethostname(), os.getpid(), now, command, _find_agent())
+def own_record() -> dict[str, Any]:
+    """Return the text of a lock file of this process: which training it is."""
+    return dict(
+        host=socket.gethostname(),
+        pid=os.getpid(),
+        started=time.strftime('%Y-%m-%d %H:%M:%S'),
+        command=shlex.join([sys.executable, *sys.argv]),
+        agent=_find_agent(),
+    )
 
 
 def _find_agent() -> str:
-    """A folder with a random name, the same for all processes of one torchrun.
+    """The folder that torchrun made for this job; '' if it did not start the process.
 
     TORCHELASTIC_RESTART_COUNT is not enough to recognise a restart: it counts only on the machine
     whose processes failed. And several jobs may have the same TORCHELASTIC_RUN_ID.
@@ -68,13 +61,13 @@ def _find_agent() -> str:
     return str(Path(file).parents[2]) if len(Path(file).parents) > 3 else ''
 
 
-def hold_work_dir(folder: str) -> Record:
+def hold_work_dir(folder: str) -> dict[str, Any]:
     """Create a work dir if it does not exist, and lock it until the process ends.
 
     A process may lock the same one again. If the file system has no locks, a warning is logged.
 
     Returns:
-        The record of the training that held the lock last; an empty one if there was none.
+        The record of the training that held the lock last; an empty dict if there was none.
 
     Raises:
         WorkDirError: another training holds the lock, or the folder is not writable.
@@ -100,7 +93,7 @@ def hold_work_dir(folder: str) -> Record:
         time.sleep(0.1)
     _held.append(descriptor)
     before = _read(descriptor)
-    text = json.dumps(asdict(own_record()), indent=1).encode() + b'\n'
+    text = json.dumps(own_record(), indent=1).encode() + b'\n'
     os.lseek(descriptor, 0, os.SEEK_SET)
     os.write(descriptor, text)  # in one call: other processes may read it
     os.ftruncate(descriptor, len(text))
@@ -109,12 +102,10 @@ def hold_work_dir(folder: str) -> Record:
 
 def _own_descriptor(file: str) -> int | None:
     """The descriptor of a lock that this process holds; None if the file was removed meanwhile."""
-    try:
+    with suppress(OSError):
         status = os.stat(file)
-    except OSError:
-        return None
-    same = (held for held in _held if os.path.samestat(os.fstat(held), status))
-    return next(same, None)
+        return next((held for held in _held if os.path.samestat(os.fstat(held), status)), None)
+    return None
 
 
 def _try_to_lock(descriptor: int, folder: str) -> bool:
@@ -128,38 +119,29 @@ def _try_to_lock(descriptor: int, folder: str) -> bool:
             return False
         except OSError as error:
             problem = f'its file system has no record locks: {error.strerror}'
-    print_log(
-        f'{os.path.abspath(folder)} cannot be locked ({problem}); do not start another training in '
-        'it while this one runs',
-        logger='current',
-        level=logging.WARNING,
-    )
+    text = f'{os.path.abspath(folder)} cannot be locked ({problem}); do not start another training'
+    print_log(f'{text} in it while this one runs', logger='current', level=logging.WARNING)
     return True
 
 
-def _read(descriptor: int) -> Record:
-    """The record in a file; what is missing or invalid stays empty."""
+def _read(descriptor: int) -> dict[str, Any]:
+    """The record in a file; an empty dict if it has none."""
     os.lseek(descriptor, 0, os.SEEK_SET)
-    record = Record()
     found: Any = None
     with suppress(ValueError):
         found = json.loads(os.read(descriptor, os.fstat(descriptor).st_size))
-    for field in fields(Record) if isinstance(found, dict) else ():
-        value = found.get(field.name)
-        if isinstance(value, type(field.default)):
-            setattr(record, field.name, value)
-    return record
+    return found if isinstance(found, dict) else {}
 
 
-def _refusal(folder: str, holder: Record) -> str:
+def _refusal(folder: str, holder: Mapping[str, Any]) -> str:
     who = 'another training (the lock file does not say which)'
-    if holder.pid:
+    if {'pid', 'host', 'started', 'command'} <= holder.keys():
         who = (
-            f'another training: pid {holder.pid} on {holder.host}, started {holder.started} as '
-            f'`{holder.command}`'
+            f'another training: pid {holder["pid"]} on {holder["host"]}, started '
+            f'{holder["started"]} as `{holder["command"]}`'
         )
     advice = 'give this one another with --work-dir, or stop that one first'
-    if holder.agent and holder.agent == _find_agent():
+    if holder.get('agent') and holder['agent'] == _find_agent():
         advice = (
             'both were started by the same torchrun, whose processes train together only with '
             f'--launcher pytorch; otherwise {advice}'

@@ -15,7 +15,7 @@ from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader
 
 from ghmdet.checkpoint.pretrained import use_own_initializer
-from ghmdet.checkpoint.weights import fit_state_dict, same_names
+from ghmdet.checkpoint.weights import compare_classes, fit_state_dict
 from ghmdet.checks.classes import take_checkpoint_classes
 from ghmdet.config.from_mmdet import convert_mmdet_config
 from ghmdet.config.shipped import get_config, published_weights
@@ -137,7 +137,7 @@ def _load_weights(model: BaseModel, checkpoint: dict[str, Any], path: str) -> No
     fitted, report = fit_state_dict(checkpoint, model, path)
     report.require_complete()
     given = (_test_dataset(model.cfg).get('metainfo') or {}).get('classes')
-    if given and report.classes and not same_names(given, report.classes):
+    if given and report.classes and compare_classes(given, report.classes):
         report.warnings.append(
             f'the config names other classes for test_dataloader.dataset ({list_items(given, 12)}) '
             f'than this file ({list_items(report.classes, 12)}); the labels are those of the file'

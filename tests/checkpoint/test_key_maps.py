@@ -25,24 +25,12 @@ from tests.detectors import FOCAL, detector, randomize
 def our_retinanet(
     num_classes=80, extra='on_output', norm_cfg=None, backbone=None, eps=1e-5, relu=True
 ):
-    cfg = dict(
-        type='RetinaNet',
-        backbone={'type': 'ResNet', 'depth': 50, **(backbone or {})},
-        neck=dict(
-            type='FPN',
-            in_channels=[256, 512, 1024, 2048],
-            out_channels=256,
-            start_level=1,
-            add_extra_convs=extra,
-            relu_before_extra_convs=relu,
-            num_outs=5,
-        ),
-        bbox_head=dict(
-            type='RetinaHead', num_classes=num_classes, in_channels=256, norm_cfg=norm_cfg
-        ),
-    )
-    cfg['backbone']['norm_cfg'] = dict(type='BN', eps=eps)
-    return MODELS.build(cfg).eval()
+    norm = dict(type='BN', eps=eps)
+    neck = dict(type='FPN', in_channels=[256, 512, 1024, 2048], out_channels=256, start_level=1)
+    neck |= dict(add_extra_convs=extra, relu_before_extra_convs=relu, num_outs=5)
+    head = dict(type='RetinaHead', num_classes=num_classes, in_channels=256, norm_cfg=norm_cfg)
+    backbone = {'type': 'ResNet', 'depth': 50, 'norm_cfg': norm, **(backbone or {})}
+    return MODELS.build(dict(type='RetinaNet', backbone=backbone, neck=neck, bbox_head=head)).eval()
 
 
 def their_v1(num_classes=91, norm=nn.BatchNorm2d, resnet=torchvision.models.resnet50):
@@ -58,12 +46,12 @@ def their_v2(num_classes=91):
 
 def as_older_torchvision(weights):
     """The names of the first releases, without versions: what the published file of v1 has."""
-    old = {}
-    for name, value in weights.items():
+
+    def rename(name):
         name = re.sub(r'(inner_blocks|layer_blocks)\.(\d)\.0\.', r'\1.\2.', name)
-        name = re.sub(r'conv\.(\d)\.0\.', lambda m: f'conv.{2 * int(m[1])}.', name)
-        old[name] = value
-    return old
+        return re.sub(r'conv\.(\d)\.0\.', lambda m: f'conv.{2 * int(m[1])}.', name)
+
+    return {rename(name): value for name, value in weights.items()}
 
 
 def compare_outputs(theirs, ours, rows=None):
@@ -94,6 +82,7 @@ def with_batch_norm_in_the_towers():
     return theirs
 
 
+GN = dict(type='GN', num_groups=32)
 OF_COCO = (['of its 91 classes the 80 that COCO uses, in the order of their ids'], COCO_CLASSES)
 RESNEXT = dict(type='ResNeXt', groups=32, base_width=4)
 
@@ -102,20 +91,8 @@ RESNEXT = dict(type='ResNeXt', groups=32, base_width=4)
     ('theirs', 'rename', 'ours', 'rows', 'expected'),
     [
         (their_v1, dict, dict(), COCO_IDS, OF_COCO),
-        (
-            partial(their_v1, norm=FrozenBatchNorm2d),
-            as_older_torchvision,
-            dict(),
-            COCO_IDS,
-            OF_COCO,
-        ),
-        (
-            their_v2,
-            dict,
-            dict(extra='on_input', norm_cfg=dict(type='GN', num_groups=32)),
-            COCO_IDS,
-            OF_COCO,
-        ),
+        (partial(their_v1, norm=FrozenBatchNorm2d), as_older_torchvision, {}, COCO_IDS, OF_COCO),
+        (their_v2, dict, dict(extra='on_input', norm_cfg=GN), COCO_IDS, OF_COCO),
         (
             partial(their_v1, 5, resnet=torchvision.models.resnext50_32x4d),
             lambda weights: {f'module.{key}': value for key, value in weights.items()},
@@ -150,16 +127,12 @@ def test_the_older_names_are_those_that_torchvision_knows():
 
 def test_the_config_in_the_docs_is_that_of_torchvision_v1(tmp_path):
     text = (Path(__file__).parents[2] / 'docs/checkpoints.md').read_text()
-    snippet = next(
-        part for part in re.findall(r'```python\n(.*?)```', text, re.S) if '_base_' in part
-    )
-    (tmp_path / 'v1.py').write_text(snippet)
+    snippets = re.findall(r'```python\n(.*?)```', text, re.S)
+    (tmp_path / 'v1.py').write_text(next(part for part in snippets if '_base_' in part))
     with torch.device('meta'):
         ours = MODELS.build(Config.fromfile(tmp_path / 'v1.py').model)
-        weights = their_v1().state_dict()
-        _, report = fit_state_dict(weights, ours)
-    assert report.fits_exactly
-    assert report.warnings == []
+        _, report = fit_state_dict(their_v1().state_dict(), ours)
+    assert (report.fits_exactly, report.warnings) == (True, [])
     assert ours.backbone.layer4[2].bn3.eps == 0
 
 
@@ -203,14 +176,11 @@ def test_torchvision_coco_rows_by_name():
         (their_v2, 'on_input', False, 'model.neck.relu_before_extra_convs=True'),
     ],
 )
-def test_a_neck_that_computes_something_else_is_told(theirs, extra, relu, told):
+def test_a_neck_with_other_settings_is_reported(theirs, extra, relu, told):
     with torch.device('meta'):
-        weights = theirs(3).state_dict()
-        ours = our_retinanet(3, extra, relu=relu)
-    _, report = fit_state_dict(weights, ours)
-    assert report.warnings == [
-        f'the file is of a model with {told}, but the config has other settings'
-    ]
+        _, report = fit_state_dict(theirs(3).state_dict(), our_retinanet(3, extra, relu=relu))
+    text = f'the file is of a model with {told}, but the config has other settings'
+    assert report.warnings == [text]
 
 
 @pytest.mark.parametrize(
@@ -224,12 +194,9 @@ def test_a_neck_that_computes_something_else_is_told(theirs, extra, relu, told):
 def test_torchvision_classifiers(build, cfg, counted):
     theirs = build()
     randomize(theirs, 8)
-    weights = {
-        name: value
-        for name, value in theirs.state_dict().items()
-        if counted or 'num_batches_tracked' not in name  # as in the older files
-    }
-    ours = MODELS.build(cfg).eval()
+    weights, ours = theirs.state_dict(), MODELS.build(cfg).eval()
+    if not counted:  # as in the older files
+        weights = {k: v for k, v in weights.items() if 'num_batches_tracked' not in k}
     report = load(weights, ours)
     assert (report.missing, report.unexpected) == ([], ['fc.weight', 'fc.bias'])
     x = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(9))
@@ -241,6 +208,12 @@ def test_torchvision_classifiers(build, cfg, counted):
             x = getattr(theirs, f'layer{i}')(x)
             assert x.std() > 0.1
             assert (stage - x).abs().max() < 1e-4
+
+
+def test_the_backbone_of_a_detector_of_torchvision():
+    theirs, ours = their_v1(3), MODELS.build(dict(type='ResNet', depth=50))
+    load(theirs.state_dict(), ours)
+    assert_same(ours, theirs.backbone.body.state_dict())
 
 
 def test_a_classifier_as_load_from_of_a_detector():

@@ -13,7 +13,6 @@ from mmengine.hooks import Hook
 from mmengine.runner import CheckpointLoader
 from torch.utils.data import Dataset
 
-from ghmdet.checkpoint.load_hook import LoadWeightsHook
 from ghmdet.engine import CheckpointError, build_runner
 from ghmdet.registry import DATASETS, HOOKS, METRICS, MODELS
 from ghmdet.structures import DetDataSample, InstanceData
@@ -31,12 +30,10 @@ class TwoImages(Dataset):
         return 2
 
     def __getitem__(self, index):
-        sample = DetDataSample(
-            metainfo=dict(img_shape=(64, 64), ori_shape=(64, 64), scale_factor=(1.0, 1.0))
-        )
-        sample.gt_instances = InstanceData(
-            bboxes=torch.tensor([[8.0, 8, 40 + 8 * index, 48]]), labels=torch.tensor([index])
-        )
+        shape = dict(img_shape=(64, 64), ori_shape=(64, 64), scale_factor=(1.0, 1.0))
+        box, label = torch.tensor([[8.0, 8, 40 + 8 * index, 48]]), torch.tensor([index])
+        sample = DetDataSample(metainfo=shape)
+        sample.gt_instances = InstanceData(bboxes=box, labels=label)
         image = torch.arange(3 * 64 * 64).reshape(3, 64, 64) * (index + 3) % 251
         return dict(inputs=image.to(torch.uint8), data_samples=sample)
 
@@ -61,26 +58,23 @@ class Snapshot(Hook):
         self.weights = {name: value.clone() for name, value in state.items()}
 
 
-def loader(classes):
-    return dict(
+def make_runner(work_dir, classes=CLASSES, hooks=(), model=None, epochs=1, **settings):
+    loader = dict(
         dataset=dict(type='TwoImages', classes=classes),
         batch_size=1,
         num_workers=0,
         sampler=dict(type='DefaultSampler', shuffle=False),
     )
-
-
-def make_runner(work_dir, classes=CLASSES, hooks=(), model=None, epochs=1, **settings):
     cfg = Config(
         dict(
             default_scope='ghmdet',
             model=model or detector_cfg(len(classes)),
             work_dir=str(work_dir),
             experiment_name=uuid4().hex,  # the log of its own
-            train_dataloader=loader(classes),
+            train_dataloader=loader,
             train_cfg=dict(by_epoch=True, max_epochs=epochs),
             optim_wrapper=dict(optimizer=dict(type='SGD', lr=1e-3, momentum=0.9)),
-            test_dataloader=loader(classes),
+            test_dataloader=loader,
             test_cfg=dict(),
             test_evaluator=dict(type='CountImages'),
             param_scheduler=[dict(type='ConstantLR', factor=1.0)],
@@ -97,8 +91,13 @@ def log_of(work_dir):
     return ''.join(path.read_text() for path in sorted(work_dir.glob('*/*.log')))
 
 
-def snapshot(runner):
-    return next(hook.weights for hook in runner.hooks if isinstance(hook, Snapshot))
+def train(work_dir, **settings):
+    """The weights at the start of a training, and its log."""
+    runner = make_runner(work_dir, **settings)
+    runner.train()
+    text = log_of(work_dir)
+    assert 'do not match' not in text  # as mmengine writes
+    return next(hook.weights for hook in runner.hooks if isinstance(hook, Snapshot)), text
 
 
 def assert_same(found, expected, names=None):
@@ -120,154 +119,136 @@ def test_training_from_a_checkpoint(tmp_path, bare, average):
     path = str(tmp_path / 'focal.pth')
     torch.save(source if bare else dict(state_dict=source, meta={}), path)
     hooks = [dict(type='EMAHook', begin_epoch=1)] if average else []
-    runner = make_runner(tmp_path, load_from=path, hooks=hooks)
-    assert sum(isinstance(hook, LoadWeightsHook) for hook in runner.hooks) == 1
-    runner.train()
-    assert_same(snapshot(runner), source)
-    text = log_of(tmp_path)
+    weights, text = train(tmp_path, load_from=path, hooks=hooks)
+    assert_same(weights, source)
     assert (
         f'{path}: 144 of 144 tensors of the model loaded, none missing, unexpected or of another '
         'shape\n  counts of another loss setting: 4 tensors not loaded'
     ) in text
+    assert text.count('tensors of the model loaded') == 1
     assert 'WARNING - ' not in text
-    assert 'do not match' not in text
 
 
-def test_other_classes_train_on_with_a_new_head(tmp_path):
+def test_a_head_for_other_classes_is_randomly_initialised(tmp_path):
     source = detector(5, seed=1).state_dict()
-    path = save(tmp_path / 'five.pth', source)
-    runner = make_runner(tmp_path, load_from=path)
-    runner.train()
-    head = {name: value for name, value in source.items() if 'retina_cls' in name}
-    assert_same(snapshot(runner), source, source.keys() - head.keys())
-    assert (snapshot(runner)['bbox_head.retina_cls.bias'] == -4.59511985013459).all()
-    text = log_of(tmp_path)
+    weights, text = train(tmp_path, load_from=save(tmp_path / 'five.pth', source))
+    assert_same(weights, source, [name for name in source if 'retina_cls' not in name])
+    assert (weights['bbox_head.retina_cls.bias'] == -4.59511985013459).all()
     assert re.search(r'WARNING - .*five\.pth: 146 of 148 tensors of the model loaded', text)
-    told = "file's head has 5 classes, the config's 3: bbox_head.retina_cls is randomly initialised"
-    assert told in text
-    assert 'default_hooks.load_weights.match_classes=True' in text
-    assert 'do not match' not in text
+    assert (
+        "WARNING: the file's head has 5 classes, the config's 3: bbox_head.retina_cls is randomly "
+        'initialised. To copy the rows of classes with the same name: --cfg-options '
+        'default_hooks.load_weights.type=LoadWeightsHook '
+        'default_hooks.load_weights.match_classes=True\n'
+    ) in text
 
 
-@pytest.mark.parametrize('theirs', [('owl', 'cat', 'bus', 'dog'), ('owl', 'cat', 'dog')])
-def test_classes_matched_by_name(tmp_path, theirs):
+MATCH = dict(type='LoadWeightsHook', match_classes=True)
+
+
+@pytest.mark.parametrize(
+    ('theirs', 'default', 'hooks'),
+    [
+        (('owl', 'cat', 'bus', 'dog'), MATCH, []),
+        (('owl', 'cat', 'dog'), dict(type='LoadWeightsHook'), [MATCH]),  # the last hook counts
+    ],
+)
+def test_classes_matched_by_name(tmp_path, theirs, default, hooks):
     source = detector(len(theirs), seed=1).state_dict()
     path = save(tmp_path / 'other.pth', source, CLASSES=theirs)
-    hook = {'default_hooks.load_weights': dict(type='LoadWeightsHook', match_classes=True)}
-    runner = make_runner(tmp_path, load_from=path, **hook)
-    assert sum(isinstance(hook, LoadWeightsHook) for hook in runner.hooks) == 1
-    runner.train()
-    bias = snapshot(runner)['bbox_head.retina_cls.bias']
-    given = source['bbox_head.retina_cls.bias']
+    settings = {'default_hooks.load_weights': default}
+    weights, text = train(tmp_path, load_from=path, hooks=hooks, **settings)
+    bias, given = (w['bbox_head.retina_cls.bias'] for w in (weights, source))
     for anchor in range(9):
         for i, name in enumerate(CLASSES):
             row = anchor * len(theirs) + theirs.index(name)
             assert bias[anchor * 3 + i] == given[row]
-    text = log_of(tmp_path)
     assert 'match_classes: 3 of 3 classes copied from the file (cat, dog, owl)' in text
+    assert text.count('tensors of the model loaded') == 1
     assert 'WARNING - ' not in text
 
 
-def test_another_order_of_the_classes_is_told(tmp_path):
+def test_another_order_of_the_classes_is_logged(tmp_path):
     path = save(tmp_path / 'x.pth', detector(seed=1).state_dict(), CLASSES=('cat', 'owl', 'dog'))
-    make_runner(tmp_path, load_from=path).train()
     assert (
         "WARNING: 2 of 3 classes differ: number 1 is 'owl' in the file, 'dog' in the dataset. To "
         'copy the rows of classes with the same name: --cfg-options'
-    ) in log_of(tmp_path)
-
-
-def test_the_last_of_two_hooks_counts(tmp_path):
-    source = detector(4, seed=1).state_dict()
-    path = save(tmp_path / 'x.pth', source, CLASSES=('bus', *CLASSES))
-    settings = {'default_hooks.load_weights': dict(type='LoadWeightsHook')}
-    hooks = [dict(type='LoadWeightsHook', match_classes=True)]
-    runner = make_runner(tmp_path, load_from=path, hooks=hooks, **settings)
-    runner.train()
-    text = log_of(tmp_path)
-    assert text.count('tensors of the model loaded') == 1
-    assert 'match_classes: 3 of 3 classes' in text
+    ) in train(tmp_path, load_from=path)[1]
 
 
 # --- resume -------------------------------------------------------------------------------------
 
 
+EMA = dict(type='EMAHook', momentum=0.5)
+
+
 @pytest.fixture(scope='module')
 def trained(tmp_path_factory):
-    """Work dir of a run of one epoch with averaged weights."""
+    """The checkpoint of a run of one epoch with averaged weights."""
     folder = tmp_path_factory.mktemp('trained')
-    make_runner(folder, hooks=[dict(type='EMAHook', momentum=0.5)]).train()
-    return folder
+    make_runner(folder, hooks=[EMA]).train()
+    return str(folder / 'epoch_1.pth')
+
+
+def resume(tmp_path, path, **settings):
+    return train(tmp_path, resume=True, load_from=str(path), epochs=2, **settings)
 
 
 @pytest.mark.parametrize('average', [True, False])
 def test_resume(trained, tmp_path, average):
-    hooks = [dict(type='EMAHook', momentum=0.5)] if average else []
-    path = str(trained / 'epoch_1.pth')
-    runner = make_runner(tmp_path, resume=True, load_from=path, epochs=2, hooks=hooks)
-    runner.train()
-    saved = torch.load(path, weights_only=False)
-    trained_weights = {
-        name: saved['ema_state_dict'][f'module.{name}'] if average else value
-        for name, value in saved['state_dict'].items()
-    }
-    assert_same(snapshot(runner), trained_weights)
-    text = log_of(tmp_path)
-    assert f'{path}: 148 of 148 tensors of the model loaded, none missing' in text
+    weights, text = resume(tmp_path, trained, hooks=[EMA] * average)
+    saved = torch.load(trained, weights_only=False)
+    for name, value in weights.items():
+        source = saved['ema_state_dict'][f'module.{name}'] if average else saved['state_dict'][name]
+        assert torch.equal(value, source), name
+    assert f'{trained}: 148 of 148 tensors of the model loaded, none missing' in text
     assert 'resumed epoch: 1, iter: 2' in text
 
 
 def refuse_resume(tmp_path, path, match, **settings):
-    runner = make_runner(tmp_path, resume=True, load_from=str(path), epochs=2, **settings)
     with pytest.raises(CheckpointError, match=f'(?s){match}.*leave --resume .*load_from='):
-        runner.train()
+        resume(tmp_path, path, **settings)
 
 
 def test_only_the_same_model_is_resumed(trained, tmp_path):
-    path = trained / 'epoch_1.pth'
-    refuse_resume(
-        tmp_path, path, r'epoch_1\.pth cannot be resumed: it is of another model', classes='abcd'
-    )
-    deeper = detector_cfg()
+    deeper, message = detector_cfg(), r'epoch_1\.pth cannot be resumed: it is of another model'
     deeper['bbox_head']['stacked_convs'] = 2
-    refuse_resume(tmp_path, path, 'is of another model', model=deeper)
+    refuse_resume(tmp_path, trained, message, classes='abcd')
+    refuse_resume(tmp_path, trained, message, model=deeper)
 
 
 def test_another_loss_is_the_same_model(trained, tmp_path):
     model = detector_cfg(losses=dict(GHM, loss_cls=dict(type='FocalLoss', use_sigmoid=True)))
-    path, hooks = str(trained / 'epoch_1.pth'), [dict(type='EMAHook', momentum=0.5)]
-    runner = make_runner(tmp_path, resume=True, load_from=path, epochs=2, model=model, hooks=hooks)
-    runner.train()
-    text = log_of(tmp_path)
+    weights, text = resume(tmp_path, trained, model=model, hooks=[EMA])
     assert 'counts of another loss setting: 2 tensors not loaded' in text
-    assert 'do not match' not in text
-    saved = torch.load(path, weights_only=False)['ema_state_dict']
+    saved = torch.load(trained, weights_only=False)['ema_state_dict']
     name = 'bbox_head.retina_cls.weight'
-    assert torch.equal(snapshot(runner)[name], saved[f'module.{name}'])
+    assert torch.equal(weights[name], saved[f'module.{name}'])
 
 
 def test_weights_alone_are_not_resumed(trained, tmp_path):
-    saved = torch.load(trained / 'epoch_1.pth', weights_only=False)
-    old = save(tmp_path / 'old.pth', saved['state_dict'], CLASSES=CLASSES, epoch=12, iter=9)
-    refuse_resume(tmp_path, old, r'old\.pth cannot be resumed: it has no message_hub, as')
-    torch.save(saved['state_dict'], tmp_path / 'bare.pth')
-    refuse_resume(
-        tmp_path, tmp_path / 'bare.pth', r'it has no message_hub, meta\.epoch, meta\.iter'
-    )
+    saved, path = torch.load(trained, weights_only=False), tmp_path / 'x.pth'
+    save(path, saved['state_dict'], CLASSES=CLASSES, epoch=12, iter=9)
+    refuse_resume(tmp_path, path, r'x\.pth cannot be resumed: it has no message_hub, as')
+    torch.save(saved['state_dict'], path)
+    refuse_resume(tmp_path, path, r'it has no message_hub, meta\.epoch, meta\.iter')
     del saved['meta']['iter']
-    torch.save(saved, tmp_path / 'cut.pth')
-    refuse_resume(tmp_path, tmp_path / 'cut.pth', r'it has no meta\.iter, as')
+    torch.save(saved, path)
+    refuse_resume(tmp_path, path, r'it has no meta\.iter, as')
 
 
 def test_a_config_in_a_checkpoint_is_not_executed(trained, tmp_path):
     """mmengine runs `meta.config` as Python when it resumes."""
-    saved = torch.load(trained / 'epoch_1.pth', weights_only=False)
-    mark = tmp_path / 'executed'
-    saved['meta']['config'] = f'import pathlib\npathlib.Path({str(mark)!r}).touch()\n'
+    saved, marker = torch.load(trained, weights_only=False), tmp_path / 'executed'
+    saved['meta']['config'] = f'import pathlib\npathlib.Path({str(marker)!r}).touch()\n'
     torch.save(saved, tmp_path / 'hostile.pth')
-    path = str(tmp_path / 'hostile.pth')
-    make_runner(tmp_path, resume=True, load_from=path, epochs=2).train()
-    assert not mark.exists()
+    resume(tmp_path, tmp_path / 'hostile.pth')
+    assert not marker.exists()
+
+
+def test_a_run_is_not_resumed_on_other_names(trained, tmp_path):
+    with pytest.raises(CheckpointError, match='was trained on other classes than the dataset has'):
+        resume(tmp_path, trained, classes=('dog', 'cat', 'owl'))
 
 
 # --- tests --------------------------------------------------------------------------------------
@@ -275,9 +256,8 @@ def test_a_config_in_a_checkpoint_is_not_executed(trained, tmp_path):
 
 def test_a_test_needs_all_weights(tmp_path):
     path = save(tmp_path / 'coco.pth', detector(80).state_dict())
-    runner = make_runner(tmp_path, load_from=path)
     with pytest.raises(CheckpointError, match="file's head has 80 classes, the config's 3"):
-        runner.test()
+        make_runner(tmp_path, load_from=path).test()
 
 
 @pytest.mark.parametrize('tta', [True, False])
@@ -285,8 +265,7 @@ def test_a_test_without_the_counts_of_the_loss(tmp_path, tta):
     source = detector(losses=FOCAL).state_dict()
     path = save(tmp_path / 'focal.pth', {f'module.{k}': v for k, v in source.items()})
     model = detector_cfg()
-    if tta:
-        model = dict(type='DetTTAModel', tta_cfg={}, module=model)
+    model = dict(type='DetTTAModel', tta_cfg={}, module=model) if tta else model
     runner = make_runner(tmp_path, load_from=path, model=model)
     if tta:
         runner.model.test_step = lambda data: [DetDataSample() for _ in data['inputs']]
@@ -295,8 +274,8 @@ def test_a_test_without_the_counts_of_the_loss(tmp_path, tta):
     assert 'WARNING - ' not in log_of(tmp_path)
 
 
-@pytest.mark.parametrize('theirs', [('dog', 'cat', 'owl'), ('dog', 'elk', 'owl')])
-def test_other_names_in_a_test_are_refused_unless_meant(tmp_path, theirs):
+def test_other_names_in_a_test_are_refused_unless_allowed(tmp_path):
+    theirs = ('dog', 'elk', 'owl')
     path = save(tmp_path / 'x.pth', detector().state_dict(), CLASSES=theirs)
     with pytest.raises(CheckpointError) as caught:
         make_runner(tmp_path, load_from=path).test()
@@ -313,17 +292,9 @@ def test_other_names_in_a_test_are_refused_unless_meant(tmp_path, theirs):
 
 
 def test_case_and_underscores_are_no_other_names(tmp_path):
-    state = detector().state_dict()
-    path = save(tmp_path / 'x.pth', state, CLASSES=('Cat', 'DOG', 'owl'))
+    path = save(tmp_path / 'x.pth', detector().state_dict(), CLASSES=('Cat', 'DOG', 'owl'))
     make_runner(tmp_path, load_from=path).test()
     assert 'WARNING - ' not in log_of(tmp_path)
-
-
-def test_a_run_is_not_resumed_on_other_names(trained, tmp_path):
-    path, classes = str(trained / 'epoch_1.pth'), ('dog', 'cat', 'owl')
-    resumed = make_runner(tmp_path, classes=classes, epochs=2, resume=True, load_from=path)
-    with pytest.raises(CheckpointError, match='was trained on other classes than the dataset has'):
-        resumed.train()
 
 
 # --- no needless downloads, no file read twice ---------------------------------------------------
@@ -350,22 +321,17 @@ def fetched(monkeypatch):
 
 
 FAR = dict(type='Pretrained', checkpoint='far://r18')
-
-
-def start(work_dir, init_cfg=FAR, **settings):
-    runner = make_runner(work_dir, model=detector_cfg(init_cfg=init_cfg), **settings)
-    runner.train()
-    return runner
+MODEL = detector_cfg(init_cfg=FAR)
 
 
 def test_a_resumed_run_reads_its_checkpoint_twice_and_no_backbone(tmp_path, fetched):
-    start(tmp_path, resume=True)  # nothing to resume
+    train(tmp_path, model=MODEL, resume=True)  # nothing to resume
     assert fetched == ['far://r18']
     fetched.clear()
-    start(tmp_path, resume=True, epochs=2)
+    _, log = train(tmp_path, model=MODEL, resume=True, epochs=2)
     assert fetched == [f'{tmp_path}/epoch_1.pth'] * 2  # to choose, and to load
     text = f'backbone: {tmp_path}/epoch_1.pth contains all its weights, far://r18 is not read'
-    assert text in log_of(tmp_path)
+    assert text in log
 
 
 @pytest.mark.parametrize('complete', [True, False])
@@ -374,26 +340,28 @@ def test_a_checkpoint_is_read_once_and_a_backbone_if_needed(tmp_path, fetched, c
     if not complete:
         del weights['backbone.layer4.1.bn2.running_mean']
     path = save(tmp_path / 'a+b.pth', weights)
-    runner = start(tmp_path, init_cfg=[FAR], load_from=path)
+    runner = make_runner(tmp_path, model=detector_cfg(init_cfg=[FAR]), load_from=path)
+    runner.train()
     assert fetched == [path] + ['far://r18'] * (not complete)
-    assert_same(snapshot(runner), weights, [name for name in weights if 'backbone' in name])
-    runner.load_checkpoint(path)  # that of before is not kept
+    loaded = next(hook.weights for hook in runner.hooks if isinstance(hook, Snapshot))
+    assert_same(loaded, weights, [name for name in weights if 'backbone' in name])
+    runner.load_checkpoint(path)  # is read again, not kept
     assert fetched.count(path) == 2
 
 
-def test_a_test_reads_its_checkpoint_once(tmp_path, fetched):
+def test_a_test_reads_its_checkpoint_only(tmp_path, fetched):
     path = save(tmp_path / 'x.pth', detector().state_dict())
-    make_runner(tmp_path, model=detector_cfg(init_cfg=FAR), load_from=path).test()
+    make_runner(tmp_path, model=MODEL, load_from=path).test()
     assert fetched == [path]
 
 
 def test_the_other_initial_values_stay_the_same(tmp_path, fetched):
     weights = detector(5).state_dict()
     backbone = {name: value for name, value in weights.items() if name.startswith('backbone')}
-    scratch = snapshot(start(tmp_path / 'scratch'))
-    spared = snapshot(start(tmp_path / 'full', load_from=save(tmp_path / 'b.pth', backbone)))
+    path = save(tmp_path / 'b.pth', backbone)
+    scratch, _ = train(tmp_path / 'scratch', model=MODEL)
+    spared, _ = train(tmp_path / 'full', model=MODEL, load_from=path)
     assert fetched.count('far://r18') == 1
-    others = [name for name in scratch if not name.startswith('backbone')]
     assert scratch['neck.fpn_convs.0.conv.weight'].std() > 0
-    assert_same(spared, scratch, others)
+    assert_same(spared, scratch, [name for name in scratch if not name.startswith('backbone')])
     assert_same(spared, backbone)

@@ -2,23 +2,24 @@
 
 from __future__ import annotations
 
-import io
 import json
 import pickle
 import random
+import re
 import zipfile
 from collections import OrderedDict
 
 import numpy as np
 import pytest
 import torch
-from mmengine.logging import HistoryBuffer, MMLogger
+from mmengine.logging import HistoryBuffer
 from mmengine.model import BaseModel
 from mmengine.optim.scheduler.lr_scheduler import OneCycleLR
 from mmengine.runner import Runner
 from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
+from ghmdet.checkpoint import reader
 from ghmdet.checkpoint.reader import TRUST_VARIABLE
 from ghmdet.engine import CheckpointError, load_checkpoint_file
 from tests.hostile import HOSTILE, write
@@ -47,20 +48,17 @@ class Line(BaseModel):
 
 
 def make_runner(work_dir, **options):
-    settings = {
-        'model': Line(),
-        'work_dir': str(work_dir),
-        'train_dataloader': {
-            'dataset': Points(),
-            'batch_size': 1,
-            'sampler': {'type': 'DefaultSampler', 'shuffle': False},
-        },
-        'train_cfg': {'by_epoch': True, 'max_epochs': 1},
-        'optim_wrapper': {'optimizer': {'type': 'SGD', 'lr': 0.1, 'momentum': 0.9}},
-        'param_scheduler': {'type': 'LinearLR', 'end': 2, 'by_epoch': False},
-        'custom_hooks': [{'type': 'EMAHook'}],
-        'log_level': 'ERROR',
-    }
+    sampler = dict(type='DefaultSampler', shuffle=False)
+    settings = dict(
+        model=Line(),
+        work_dir=str(work_dir),
+        train_dataloader=dict(dataset=Points(), batch_size=1, sampler=sampler),
+        train_cfg=dict(by_epoch=True, max_epochs=1),
+        optim_wrapper=dict(optimizer=dict(type='SGD', lr=0.1, momentum=0.9)),
+        param_scheduler=dict(type='LinearLR', end=2, by_epoch=False),
+        custom_hooks=[dict(type='EMAHook')],
+        log_level='ERROR',
+    )
     return Runner(**{**settings, **options})
 
 
@@ -71,36 +69,42 @@ def trained(tmp_path_factory):
     return folder / 'epoch_1.pth'
 
 
-# --- what is let in ---------------------------------------------------------------------------
+def as_numpy_1_names_it(path, out):
+    """Copy a checkpoint with the module names of numpy 1 in its pickle."""
+    with zipfile.ZipFile(path) as source, zipfile.ZipFile(out, 'w') as target:
+        for name in source.namelist():
+            raw = source.read(name)
+            if name.endswith('data.pkl'):
+                assert b'numpy._core' in raw
+                raw = raw.replace(b'numpy._core', b'numpy.core')
+            target.writestr(name, raw)
+    return out
 
 
-def test_mmengine_checkpoint_has_the_values_that_the_full_reader_finds(trained):
+# --- what is read -----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('numpy', [1, 2])
+def test_mmengine_checkpoint_has_the_values_that_the_full_reader_finds(trained, tmp_path, numpy):
     asked = torch.serialization.get_unsafe_globals_in_checkpoint(trained)
-    assert 'builtins.getattr' in asked
-    assert 'mmengine.logging.history_buffer.HistoryBuffer' in asked
-    safe = load_checkpoint_file(trained)
-    full = torch.load(trained, weights_only=False)
+    assert {'builtins.getattr', 'mmengine.logging.history_buffer.HistoryBuffer'} <= {*asked}
+    file = trained if numpy == 2 else as_numpy_1_names_it(trained, tmp_path / 'old.pth')
+    safe, full = load_checkpoint_file(file), torch.load(trained, weights_only=False)
     assert list(safe) == list(full)
     assert torch.equal(safe['state_dict']['layer.weight'], full['state_dict']['layer.weight'])
-    ours = safe['message_hub']['log_scalars']['train/loss']
-    theirs = full['message_hub']['log_scalars']['train/loss']
-    for mine, other in zip(ours.data, theirs.data, strict=True):
+    scalars = [found['message_hub']['log_scalars']['train/loss'] for found in (safe, full)]
+    for mine, other in zip(*(each.data for each in scalars), strict=True):
         assert mine.tolist() == other.tolist()
         assert mine.dtype == other.dtype
-    assert len(ours.data[0]) == 2
-    assert ours.statistics('mean', window_size=2) == np.mean(theirs.data[0])
-    info, other = safe['message_hub']['runtime_info'], full['message_hub']['runtime_info']
-    assert info == other
+    assert len(scalars[0].data[0]) == 2
+    assert scalars[0].statistics('mean', window_size=2) == np.mean(scalars[1].data[0])
+    assert safe['message_hub']['runtime_info'] == full['message_hub']['runtime_info']
     assert safe['optimizer']['param_groups'] == full['optimizer']['param_groups']
 
 
 def test_mmengine_resumes_through_the_reader(trained, tmp_path):
-    runner = make_runner(
-        tmp_path,
-        train_cfg={'by_epoch': True, 'max_epochs': 2},
-        load_from=str(trained),
-        resume=True,
-    )
+    epochs = dict(by_epoch=True, max_epochs=2)
+    runner = make_runner(tmp_path, train_cfg=epochs, load_from=str(trained), resume=True)
     runner.train()
     assert (runner.epoch, runner.iter) == (2, 4)
     assert len(runner.message_hub.get_scalar('train/loss').data[0]) == 4
@@ -121,34 +125,12 @@ def test_numeric_arrays_and_scalars_of_old_and_new_numpy(tmp_path, code):
     new = pickle.dumps(content, 2)
     assert b'numpy._core' in new
     for name, raw in (('new', new), ('old', new.replace(b'numpy._core', b'numpy.core'))):
-        loaded = load_checkpoint_file(write(tmp_path / f'{name}.pth', raw))
+        loaded, full = load_checkpoint_file(write(tmp_path / f'{name}.pth', raw)), pickle.loads(new)
         assert loaded['array'].tolist() == array.tolist()
-        full = pickle.loads(new)
-        assert loaded['array'].dtype == full['array'].dtype
         assert loaded['scalar'] == array[0, 0]
+        assert loaded['array'].dtype == full['array'].dtype
         assert loaded['scalar'].dtype == full['scalar'].dtype
     assert np.dtype('f8').byteorder == '='
-
-
-def as_numpy_1_names_it(path, out):
-    """Copy a checkpoint with the module names of numpy 1 in its pickle."""
-    with zipfile.ZipFile(path) as source, zipfile.ZipFile(out, 'w') as target:
-        for name in source.namelist():
-            raw = source.read(name)
-            if name.endswith('data.pkl'):
-                assert b'numpy._core' in raw
-                raw = raw.replace(b'numpy._core', b'numpy.core')
-            target.writestr(name, raw)
-    return out
-
-
-def test_mmengine_checkpoint_written_under_numpy_1(trained, tmp_path):
-    old = load_checkpoint_file(as_numpy_1_names_it(trained, tmp_path / 'old.pth'))
-    new = load_checkpoint_file(trained)
-    scalars = [found['message_hub']['log_scalars']['train/loss'] for found in (old, new)]
-    assert scalars[0].data[0].tolist() == scalars[1].data[0].tolist()
-    assert len(scalars[0].data[0]) == 2
-    assert torch.equal(old['state_dict']['layer.weight'], new['state_dict']['layer.weight'])
 
 
 def test_checkpoint_as_mmdetection_2_writes_it(tmp_path):
@@ -206,26 +188,23 @@ def test_hostile_file_is_refused_by_name_and_does_nothing(tmp_path, attack, lega
         file.write_bytes(pickle.dumps(content, 2))
     else:
         write(file, content)
-    with pytest.raises(CheckpointError) as caught:
+    message = f'{file} was refused.*{re.escape(name)}.*{TRUST_VARIABLE}=1'
+    with pytest.raises(CheckpointError, match=message):
         load_checkpoint_file(file)
-    message = str(caught.value)
-    assert str(file) in message
-    assert 'was refused' in message
-    assert name in message
-    assert f'{TRUST_VARIABLE}=1' in message
     assert not marker.exists()
 
 
 @pytest.mark.parametrize('call', [b'(K\x08tR', b'(K\x08t\x81'], ids=['reduce', 'newobj'])
 def test_state_only_classes_are_out_of_reach(tmp_path, call):
-    """The array class may get a state; a file that names it gets a stand-in."""
-    for name in (b'state of an array', b'state of a dtype f'):
-        module_name = b'\x80\x02c' + name + b'\n\n' + call + b'.'
-        with pytest.raises(CheckpointError, match='was refused'):
-            load_checkpoint_file(write(tmp_path / 'x.pth', module_name))
-    forged = b'\x80\x02cnumpy\nndarray\n' + call + b'.'
-    with pytest.raises(CheckpointError):
-        load_checkpoint_file(write(tmp_path / 'y.pth', forged))
+    """The array class may get a state; a file that names it gets a function instead."""
+    for name, message in (
+        (b'state of an array\n', 'was refused'),
+        (b'state of a dtype f\n', 'was refused'),
+        (b'numpy\nndarray', str(tmp_path)),
+    ):
+        file = write(tmp_path / 'x.pth', b'\x80\x02c' + name + b'\n' + call + b'.')
+        with pytest.raises(CheckpointError, match=message):
+            load_checkpoint_file(file)
 
 
 @pytest.mark.filterwarnings('ignore:Detected pickle protocol')
@@ -242,12 +221,10 @@ def test_trusted_file_is_loaded_and_logged(tmp_path, monkeypatch):
         with pytest.raises(CheckpointError, match='was refused'):
             load_checkpoint_file(file)
     monkeypatch.setenv(TRUST_VARIABLE, '1')
-    logger, stream = MMLogger.get_instance('trust'), io.StringIO()
-    monkeypatch.setattr(logger.handlers[0], 'stream', stream)
+    lines = []
+    monkeypatch.setattr(reader, 'print_log', lambda text, **_: lines.append(text))
     assert load_checkpoint_file(file)['object'].tolist() == [None]
-    assert f"{file} uses numpy.dtype('O8'); loaded because {TRUST_VARIABLE}=1" in (
-        stream.getvalue()
-    )
+    assert lines == [f"{file} uses numpy.dtype('O8'); loaded because {TRUST_VARIABLE}=1 is set"]
 
 
 def test_trusted_file_whose_class_is_not_installed(tmp_path, monkeypatch):
@@ -260,24 +237,25 @@ def test_trusted_file_whose_class_is_not_installed(tmp_path, monkeypatch):
 # --- what is wrong with the file --------------------------------------------------------------
 
 
-def test_missing_file_names_the_nearest(tmp_path):
-    for name in ('epoch_11.pth', 'epoch_12.pth', 'notes.txt'):
+@pytest.mark.parametrize(
+    ('names', 'path', 'error', 'message'),
+    [
+        (
+            ['epoch_11.pth', 'epoch_12.pth', 'notes.txt'],
+            'epoch_13.pth',
+            FileNotFoundError,
+            'no checkpoint {0}/epoch_13.pth; it contains epoch_12.pth, epoch_11.pth$',
+        ),
+        ([], 'no/a.pth', FileNotFoundError, 'no folder {0}/no either'),
+        ([], 'a.pth', FileNotFoundError, 'no checkpoint in that folder'),
+        (['latest.pth'], '.', IsADirectoryError, r'is a folder; it contains latest\.pth'),
+    ],
+)
+def test_missing_files(tmp_path, names, path, error, message):
+    for name in names:
         (tmp_path / name).write_text('x')
-    with pytest.raises(FileNotFoundError) as caught:
-        load_checkpoint_file(tmp_path / 'epoch_13.pth')
-    assert f'no checkpoint {tmp_path}/epoch_13.pth' in str(caught.value)
-    assert 'epoch_12.pth, epoch_11.pth' in str(caught.value)
-    assert 'notes' not in str(caught.value)
-
-
-def test_missing_folders_and_a_folder_instead_of_a_file(tmp_path):
-    with pytest.raises(FileNotFoundError, match=f'no folder {tmp_path}/no either'):
-        load_checkpoint_file(tmp_path / 'no' / 'a.pth')
-    with pytest.raises(FileNotFoundError, match='no checkpoint in that folder'):
-        load_checkpoint_file(tmp_path / 'a.pth')
-    (tmp_path / 'latest.pth').write_text('x')
-    with pytest.raises(IsADirectoryError, match=r'is a folder; it contains latest\.pth'):
-        load_checkpoint_file(tmp_path)
+    with pytest.raises(error, match=message.format(tmp_path)):
+        load_checkpoint_file(tmp_path / path)
 
 
 @pytest.mark.parametrize(
@@ -288,22 +266,30 @@ def test_missing_folders_and_a_folder_instead_of_a_file(tmp_path):
         (b'\xff\xd8\xff\xe0\x00\x10JFIF', r'not a checkpoint: it begins with .*JFIF'),
         (b'PK\x03\x04 not really', r'\(15 bytes\) cannot be read .*truncated or damaged'),
         (b'\x80\x02', r'\(2 bytes\) cannot be read .*truncated or damaged'),
+        ([1, 2], 'it contains a list'),
+        ({'model': {'w': torch.ones(1)}, 'epoch': 3}, r"it contains the keys \['model', 'epoch'\]"),
+        ({}, r'it contains the keys \[\]'),
+        ({'state_dict': [1]}, 'it contains a list under state_dict'),
     ],
 )
 def test_file_that_is_no_checkpoint(tmp_path, content, told):
     file = tmp_path / 'a.pth'
-    file.write_bytes(content)
-    with pytest.raises(CheckpointError, match=told) as caught:
+    if isinstance(content, bytes):
+        file.write_bytes(content)
+    else:
+        torch.save(content, file)
+    with pytest.raises(CheckpointError, match=f'^{file}.*{told}'):
         load_checkpoint_file(file)
-    assert str(file) in str(caught.value)
 
 
-def test_truncated_checkpoint(trained, tmp_path):
-    whole = trained.read_bytes()
-    for part in (0.1, 0.5, 0.99):
-        file = tmp_path / 'cut.pth'
-        file.write_bytes(whole[: int(len(whole) * part)])
-        with pytest.raises(CheckpointError, match='truncated or damaged'):
+@pytest.mark.parametrize('suffix', ['.pth', '.safetensors'])
+def test_truncated_checkpoint(trained, tmp_path, suffix):
+    file = tmp_path / f'cut{suffix}'
+    save_file({'w': torch.ones(100)}, file)
+    whole = trained.read_bytes() if suffix == '.pth' else file.read_bytes()
+    for length in (4, 20, len(whole) // 2, len(whole) - 1):
+        file.write_bytes(whole[:length])
+        with pytest.raises(CheckpointError, match=f'{length} bytes.* truncated or damaged'):
             load_checkpoint_file(file)
 
 
@@ -323,41 +309,18 @@ def test_damage_anywhere_gives_one_of_our_errors_or_a_dict(trained, tmp_path):
     assert outcomes == {dict, CheckpointError}
 
 
-@pytest.mark.parametrize(
-    ('content', 'told'),
-    [
-        ([1, 2], 'it contains a list'),
-        ({'model': {'w': torch.ones(1)}, 'epoch': 3}, r"it contains the keys \['model', 'epoch'\]"),
-        ({}, r'it contains the keys \[\]'),
-        ({'state_dict': [1]}, 'it contains a list under state_dict'),
-    ],
-)
-def test_content_that_is_no_checkpoint(tmp_path, content, told):
-    torch.save(content, tmp_path / 'a.pth')
-    with pytest.raises(CheckpointError, match=told):
-        load_checkpoint_file(tmp_path / 'a.pth')
-
-
 # --- safetensors ------------------------------------------------------------------------------
 
 
 def test_safetensors_with_class_names_and_other_texts(tmp_path):
     file = tmp_path / 'a.safetensors'
-    texts = dict(
-        classes='["cat", "d\u00f6g"]',
-        palette='[[1, 2, 3], [4, 5, 6]]',
-        epoch='12',
-        cfg='model = dict()',
-        format='pt',
-    )
+    texts = dict(epoch='12', cfg='model = dict()', format='pt')
+    texts |= dict(classes='["cat", "d\u00f6g"]', palette='[[1, 2, 3], [4, 5, 6]]')
     weights = dict(w=torch.arange(4.0).reshape(2, 2), n=torch.tensor(3), h=torch.ones(1).half())
     save_file(weights, file, metadata=texts)
     loaded = load_checkpoint_file(file)
-    assert {name: value.tolist() for name, value in loaded['state_dict'].items()} == {
-        'w': [[0, 1], [2, 3]],
-        'n': 3,
-        'h': [1],
-    }
+    found = {name: value.tolist() for name, value in loaded['state_dict'].items()}
+    assert found == dict(w=[[0, 1], [2, 3]], n=3, h=[1])
     assert loaded['state_dict']['h'].dtype == torch.float16
     assert loaded['meta'] == dict(
         dataset_meta=dict(classes=('cat', 'd\u00f6g'), palette=[[1, 2, 3], [4, 5, 6]]),
@@ -369,24 +332,20 @@ def test_safetensors_with_class_names_and_other_texts(tmp_path):
 
 def test_safetensors_of_other_programs(tmp_path):
     file = tmp_path / 'a.safetensors'
-    save_file({'w': torch.ones(1)}, file)
-    assert load_checkpoint_file(file)['meta'] == {}
-    save_file({'w': torch.ones(1)}, file, metadata=dict(classes='cat, dog', epoch='last'))
-    assert load_checkpoint_file(file)['meta'] == dict(classes='cat, dog', epoch='last')
-    save_file({'w': torch.ones(1)}, file, metadata=dict(classes='[' * 100_000))
-    assert load_checkpoint_file(file)['meta'] == dict(classes='[' * 100_000)
-
-
-def test_safetensors_go_to_the_device_asked_for(tmp_path):
-    save_file({'w': torch.ones(1)}, tmp_path / 'a.safetensors')
-    for place in ('meta', torch.device('meta')):
-        loaded = load_checkpoint_file(tmp_path / 'a.safetensors', place)
-        assert loaded['state_dict']['w'].device.type == 'meta'
+    for texts in ({}, dict(classes='cat, dog', epoch='last'), dict(classes='[' * 100_000)):
+        save_file({'w': torch.ones(1)}, file, metadata=texts)
+        assert load_checkpoint_file(file)['meta'] == texts
+    for device in ('meta', torch.device('meta')):
+        assert load_checkpoint_file(file, device)['state_dict']['w'].device.type == 'meta'
 
 
 def header(length, **entries):
     text = json.dumps(entries).encode()
     return (len(text) if length is None else length).to_bytes(8, 'little') + text
+
+
+def tensor(kind='F32', shape=(4,), end=4):
+    return header(None, w=dict(dtype=kind, shape=shape, data_offsets=[0, end])) + b'1234'
 
 
 HOSTILE_SAFETENSORS = {
@@ -395,23 +354,11 @@ HOSTILE_SAFETENSORS = {
     'pickle': (pickle.dumps({'state_dict': {}}, 2), 'header'),
     'header of 2**63 bytes': (header(1 << 63), 'header: (HeaderTooLarge|header too large)'),
     'header longer than the file': (header(1000), 'header'),
-    'header that is no JSON': (
-        (2).to_bytes(8, 'little') + b'xx',
-        'Error while deserializing header',
-    ),
+    'header that is no JSON': ((2).to_bytes(8, 'little') + b'xx', 'deserializing header'),
     'deep header': ((200_000).to_bytes(8, 'little') + b'[' * 200_000, 'header'),
-    'offsets beyond the file': (
-        header(None, w=dict(dtype='F32', shape=[4], data_offsets=[0, 16])),
-        'Error while deserializing header',
-    ),
-    'shape that overflows': (
-        header(None, w=dict(dtype='F32', shape=[1 << 62, 1 << 62], data_offsets=[0, 4])) + b'1234',
-        'overflow|Overflow',
-    ),
-    'unknown type': (
-        header(None, w=dict(dtype='PICKLE', shape=[1], data_offsets=[0, 4])) + b'1234',
-        'Error while deserializing header',
-    ),
+    'offsets beyond the file': (tensor(end=16), 'deserializing header'),
+    'shape that overflows': (tensor(shape=(1 << 62, 1 << 62)), 'overflow|Overflow'),
+    'unknown type': (tensor('PICKLE', (1,)), 'deserializing header'),
 }
 
 
@@ -420,16 +367,5 @@ def test_hostile_safetensors(tmp_path, case):
     content, told = HOSTILE_SAFETENSORS[case]
     file = tmp_path / 'a.safetensors'
     file.write_bytes(content)
-    with pytest.raises(CheckpointError, match=told) as caught:
+    with pytest.raises(CheckpointError, match=f'(?s)^{file}.*({told})'):
         load_checkpoint_file(file)
-    assert str(file) in str(caught.value)
-
-
-def test_truncated_safetensors(tmp_path):
-    file = tmp_path / 'a.safetensors'
-    save_file({'w': torch.ones(100)}, file)
-    whole = file.read_bytes()
-    for length in (4, 20, len(whole) - 1):
-        file.write_bytes(whole[:length])
-        with pytest.raises(CheckpointError, match=f'{length} bytes.* truncated or damaged'):
-            load_checkpoint_file(file)

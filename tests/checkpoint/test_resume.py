@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import shutil
 import socket
 
 import pytest
@@ -32,13 +31,7 @@ def save(folder, name, seconds):
     return str(folder / name)
 
 
-def cut(path, size=300):
-    with open(path, 'rb+') as stream:
-        stream.truncate(size)
-
-
-def point(folder, text):
-    (folder / 'last_checkpoint').write_bytes(text if isinstance(text, bytes) else text.encode())
+BEST = 'best_coco_bbox_mAP_epoch_12.pth'
 
 
 def chosen(folder):
@@ -56,89 +49,60 @@ def two_runs(tmp_path):
     """Epochs 1 to 3 of a run beside 4 and 12 of an older, longer one."""
     for seconds, epoch in enumerate((4, 12, 1, 2, 3)):
         save(tmp_path, f'epoch_{epoch}.pth', 1000 + seconds)
-    save(tmp_path, 'best_coco_bbox_mAP_epoch_12.pth', 2000)
+    save(tmp_path, BEST, 2000)
     (tmp_path / '.epoch_4.pth.tmp').write_bytes(b'PK')
-    point(tmp_path, f'{tmp_path}/epoch_3.pth')
+    (tmp_path / 'last_checkpoint').write_text(f'{tmp_path}/epoch_3.pth')
     return tmp_path
 
 
-def test_the_pointer_goes_first(two_runs):
-    assert chosen(two_runs) == ('epoch_3.pth', [])
-    point(two_runs, 'epoch_1.pth\n')
-    assert chosen(two_runs) == ('epoch_1.pth', [])
+@pytest.mark.parametrize(
+    ('text', 'name', 'note'),
+    [
+        (None, 'epoch_3.pth', 'there is no last_checkpoint in {}'),
+        ('', 'epoch_3.pth', '{}/last_checkpoint is empty'),
+        ('{}/epoch_3.pth', 'epoch_3.pth', None),
+        ('epoch_1.pth\n', 'epoch_1.pth', None),
+        (BEST, 'epoch_3.pth', 'skipped: {}/' + BEST + ' was saved without an optimizer'),
+    ],
+)
+def test_the_pointer_goes_first(two_runs, text, name, note):
+    os.remove(two_runs / 'last_checkpoint')
+    if text is not None:
+        (two_runs / 'last_checkpoint').write_text(text.format(two_runs))
+    assert chosen(two_runs) == (name, [note.format(two_runs)] if note else [])
 
 
 def test_unreadable_files_are_skipped(two_runs):
-    cut(two_runs / 'epoch_3.pth')
+    for epoch in (1, 2, 3):
+        os.truncate(two_runs / f'epoch_{epoch}.pth', 300)
     name, told = chosen(two_runs)
-    assert name == 'epoch_2.pth'
-    assert len(told) == 1
-    assert told[0].startswith(f'skipped: {two_runs}/epoch_3.pth (300 bytes) cannot be read (')
-    cut(two_runs / 'epoch_2.pth', 0)
-    os.utime(two_runs / 'epoch_2.pth', (1003, 1003))
-    name, told = chosen(two_runs)
-    assert name == 'epoch_1.pth'
-    assert told[1] == (
-        f'skipped: {two_runs}/epoch_2.pth is empty (0 bytes): the save or download did not finish.'
-    )
-    os.remove(two_runs / 'epoch_1.pth')  # what is left is of the older run
-    assert chosen(two_runs)[0] == 'epoch_12.pth'
-
-
-def test_a_flipped_bit(two_runs):
-    data = bytearray((two_runs / 'epoch_3.pth').read_bytes())
-    data[data.index(torch.ones(9).numpy().tobytes()) + 2] ^= 1
-    (two_runs / 'epoch_3.pth').write_bytes(data)
-    assert chosen(two_runs) == (
-        'epoch_2.pth',
-        [
-            f'skipped: {two_runs}/epoch_3.pth is damaged: the checksum of epoch_3/data/0 in it '
-            'is wrong'
-        ],
-    )
-
-
-def test_pointers_of_no_use(two_runs):
-    point(two_runs, '')
-    assert chosen(two_runs) == ('epoch_3.pth', [f'{two_runs}/last_checkpoint is empty'])
-    best = f'{two_runs}/best_coco_bbox_mAP_epoch_12.pth'
-    point(two_runs, best)
-    assert chosen(two_runs) == (
-        'epoch_3.pth',
-        [f'skipped: {best} was saved without an optimizer'],
-    )
-    os.remove(two_runs / 'last_checkpoint')
-    assert chosen(two_runs) == ('epoch_3.pth', [f'there is no last_checkpoint in {two_runs}'])
-
-
-def test_a_folder_that_was_moved(two_runs):
-    moved = two_runs / 'moved'
-    shutil.copytree(two_runs, moved)
-    os.remove(two_runs / 'epoch_3.pth')
-    save(moved, 'epoch_2.pth', 5000)
-    assert chosen(moved) == ('epoch_3.pth', [])
+    assert name == 'epoch_12.pth'  # what is left is of the older run
+    assert len(told) == 3
+    for epoch in (1, 2, 3):
+        text = f'skipped: {two_runs}/epoch_{epoch}.pth (300 bytes) cannot be read ('
+        assert sum(line.startswith(text) for line in told) == 1
 
 
 def test_nothing_to_choose(tmp_path):
     assert chosen(tmp_path) == (None, [])
-    point(tmp_path, 'epoch_1.pth')
+    (tmp_path / 'last_checkpoint').write_text('epoch_1.pth')
     problem = f'{tmp_path}/last_checkpoint names epoch_1.pth, which does not exist'
     assert chosen(tmp_path) == (None, [problem])
 
 
 def test_none_of_them_readable(tmp_path):
     for epoch in (1, 2):
-        cut(save(tmp_path, f'epoch_{epoch}.pth', 1000 + epoch), 0)
-    point(tmp_path, '')
+        (tmp_path / f'epoch_{epoch}.pth').touch()
+        os.utime(tmp_path / f'epoch_{epoch}.pth', (1000 + epoch,) * 2)
+    (tmp_path / 'last_checkpoint').touch()
+    finish = '(0 bytes): the save or download did not finish.'
     with pytest.raises(CheckpointError) as error:
         chosen(tmp_path)
     assert str(error.value) == (
         f'none of the 2 checkpoints of {tmp_path} can be read:\n'
         f'  {tmp_path}/last_checkpoint is empty\n'
-        f'  skipped: {tmp_path}/epoch_2.pth is empty (0 bytes): the save or download did not '
-        'finish.\n'
-        f'  skipped: {tmp_path}/epoch_1.pth is empty (0 bytes): the save or download did not '
-        'finish.\n'
+        f'  skipped: {tmp_path}/epoch_2.pth is empty {finish}\n'
+        f'  skipped: {tmp_path}/epoch_1.pth is empty {finish}\n'
         'Restore a complete copy of one, name another with --resume FILE, or leave --resume '
         '(resume=True) out to begin at the start.'
     )
@@ -153,25 +117,18 @@ def begin(folder, is_first=True, **cfg):
     return cfg.get('resume'), cfg.get('load_from'), [text for _, text in notes]
 
 
-def test_what_the_runner_is_told(two_runs):
+def test_where_a_run_begins(two_runs):
     last = f'{two_runs}/epoch_3.pth'
-    assert begin(two_runs, resume=True) == (
-        True,
-        last,
-        [f'{last} is the newest checkpoint of {two_runs} that can be read'],
-    )
+    note = f'{last} is the newest checkpoint of {two_runs} that can be read'
+    assert begin(two_runs, resume=True) == (True, last, [note])
     named = f'{two_runs}/epoch_1.pth'
     assert begin(two_runs, resume=True, load_from=named) == (True, named, [])
-    assert begin(two_runs, load_from='weights.pth') == (
-        False,
-        'weights.pth',
-        [
-            f'{two_runs} has checkpoints of an earlier run: epoch_3.pth, epoch_2.pth, '
-            'epoch_1.pth, epoch_12.pth, epoch_4.pth. This run begins at the start and overwrites '
-            'files of the same names. --resume continues the earlier run; --work-dir sets another '
-            'folder.'
-        ],
+    note = (
+        f'{two_runs} has checkpoints of an earlier run: epoch_3.pth, epoch_2.pth, epoch_1.pth, '
+        'epoch_12.pth, epoch_4.pth. This run begins at the start and overwrites files of the same '
+        'names. --resume continues the earlier run; --work-dir sets another folder.'
     )
+    assert begin(two_runs, load_from='weights.pth') == (False, 'weights.pth', [note])
     save(two_runs, 'iter_99.pth', 1)
     assert 'epoch_12.pth, epoch_4.pth and 1 more. This run' in begin(two_runs)[2][0]
     assert begin(two_runs, is_first=False) == (False, None, [])
@@ -203,9 +160,13 @@ def of_another_process(folder):
 
 
 @pytest.mark.parametrize(
-    'settings', [{}, dict(load_from='w.pth'), dict(resume=True, load_from='w')]
+    ('settings', 'count'),
+    [
+        ({}, 0),  # the processes of another machine failed
+        (dict(load_from='w.pth'), 1),
+        (dict(resume=True, load_from='w'), 1),
+    ],
 )
-@pytest.mark.parametrize('count', [0, 1])  # 0: the processes of another machine failed
 def test_a_restart_never_overwrites_its_checkpoints(tmp_path, monkeypatch, settings, count):
     attempt(monkeypatch, 'a', 0)
     first = begin(tmp_path, **settings)
@@ -225,11 +186,10 @@ def test_a_restart_never_overwrites_its_checkpoints(tmp_path, monkeypatch, setti
 
 
 def test_another_job_of_torchrun_is_no_restart(two_runs, monkeypatch):
-    attempt(monkeypatch, 'a', 0)
-    begin(two_runs)
-    of_another_process(two_runs)
-    attempt(monkeypatch, 'b', 0)
-    assert begin(two_runs)[:2] == (False, None)
+    for job in 'ab':
+        attempt(monkeypatch, job, 0)
+        assert begin(two_runs)[:2] == (False, None)
+        of_another_process(two_runs)
 
 
 RESTARTED = """
@@ -320,13 +280,10 @@ def test_a_restart_counted_on_another_machine(two_runs, other_process, monkeypat
 
 
 def test_the_first_process_decides_for_all_that_are_joined(tmp_path, monkeypatch):
-    answers = iter(
-        [[resume.Start(True, 'epoch_5.pth', [(20, 'text')]), None], [None, WorkDirError()]]
-    )
+    answers = iter([(True, 'epoch_5.pth', [(20, 'text')]), WorkDirError()])
     monkeypatch.setattr(resume, 'is_distributed', lambda: True)
-    monkeypatch.setattr(
-        resume, 'broadcast_object_list', lambda own: own.__setitem__(slice(2), next(answers))
-    )
+    answer = lambda own: own.__setitem__(0, next(answers))  # noqa: E731
+    monkeypatch.setattr(resume, 'broadcast_object_list', answer)
     assert begin(tmp_path, is_first=False) == (True, 'epoch_5.pth', [])
     with pytest.raises(WorkDirError):
         begin(tmp_path, is_first=False)

@@ -14,20 +14,11 @@ import pytest
 import torch
 from mmengine.runner import Runner
 
-from ghmdet.checkpoint.save_hook import (
-    CheckpointHook,
-    SaveError,
-)
-from ghmdet.engine import (
-    load_checkpoint_file,
-)
+from ghmdet.checkpoint.save_hook import CheckpointHook, SaveError
+from ghmdet.engine import load_checkpoint_file
 from tests.engine.test_exact_resume import CASES, case_cfg, check_same, final
 from tests.number_runs import number_cfg, train
 from tests.two_processes import run_processes
-
-
-def files(folder):
-    return sorted(file.name for file in Path(folder).iterdir() if file.is_file())
 
 
 def run(work_dir, epochs=3, numbers=(1, 1), resume=False, **hook):
@@ -41,32 +32,30 @@ def run(work_dir, epochs=3, numbers=(1, 1), resume=False, **hook):
 
 
 def checkpoints(folder):
-    return [name for name in files(folder) if name.endswith('.pth')]
-
-
-def test_the_size_is_told(tmp_path):
-    runner = run(tmp_path, epochs=1)
-    size = (tmp_path / 'epoch_1.pth').stat().st_size
-    told = [line for line in runner.lines if line.startswith('Saved')]
-    assert len(told) == 1
-    assert told[0].startswith(f'Saved epoch_1.pth ({size / 1e6:.1f} MB) in ')
+    return sorted(file.name for file in Path(folder).glob('[!.]*.pth'))
 
 
 @pytest.mark.parametrize(
     ('keep', 'kept'), [(-1, [1, 2, 3, 4]), (1, [4]), (2, [3, 4]), (9, [1, 2, 3, 4])]
 )
 def test_how_many_are_kept(tmp_path, keep, kept):
-    run(tmp_path, epochs=4, max_keep_ckpts=keep)
+    (tmp_path / '.epoch_1.pth.tmp').write_bytes(b'left by an interrupted save')
+    runner = run(tmp_path, epochs=4, max_keep_ckpts=keep)
     assert checkpoints(tmp_path) == [f'epoch_{number}.pth' for number in kept]
+    assert not list(tmp_path.glob('.*.tmp'))
+    size = (tmp_path / 'epoch_4.pth').stat().st_size / 1e6
+    logged = [line for line in runner.lines if line.startswith('Saved')]
+    assert len(logged) == 4
+    assert logged[3].startswith(f'Saved epoch_4.pth ({size:.1f} MB) in ')
 
 
-@pytest.mark.parametrize('moment', ['write', 'replace', 'pointer'])
-@pytest.mark.parametrize('keep', [1, 2])
+@pytest.mark.parametrize(('moment', 'keep'), [('write', 1), ('replace', 2), ('pointer', 1)])
 def test_a_save_that_fails_leaves_the_one_before(tmp_path, monkeypatch, moment, keep):
-    """The third save fails at each of its moments; then the run goes on from the second."""
+    """The third save fails at each of its moments; then the run resumes from the second."""
     whole = final(train(case_cfg(tmp_path / 'whole', CASES['epochs'], by_epoch=True)))
     settings = dict(by_epoch=True, max_keep_ckpts=keep)
-    fails = os.replace if moment != 'write' else Runner.save_checkpoint
+    owner, name = (Runner, 'save_checkpoint') if moment == 'write' else (os, 'replace')
+    original = getattr(owner, name)
 
     def fail(*args, **kwargs):
         if moment == 'write' and kwargs['meta']['epoch'] == 3:
@@ -76,14 +65,11 @@ def test_a_save_that_fails_leaves_the_one_before(tmp_path, monkeypatch, moment, 
         pointing = target == 'last_checkpoint' and (tmp_path / 'parts/epoch_3.pth').exists()
         if (moment == 'replace' and target == 'epoch_3.pth') or (moment == 'pointer' and pointing):
             raise KeyboardInterrupt
-        return fails(*args, **kwargs)
+        return original(*args, **kwargs)
 
     cfg = case_cfg(tmp_path / 'parts', CASES['epochs'], **settings)
     with monkeypatch.context() as patch:
-        if moment == 'write':
-            patch.setattr(Runner, 'save_checkpoint', fail)
-        else:
-            patch.setattr(os, 'replace', fail)
+        patch.setattr(owner, name, fail)
         with pytest.raises((SaveError, KeyboardInterrupt)) as raised:
             train(cfg)
     pointer = (tmp_path / 'parts/last_checkpoint').read_text()
@@ -99,8 +85,7 @@ def test_a_save_that_fails_leaves_the_one_before(tmp_path, monkeypatch, moment, 
     cfg = case_cfg(tmp_path / 'parts', CASES['epochs'], **settings)
     cfg.resume = True
     check_same(whole, final(train(cfg)))
-    kept = ['epoch_3.pth'] if keep == 1 else ['epoch_2.pth', 'epoch_3.pth']
-    assert checkpoints(tmp_path / 'parts') == kept
+    assert checkpoints(tmp_path / 'parts') == ['epoch_2.pth', 'epoch_3.pth'][-keep:]
     assert not list((tmp_path / 'parts').glob('.*.tmp'))
 
 
@@ -142,17 +127,11 @@ def test_the_best(tmp_path):
     assert runner.message_hub.get_info('best_score') == 2
 
 
-def test_nobody_can_tell_what_is_best(tmp_path):
+def test_it_is_not_known_what_is_best(tmp_path):
     runner = run(tmp_path, epochs=1, save_best='auto')
     assert checkpoints(tmp_path) == ['epoch_1.pth']
-    warning = "save_best='auto': it is not known whether more or less of up is better"
+    warning = "save_best='auto': it is not known whether up is better when greater or less"
     assert any(line.startswith(warning) for line in runner.lines)
-
-
-def test_leftovers_of_interrupted_saves_are_removed(tmp_path):
-    (tmp_path / '.epoch_1.pth.tmp').write_bytes(b'part')
-    run(tmp_path, epochs=1)
-    assert not list(tmp_path.glob('.*.tmp'))
 
 
 KILLED = """
@@ -175,13 +154,14 @@ train(case_cfg(sys.argv[1], CASES['epochs'], by_epoch=True))
 """
 
 
+@pytest.mark.long
 def test_killed_during_a_save(tmp_path):
     root = Path(__file__).parents[2]
     env = dict(os.environ, PYTHONPATH=str(root))
     command = [sys.executable, '-c', KILLED, str(tmp_path / 'parts')]
     done = subprocess.run(command, env=env, capture_output=True, timeout=120)
     assert done.returncode == -signal.SIGKILL, done.stderr.decode()[-2000:]
-    assert '.epoch_2.pth.tmp' in files(tmp_path / 'parts')
+    assert (tmp_path / 'parts/.epoch_2.pth.tmp').exists()
     assert (tmp_path / 'parts/last_checkpoint').read_text().endswith('epoch_1.pth')
     cfg = case_cfg(tmp_path / 'parts', CASES['epochs'], by_epoch=True)
     cfg.resume = True
@@ -218,7 +198,7 @@ torch.distributed.destroy_process_group()
 
 
 def test_buffers_of_two_processes(tmp_path):
-    """Each goes on with its own; in the file stands their mean."""
+    """Each resumes with its own; the file has their mean."""
     told = run_processes(TWO, tmp_path, tmp_path)
     buffers = json.loads(told[told.index('{"whole"') :])
     first, second = buffers['whole']
@@ -235,9 +215,8 @@ def test_buffers_of_two_processes(tmp_path):
     assert 'loss.edges' not in a['run_state']['processes'][0]['buffers']
     assert a['state_dict']['norm.num_batches_tracked'] == 12
 
-    cfg = case_cfg(tmp_path / 'alone', CASES['epochs'])  # goes on with the mean
+    cfg = case_cfg(tmp_path / 'alone', CASES['epochs'])  # resumes with the mean
     cfg.custom_hooks = [dict(type='EMAHook', momentum=0.1)]
     cfg.train_cfg.max_epochs = 4
     cfg.resume, cfg.load_from = True, str(tmp_path / 'whole/iter_12.pth')
-    runner = train(cfg)
-    assert runner.iter == 16
+    assert train(cfg).iter == 16

@@ -12,25 +12,16 @@ from tests.hostile import HOSTILE, write
 
 TOOLS = Path(__file__).parents[2] / 'tools'
 
-# The tool, and its arguments after the config.
+# The tool, its arguments after the config, and one attack; tests/checkpoint/test_reader.py has all.
 WAYS = {
-    'test': ('test.py', lambda evil: [str(evil)]),
-    'resume': ('train.py', lambda evil: ['--resume', str(evil)]),
-    'load_from': ('train.py', lambda evil: ['--cfg-options', f'load_from={evil}']),
+    'test': ('test.py', '{}', 'os.system'),
+    'resume': ('train.py', '--resume {}', 'subprocess'),
+    'load_from': ('train.py', '--cfg-options load_from={}', 'eval'),
     'init_cfg': (
         'train.py',
-        lambda evil: [
-            '--cfg-options',
-            'model.init_cfg.type=Pretrained',
-            f'model.init_cfg.checkpoint={evil}',
-        ],
+        '--cfg-options model.init_cfg.type=Pretrained model.init_cfg.checkpoint={}',
+        'open',
     ),
-}
-CASES = {  # one attack for each way; tests/checkpoint/test_reader.py has all attacks
-    'test': 'os.system',
-    'resume': 'subprocess',
-    'load_from': 'eval',
-    'init_cfg': 'open',
 }
 
 
@@ -48,15 +39,15 @@ def evil(tmp_path, monkeypatch):
 
 
 def command(way, config, file):
-    tool, arguments = WAYS[way]
+    tool, arguments, _ = WAYS[way]
     work_dir = ['--work-dir', str(config.parent / 'work')]
-    return [str(TOOLS / tool), str(config), *work_dir, *arguments(file)]
+    return [str(TOOLS / tool), str(config), *work_dir, *arguments.format(file).split()]
 
 
-@pytest.mark.parametrize(('way', 'attack'), CASES.items())
-def test_hostile_file_is_refused(config, evil, monkeypatch, capsys, way, attack):
+@pytest.mark.parametrize('way', WAYS)
+def test_hostile_file_is_refused(config, evil, monkeypatch, capsys, way):
     """In this process, for speed."""
-    file, told = evil(attack)
+    file, told = evil(WAYS[way][2])
     argv = command(way, config, file)
     monkeypatch.setattr(sys, 'argv', argv)
     with pytest.raises(SystemExit) as caught:

@@ -1,7 +1,6 @@
 """Work dirs as users leave them: with a broken checkpoint, or in use by another training."""
 
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -12,30 +11,20 @@ EPOCHS = ('--cfg-options', 'train_cfg.max_epochs=2', 'val_cfg=None', 'val_datalo
 SHORT = (*EPOCHS, 'val_evaluator=None')
 
 
-def test_a_broken_or_missing_checkpoint(server, config, tmp_path):
+def test_a_broken_checkpoint(server, config, tmp_path):
     """Resumed from the one before, the run ends with the same weights."""
-    whole = tmp_path / 'whole'
-    done = server('ghmdet.train', [config, '--work-dir', whole, *SHORT], tmp_path, 120)
+    done = server('ghmdet.train', [config, '--work-dir', tmp_path, *SHORT], tmp_path, 120)
     assert done['code'] == 0, done['stderr'][-3000:]
-    for name in ('cut', 'missing'):
-        folder = tmp_path / name
-        shutil.copytree(whole, folder, ignore=shutil.ignore_patterns('2*'))
-        last, before = folder / 'epoch_2.pth', folder / 'epoch_1.pth'
-        (folder / 'last_checkpoint').write_text(str(last))
-        size = last.stat().st_size // 2
-        if name == 'cut':
-            os.truncate(last, size)
-            reason = f'skipped: {last} ({size} bytes) cannot be read ('
-        else:
-            last.unlink()
-            reason = f'{folder}/last_checkpoint names {last}, which does not exist'
-        done = server('ghmdet.train', [config, '--resume', '--work-dir', folder, *SHORT], tmp_path)
-        told = done['stdout'] + done['stderr']
-        assert done['code'] == 0, told[-3000:]
-        assert reason in told
-        assert f'{before} is the newest checkpoint of {folder} that can be read' in told
-        assert f'resuming from {before} after epoch 1, iteration 3' in told
-        check_equal(weights(last), weights(whole / 'epoch_2.pth'))
+    last, before = tmp_path / 'epoch_2.pth', tmp_path / 'epoch_1.pth'
+    whole, size = weights(last), last.stat().st_size // 2
+    os.truncate(last, size)
+    done = server('ghmdet.train', [config, '--resume', '--work-dir', tmp_path, *SHORT], tmp_path)
+    told = done['stdout'] + done['stderr']
+    assert done['code'] == 0, told[-3000:]
+    assert f'skipped: {last} ({size} bytes) cannot be read (' in told
+    assert f'{before} is the newest checkpoint of {tmp_path} that can be read' in told
+    assert f'resuming from {before} after epoch 1, iteration 3' in told
+    check_equal(weights(last), whole)
 
 
 def test_nothing_readable_and_nothing_there(server, config, tmp_path):
