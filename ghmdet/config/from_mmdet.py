@@ -38,7 +38,7 @@ def convert_mmdet_config(cfg: Config) -> None:
         Traceback (most recent call last):
         ...
         ValueError: the config has keys of MMDetection 2.x, which are not used. The new keys are:
-          evaluation.interval=2 -> train_cfg.val_interval
+          evaluation.interval=2 -> train_cfg.val_interval=2
         See docs/from_mmdet.md for the whole table.
     """
     name = cfg.filename or 'the config'

@@ -42,8 +42,8 @@ def test_old_keys_on_the_command_line(shapes, tmp_path):
     assert done.returncode != 0
     assert done.stderr.endswith(
         f'error: {config} has keys of MMDetection 2.x, which are not used. The new keys are:\n'
-        '  data.samples_per_gpu=4 -> train_dataloader.batch_size\n'
-        '  runner.max_epochs=3 -> train_cfg.max_epochs\n'
+        '  data.samples_per_gpu=4 -> train_dataloader.batch_size=4\n'
+        '  runner.max_epochs=3 -> train_cfg.max_epochs=3\n'
         'See docs/from_mmdet.md for the whole table.\n'
         '(--debug shows where in the code)\n'
     )
