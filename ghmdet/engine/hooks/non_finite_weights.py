@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object
-from mmengine.hooks import Hook
+from mmengine.hooks import CheckpointHook, Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
@@ -34,6 +34,7 @@ class NonFiniteWeightsHook(Hook):
 
     def __init__(self) -> None:
         self._exempt: set[str] = set()
+        self._checkpoint_hooks: list[CheckpointHook] = []
 
     def before_train(self, runner: Runner) -> None:
         """Check the initial or loaded weights.
@@ -41,6 +42,7 @@ class NonFiniteWeightsHook(Hook):
         Raises:
             NonFiniteError: parameters are not finite; the message names them.
         """
+        self._checkpoint_hooks = checkpoint_hooks(runner)
         model = unwrap(runner.model)
         self._exempt = set(_find_bad(model.named_buffers()))
         bad = _find_bad(model.named_parameters())
@@ -53,7 +55,7 @@ class NonFiniteWeightsHook(Hook):
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Check if a checkpoint is due after this iteration."""
-        for hook in checkpoint_hooks(runner):
+        for hook in self._checkpoint_hooks:
             is_due = hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
             is_due |= hook.save_last and hook.is_last_train_iter(runner)
             if is_due and not hook.by_epoch:
