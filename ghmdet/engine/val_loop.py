@@ -82,10 +82,12 @@ class ValLoop(_ValLoop):
         if self.compute_loss:
             # Before the prediction, which may change the samples.
             self._buffers.save()
-            with preserve_random_state(), autocast(enabled=self.fp16):
-                for image, sample in zip(*_split_batch(data_batch), strict=True):
-                    self._losses.append((_identity(sample), self._compute(image, sample)))
-            self._buffers.restore()
+            try:
+                with preserve_random_state(), autocast(enabled=self.fp16):
+                    for image, sample in zip(*_split_batch(data_batch), strict=True):
+                        self._losses.append((_identity(sample), self._compute(image, sample)))
+            finally:
+                self._buffers.restore()
         super().run_iter(idx, data_batch)
 
     def _compute(self, image: Tensor, sample: Any) -> dict[str, Tensor]:
