@@ -40,7 +40,7 @@ class LoadWeightsHook(Hook):
             many as in the checkpoint.
     """
 
-    priority = 'HIGH'  # before EMAHook, which copies the loaded weights
+    priority = 'HIGH'
 
     def __init__(self, match_classes: bool = False, check_classes: bool = True) -> None:
         self.match_classes = match_classes

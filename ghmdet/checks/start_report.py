@@ -44,7 +44,7 @@ class StartReportHook(Hook):
         max_anchor_boxes: boxes that are compared.
     """
 
-    priority = 'LOWEST'  # after CheckpointHook has chosen its folder
+    priority = 'LOWEST'
 
     def __init__(
         self,
