@@ -38,8 +38,8 @@ from mmengine.runner.checkpoint import CheckpointLoader
 from rich.console import Console
 from rich.progress import DownloadColumn, Progress, TransferSpeedColumn
 
-from ghmdet.atomic_file import publish
 from ghmdet.checkpoint.reader import CheckpointError, RefusedError, load_checkpoint_file
+from ghmdet.files import publish
 from ghmdet.messages import did_you_mean, nearest
 from ghmdet.version import __version__
 

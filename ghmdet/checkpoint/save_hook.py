@@ -15,8 +15,8 @@ from mmengine.fileio import LocalBackend
 from mmengine.hooks import CheckpointHook as _CheckpointHook
 from mmengine.runner import Runner
 
-from ghmdet.atomic_file import publish, replacing
 from ghmdet.checkpoint.files import POINTER_FILE, last_checkpoint
+from ghmdet.files import publish, replacing
 from ghmdet.models.buffers import averaged_buffers
 from ghmdet.models.wrappers import detectors_of
 from ghmdet.registry import HOOKS

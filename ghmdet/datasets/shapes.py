@@ -17,7 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ghmdet.atomic_file import replacing
+from ghmdet.files import replacing
 
 SHAPES_CLASSES = ('circle', 'square', 'triangle')
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
-from ghmdet.atomic_file import replacing
+from ghmdet.files import replacing
 
 
 def results_path(outfile_prefix: str) -> Path:

@@ -24,10 +24,10 @@ from pathlib import Path
 from typing import NoReturn
 from xml.etree import ElementTree
 
-from ghmdet.atomic_file import replacing
 from ghmdet.config.cli import add_debug_argument, run
 from ghmdet.datasets.image_file import ImageError, read_image_sizes
 from ghmdet.datasets.image_folder import SUFFIXES
+from ghmdet.files import replacing
 
 USUAL_SETS = ('train', 'val', 'test')
 # The largest of Pascal VOC has 20 kB.

@@ -23,11 +23,11 @@ import torch
 from safetensors.torch import save
 
 from ghmdet import __version__
-from ghmdet.atomic_file import publish
 from ghmdet.checkpoint.download import file_sha256
 from ghmdet.checkpoint.reader import SAFETENSORS
 from ghmdet.config.cli import add_debug_argument, run
 from ghmdet.engine import load_checkpoint_file
+from ghmdet.files import publish
 
 KEPT_META = ('epoch', 'iter', 'mmengine_version', 'mmdet_version', 'mmcv_version')
 
