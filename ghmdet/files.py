@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import codecs
 import os
+import time
 import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path, PurePath
 
 # The byte order marks of UTF-32 begin like those of UTF-16.
@@ -17,6 +19,8 @@ _MARKS = {
     codecs.BOM_UTF16_LE: 'utf-16',
     codecs.BOM_UTF16_BE: 'utf-16',
 }
+# Files that declare the former are often in the latter, which contain them.
+_SUPERSETS = {'gb2312': 'gb18030', 'gbk': 'gb18030', 'shift_jis': 'cp932', 'euc_kr': 'cp949'}
 
 
 @contextmanager
@@ -55,106 +59,141 @@ def publish(draft: Path, file: Path) -> None:
 
 
 def decode_text(content: bytes, source: str, encoding: str = 'utf-8') -> str:
-    r"""Decode a text file as Windows programs write it; line ends become `\n`.
+    r"""Decode a text file of any system; line ends become `\n`.
+
+    UTF-8 is tried before the declared encoding, which is left as it was by many programs that
+    convert a file to UTF-8.
 
     Args:
-        content: of the file. A byte order mark is obeyed and removed; UTF-16 is recognised without
-            one too.
+        content: of the file. UTF-16 is recognised with and without a byte order mark, which is
+            removed.
         source: name of the file, for messages.
-        encoding: that the file declares, used where it is neither of these.
+        encoding: that the file declares.
 
     Raises:
-        ValueError: the encoding is unknown, or the content is not in it.
+        ValueError: the content is in none of these, or the encoding is unknown.
 
     Example:
         >>> decode_text('cat\r\ndog'.encode('utf-16'), 'classes.txt')
         'cat\ndog'
     """
     found = next((name for mark, name in _MARKS.items() if content.startswith(mark)), '')
-    if not found and b'\0' in content[:2]:
-        found = 'utf-16-be' if content[:1] == b'\0' else 'utf-16-le'
+    if not found and (zero := content.find(b'\0')) >= 0:  # half of an ASCII character
+        found = 'utf-16-le' if zero % 2 else 'utf-16-be'
     try:
-        text = content.decode(found or encoding)
+        text = content.decode(found) if found else _decode_8_bit(content, encoding)
     except LookupError:
-        raise ValueError(f'{source} declares the unknown encoding {encoding!r}') from None
-    except UnicodeDecodeError as error:
-        line = content.count(b'\n', 0, error.start) + 1
         raise ValueError(
-            f'{source}: byte {error.start} in line {line} is not {error.encoding} '
-            f'({error.reason}); save the file as UTF-8'
+            f'{source}: declares the unknown encoding {encoding!r}; save it as UTF-8'
         ) from None
+    except UnicodeDecodeError as error:
+        raise ValueError(f'{source}: {explain_undecodable(error)}') from None
     return text.replace('\r\n', '\n').replace('\r', '\n')
 
 
-def read_text(file: str | os.PathLike[str], encoding: str = 'utf-8') -> str:
-    """Read a text file, see `decode_text`."""
-    path = Path(file).expanduser()
-    return decode_text(path.read_bytes(), str(file), encoding)
+def _decode_8_bit(content: bytes, declared: str) -> str:
+    if b'\x1b' not in content:  # with it, ISO-2022 is made of ASCII bytes
+        with suppress(UnicodeDecodeError):
+            return content.decode()
+    # Windows and browsers have names that Python does not know.
+    name = codecs.lookup(declared.lower().removeprefix('x-').replace('windows-', 'cp')).name
+    return content.decode(_SUPERSETS.get(name, name))
 
 
-def find_look_alike(
-    path: str | os.PathLike[str], listings: dict[str, dict[str, list[str]]] | None = None
-) -> str | None:
-    r"""Find what exists under nearly the name of a missing file or folder.
-
-    Its name may differ in case, in the Unicode normal form, and in `\` for `/`, in any part.
+def explain_undecodable(
+    error: UnicodeDecodeError, offset: int | None = None, line: int | None = None
+) -> str:
+    """Return a message about a byte of a text file that is not in its encoding.
 
     Args:
-        path: of the missing file.
-        listings: names in each folder, which are added; for many calls in a row.
+        error: of decoding the file, or a part of it.
+        offset: of the byte in the file, if the error is of a part.
+        line: its line in the file, likewise.
+    """
+    content, start = error.object, error.start
+    line = line or content.count(b'\n', 0, start) + 1
+    return (
+        f'expected text in {error.encoding.upper()}, but byte 0x{content[start]:02x} at offset '
+        f'{start if offset is None else offset} in line {line} is not ({error.reason}); if it is '
+        'text in another encoding, save it as UTF-8'
+    )
+
+
+def read_text(file: str | os.PathLike[str], encoding: str = 'utf-8') -> str:
+    """Read a text file, see `decode_text`; `~` is expanded."""
+    return decode_text(Path(file).expanduser().read_bytes(), str(file), encoding)
+
+
+def read_lines(file: str | os.PathLike[str]) -> list[str]:
+    """Read a list, one entry per line: without empty lines, and without spaces at their ends."""
+    return [line.strip() for line in read_text(file).split('\n') if line.strip()]
+
+
+def find_look_alike(path: str | os.PathLike[str]) -> str | None:
+    r"""Find what exists under nearly the name of a missing file or folder.
+
+    Any part of the path may differ in case, in the Unicode normal form, and in `\` for `/`.
 
     Returns:
         The path; None if there is no such file, or more than one.
     """
-    listings = {} if listings is None else listings
+    found = ''
     parts = PurePath(os.fspath(path).replace('\\', '/')).parts
-    found = parts[0] if os.path.isabs(parts[0]) else ''
-    rest = parts[1:] if found else parts
-    for number, part in enumerate(rest):
-        if os.path.lexists(candidate := os.path.join(found, part)):
-            found = candidate
-            continue
-        names = _list_folder(found, listings)
-        whole = names.get(_fold('/'.join(rest[number:])), [])  # its `\` are in the name
-        near = names.get(_fold(part), []) or whole
-        if len(near) != 1:
-            return None
-        found = os.path.join(found, near[0])
-        if near is whole:
-            break
-    return found
+    for number, part in enumerate(parts):
+        candidate = os.path.join(found, part)
+        if not os.path.lexists(candidate):
+            names = _names_in(found)
+            rest = names.get(fold_name('/'.join(parts[number:])), [])  # its `\` are in the name
+            near = names.get(fold_name(part), []) or rest
+            if len(near) != 1:
+                return None
+            candidate = os.path.join(found, near[0])
+            if near is rest:
+                return candidate
+        found = candidate
+    return found or None
 
 
 def explain_look_alike(path: str | os.PathLike[str]) -> str:
     """Return the part of a message that names the look-alike of a missing file, '' if none."""
-    found = find_look_alike(path)
-    if found is None or found == os.fspath(path):
+    found, asked = find_look_alike(path), str(PurePath(path))
+    if found is None or found == asked:
         return ''
-    asked, there = os.fspath(path).replace('\\', '/'), found.replace('\\', '/')
-    differences = []
-    if '\\' in os.fspath(path) or '\\' in found:
-        differences.append(r'in \ for /')
-    if unicodedata.normalize('NFC', asked).casefold() != asked.casefold() or (
-        unicodedata.normalize('NFC', there).casefold() != there.casefold()
-    ):
-        differences.append('in the Unicode normal form (both look the same)')
-    if (
-        unicodedata.normalize('NFC', asked) != unicodedata.normalize('NFC', there)
-        or not differences
-    ):
-        differences.append('in upper and lower case')
-    return f'; there is {found!r}, which differs {" and ".join(differences)}'
+    a, b = asked.replace('\\', '/'), found.replace('\\', '/')
+    differences = {
+        r'in \ for /': asked.count('\\') != found.count('\\'),
+        'in the Unicode normal form (both look the same)': a.casefold() != b.casefold(),
+        'in upper and lower case': _compose(a) != _compose(b),
+    }
+    listed = ' and '.join(text for text, differs in differences.items() if differs)
+    return f', but there is {found!r}, which differs {listed}'
 
 
-def _list_folder(folder: str, listings: dict[str, dict[str, list[str]]]) -> dict[str, list[str]]:
-    if folder not in listings:
-        names: dict[str, list[str]] = {}
-        with suppress(OSError):
-            for name in os.listdir(folder or '.'):
-                names.setdefault(_fold(name), []).append(name)
-        listings[folder] = names
-    return listings[folder]
+def fold_name(name: str) -> str:
+    """Return what look-alikes have in common."""
+    return _compose(name.replace('\\', '/')).casefold()
 
 
-def _fold(name: str) -> str:
-    return unicodedata.normalize('NFC', name.replace('\\', '/')).casefold()
+def _compose(name: str) -> str:
+    return unicodedata.normalize('NFC', name)
+
+
+def _names_in(folder: str) -> dict[str, list[str]]:
+    """The names in a folder by `fold_name`; kept, since many files may be missing."""
+    try:
+        status = os.stat(folder or '.')
+    except OSError:
+        return {}
+    # A folder changed within this second may change again with the same time stamp.
+    is_new = time.time_ns() - status.st_mtime_ns < 10**9
+    read = _list_folder.__wrapped__ if is_new else _list_folder
+    return read(folder, status.st_dev, status.st_ino, status.st_mtime_ns)
+
+
+@lru_cache(8)
+def _list_folder(folder: str, *_: int) -> dict[str, list[str]]:
+    names: dict[str, list[str]] = {}
+    with suppress(OSError):
+        for name in os.listdir(folder or '.'):
+            names.setdefault(fold_name(name), []).append(name)
+    return names

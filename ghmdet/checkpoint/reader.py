@@ -26,6 +26,7 @@ from mmengine.logging import HistoryBuffer, print_log
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from safetensors import SafetensorError, safe_open
 
+from ghmdet.files import explain_look_alike
 from ghmdet.messages import nearest
 
 TRUST_VARIABLE = 'GHMDET_TRUST_CHECKPOINT'
@@ -161,7 +162,8 @@ def _check_file(file: Path) -> None:
             f'expected a checkpoint file, but {file} is a folder; {_neighbours(file, "")}'
         )
     if not file.is_file():
-        raise FileNotFoundError(f'no checkpoint {file}; {_neighbours(file.parent, file.name)}')
+        near = explain_look_alike(file) or f'; {_neighbours(file.parent, file.name)}'
+        raise FileNotFoundError(f'no checkpoint {file}{near}')
     with file.open('rb') as stream:
         head = stream.read(16)
     if not head:

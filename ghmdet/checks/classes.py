@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
-from mmengine.fileio import join_path, list_from_file
+from mmengine.fileio import join_path
 from mmengine.registry import Registry
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import is_abs
@@ -19,6 +19,7 @@ from ghmdet.checkpoint.key_maps import channels_per_anchor, strip_wrappers
 from ghmdet.checkpoint.weights import class_names, compare_classes
 from ghmdet.coco.classes import COCO_CLASSES, read_categories, suggest_name
 from ghmdet.config.data_root import find_datasets
+from ghmdet.files import explain_look_alike, read_lines
 from ghmdet.messages import list_items
 from ghmdet.registry import DATASETS, METRICS
 
@@ -145,13 +146,13 @@ def _read_class_names(key: str, dataset: Mapping[str, Any]) -> tuple[str, ...] |
     if classes is None:
         return None
     if isinstance(classes, str):
-        if not os.path.isfile(classes):
+        if not os.path.isfile(os.path.expanduser(classes)):
             raise ValueError(
                 f'{key} must be a sequence of names, got the str {classes!r}, and there is no file '
-                f'of that name with one class per line; a tuple of one needs a comma: '
-                f'classes=({classes!r},)'
+                f'of that name with one class per line{explain_look_alike(classes)}; a tuple of '
+                f'one needs a comma: classes=({classes!r},)'
             )
-        classes = [line.strip() for line in list_from_file(classes) if line.strip()]
+        classes = read_lines(classes)
     if not isinstance(classes, list | tuple) or not all(isinstance(n, str) for n in classes):
         raise ValueError(f'{key} must be a sequence of names, got {classes!r}')
     repeated = [name for name, count in Counter(classes).items() if count > 1]

@@ -17,6 +17,7 @@ from ghmdet.coco.faults import Faults, find_outside_names, find_type_faults
 from ghmdet.coco.reader import find_record_faults, load_json, read_coco
 from ghmdet.coco.records import CocoRecords, convert_records
 from ghmdet.datasets.coco import CocoDataset
+from ghmdet.datasets.file_names import find_elsewhere_names
 
 _KEPT = 1000  # texts per kind of finding
 _SECTIONS = ('images', 'annotations', 'categories')
@@ -107,6 +108,7 @@ def check_dataset(
             audit.notes.append(dataset.summary)
         except (OSError, ValueError) as error:
             audit.add('dataset', [str(error)])
+    dataset.fix_records(records)
     folder = dataset.data_prefix['img']
     _report_boxes(audit, boxes, records, folder)
     names = Counter(image.file_name for image in records.images)
@@ -236,6 +238,7 @@ def _list_jobs(
     names = [str(image.file_name) for image in records.images]
     outside = set() if dataset.allow_outside else set(find_outside_names(names, folder))
     audit.add('file name that leads out of the image folder', sorted(map(repr, outside)))
+    outside |= set(find_elsewhere_names(names, folder))  # which full_init has reported
     jobs = {}
     for index, name in enumerate(names):
         if name not in outside:

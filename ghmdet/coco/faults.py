@@ -15,6 +15,7 @@ from pathlib import PurePath
 from typing import Any
 
 from ghmdet.argument_checks import is_number
+from ghmdet.files import explain_undecodable
 from ghmdet.messages import list_items
 
 # The area of a box this large still fits float32; no image is near it.
@@ -183,10 +184,7 @@ def explain_json(ann_file: str) -> Iterator[None]:
             'the file may have been truncated when it was written or copied'
         ) from None
     except UnicodeDecodeError as error:
-        raise ValueError(
-            f'{ann_file}: expected a JSON text file in UTF-8, but byte {error.start} is invalid '
-            f'({error.reason})'
-        ) from None
+        raise ValueError(f'{ann_file}: {explain_undecodable(error)}') from None
     except ValueError as error:
         # Python reads no integer of more than 4300 digits.
         raise ValueError(f'{ann_file}: {str(error).removeprefix(f"{ann_file}: ")}') from None

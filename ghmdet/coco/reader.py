@@ -4,11 +4,12 @@ An error is a ValueError that names the ids:
 
 | in the file | what happens |
 |---|---|
-| empty, truncated, not UTF-8, nested too deeply, no object with the lists `images` ... | error |
+| empty, truncated, no UTF-8 or UTF-16, nested too deeply, no object with the lists | error |
 | an entry that is no object, lacks a key, or has a wrong type (`"3"`, `true` in a box) | error |
 | an id used twice, or of an image or category that does not exist (`1` is not `"1"`) | error |
 | height or width not above 0, NaN, infinity or more than 1e9 in a box | error |
 | a file name that leads out of the image folder | error, unless `allow_outside=True` |
+| a file name that is a URL or a path of Windows | error |
 | ids of any type but objects and lists, of any size; annotations without ids | accepted |
 | no `area`: width x height; no `iscrowd` or `ignore`: 0 | filled in |
 | a box outside of its image, thinner than a pixel, without area | left out, warning with ids |
@@ -44,6 +45,7 @@ from ghmdet.coco.faults import (
     show,
 )
 from ghmdet.coco.records import CocoRecords, convert_records, read_records
+from ghmdet.files import explain_look_alike
 
 _NO_FILE = (FileNotFoundError, IsADirectoryError, NotADirectoryError)
 
@@ -127,8 +129,8 @@ def load_json(ann_file: str, backend_args: dict[str, Any] | None = None) -> Any:
 
 def _explain_no_file(ann_file: str) -> FileNotFoundError:
     return FileNotFoundError(
-        f'no annotation file at {str(ann_file)!r}: check the keys data_root and ann_file of '
-        'the dataset (or of the evaluator) in the config'
+        f'no annotation file at {str(ann_file)!r}{explain_look_alike(ann_file)}: check the keys '
+        'data_root and ann_file of the dataset (or of the evaluator) in the config'
     )
 
 

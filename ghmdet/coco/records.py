@@ -30,6 +30,7 @@ from ghmdet.coco.faults import (
     name_annotation,
     show,
 )
+from ghmdet.files import explain_undecodable
 
 Id = int | float | str | bool | None  # what JSON can hold and a dict can have as a key
 
@@ -200,8 +201,9 @@ def _decode(text: bytes | mmap.mmap, ann_file: str) -> CocoRecords:
     try:
         document = _decode_document(head + text[start:], ann_file, faults, count)
     except UnicodeDecodeError as error:
-        error.start += begin if error.start < len(head) else start - len(head)
-        raise
+        offset = error.start + (begin if error.start < len(head) else start - len(head))
+        line = find_line(text, offset)[0].count('\n') + 1
+        raise ValueError(f'{ann_file}: {explain_undecodable(error, offset, line)}') from None
     except json.JSONDecodeError as error:
         offset = len(error.doc[: error.pos].encode())
         offset += begin if offset < len(head) else start - len(head)

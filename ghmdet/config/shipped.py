@@ -17,6 +17,7 @@ from mmengine.fileio import load
 
 from ghmdet.config import package_lookup
 from ghmdet.config.from_mmdet import convert_mmdet_config
+from ghmdet.files import explain_look_alike
 from ghmdet.messages import did_you_mean, nearest
 
 MIM_ROOT = Path(__file__).parents[1] / '.mim'
@@ -134,7 +135,8 @@ def _shipped_name(name: str | os.PathLike[str]) -> str:
     last = wanted.split('/')[-1]
     near = [last] if last in recipes else nearest(last, recipes, count=3, cutoff=0.6)
     raise FileNotFoundError(
-        f'no config {os.fspath(name)!r} in ghmdet, and no such file{did_you_mean(near) or "."} '
+        f'no config {os.fspath(name)!r} in ghmdet, and no such file{explain_look_alike(name)}'
+        f'{did_you_mean(near) or "."} '
         f'ghmdet has: {", ".join(recipes)}'
     )
 

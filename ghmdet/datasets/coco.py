@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-import os.path as osp
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
@@ -16,14 +16,21 @@ from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import print_log
 from torch import Tensor
 
+from ghmdet.argument_checks import check_flag
 from ghmdet.coco.box_filter import CocoCounts
 from ghmdet.coco.classes import COCO_CLASSES, COCO_PALETTE, match_classes
-from ghmdet.coco.faults import find_outside_names
 from ghmdet.coco.reader import read_coco, read_coco_json
 from ghmdet.coco.records import CocoRecords, convert_records
 from ghmdet.datasets.coco_images import CocoImages, build_images
+from ghmdet.datasets.file_names import (
+    check_not_elsewhere,
+    check_not_outside,
+    find_image_folder,
+    fix_names,
+)
 from ghmdet.datasets.image_file import ImageError, find_image_fault
 from ghmdet.datasets.transforms import LoadImageFromFile
+from ghmdet.files import read_lines
 from ghmdet.messages import list_items
 from ghmdet.registry import DATASETS, TRANSFORMS
 
@@ -33,7 +40,7 @@ _HOOKS = ('load_data_list', 'parse_data_info', 'filter_data')
 
 @DATASETS.register_module()
 class CocoDataset(BaseDataset):
-    """A COCO annotation file and its images.
+    r"""A COCO annotation file and its images.
 
     One image is a dict of `img_id`, `img_path`, `height`, `width`, `sample_idx` and `instances`, a
     list of `bbox` (x1, y1, x2, y2 in pixels of the file, not clipped to the image), `bbox_label`
@@ -63,6 +70,9 @@ class CocoDataset(BaseDataset):
             end of each epoch. Not with `test_mode`.
         allow_outside: whether file names may lead out of the folder of the images, by `..` or as
             absolute paths. Only checked on a local disk.
+        fix_names: use images, and a folder of images, that exist under nearly the name given:
+            another case, another Unicode normal form, `/` for `\`. Logs how many. Only on a local
+            disk; images whose name fits two files are not found.
         **kwargs: `metainfo` (`classes` in label order; the 80 COCO classes without it),
             `data_root`, `indices`, `serialize_data`, `test_mode`, `lazy_init` and `max_refetch` of
             mmengine's `BaseDataset`.
@@ -93,6 +103,7 @@ class CocoDataset(BaseDataset):
         backend_args: dict | None = None,
         on_error: str = 'raise',
         allow_outside: bool = False,
+        fix_names: bool = False,
         **kwargs: Any,
     ) -> None:
         if on_error not in ('raise', 'skip'):
@@ -109,7 +120,8 @@ class CocoDataset(BaseDataset):
         if unknown:
             raise ValueError(f'filter_cfg may have filter_empty_gt and min_size, got {unknown}')
         self.backend_args = backend_args
-        self.allow_outside = allow_outside
+        check_flag('fix_names', fix_names)
+        self.allow_outside, self.fix_names = allow_outside, fix_names
         self.counts = CocoCounts()
         self.summary = ''
         self._defects = ''
@@ -124,6 +136,10 @@ class CocoDataset(BaseDataset):
 
     @classmethod
     def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
+        given = metainfo if isinstance(metainfo, Mapping) else {}
+        file = given.get('classes')
+        if isinstance(file, str) and os.path.isfile(os.path.expanduser(file)):
+            metainfo = {**given, 'classes': read_lines(file)}
         info = super()._load_metainfo(metainfo)
         classes = info['classes']
         if isinstance(classes, str):
@@ -150,8 +166,15 @@ class CocoDataset(BaseDataset):
             records, data = read_coco_json(self.ann_file, self.backend_args, need_annotations)
         else:
             records = read_coco(self.ann_file, self.backend_args, need_annotations=need_annotations)
-        self._check_folder()
-        self._check_names(records)
+        folder = self.data_prefix['img']
+        if self.is_local(folder):
+            folder = find_image_folder(folder, self.ann_file, self.fix_names)
+            self.data_prefix['img'] = folder
+            self.fix_records(records)
+            if not self.allow_outside:
+                check_not_outside(records.images, folder, self.ann_file)
+        if 'parse_data_info' not in own:
+            check_not_elsewhere(records.images, folder, self.ann_file)
         classes = self._metainfo['classes']
         if records.categorised or not self.test_mode:
             self.cat_ids = match_classes(classes, records.categories, self.ann_file)
@@ -171,6 +194,8 @@ class CocoDataset(BaseDataset):
         anns_of = defaultdict(list)
         for ann in data['annotations']:
             anns_of[ann['image_id']].append(ann)
+        for image, record in zip(data['images'], records.images, strict=True):
+            image['file_name'] = record.file_name
         return [
             self.parse_data_info({'raw_img_info': image, 'raw_ann_info': anns_of[image['id']]})
             for image in data['images']
@@ -309,28 +334,10 @@ class CocoDataset(BaseDataset):
                 'tools/check_dataset.py shows them'
             )
 
-    def _check_names(self, records: CocoRecords) -> None:
-        folder = self.data_prefix['img']
-        if self.allow_outside or not self.is_local(folder):
-            return
-        names = [image.file_name for image in records.images if image.file_name]
-        outside = find_outside_names(names, folder)
-        if outside:
-            ids = {image.file_name: image.id for image in records.images}
-            listed = list_items(f'{name!r} (image id {ids[name]!r})' for name in outside)
-            raise ValueError(
-                f'{self.ann_file}: {len(outside)} file names lead out of the image folder '
-                f'{osp.abspath(folder)!r}: {listed}. Correct data_root and data_prefix.img or '
-                'the file; if it is trusted, set allow_outside=True of the dataset'
-            )
-
-    def _check_folder(self) -> None:
-        folder = self.data_prefix['img']
-        if folder and self.is_local(folder) and not osp.isdir(folder):
-            raise FileNotFoundError(
-                f'no image folder at {folder!r}: check data_root and data_prefix.img of the '
-                f'dataset that reads {self.ann_file}'
-            )
+    def fix_records(self, records: CocoRecords) -> None:
+        """Change the names of image files to those of `fix_names`."""
+        if self.fix_names and self.is_local(self.data_prefix['img']):
+            fix_names(records.images, self.data_prefix['img'], self.ann_file)
 
     def _get_unserialized_subset(self, indices: Sequence[int] | int) -> Sequence[dict]:
         if isinstance(self.data_list, CocoImages) and isinstance(indices, Sequence):

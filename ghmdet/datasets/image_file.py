@@ -25,6 +25,8 @@ import numpy as np
 from mmengine import fileio
 from PIL import Image
 
+from ghmdet.files import explain_look_alike
+
 # Pillow's own default limit.
 MAX_PIXELS = 178_956_970
 COLOR_TYPES = {
@@ -51,10 +53,11 @@ class ImageError(ValueError):
 
 
 class MissingImageError(ImageError, FileNotFoundError):
-    """There is no such image file."""
+    """There is no such image file. Its arguments are the text of the message and the path."""
 
     def __str__(self) -> str:
-        return str(self.args[0])
+        # Only here, since with on_error='skip' nobody reads it.
+        return f'{self.args[0]}{_explain_missing(self.args[-1])}'
 
 
 class _BadImageError(Exception):
@@ -96,7 +99,7 @@ def read_image(
         Traceback (most recent call last):
         ghmdet.datasets.image_file.MissingImageError: image nowhere.jpg does not exist
     """
-    with _named(name or f'image {path}'):
+    with _named(name or f'image {path}', path):
         with _checked(path):
             content = fileio.get(os.fspath(path), backend_args=backend_args)
         return _decode(content, expected_wh, color_type, max_pixels)
@@ -112,7 +115,7 @@ def read_image_sizes(
     Raises:
         ImageError: the file is missing, no image, or has more than `max_pixels`.
     """
-    with _named(f'image {path}'), _open(path) as file:
+    with _named(f'image {path}', path), _open(path) as file:
         header = _read_header(file, max_pixels)
     return header.stored_wh, header.shown_wh
 
@@ -146,21 +149,26 @@ def find_image_fault(
         decoded_wh = header.shown_wh if _applies_exif(color_type) else header.stored_wh
         _check_size(decoded_wh, expected_wh, header, color_type)
     except FileNotFoundError:
-        return 'does not exist'
+        return f'does not exist{_explain_missing(path)}'
     except _BadImageError as error:
         return str(error)
     return None
 
 
 @contextmanager
-def _named(name: str) -> Iterator[None]:
+def _named(name: str, path: str | os.PathLike) -> Iterator[None]:
     """Turn the errors of the functions below into an ImageError of this image."""
     try:
         yield
     except FileNotFoundError:
-        raise MissingImageError(f'{name} does not exist') from None
+        raise MissingImageError(f'{name} does not exist', os.fspath(path)) from None
     except _BadImageError as error:
         raise ImageError(f'{name} {error}') from None
+
+
+def _explain_missing(path: str | os.PathLike) -> str:
+    near = explain_look_alike(path)
+    return f'{near} (fix_names=True of a dataset uses it)' if near else ''
 
 
 @contextmanager

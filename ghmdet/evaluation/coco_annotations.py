@@ -15,6 +15,7 @@ from ghmdet.coco.records import (
     ImageRecord,
     read_records,
 )
+from ghmdet.files import explain_look_alike
 from ghmdet.messages import list_items, nearest
 
 
@@ -185,9 +186,9 @@ def _read(ann_file: str, backend_args: dict | None, annotated: bool) -> CocoReco
         records = read_records(ann_file, backend_args)
     except FileNotFoundError as error:
         raise FileNotFoundError(
-            f'CocoMetric: ann_file {ann_file!r} does not exist; correct val_evaluator.ann_file '
-            '(test_evaluator.ann_file), which is not joined with data_root, or leave it out to use '
-            'the file of the dataset'
+            f'CocoMetric: ann_file {ann_file!r} does not exist{explain_look_alike(ann_file)}; '
+            'correct val_evaluator.ann_file (test_evaluator.ann_file), which is not joined with '
+            'data_root, or leave it out to use the file of the dataset'
         ) from error
     except ValueError as error:
         raise ValueError(f'CocoMetric: ann_file {error}') from error

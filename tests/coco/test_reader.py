@@ -116,8 +116,8 @@ def test_entries_that_are_no_objects_and_long_lists_are_shortened(tmp_path, coco
     [
         (b'{"images": [}', 'broken JSON at line 1, column 13'),
         (b'{"images": [],\n "annotations"', 'broken JSON at line 2, column 15'),
-        (b'\xff\xfe\xfa\xfb\xff', r'expected a JSON text file in UTF-8, but byte \d is invalid'),
-        (b'{"images": [{"id": "\xff"}]}', r'byte 20 is invalid \(invalid start byte\)'),
+        (b'\xff\xfe\xfa\xfb\xff', 'in UTF-16-LE, but byte 0xff at offset 4 in line 1'),
+        (b'{"images": [{"id":\n "\xff"}]}', 'in UTF-8, but byte 0xff at offset 21 in line 2'),
         (b'', r'the file is empty \(0 bytes\)'),
         (b'{"images": ' + 10**5 * b'[' + 10**5 * b']' + b'}', 'nested too deeply'),
         (10**5 * b'{"a":', 'nested too deeply'),

@@ -112,7 +112,7 @@ def test_an_invalid_byte_is_found_with_any_blocks(tmp_path):
     text = json.dumps(draw_coco(0), ensure_ascii=False).encode()
     offset = text.rindex(b'"image_id": "b"') + 13
     (tmp_path / 'ann.json').write_bytes(text[:offset] + b'\xfe' + text[offset:])
-    with pytest.raises(ValueError, match=f'but byte {offset} is invalid'):
+    with pytest.raises(ValueError, match=f'but byte 0xfe at offset {offset} in line 1 is not'):
         read_records(str(tmp_path / 'ann.json'))
 
 
