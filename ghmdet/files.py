@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import codecs
 import os
+import re
 import time
 import unicodedata
 from collections.abc import Iterator
@@ -19,6 +20,7 @@ _MARKS = {
     codecs.BOM_UTF16_LE: 'utf-16',
     codecs.BOM_UTF16_BE: 'utf-16',
 }
+_ASIAN = re.compile('big5|cp9|euc|gb|iso-?2022|ks|s(hift_?)?jis')
 # Files that declare the former are often in the latter, which contain them.
 _SUPERSETS = {'gb2312': 'gb18030', 'gbk': 'gb18030', 'shift_jis': 'cp932', 'euc_kr': 'cp949'}
 
@@ -92,11 +94,14 @@ def decode_text(content: bytes, source: str, encoding: str = 'utf-8') -> str:
 
 
 def _decode_8_bit(content: bytes, declared: str) -> str:
-    if b'\x1b' not in content:  # with it, ISO-2022 is made of ASCII bytes
-        with suppress(UnicodeDecodeError):
-            return content.decode()
     # Windows and browsers have names that Python does not know.
-    name = codecs.lookup(declared.lower().removeprefix('x-').replace('windows-', 'cp')).name
+    name = declared.lower().removeprefix('x-').replace('windows-', 'cp')
+    with suppress(UnicodeDecodeError):
+        text = content.decode()
+        # A few characters of an Asian encoding may be valid UTF-8, but of two bytes each.
+        if not _ASIAN.match(name) or max(text, default='') > '\u07ff':
+            return text
+    name = codecs.lookup(name).name
     return content.decode(_SUPERSETS.get(name, name))
 
 

@@ -5,9 +5,16 @@ python tools/dataset_converters/pascal_voc.py VOC_ROOT --out DIR [--sets train v
 VOC_ROOT contains Annotations/*.xml, ImageSets/Main/<set>.txt and JPEGImages. DIR gets a link to
 JPEGImages; no image is copied. Set data_root=DIR and data_prefix.img='JPEGImages/' in the config.
 VOC counts pixels from 1, so 1 is subtracted from all four coordinates; width is xmax - xmin, as in
-MMDetection. Images without objects are kept. Files and boxes with errors are reported on stderr,
-left out and counted. If an XML gives another size than its image has, this is reported too, and
-the image's size is used. Nothing is written outside of DIR.
+MMDetection. Images without objects are kept. Difficult objects are kept with ignore=1: neither
+learnt, nor counted as missed. If an XML gives another size than its image has, this is reported,
+and the image's size is used.
+
+A line of a list names an image by its id, its file name or its path, in any case; a second column
+(1, 0 and -1 in VOC's lists of one class, or the XML) is not used: all images of a list are kept.
+
+Images without XML, broken files and broken boxes are listed on stderr, left out and counted; the
+exit code is then 1, unless `--allow-skipped` is given, and always if a set has no box at all.
+Nothing is written outside of DIR.
 """
 
 from __future__ import annotations
@@ -17,21 +24,28 @@ import json
 import math
 import re
 import sys
-from collections import Counter
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NoReturn
 from xml.etree import ElementTree
 
+from ghmdet.coco.classes import suggest_name
 from ghmdet.config.cli import add_debug_argument, run
 from ghmdet.datasets.image_file import ImageError, read_image_sizes
 from ghmdet.datasets.image_folder import SUFFIXES
-from ghmdet.files import replacing
+from ghmdet.files import decode_text, find_look_alike, fold_name, read_lines, replacing
+from ghmdet.messages import list_items
 
 USUAL_SETS = ('train', 'val', 'test')
 # The largest of Pascal VOC has 20 kB.
 MAX_XML_BYTES = 16 * 2**20
+_SUFFIX = re.compile(rf'({"|".join(map(re.escape, SUFFIXES))}|\.xml)$', re.IGNORECASE)
+_SECOND_COLUMN = re.compile(r'\s+(-1|0|1|\S+\.xml)$', re.IGNORECASE)
+_OUTER_FOLDERS = re.compile(r'^(.*/)?(jpegimages|annotations)/|^\./', re.IGNORECASE)
+_IS_ABSOLUTE = re.compile(r'/|[a-z]:/', re.IGNORECASE)
+_ENCODING = re.compile(rb'<\?xml[^>]*?encoding\s*=\s*["\']([A-Za-z][\w.-]*)')
 
 
 @dataclass
@@ -51,11 +65,48 @@ class VocSet:
     name: str
     images: list[tuple[str, tuple[int, int], list[VocObject]]] = field(default_factory=list)
     num_problems: int = 0
+    lost: Counter[str] = field(default_factory=Counter)
+    """How many images and boxes are left out."""
 
-    def report(self, problem: str) -> None:
-        """Count and print a problem."""
+    def report(self, problem: str, lost: str = '') -> None:
+        """Count and print a problem; `lost` says whether an image or a box is left out."""
         self.num_problems += 1
+        if lost:
+            self.lost[lost] += 1
         print(f'{self.name}: {problem}', file=sys.stderr)
+
+
+class ImageNames:
+    """The images of a folder, found by what a list may call them."""
+
+    def __init__(self, folder: Path) -> None:
+        paths = (path.relative_to(folder) for path in sorted(folder.rglob('*')))
+        files = [path for path in paths if path.suffix.lower() in SUFFIXES]
+        self._exact = {path.as_posix(): path.as_posix() for path in files}
+        for path in files:
+            self._exact.setdefault(path.with_suffix('').as_posix(), path.as_posix())
+        self._alike: dict[str, set[str]] = defaultdict(set)
+        for name, file in self._exact.items():
+            self._alike[fold_name(name)].add(file)
+
+    def find(self, line: str) -> str | None:
+        """Return the file name of the image that a line means; None if none or several fit."""
+        keys = [key for text in list_spellings(line) for key in (text, _SUFFIX.sub('', text))]
+        for key in keys:
+            if key in self._exact:
+                return self._exact[key]
+        alike = (self._alike.get(fold_name(key), set()) for key in keys)
+        return next((file for files in alike if len(files) == 1 for file in files), None)
+
+
+def list_spellings(line: str) -> Iterator[str]:
+    """Yield the names that a line of a list may mean, the likeliest first."""
+    for text in (line, _SECOND_COLUMN.sub('', line)):
+        path = text.replace('\\', '/')
+        yield from (text, path, _OUTER_FOLDERS.sub('', path))
+        if _IS_ABSOLUTE.match(path):
+            parts = path.split('/')
+            yield from ('/'.join(parts[number:]) for number in range(1, len(parts)))
 
 
 class RefuseDoctype(ElementTree.TreeBuilder):
@@ -75,32 +126,83 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--sets', nargs='+', help='lists to convert (train, val, test if present)')
     parser.add_argument('--classes', nargs='+', help='classes in id order (all, alphabetically)')
     parser.add_argument('--skip-difficult', action='store_true', help='leave out difficult objects')
+    parser.add_argument(
+        '--allow-skipped', action='store_true', help='exit with 0 though images or boxes are broken'
+    )
     add_debug_argument(parser)
     args = parser.parse_args(argv)
-    for folder in ('Annotations', 'ImageSets/Main', 'JPEGImages'):
-        if not (args.voc_root / folder).is_dir():
-            fail(f'no folder {args.voc_root / folder}: is VOC_ROOT right?')
-    wrong = [name for name in args.sets or () if re.search(r'[/\\]|^[.]*$', name)]
-    if wrong:
-        fail(f'--sets takes names of lists without folder and ending, got {wrong}')
-    lists = args.voc_root / 'ImageSets' / 'Main'
-    names = args.sets or [name for name in USUAL_SETS if (lists / f'{name}.txt').is_file()]
-    absent = [str(lists / f'{name}.txt') for name in names if not (lists / f'{name}.txt').is_file()]
-    if absent or not names:
-        there = ', '.join(sorted(file.stem for file in lists.glob('*.txt')))
-        fail(f'no such lists: {absent or USUAL_SETS}; in {lists} are: {there or "none"}')
-
-    image_files = find_images(args.voc_root / 'JPEGImages')
-    voc_sets = [read_set(args.voc_root, name, image_files, args.skip_difficult) for name in names]
+    xmls, images = (find_folder(args.voc_root, name) for name in ('Annotations', 'JPEGImages'))
+    lists = find_lists(find_folder(args.voc_root, 'ImageSets/Main'), args.sets)
+    image_names = ImageNames(images)
+    voc_sets = []
+    for name, file in lists.items():
+        voc_sets.append(read_set(VocSet(name), file, xmls, images, image_names))
+        if args.skip_difficult:
+            for *_, objects in voc_sets[-1].images:
+                objects[:] = [obj for obj in objects if not obj.difficult]
     found = {obj.name for voc_set in voc_sets for *_, objs in voc_set.images for obj in objs}
     # One list for all sets: an id must mean the same class in each.
     classes = list(dict.fromkeys(args.classes or sorted(found)))
+    for name in (name for name in classes if name not in found):
+        print(f'no object has the class {suggest_name(name, list(found))}', file=sys.stderr)
     annotations = args.out / 'annotations'
     annotations.mkdir(parents=True, exist_ok=True)
     for voc_set in voc_sets:
         write_json(annotations / f'{voc_set.name}.json', make_coco(voc_set, classes))
         print(describe_set(voc_set, classes))
-    link_images(args.voc_root / 'JPEGImages', args.out / 'JPEGImages')
+    link_images(images, args.out / 'JPEGImages')
+    check_result(voc_sets, classes, args.allow_skipped)
+
+
+def find_folder(root: Path, name: str) -> Path:
+    """Find a folder of the dataset, in any case."""
+    folder = Path(find_look_alike(root / name) or root / name)
+    if not folder.is_dir():
+        below = sorted(str(path.parent) for path in root.glob('*/Annotations'))
+        hint = f' It may be {" or ".join(below)}' if below else ''
+        fail(f'no folder {folder}: is VOC_ROOT right?{hint}')
+    return folder
+
+
+def find_lists(folder: Path, names: Sequence[str] | None) -> dict[str, Path]:
+    """Find the files of the named lists, or of the usual ones that are there."""
+    wrong = [name for name in names or () if re.search(r'[/\\]|^[.]*$', name)]
+    if wrong:
+        fail(f'--sets takes names of lists without folder and ending, got {wrong}')
+    paths = {name: folder / f'{name}.txt' for name in names or USUAL_SETS}
+    files = {name: Path(find_look_alike(path) or path) for name, path in paths.items()}
+    absent = [str(file) for file in files.values() if not file.is_file()]
+    if len(absent) == len(files) or (names and absent):
+        there = ', '.join(sorted(file.stem for file in folder.glob('*.txt')))
+        fail(
+            f'no such lists: {absent if names else USUAL_SETS}; in {folder} are: {there or "none"}'
+        )
+    return {name: file for name, file in files.items() if file.is_file()}
+
+
+def check_result(voc_sets: Sequence[VocSet], classes: Sequence[str], allow_skipped: bool) -> None:
+    """Raise a ValueError if a set is empty, or if something was left out that may not be."""
+    errors = []
+    for voc_set in voc_sets:
+        names = Counter(obj.name for *_, objects in voc_set.images for obj in objects)
+        if not voc_set.images:
+            errors.append(f'{voc_set.name} has no image')
+        elif not names:
+            errors.append(f'{voc_set.name} has no box')
+        elif not any(name in names for name in classes):
+            errors.append(
+                f'{voc_set.name} has no box of the classes {list_items(classes)}; the classes '
+                f'there are {list_items(suggest_name(name, classes) for name in sorted(names))}'
+            )
+    lost = sum((voc_set.lost for voc_set in voc_sets), Counter[str]())
+    if lost and not allow_skipped:
+        counts = ' and '.join(f'{count} {what}' for what, count in lost.items())
+        errors.append(
+            f'{counts} were left out, as listed above; correct them, or accept this with '
+            '--allow-skipped'
+        )
+    if errors:
+        raise ValueError(f'{"; ".join(errors)}. The annotation files are written all the same')
 
 
 def link_images(images: Path, link: Path) -> None:
@@ -124,64 +226,62 @@ def fail(message: str) -> NoReturn:
     raise SystemExit(2)
 
 
-def find_images(folder: Path) -> dict[str, str]:
-    """Map each image's id (path without extension) to its file name below the folder."""
-    paths = (path.relative_to(folder) for path in sorted(folder.rglob('*')))
-    return {
-        path.with_suffix('').as_posix(): path.as_posix()
-        for path in paths
-        if path.suffix.lower() in SUFFIXES
-    }
-
-
-def read_set(root: Path, name: str, image_files: dict[str, str], skip_difficult: bool) -> VocSet:
+def read_set(
+    voc_set: VocSet, list_file: Path, xmls: Path, images: Path, image_names: ImageNames
+) -> VocSet:
     """Read the annotation of every image that the list names."""
-    voc_set = VocSet(name)
-    list_file = root / 'ImageSets' / 'Main' / f'{name}.txt'
-    try:
-        lines = list_file.read_text(encoding='utf-8').splitlines()
-    except UnicodeDecodeError as error:
-        fail(f'{list_file} is not a UTF-8 text file: {error}')
-    for image_id in dict.fromkeys(line.strip() for line in lines if line.strip()):
-        xml_file = root / 'Annotations' / f'{image_id}.xml'
-        if image_id not in image_files:
-            voc_set.report(f'{shorten(image_id)}: no image of this name in {root / "JPEGImages"}')
-            continue
-        try:
-            tree = read_xml(xml_file)
-            xml_wh = read_size(tree)
-            stored_wh, size_wh = read_image_sizes(root / 'JPEGImages' / image_files[image_id])
-        except ImageError as error:
-            voc_set.report(f'{image_id}: {error}')
-            continue
-        except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
-            voc_set.report(f'{xml_file}: {error}')
-            continue
-        if xml_wh == stored_wh:
-            size_wh = stored_wh  # the XML may mean the image before or after EXIF is applied
-        elif xml_wh not in (None, size_wh):
-            voc_set.report(f'{xml_file}: size is {xml_wh}, but the image has {size_wh}')
-        objects = []
-        for index, node in enumerate(tree.findall('object')):
-            try:
-                obj = read_object(node)
-            except ValueError as error:
-                voc_set.report(f'{xml_file}: object {index}: {error}')
-                continue
-            if not (skip_difficult and obj.difficult):
-                objects.append(obj)
-        voc_set.images.append((image_files[image_id], size_wh, objects))
+    files = set()
+    for line in dict.fromkeys(read_lines(list_file)):
+        file_name = image_names.find(line)
+        if file_name is None:
+            voc_set.report(f'{shorten(line)}: no image of this name in {images}', 'images')
+        elif file_name not in files:
+            files.add(file_name)
+            read_annotation(voc_set, xmls, images, file_name)
     return voc_set
 
 
+def read_annotation(voc_set: VocSet, xmls: Path, images: Path, file_name: str) -> None:
+    """Add an image and its objects to the set."""
+    image_id = Path(file_name).with_suffix('').as_posix()
+    xml_file = xmls / f'{image_id}.xml'
+    xml_file = Path(find_look_alike(xml_file) or xml_file)
+    try:
+        tree = read_xml(xml_file)
+        xml_wh = read_size(tree)
+        stored_wh, size_wh = read_image_sizes(images / file_name)
+    except ImageError as error:
+        voc_set.report(f'{image_id}: {error}', 'images')
+        return
+    except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
+        voc_set.report(f'{xml_file}: {str(error).removeprefix(f"{xml_file}: ")}', 'images')
+        return
+    if xml_wh == stored_wh:
+        size_wh = stored_wh  # the XML may mean the image before or after EXIF is applied
+    elif xml_wh not in (None, size_wh):
+        voc_set.report(f'{xml_file}: size is {xml_wh}, but the image has {size_wh}')
+    objects = []
+    for index, node in enumerate(tree.findall('object')):
+        try:
+            objects.append(read_object(node))
+        except ValueError as error:
+            voc_set.report(f'{xml_file}: object {index}: {error}', 'boxes')
+    voc_set.images.append((file_name, size_wh, objects))
+
+
 def read_xml(xml_file: Path) -> ElementTree.Element:
+    """Read an XML file in any encoding; expat alone knows few, and believes what is declared."""
     if not xml_file.is_file():
         raise FileNotFoundError('no such file')
     size = xml_file.stat().st_size
     if size > MAX_XML_BYTES:
         raise ValueError(f'has {size} bytes, more than {MAX_XML_BYTES}')
+    content = xml_file.read_bytes()
+    declared = _ENCODING.match(content)
+    text = decode_text(content, str(xml_file), declared[1].decode() if declared else 'utf-8')
     parser = ElementTree.XMLParser(target=RefuseDoctype())
-    return ElementTree.parse(xml_file, parser).getroot()
+    parser.feed(text)
+    return parser.close()
 
 
 def read_size(tree: ElementTree.Element) -> tuple[int, int] | None:
@@ -207,7 +307,7 @@ def read_object(node: ElementTree.Element) -> VocObject:
         raise ValueError(f'box is not finite: {shorten(texts)}')
     if xmax <= xmin or ymax <= ymin:
         raise ValueError(f'box is degenerate: {shorten(texts)}')
-    difficult = node.findtext('difficult', '0').strip() == '1'
+    difficult = node.findtext('difficult', '0').strip().lower() in ('1', 'true')
     return VocObject(name, [xmin - 1, ymin - 1, xmax - xmin, ymax - ymin], difficult)
 
 
@@ -227,26 +327,30 @@ def make_coco(voc_set: VocSet, classes: Sequence[str]) -> dict:
         images.append({'id': image_id, 'file_name': file_name, 'width': width, 'height': height})
         for obj in objects:
             if obj.name in category_ids:
-                annotations.append(
-                    {
-                        'id': len(annotations) + 1,
-                        'image_id': image_id,
-                        'category_id': category_ids[obj.name],
-                        'bbox': obj.bbox,
-                        'area': obj.bbox[2] * obj.bbox[3],
-                        'iscrowd': 0,
-                    }
-                )
+                annotation = {
+                    'id': len(annotations) + 1,
+                    'image_id': image_id,
+                    'category_id': category_ids[obj.name],
+                    'bbox': obj.bbox,
+                    'area': obj.bbox[2] * obj.bbox[3],
+                    'iscrowd': 0,
+                }
+                if obj.difficult:
+                    annotation |= {'ignore': 1, 'difficult': 1}
+                annotations.append(annotation)
     categories = [{'id': number, 'name': name} for name, number in category_ids.items()]
     return {'images': images, 'annotations': annotations, 'categories': categories}
 
 
 def describe_set(voc_set: VocSet, classes: Sequence[str]) -> str:
-    counts = Counter(obj.name for *_, objects in voc_set.images for obj in objects)
+    objects = [obj for *_, objects in voc_set.images for obj in objects]
+    counts = Counter(obj.name for obj in objects)
     others = sum(count for name, count in counts.items() if name not in classes)
+    difficult = sum(obj.difficult and obj.name in classes for obj in objects)
     histogram = ', '.join(f'{name} {counts[name]}' for name in classes)
     return (
-        f'{voc_set.name}: {len(voc_set.images)} images, boxes: {histogram or "none"}; '
+        f'{voc_set.name}: {len(voc_set.images)} images, boxes: {histogram or "none"}'
+        f'{f" ({difficult} of them difficult: ignore=1)" if difficult else ""}; '
         f'{others} of other classes left out; problems: {voc_set.num_problems}'
     )
 
