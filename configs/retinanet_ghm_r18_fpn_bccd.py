@@ -1,5 +1,5 @@
 # RetinaNet R-18-FPN with GHM-C and GHM-R on BCCD (364 photographs of blood cells), from scratch.
-#   python tools/dataset_converters/pascal_voc.py PATH/TO/BCCD --out data/bccd
+#   python tools/dataset_converters/pascal_voc.py PATH/TO/BCCD --out data/bccd --allow-skipped
 #   python tools/train.py configs/retinanet_ghm_r18_fpn_bccd.py
 # One process, batch size 8, float32. The stem is frozen at its initial values (frozen_stages=0), as
 # in the run of MMDetection that this one is compared with.

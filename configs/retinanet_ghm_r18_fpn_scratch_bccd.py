@@ -1,6 +1,6 @@
 # Narrow RetinaNet R-18-FPN with GHM-C and GHM-R on BCCD: a recipe for small datasets without
 # pretrained weights.
-#   python tools/dataset_converters/pascal_voc.py PATH/TO/BCCD --out data/bccd
+#   python tools/dataset_converters/pascal_voc.py PATH/TO/BCCD --out data/bccd --allow-skipped
 #   python tools/train.py configs/retinanet_ghm_r18_fpn_scratch_bccd.py
 # One process, batch size 4.
 _base_ = 'retinanet_ghm_r18_fpn_bccd.py'

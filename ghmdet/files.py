@@ -164,7 +164,7 @@ def explain_look_alike(path: str | os.PathLike[str]) -> str:
     found, asked = find_look_alike(path), str(PurePath(path))
     if found is None or found == asked:
         return ''
-    a, b = asked.replace('\\', '/'), found.replace('\\', '/')
+    a, b = (PurePath(name.replace('\\', '/')).as_posix() for name in (asked, found))
     differences = {
         r'in \ for /': asked.count('\\') != found.count('\\'),
         'in the Unicode normal form (both look the same)': a.casefold() != b.casefold(),

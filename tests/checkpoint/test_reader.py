@@ -258,6 +258,16 @@ def test_missing_files(tmp_path, names, path, error, message):
         load_checkpoint_file(tmp_path / path)
 
 
+def test_a_checkpoint_under_nearly_its_name(tmp_path):
+    (tmp_path / 'runs').mkdir()
+    torch.save({'w': torch.ones(2)}, tmp_path / 'runs' / 'best.pth')
+    for name in ('runs/Best.pth', 'Runs/best.pth', 'runs\\best.pth'):
+        with pytest.raises(FileNotFoundError, match=r'^no checkpoint .*, but there is ') as caught:
+            load_checkpoint_file(tmp_path / name)
+        found = str(caught.value).split("'")[1]
+        assert load_checkpoint_file(found)['w'].tolist() == [1, 1]
+
+
 @pytest.mark.parametrize(
     ('content', 'told'),
     [

@@ -217,6 +217,11 @@ def test_names_in_a_file(make, tmp_path):
     cfg = make(2, train=(CATEGORIES, f'{tmp_path}/names.txt'))
     resolve_classes(cfg)
     assert classes(cfg) == ('dog', 'cat')
+    (tmp_path / 'names.txt').write_bytes('dog\r\n cat\r\n'.encode('utf-16'))
+    resolve_classes(cfg := make(2, train=(CATEGORIES, f'{tmp_path}/names.txt')))
+    assert classes(cfg) == ('dog', 'cat')
+    other = refusal(make(2, train=(CATEGORIES, f'{tmp_path}/Names.txt')))
+    assert f"one class per line, but there is '{tmp_path}/names.txt', which differs in" in other
     folder = make(2, train=(CATEGORIES, str(tmp_path)))
     assert 'train_dataloader.dataset.metainfo.classes must be a sequence of' in refusal(folder)
 

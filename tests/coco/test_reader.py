@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from ghmdet.coco.classes import match_classes
-from ghmdet.coco.reader import read_coco
+from ghmdet.coco.reader import read_coco, read_coco_json
 from ghmdet.coco.records import CategoryRecord, CocoRecords
 
 
@@ -138,11 +138,48 @@ def test_files_that_are_no_coco(tmp_path, content, words):
     assert str(file) in str(info.value)
 
 
-def test_a_byte_order_mark_is_accepted(tmp_path, coco):
-    file = tmp_path / 'ann.json'
-    for encoding in ('utf-8-sig', 'utf-16'):
-        file.write_text(json.dumps(coco), encoding=encoding)
-        assert [image.id for image in read_coco(str(file)).images] == [30, 10]
+@pytest.mark.parametrize(
+    'encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-16-be', 'utf-32']
+)
+@pytest.mark.parametrize('line_end', ['\n', '\r\n'])
+def test_files_of_windows(tmp_path, coco, encoding, line_end):
+    """Lines and columns are those that an editor shows."""
+    file, name = tmp_path / 'ann.json', 'caf\u00e9 \u732b.jpg'
+    coco['images'][1]['file_name'] = name
+    text = json.dumps(coco, ensure_ascii=False, indent=1).replace('\n', line_end)
+    file.write_bytes(text.encode(encoding))
+    for records in (read_coco(str(file)), read_coco_json(str(file))[0]):
+        assert [image.file_name for image in records.images] == ['30.jpg', name]
+        assert records.annotations.bbox.tolist() == [[1, 2, 3, 4]] * 2
+    line = text[: text.index(name)].count('\n') + 1
+    column = len(f'   "file_name": "{name}" ') + 1
+    file.write_bytes(text.replace(f'{name}"', f'{name}" !').encode(encoding))
+    for read in (read_coco, read_coco_json):
+        with pytest.raises(ValueError, match=f'broken JSON at line {line}, column {column}: '):
+            read(str(file))
+
+
+def test_a_file_in_an_undeclared_encoding(tmp_path, coco):
+    file, name = tmp_path / 'ann.json', 'caf\u00e9.jpg'
+    coco['images'][1]['file_name'] = name
+    text = json.dumps(coco, ensure_ascii=False, indent=1)
+    file.write_bytes(text.encode('windows-1252'))
+    line = text[: text.index(name)].count('\n') + 1
+    words = f'byte 0xe9 at offset {text.index(name) + 3} in line {line} is not .*save it as UTF-8$'
+    for read in (read_coco, read_coco_json):
+        with pytest.raises(ValueError, match=f'^{file}: expected text in UTF-8, but {words}'):
+            read(str(file))
+    file.write_bytes(text.encode())  # as advised
+    assert read_coco(str(file)).images[1].file_name == name
+
+
+def test_a_file_under_nearly_its_name(tmp_path, coco):
+    read_back(coco, tmp_path)
+    words = "no annotation file at '.*ANN.json', but there is '.*ann.json', which differs in upper"
+    for read in (read_coco, read_coco_json):
+        with pytest.raises(FileNotFoundError, match=words) as caught:
+            read(str(tmp_path / 'ANN.json'))
+        read(str(caught.value).split("'")[3])  # raises nothing
 
 
 def test_annotations_may_be_absent_if_not_needed(tmp_path, coco):

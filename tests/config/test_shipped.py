@@ -45,6 +45,16 @@ def test_the_nearest_name_is_given(name):
         ghmdet.config_path(name)
 
 
+def test_a_file_under_nearly_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path('My.py').write_text('mine = 7\n')
+    with pytest.raises(
+        FileNotFoundError, match="no such file, but there is 'My.py', which differs"
+    ):
+        ghmdet.get_config('my.py')
+    assert ghmdet.get_config('My.py').mine == 7
+
+
 def test_only_configs_are_found():
     for name in ('../tools/train', 'README.md', 'ghm/metafile.yml', '', '.', 'retinanet', 'xyz'):
         with pytest.raises(FileNotFoundError, match='ghmdet has: retinanet_ghm_r101_fpn_1x_coco, '):

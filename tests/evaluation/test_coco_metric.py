@@ -551,6 +551,8 @@ def test_bad_annotation_files_are_named(tmp_path, content, text):
     with pytest.raises(FileNotFoundError, match=r"ann_file '.*truth\.json' does not exist"):
         CocoMetric(str(file))
     file.write_text(content if isinstance(content, str) else json.dumps(content))
+    with pytest.raises(FileNotFoundError, match=r"not exist, but there is '.*/truth\.json', which"):
+        CocoMetric(str(tmp_path / 'Truth.json'))
     with pytest.raises(ValueError, match=text):
         CocoMetric(str(file))
 
