@@ -191,8 +191,8 @@ def check_result(voc_sets: Sequence[VocSet], classes: Sequence[str], allow_skipp
             errors.append(f'{voc_set.name} has no box')
         elif not any(name in names for name in classes):
             errors.append(
-                f'{voc_set.name} has no box of the classes {list_items(classes)}; the classes '
-                f'there are {list_items(suggest_name(name, classes) for name in sorted(names))}'
+                f'{voc_set.name} has no box of the classes {list_items(classes)}, only of '
+                f'{list_items(sorted(names), 20)}'
             )
     lost = sum((voc_set.lost for voc_set in voc_sets), Counter[str]())
     if lost and not allow_skipped:
