@@ -105,22 +105,16 @@ def _decode_8_bit(content: bytes, declared: str) -> str:
     return content.decode(_SUPERSETS.get(name, name))
 
 
-def explain_undecodable(
-    error: UnicodeDecodeError, offset: int | None = None, line: int | None = None
-) -> str:
+def explain_undecodable(error: UnicodeDecodeError, offset: int = 0, line: int = 0) -> str:
     """Return a message about a byte of a text file that is not in its encoding.
 
-    Args:
-        error: of decoding the file, or a part of it.
-        offset: of the byte in the file, if the error is of a part.
-        line: its line in the file, likewise.
+    `offset` and `line` of the byte in the file are needed if only a part of it was decoded.
     """
     content, start = error.object, error.start
-    line = line or content.count(b'\n', 0, start) + 1
     return (
         f'expected text in {error.encoding.upper()}, but byte 0x{content[start]:02x} at offset '
-        f'{start if offset is None else offset} in line {line} is not ({error.reason}); if it is '
-        'text in another encoding, save it as UTF-8'
+        f'{offset or start} in line {line or content.count(10, 0, start) + 1} is not '
+        f'({error.reason}); if it is text in another encoding, save it as UTF-8'
     )
 
 
@@ -168,7 +162,8 @@ def explain_look_alike(path: str | os.PathLike[str]) -> str:
     differences = {
         r'in \ for /': asked.count('\\') != found.count('\\'),
         'in the Unicode normal form (both look the same)': a.casefold() != b.casefold(),
-        'in upper and lower case': _compose(a) != _compose(b),
+        'in upper and lower case': unicodedata.normalize('NFC', a)
+        != unicodedata.normalize('NFC', b),
     }
     listed = ' and '.join(text for text, differs in differences.items() if differs)
     return f', but there is {found!r}, which differs {listed}'
@@ -176,11 +171,7 @@ def explain_look_alike(path: str | os.PathLike[str]) -> str:
 
 def fold_name(name: str) -> str:
     """Return what look-alikes have in common."""
-    return _compose(name.replace('\\', '/')).casefold()
-
-
-def _compose(name: str) -> str:
-    return unicodedata.normalize('NFC', name)
+    return unicodedata.normalize('NFC', name.replace('\\', '/')).casefold()
 
 
 def _names_in(folder: str) -> dict[str, list[str]]:

@@ -22,12 +22,7 @@ from ghmdet.coco.classes import COCO_CLASSES, COCO_PALETTE, match_classes
 from ghmdet.coco.reader import read_coco, read_coco_json
 from ghmdet.coco.records import CocoRecords, convert_records
 from ghmdet.datasets.coco_images import CocoImages, build_images
-from ghmdet.datasets.file_names import (
-    check_not_elsewhere,
-    check_not_outside,
-    find_image_folder,
-    fix_names,
-)
+from ghmdet.datasets.file_names import check_file_names, find_image_folder, fix_names
 from ghmdet.datasets.image_file import ImageError, find_image_fault
 from ghmdet.datasets.transforms import LoadImageFromFile
 from ghmdet.files import read_lines
@@ -167,14 +162,13 @@ class CocoDataset(BaseDataset):
         else:
             records = read_coco(self.ann_file, self.backend_args, need_annotations=need_annotations)
         folder = self.data_prefix['img']
-        if self.is_local(folder):
+        if is_local := self.is_local(folder):
             folder = find_image_folder(folder, self.ann_file, self.fix_names)
             self.data_prefix['img'] = folder
             self.fix_records(records)
-            if not self.allow_outside:
-                check_not_outside(records.images, folder, self.ann_file)
-        if 'parse_data_info' not in own:
-            check_not_elsewhere(records.images, folder, self.ann_file)
+        check_outside = is_local and not self.allow_outside
+        names = records.images, folder, self.ann_file
+        check_file_names(*names, elsewhere='parse_data_info' not in own, outside=check_outside)
         classes = self._metainfo['classes']
         if records.categorised or not self.test_mode:
             self.cat_ids = match_classes(classes, records.categories, self.ann_file)

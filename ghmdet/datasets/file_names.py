@@ -39,69 +39,59 @@ def find_image_folder(folder: str, ann_file: str, fix_names: bool) -> str:
 
 
 def fix_names(images: Sequence[ImageRecord], folder: str, ann_file: str) -> None:
-    """Change the names of missing files to those under which they exist, and log how many."""
-    names = find_real_names([str(image.file_name) for image in images], folder)
+    """Change the names of missing files to those under which they exist, and log how many.
+
+    A name is kept if it is nearly that of several files, or if the file it is nearly that of is
+    another image's, or nearly another image's.
+    """
+    known = dict.fromkeys(str(image.file_name) for image in images)
+    paths = {name: osp.join(folder, name) for name in known}
+    near = {name: find_look_alike(path) for name, path in paths.items() if not osp.lexists(path)}
+    found = {name: osp.relpath(path, folder or '.') for name, path in near.items() if path}
+    counts = Counter(found.values())
+    fixed = {name: real for name, real in found.items() if counts[real] == 1 and real not in known}
     for image in images:
-        image.file_name = names.get(str(image.file_name), image.file_name)
-    if names:
-        listed = list_items((f'{real!r} for {name!r}' for name, real in names.items()), 2)
+        image.file_name = fixed.get(str(image.file_name), image.file_name)
+    if fixed:
+        listed = list_items((f'{real!r} for {name!r}' for name, real in fixed.items()), 2)
         print_log(
-            f'{ann_file}: fix_names=True: {len(names)} image files have nearly the name that is in '
+            f'{ann_file}: fix_names=True: {len(fixed)} image files have nearly the name that is in '
             f'the file, and are used: {listed}',
             logger='current',
         )
 
 
-def find_real_names(names: Iterable[str], folder: str) -> dict[str, str]:
-    """Map the names of missing files to those under which they exist, see `find_look_alike`.
-
-    Left out is a file with nearly the names of two, and one whose own name is among `names`.
-
-    Args:
-        names: file names below the folder.
-        folder: the folder, '' for the working directory.
-    """
-    known = dict.fromkeys(names)
-    paths = {name: osp.join(folder, name) for name in known}
-    near = {name: find_look_alike(path) for name, path in paths.items() if not osp.lexists(path)}
-    found = {name: osp.relpath(path, folder or '.') for name, path in near.items() if path}
-    counts = Counter(found.values())
-    return {name: real for name, real in found.items() if counts[real] == 1 and real not in known}
-
-
-def check_not_elsewhere(images: Sequence[ImageRecord], folder: str, ann_file: str) -> None:
-    """Raise a ValueError for the names of `find_elsewhere_names`."""
-    if names := find_elsewhere_names([str(image.file_name) for image in images], folder):
-        raise ValueError(
-            f'{ann_file}: {len(names)} file names are URLs or paths of Windows, not of files below '
-            f'the image folder {folder!r}: {_list_names(names, images)}. Copy the images into this '
-            'folder, and write their paths relative to it into the file'
+def check_file_names(
+    images: Sequence[ImageRecord], folder: str, ann_file: str, *, elsewhere: bool, outside: bool
+) -> None:
+    """Raise a ValueError for names that `find_elsewhere_names` or `find_outside_names` returns."""
+    ids = {str(image.file_name): image.id for image in images}
+    names = find_elsewhere_names(ids, folder) if elsewhere else []
+    fault = 'are URLs or paths of Windows, not of files below the image folder'
+    advice = 'Copy the images into this folder, and write their paths relative to it into the file'
+    if not names and outside:
+        names = find_outside_names(ids, folder)
+        fault = 'lead out of the image folder'
+        advice = (
+            'Correct data_root and data_prefix.img or the file; if it is trusted, set '
+            'allow_outside=True of the dataset'
         )
-
-
-def check_not_outside(images: Sequence[ImageRecord], folder: str, ann_file: str) -> None:
-    """Raise a ValueError for the names of `find_outside_names`."""
-    if names := find_outside_names([str(image.file_name) for image in images], folder):
+    if names:
+        listed = list_items(f'{name!r} (image id {ids[name]!r})' for name in names)
+        where = folder if '://' in folder else osp.abspath(folder)
         raise ValueError(
-            f'{ann_file}: {len(names)} file names lead out of the image folder '
-            f'{osp.abspath(folder)!r}: {_list_names(names, images)}. Correct data_root and '
-            'data_prefix.img or the file; if it is trusted, set allow_outside=True of the dataset'
+            f'{ann_file}: {len(names)} file names {fault} {where!r}: {listed}. {advice}'
         )
-
-
-def _list_names(names: Sequence[str], images: Sequence[ImageRecord]) -> str:
-    ids = {image.file_name: image.id for image in images}
-    return list_items(f'{name!r} (image id {ids[name]!r})' for name in names)
 
 
 def find_elsewhere_names(names: Iterable[str], folder: str) -> list[str]:
-    r"""Return the names that are URLs or absolute paths of another system.
+    r"""Return the names that are URLs or absolute paths of Windows.
 
-    Without a folder, URLs are what mmengine reads.
+    Without a folder, mmengine reads the URLs that it knows.
 
     Example:
-        >>> find_elsewhere_names(['a.jpg', 'https://host/b.jpg', r'D:\c.jpg', 's3://d/e.jpg'], 'f')
-        ['https://host/b.jpg', 'D:\\c.jpg', 's3://d/e.jpg']
+        >>> find_elsewhere_names(['a.jpg', 'https://host/b.jpg', r'D:\c.jpg'], 'images')
+        ['https://host/b.jpg', 'D:\\c.jpg']
     """
     return [
         name

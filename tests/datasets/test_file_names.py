@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from ghmdet.coco.records import ImageRecord
 from ghmdet.datasets import CocoDataset
-from ghmdet.datasets.file_names import find_elsewhere_names, find_real_names
+from ghmdet.datasets.file_names import find_elsewhere_names, fix_names
 from ghmdet.datasets.image_file import MissingImageError, read_image
 
 NFC, NFD = 'caf\u00e9.jpg', 'cafe\u0301.jpg'
@@ -169,14 +170,13 @@ def test_a_missing_image_names_its_look_alike(make, tmp_path):
 @pytest.mark.parametrize('folder', ['imgs/', 'https://example.org/'])
 def test_urls_are_no_file_names(make, name, folder):
     there, prefix = ['imgs/a.jpg', 'imgs/1.jpg'], dict(data_prefix=dict(img=folder))
+    where = folder if '://' in folder else os.path.abspath('imgs')
     for kwargs in ({}, dict(allow_outside=True), dict(fix_names=True)):
         with pytest.raises(
             ValueError, match='^ann.json: 1 file names are URLs or paths of'
         ) as caught:
             make(there, ['a.jpg', name], **prefix, **kwargs)
-        assert f'below the image folder {folder!r}: {name!r} (image id 1). Copy' in str(
-            caught.value
-        )
+        assert f"{where}': {name!r} (image id 1). Copy" in str(caught.value)
     dataset = make(there, ['a.jpg', '1.jpg'], **prefix)  # as advised
     assert list_paths(dataset)[1] == f'{folder}1.jpg'
     dataset.check_image_files()
@@ -198,9 +198,10 @@ def test_real_names_in_the_working_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / 'sub').mkdir()
     (tmp_path / 'sub' / 'a.jpg').touch()
-    assert find_real_names(['Sub/A.jpg', 'sub/a.png'], '') == {'Sub/A.jpg': 'sub/a.jpg'}
-    absolute = f'{tmp_path}/SUB/a.jpg'
-    assert find_real_names([absolute], str(tmp_path)) == {absolute: 'sub/a.jpg'}
+    for name, folder in (('Sub/A.jpg', ''), (f'{tmp_path}/SUB/a.jpg', str(tmp_path))):
+        images = [ImageRecord(1, name), ImageRecord(2, 'sub/a.png'), ImageRecord(3, name)]
+        fix_names(images, folder, 'ann.json')
+        assert [image.file_name for image in images] == ['sub/a.jpg', 'sub/a.png', 'sub/a.jpg']
 
 
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le'])
