@@ -81,8 +81,8 @@ def parse_value(text: str) -> Any:
         items = ast.literal_eval(f'[{_ITEM.sub(_quote_item, text)}]')
     except _NOT_A_LITERAL:
         raise ValueError(
-            f'cannot read {text!r}: each bracket must be closed, and texts with brackets need '
-            'quotes'
+            f'cannot read {text!r}: each bracket must be closed, texts with brackets need quotes, '
+            'and so does a value with blanks, e.g. KEY="[64, 128]"'
         ) from None
     return items[0] if has_bracket and len(items) == 1 and text[-1] != ',' else items
 

@@ -1,0 +1,13 @@
+"""Messages that give advice, provoked, and the advice followed.
+
+`tests/contracts/test_advice.py` checks that no message is left out.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+
+def advice(part, *values):
+    """A row of a table: part of the text of a message, and the values of the other parameters."""
+    return pytest.param(part, *values, id=part)

@@ -1,0 +1,78 @@
+"""Each message that gives advice has a test that follows it.
+
+A test names the messages that it follows by parts of their texts: `@pytest.mark.follows('part')`,
+or `advice('part', ...)` in a table of tests/advice. It provokes the message, does what the message
+says, and checks that the promised result is there.
+"""
+
+import ast
+import re
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+FOLDERS = 'ghmdet', 'tools'
+FOR_DEVELOPERS = 'tools/dev/', 'tools/analysis_tools/benchmarks/'
+NOT_SHOWN_IN_ERRORS = 'help', 'description'
+VERBS = (
+    'add ask call change check choose copy correct delete drop expand fetch get give install keep '
+    'leave let lower make move name pass put raise read remove rename repair replace restore '
+    'resume run save see set split start take train try turn use want write'
+)
+ADVICE = re.compile(
+    # An imperative at the beginning of a sentence or clause
+    rf'(?:^|[.:;,(}})] ?|\b(?:and|or|then|to|otherwise|instead) )(?:{"|".join(VERBS.split())})\b'
+    r'|\bmust\b|\bneeds?\b|is missing|did you mean|e\.g\.|what helps|make room|should be|->|pip '
+    r'|\buses it|another with|given by|chosen by|\bchange it\b|replaced here|see also|sets another'
+    r'|trains? together only|(?:continues|sets|shows|skips) |\bdo not\b|is for|cv2\.imread returns',
+    re.IGNORECASE,
+)
+"""What a text that gives advice contains."""
+
+
+def text_of(node: ast.AST) -> str | None:
+    """Return the text of a string, with {} for what is formatted into it; None if it is none."""
+    if isinstance(node, ast.Constant):
+        return node.value if isinstance(node.value, str) else None
+    if isinstance(node, ast.JoinedStr):
+        return ''.join(text_of(part) or '{}' for part in node.values)
+    if isinstance(node, ast.BinOp) and isinstance(node.op, ast.Add):
+        texts = text_of(node.left), text_of(node.right)
+        return None if texts == (None, None) else ''.join(text or '{}' for text in texts)
+    return None
+
+
+def texts_in(node: ast.AST) -> Iterator[str]:
+    """Yield the strings in a syntax tree, but no docstrings and help texts."""
+    for child in ast.iter_child_nodes(node):
+        is_docstring = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
+        if is_docstring or (isinstance(child, ast.keyword) and child.arg in NOT_SHOWN_IN_ERRORS):
+            continue
+        if (text := text_of(child)) is None:
+            yield from texts_in(child)
+            continue
+        yield text
+        for part in ast.walk(child):
+            if isinstance(part, ast.FormattedValue):
+                yield from texts_in(part)
+
+
+def gives_advice(text: str) -> bool:
+    """Whether it is a message, no program or list of names, that says what to do."""
+    return len(text.split()) > 2 and text[:1] != '\n' and bool(ADVICE.search(text))
+
+
+@cache
+def messages() -> dict[str, str]:
+    """Return the texts that give advice, each with its file."""
+    found = {}
+    for file in sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob('*.py')):
+        name = str(file.relative_to(ROOT))
+        if not name.startswith(FOR_DEVELOPERS):
+            found |= dict.fromkeys(filter(gives_advice, texts_in(ast.parse(file.read_text()))), name)
+    return found
+
+if __name__ == '__main__':
+    for t, f in messages().items():
+        print(f, '|', t.replace('\n','\\n'))
