@@ -210,7 +210,7 @@ def _find_errors(source: _Source, names: tuple[str, ...], kind: str, origin: str
         errors.append(
             f'{source.key}: the categories {list_items(extra, 10)} of {source.ann_file} are not in '
             f'{origin}, which the classes are taken from; to leave them out, name the classes '
-            'in metainfo=dict(classes=(...)) of every dataset'
+            'in metainfo=dict(classes=(...)) of every dataset, and set num_classes of the head'
         )
     return errors
 

@@ -85,7 +85,7 @@ def _old_root(values: Mapping[str, Any], datasets: Mapping[str, Mapping[str, Any
     if len({_with_slash(root) for root in roots.values()}) > 1:
         raise ConfigError(
             f'--data-root (or {DATA_ROOT_VARIABLE}) needs all data below one folder, but there are '
-            f'several: {_list_settings(roots)}. Set each with --cfg-options instead'
+            f'several: {_list_settings(roots)}. Set each with --cfg-options KEY=VALUE instead'
         )
     old = next(iter(roots.values()), None) or values.get('data_root')
     return _with_slash(old) if isinstance(old, str) else ''

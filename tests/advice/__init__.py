@@ -9,5 +9,8 @@ import pytest
 
 
 def advice(part, *values):
-    """A row of a table: part of the text of a message, and the values of the other parameters."""
+    """A row of a table: part of the text of a message, and the values of the other parameters.
+
+    {} stands for what is formatted into the text.
+    """
     return pytest.param(part, *values, id=part)

@@ -65,6 +65,11 @@ default_hooks = dict(logger=dict(interval=1))
 """
 
 
+def says(text, part):
+    """Whether a text has part of a message; {} stands for what is formatted into it."""
+    return all(piece in text for piece in part.split('{}'))
+
+
 @dataclass
 class Answer:
     """How a program ended: exit code, all that it wrote, and the error message in it."""
@@ -153,10 +158,10 @@ def follow(run):
     def follow(part, wrong, right, **options):
         wrong, right = (each if isinstance(each, tuple) else (each,) for each in (wrong, right))
         first = run(*wrong, **options)
-        assert part in first.text, first.text[-3000:]
+        assert says(first.text, part), first.text[-3000:]
         then = run(*right, **options)
         assert then.code == 0, then.text[-3000:]
-        assert part not in then.text
+        assert not says(then.text, part)
         assert 0 <= float(then.ap) <= 1
         return first, then
 
@@ -192,6 +197,11 @@ def edit(change, split='train'):
         file.write_text(json.dumps(content))
 
     return act
+
+
+def options(*settings):
+    """The arguments that set these keys."""
+    return ' '.join(['--cfg-options', *settings])
 
 
 def write(name, text):

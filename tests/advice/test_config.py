@@ -18,15 +18,11 @@ from ghmdet.registry import (
     VISBACKENDS,
 )
 from tests.advice import advice
-from tests.advice.conftest import edit, pipeline
+from tests.advice.conftest import edit, options, pipeline
 
 FOCAL = "type='FocalLoss', use_sigmoid=True"
 ROOTS = [f'{split}_dataloader.dataset.data_root=data/' for split in ('train', 'val', 'test')]
 CLASSES = [f'{split}_dataloader.dataset.metainfo.classes' for split in ('train', 'val', 'test')]
-
-
-def options(*settings):
-    return ' '.join(['--cfg-options', *settings])
 
 
 def files(**texts):

@@ -14,6 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FOLDERS = 'ghmdet', 'tools'
 FOR_DEVELOPERS = 'tools/dev/', 'tools/analysis_tools/benchmarks/'
+MARK = 'pytest.mark.follows'
 NOT_SHOWN_IN_ERRORS = 'help', 'description'
 VERBS = (
     'add ask call change check choose copy correct delete drop expand fetch get give install keep '
@@ -23,8 +24,8 @@ VERBS = (
 ADVICE = re.compile(
     # An imperative at the beginning of a sentence or clause
     rf'(?:^|[.:;,(}})] ?|\b(?:and|or|then|to|otherwise|instead) )(?:{"|".join(VERBS.split())})\b'
-    r'|\bmust\b|\bneeds?\b|is missing|did you mean|e\.g\.|what helps|make room|should be|->|pip '
-    r'|\buses it|another with|given by|chosen by|\bchange it\b|replaced here|see also|sets another'
+    r'|\bmust\b|\bneeds?\b|is missing|did you mean|e\.g\.|what helps|make room|should be|pip '
+    r'|\buses it|another with|given by|chosen by|\bchange it\b|replaced here|new keys|sets another'
     r'|trains? together only|(?:continues|sets|shows|skips) |\bdo not\b|is for|cv2\.imread returns',
     re.IGNORECASE,
 )
@@ -44,10 +45,11 @@ def text_of(node: ast.AST) -> str | None:
 
 
 def texts_in(node: ast.AST) -> Iterator[str]:
-    """Yield the strings in a syntax tree, but no docstrings and help texts."""
+    """Yield the strings in a syntax tree, but no docstrings, help texts and operands of `==` or `in`."""
     for child in ast.iter_child_nodes(node):
         is_docstring = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
-        if is_docstring or (isinstance(child, ast.keyword) and child.arg in NOT_SHOWN_IN_ERRORS):
+        is_help = isinstance(child, ast.keyword) and child.arg in NOT_SHOWN_IN_ERRORS
+        if is_docstring or is_help or isinstance(child, ast.Compare):
             continue
         if (text := text_of(child)) is None:
             yield from texts_in(child)
@@ -73,6 +75,35 @@ def messages() -> dict[str, str]:
             found |= dict.fromkeys(filter(gives_advice, texts_in(ast.parse(file.read_text()))), name)
     return found
 
-if __name__ == '__main__':
-    for t, f in messages().items():
-        print(f, '|', t.replace('\n','\\n'))
+
+@cache
+def followed() -> dict[str, str]:
+    """Return the parts of messages that tests name, each with the file of the test."""
+    found = {}
+    for file in sorted((ROOT / 'tests').rglob('*.py')):
+        for node in ast.walk(ast.parse(file.read_text())):
+            name = ast.unparse(node.func) if isinstance(node, ast.Call) else ''
+            parts = node.args[:1] if name == 'advice' else node.args if name == MARK else []
+            texts = filter(None, map(text_of, parts))
+            found |= dict.fromkeys(texts, str(file.relative_to(ROOT)))
+    return found
+
+
+def test_each_message_that_gives_advice_is_followed():
+    missing = [
+        f'{file}: {text}'
+        for text, file in messages().items()
+        if not any(part in text for part in followed())
+    ]
+    assert not missing, (
+        'messages whose advice no test follows; write one that provokes the message, does what it '
+        f"says and checks the result, and mark it with @{MARK}('part of the message'):\n"
+        + '\n'.join(missing)
+    )
+
+
+def test_each_part_is_of_one_message():
+    for part, file in followed().items():
+        texts = [text for text in messages() if part in text]
+        assert texts, f'{file}: no message that gives advice contains {part!r} (any more)'
+        assert len(texts) == 1 or part in texts, f'{file}: {part!r} is in several: {texts}'
