@@ -23,7 +23,7 @@ VERBS = (
 )
 ADVICE = re.compile(
     # An imperative at the beginning of a sentence or clause
-    rf'(?:^|[.:;,(}})] ?|\b(?:and|or|then|to|otherwise|instead) )(?:{"|".join(VERBS.split())})\b'
+    rf'(?:^|[.:;,(] ?|\b(?:and|or|then|otherwise|instead) )(?:{"|".join(VERBS.split())})\b'
     r'|\bmust\b|\bneeds?\b|is missing|did you mean|e\.g\.|what helps|make room|should be|pip '
     r'|\buses it|another with|given by|chosen by|\bchange it\b|replaced here|new keys|sets another'
     r'|trains? together only|(?:continues|sets|shows|skips) |\bdo not\b|is for|cv2\.imread returns',
