@@ -199,7 +199,8 @@ def _find_labels(dataset: CocoDataset, records: CocoRecords, audit: DatasetAudit
     if not records.categories:
         return {}
     try:
-        ids = match_classes(dataset.metainfo['classes'], records.categories, dataset.ann_file)
+        classes, annotated = dataset.metainfo['classes'], records.annotations.category_ids
+        ids = match_classes(classes, records.categories, dataset.ann_file, annotated)
     except ValueError as error:
         audit.add('classes', [str(error)])
         ids = [category.id for category in records.categories]

@@ -57,6 +57,7 @@ class CategoryRecord(msgspec.Struct, gc=False):
 
     id: Id
     name: str
+    supercategory: Any = None
 
 
 class _AnnotationRecord(msgspec.Struct, gc=False):

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ghmdet.coco.classes import match_classes
 from ghmdet.coco.reader import read_coco
-from ghmdet.coco.records import CategoryRecord, CocoRecords
+from ghmdet.coco.records import CocoRecords
 
 
 @pytest.fixture
@@ -152,10 +151,3 @@ def test_annotations_may_be_absent_if_not_needed(tmp_path, coco):
     read = read_coco(str(tmp_path / 'ann.json'), need_annotations=False)
     assert [image.id for image in read.images] == [30, 10]
     assert read.annotations.bbox.shape == (0, 4)
-
-
-def test_a_name_used_twice_is_an_error_only_for_a_used_class():
-    categories = [CategoryRecord(9, 'a'), CategoryRecord(4, 'a'), CategoryRecord(2, 'b')]
-    assert match_classes(['b'], categories, 'ann.json') == [2]
-    with pytest.raises(ValueError, match=r"ann.json: .* several ids for \{'a': \[9, 4\]\}"):
-        match_classes(['b', 'a'], categories, 'ann.json')
