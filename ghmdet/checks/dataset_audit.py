@@ -146,6 +146,7 @@ def read_valid_entries(
     for section in _SECTIONS:
         entries = data.get(section)
         find_type_faults(faults, section, entries if isinstance(entries, list) else ())
+    faults.add_lines(ann_file)
     data = _remove(data, faults)
     records = convert_records(data, ann_file)
     find_record_faults(found, records)

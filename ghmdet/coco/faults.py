@@ -6,12 +6,13 @@ import json
 import math
 import mmap
 import os.path as osp
+import re
 import reprlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from ghmdet.argument_checks import is_number
@@ -22,7 +23,17 @@ MAX_PIXELS = 1e9
 BOX_WORDS = 'four finite numbers [x, y, width, height] up to 1e9'
 _SHOWN = 5
 _LINE_BLOCK = 2**20
-_REPR = reprlib.Repr()
+_LF = '\n'
+# After a key: up to its value, or up to the NaN in it.
+_VALUE = r'\s*:\s*([\[\d\s,.eE+-]*(?=NaN|Infinity))?'
+
+
+class _Repr(reprlib.Repr):
+    def repr_float(self, value: float, level: int) -> str:
+        return json.dumps(value)  # NaN and Infinity are written as in the file
+
+
+_REPR = _Repr()
 _REPR.maxstring, _REPR.maxlong, _REPR.maxother = 100, 60, 60
 
 
@@ -34,24 +45,48 @@ class Faults:
         limit: how many texts to keep.
         count: number of all faults.
         texts: the first `limit` of them.
+        places: by list and index of an entry, the numbers of its texts, each with a key or ''.
         indices: for each list of the file, the indices of its broken entries.
     """
 
     limit: int = _SHOWN
     count: int = 0
     texts: list[str] = field(default_factory=list)
+    places: dict[tuple[str, int], list[tuple[int, str]]] = field(default_factory=dict)
     indices: dict[str, set[int]] = field(default_factory=dict)
 
-    def add(self, section: str, index: int, text: str) -> None:
-        """Add a fault of the entry `index` of a list; `text` names the entry."""
+    def add(self, section: str, index: int, text: str, key: str = '') -> None:
+        """Add a fault of the entry `index` of a list, in `key`; `text` names both."""
         self.count += 1
         self.indices.setdefault(section, set()).add(index)
         if len(self.texts) < self.limit:
+            self.places.setdefault((section, index), []).append((len(self.texts), key))
             self.texts.append(text)
+
+    def add_lines(self, ann_file: str) -> None:
+        """Add line and column to the texts, if the file is on a local disk."""
+        if not osp.isfile(ann_file):
+            return
+        content, line, counted = Path(ann_file).read_bytes(), 1, 0
+        text, wanted = content.decode(json.detect_encoding(content), 'replace'), dict(self.places)
+        with suppress(ValueError, IndexError, RecursionError):  # the rest may be no JSON
+            for section, index, entry, begin, end in _walk_entries(text):
+                for number, key in wanted.pop((section, index), ()):
+                    if not self.texts[number].startswith(_name_entry(section, index, entry)):
+                        continue  # what was checked is only a part of the file
+                    line, counted = line + text.count(_LF, counted, begin), begin
+                    value = re.compile(rf'"{key}"{_VALUE}').search(text, begin, end)
+                    at = value.end() if value else begin
+                    column = at - text.rfind(_LF, 0, at)
+                    place = f'line {line + text.count(_LF, begin, at)}, column {column}'
+                    self.texts[number] += f' ({place})'
+                if not wanted:
+                    return
 
     def raise_any(self, ann_file: str, at_least: bool = False) -> None:
         """Raise a ValueError if there are any."""
         if self.count:
+            self.add_lines(ann_file)
             raise ValueError(
                 f'{ann_file}: {"at least " if at_least else ""}{self.count} broken entries: '
                 f'{list_items(self.texts, _SHOWN, "; ", self.count)}. '
@@ -72,17 +107,17 @@ def find_type_faults(faults: Faults, section: str, entries: Iterable[Any], first
         first: index of the first entry in its list.
     """
     for index, entry in enumerate(entries, first):
+        name = _name_entry(section, index, entry)
         if not isinstance(entry, dict):
-            faults.add(section, index, f'{section}[{index}] must be an object, got {show(entry)}')
+            faults.add(section, index, f'{name} must be an object, got {show(entry)}')
             continue
         absent = ', '.join(key for key in _REQUIRED[section] if key not in entry)
-        name = _name_entry(section, index, entry)
         if absent:
             faults.add(section, index, f'{name} lacks {absent}')
         for key, (is_valid, expected) in _FIELDS[section].items():
             if key in entry and not is_valid(entry[key]):
                 text = f'{name}: {key} must be {expected}, got {show(entry[key])}'
-                faults.add(section, index, text)
+                faults.add(section, index, text, key)
 
 
 def show(value: Any) -> str:
@@ -90,7 +125,9 @@ def show(value: Any) -> str:
     return _REPR.repr(value)
 
 
-def _name_entry(section: str, index: int, entry: dict[str, Any]) -> str:
+def _name_entry(section: str, index: int, entry: Any) -> str:
+    if not isinstance(entry, dict):
+        return f'{section}[{index}]'
     if section == 'images' and 'id' in entry:
         return name_image(entry['id'], entry.get('file_name'))
     if section == 'annotations':
@@ -190,6 +227,30 @@ def explain_json(ann_file: str) -> Iterator[None]:
     except ValueError as error:
         # Python reads no integer of more than 4300 digits.
         raise ValueError(f'{ann_file}: {str(error).removeprefix(f"{ann_file}: ")}') from None
+
+
+def _walk_entries(text: str) -> Iterator[tuple[str, int, Any, int, int]]:
+    """Yield list, index, content, begin and end of each entry of the lists of a JSON object."""
+    decode = json.JSONDecoder().raw_decode
+    at = _skip(text, text.index('{') + 1)
+    while text[at] != '}':
+        section, at = decode(text, at)
+        at = _skip(text, at)
+        if text[at] != '[':
+            at = _skip(text, decode(text, at)[1])
+            continue
+        at, index = _skip(text, at + 1), 0
+        while text[at] != ']':
+            entry, end = decode(text, at)
+            yield section, index, entry, at, end
+            at, index = _skip(text, end), index + 1
+        at = _skip(text, at + 1)
+
+
+def _skip(text: str, at: int) -> int:
+    while text[at] in ' \t\r\n,:':
+        at += 1
+    return at
 
 
 def find_line(text: bytes | mmap.mmap, offset: int) -> tuple[str, int]:

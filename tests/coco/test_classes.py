@@ -36,8 +36,8 @@ def read(folder, categories, used=()):
         ([(0, 'dog', 'none'), (1, 'dog', 'dog'), (2, 'cat', 'dog')], [2], 'dog cat', ''),
         ([(0, 'dog', 'none'), (1, 'cat', 'dog'), (2, 'dog', 'dog')], [1, 2], 'cat dog', ''),
         # several roots, one below the other, in any order of the file
-        ([(7, 'cat', 'pets'), (3, 'pets', 'beasts'), (1, 'beasts'), (2, 'fox', 'wild'), (5, 'wild')],
-         [7], 'fox cat', 'beasts pets wild'),
+        ([(7, 'cat', 'pet'), (3, 'pet', 'beast'), (1, 'beast'), (2, 'fox', 'wild'), (5, 'wild')],
+         [7], 'fox cat', 'beast pet wild'),
         # no roots: COCO's, without supercategory, with what is no name there
         ([(1, 'person', 'person'), (2, 'rider', 'person')], [2], 'person rider', ''),
         ([(1, 'cat', ''), (2, 'dog', None), (3, 'None', 'none'), (4, 'none', ['cat'])], [],
