@@ -3,7 +3,8 @@
 Checks all datasets of a config with their classes and filters, or one COCO file. Every entry is
 read and every image decoded; an error does not stop the check. Writes report.txt, report.html and
 pictures of the boxes with errors. The exit code is 1 if there are errors, which would stop a
-training; boxes that a training would only skip are warnings.
+training; boxes that a training would only skip, equal boxes, equal images, and images of the
+training that are in the validation or test data too, are warnings.
 """
 
 from __future__ import annotations
@@ -23,7 +24,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ghmdet.checks.audit_report import list_findings, write_report
 from ghmdet.checks.classes import resolve_classes
-from ghmdet.checks.dataset_audit import DatasetAudit, check_dataset, read_valid_entries
+from ghmdet.checks.dataset_audit import (
+    DatasetAudit,
+    check_dataset,
+    find_leaks,
+    read_valid_entries,
+)
+from ghmdet.coco.classes import find_classes
 from ghmdet.coco.records import ImageRecord
 from ghmdet.config.arguments import add_data_root, move_data, read_config
 from ghmdet.config.cfg_options import add_cfg_options, merge_options
@@ -66,6 +73,7 @@ def main() -> None:
     args = parse_args()
     MMLogger.get_current_instance().setLevel(logging.ERROR)  # the report has what datasets log
     audits = [check_json(args)] if args.source.endswith('.json') else list(check_config(args))
+    find_leaks(audits)
     out = args.out or Path(f'check_{Path(args.source).stem}')
     write_report(audits, out)
     print('\n'.join(map(list_findings, audits)))
@@ -78,7 +86,7 @@ def main() -> None:
 def check_json(args: argparse.Namespace) -> DatasetAudit:
     """Check a COCO file with all its categories."""
     entries = read_valid_entries(args.source, need_annotations=False)
-    names = tuple(dict.fromkeys(category.name for category in entries[0].categories))
+    names = find_classes(entries[0]).classes
     folder = args.img_dir or guess_folder(Path(args.source), entries[0].images[:1])
     dataset = CocoDataset(
         args.source,

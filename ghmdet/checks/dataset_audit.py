@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import os.path as osp
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import pairwise, product
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from ghmdet.checks.decode_images import DecodeResult, ImageJob, decode_images
 from ghmdet.coco.box_filter import DEFECTS, BoxCheck, check_boxes
-from ghmdet.coco.classes import match_classes
+from ghmdet.coco.classes import find_classes, match_classes
 from ghmdet.coco.faults import Faults, find_outside_names, find_type_faults
 from ghmdet.coco.reader import find_record_faults, load_json, read_coco
 from ghmdet.coco.records import CocoRecords, convert_records
 from ghmdet.datasets.coco import CocoDataset
+from ghmdet.datasets.coco_images import CocoImages
 
 _KEPT = 1000  # texts per kind of finding
 _SECTIONS = ('images', 'annotations', 'categories')
@@ -44,7 +46,11 @@ class Finding:
 
 @dataclass
 class DatasetAudit:
-    """The result of `check_dataset`; `statistics` are tables: title -> rows of (name, count)."""
+    """The result of `check_dataset`.
+
+    `statistics` are tables: title -> rows of (name, count). `images` are those that the dataset
+    uses: digest of the content, or real path -> name for a message and path.
+    """
 
     name: str
     ann_file: str
@@ -53,6 +59,7 @@ class DatasetAudit:
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     statistics: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    images: dict[str | bytes, tuple[str, str]] = field(default_factory=dict)
 
     def add(
         self, kind: str, texts: Sequence[str], count: int = 0, is_error: bool = True
@@ -112,17 +119,38 @@ def check_dataset(
     names = Counter(image.file_name for image in records.images)
     repeated = [f'{name!r} is the file of {n} images' for name, n in names.items() if n > 1]
     audit.add('file name', repeated, is_error=False)
+    results: dict[int, DecodeResult] = {}
     if decode and dataset.is_local(folder):
         jobs = _list_jobs(audit, dataset, records)
-        results = {}
         for index, result in decode_images(jobs, workers):
             results[index] = result
             progress(len(results), len(jobs))
         _report_images(audit, results, boxes, records, folder)
     else:
         audit.notes.append(f'images were not checked: {"remote" if decode else "no folder"}')
+    _find_copies(audit, dataset, records, results)
     audit.statistics = count_statistics(records, boxes, labels)
     return audit
+
+
+def find_leaks(audits: Sequence[DatasetAudit]) -> None:
+    """Add a warning to the datasets for validation and test that have images of the training.
+
+    Args:
+        audits: named by their keys in the config, such as `val_dataloader.dataset`.
+    """
+    for source, audit in product(audits, audits):
+        train = ', '.join(k for k in source.name.split(', ') if k.startswith('train_'))
+        other = ', '.join(k for k in audit.name.split(', ') if not k.startswith('train_'))
+        if not (train and other):
+            continue
+        texts = [
+            f'{name} is {source.images[key][0]} of {train}'
+            for key, (name, _) in audit.images.items()
+            if key in source.images
+        ]
+        count = f'{len(texts):,} of {len(audit.images):,} images of {other} are in {train} too'
+        audit.add(f'image of the training: {count}', texts, is_error=False)
 
 
 def read_valid_entries(
@@ -199,6 +227,15 @@ def _bin(values: np.ndarray, edges: Sequence[int]) -> list[tuple[str, int]]:
 def _find_labels(dataset: CocoDataset, records: CocoRecords, audit: DatasetAudit) -> dict[Any, int]:
     if not records.categories:
         return {}
+    found = find_classes(records)
+    alike: dict[str, list[str]] = {}
+    for name in found.categories:
+        alike.setdefault(''.join(name.split()).casefold(), []).append(name)
+    texts = [f'{names} differ only in case or spaces' for names in alike.values() if names[1:]]
+    audit.add('class name', texts, is_error=False)
+    audit.notes += found.notes
+    if found.roots and found.roots.keys().isdisjoint(dataset.metainfo['classes']):
+        audit.notes.append(found.explain_roots())
     try:
         classes, annotated = dataset.metainfo['classes'], records.annotations.category_ids
         ids = match_classes(classes, records.categories, dataset.ann_file, annotated)
@@ -208,7 +245,39 @@ def _find_labels(dataset: CocoDataset, records: CocoRecords, audit: DatasetAudit
     return {id_: label for label, id_ in enumerate(ids)}
 
 
+def _find_copies(
+    audit: DatasetAudit,
+    dataset: CocoDataset,
+    records: CocoRecords,
+    results: dict[int, DecodeResult],
+) -> None:
+    """List the images in use in `audit.images`, and report those equal to an earlier one."""
+    data, texts = dataset.data_list, []
+    used = set(data.fields['img_id'].tolist()) if isinstance(data, CocoImages) else None
+    for index, image in enumerate(records.images):
+        if used is not None and image.id not in used:
+            continue
+        path = _make_picture(records, dataset.data_prefix['img'], index).path
+        key = results.get(index, DecodeResult()).digest or osp.realpath(path)
+        name = f'image id {image.id!r} ({path})'
+        first, first_path = audit.images.setdefault(key, (name, path))
+        if path != first_path:  # else it is a repeated file name
+            texts.append(f'{name} equals {first}')
+    audit.add('image file equal to an earlier one', texts, is_error=False)
+
+
+def _describe_equal_boxes(boxes: BoxCheck) -> list[str]:
+    """Name the boxes that are equal to another one of their class and image."""
+    keys = np.column_stack([boxes.owner, boxes.label, boxes.annotations.bbox])
+    order = boxes.used[np.lexsort(keys[boxes.used].T)]
+    equal = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
+    pairs = zip(order[1:][equal].tolist(), order[:-1][equal].tolist(), strict=True)
+    return [f'{boxes.describe(i)} equals {boxes.annotations.name(other)}' for i, other in pairs]
+
+
 def _report_boxes(audit: DatasetAudit, boxes: BoxCheck, records: CocoRecords, folder: str) -> None:
+    texts = _describe_equal_boxes(boxes)
+    audit.add('box equal to another one of its class and image', texts, is_error=False)
     kinds = {f'box skipped, {reason}': boxes.indices_of(reason) for reason in DEFECTS}
     kinds['box used, more than a pixel beyond the image'] = np.flatnonzero(boxes.beyond)
     for kind, indices in kinds.items():
