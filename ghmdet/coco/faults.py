@@ -215,9 +215,12 @@ def explain_json(ann_file: str) -> Iterator[None]:
     except json.JSONDecodeError as error:
         if not error.doc:
             raise ValueError(f'{ann_file}: the file is empty (0 bytes)') from None
+        hint = 'the file may have been truncated when it was written or copied'
+        if error.pos == 0 or error.msg == 'Extra data':
+            hint = 'this may be another kind of file, such as XML, text, or JSON Lines'
         raise ValueError(
             f'{ann_file}: broken JSON at line {error.lineno}, column {error.colno}: {error.msg}; '
-            'the file may have been truncated when it was written or copied'
+            f'{hint}'
         ) from None
     except UnicodeDecodeError as error:
         raise ValueError(
@@ -268,7 +271,7 @@ def find_line(text: bytes | mmap.mmap, offset: int) -> tuple[str, int]:
     # In a very long line the column counts bytes instead of characters.
     short = offset - begin < _LINE_BLOCK
     column = len(text[begin:offset].decode(errors='replace')) if short else offset - begin
-    return '\n' * line_feeds + ' ' * column, line_feeds + column
+    return '\n' * line_feeds + ' ' * (column + 1), line_feeds + column  # never empty
 
 
 # --- file names ---------------------------------------------------------------------------------

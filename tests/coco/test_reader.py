@@ -124,8 +124,13 @@ def test_entries_that_are_no_objects_and_long_lists_are_shortened(tmp_path, coco
         (b'[]', "lists images, annotations, categories; 'images' is missing or no list, got list"),
         (
             b'{"images": [], "annotations": {}}',
-            "'annotations' is missing or no list, got the keys .'annotations', 'images'.",
+            "'annotations' is missing or no list, got a dict",
         ),
+        (b'{"shapes": 1, "flags": {}}', r"or no list, got the keys \['flags', 'shapes'\]"),
+        (b'<?xml version="1.0"?>', 'column 1: .* this may be another kind of file, such as XML'),
+        (b'0 0.5 0.5 0.1 0.1', 'column 3: Extra data; this may be another kind of file'),
+        (b'{"a": 1}\n{"a": 2}', 'line 2, column 1: Extra data; this may be another kind of file'),
+        (b'var x = {"annotations": []}', 'line 1, column 1: .* another kind of file'),
         (b'{"images": [], "annotations": []}', "'categories' is missing"),
     ],
 )
