@@ -128,15 +128,32 @@ def check_config(args: argparse.Namespace) -> Iterator[DatasetAudit]:
         if not isinstance(dataset, CocoDataset) or not dataset.ann_file:
             print(f'{same[0]}: {type(dataset).__name__} is not checked', file=sys.stderr)
             continue
-        audit = check(args, ', '.join(same), dataset)
+        entries = None
+        if classes_error and not (configs[same[0]].get('metainfo') or {}).get('classes'):
+            entries, dataset = read_with_own_classes(dataset, configs[same[0]])
+        audit = check(args, ', '.join(same), dataset, entries=entries)
         num_errors += audit.num_errors
         yield audit
-    if classes_error and not num_errors:
+    if classes_error and (not num_errors or classes_error.startswith('the classes do not agree')):
         audit = DatasetAudit('all datasets', args.source)
         audit.add('classes', [classes_error])
         yield audit
     elif not keys:
         raise ValueError(f'{args.source}: no dataset in train_, val_ or test_dataloader')
+
+
+def read_with_own_classes(dataset: CocoDataset, values: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the entries of a dataset's file, None if it cannot be read, and the dataset.
+
+    It gets the classes of the file. With those of COCO, its default, each file would lack them.
+    """
+    try:
+        entries = read_valid_entries(dataset.ann_file, dataset.backend_args, not dataset.test_mode)
+    except (OSError, ValueError):  # found again by the check
+        return None, dataset
+    names = find_classes(entries[0]).classes
+    metainfo = {'metainfo': {'classes': names}} if names else {}
+    return entries, DATASETS.build({**values, **metainfo, 'lazy_init': True})
 
 
 def simplify(values: Mapping[str, Any]) -> dict[str, Any]:

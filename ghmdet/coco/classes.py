@@ -128,7 +128,7 @@ def find_classes(records: CocoRecords) -> FileClasses:
     notes = [
         f'of the categories {ids[name]} named {name!r}, only {used[0]!r} has annotations and counts'
         for name, used in chosen.items()
-        if len(ids[name]) > 1 and name not in unused
+        if len(used) == 1 < len(ids[name]) and name not in unused
     ]
     return FileClasses(tuple(classes or ids), tuple(ids), unused, roots if classes else {}, notes)
 

@@ -340,3 +340,26 @@ def test_the_tool_checks_each_dataset_of_a_config(tmp_path, coco, run_tool):
         'test_dataloader.dataset are in train_dataloader.dataset.dataset too\n    image id 0 (',
     ):
         assert text in stdout
+
+
+def test_files_that_are_broken_or_disagree_are_checked_with_their_own_classes(
+    tmp_path, coco, run_tool
+):
+    """Not with COCO's 80 classes, which a dataset has by default."""
+    (tmp_path / 'train.json').write_text(json.dumps(coco))
+    val = json.dumps(coco)
+    (tmp_path / 'val.json').write_text(val.replace('"dog"', '"Dog"'))
+    (tmp_path / 'config.py').write_text(re.sub(r'metainfo=dict\(classes=.*?\)\),?', '', CONFIG))
+    args = ('config.py', '--data-root', tmp_path, '--out', 'out', '--workers', 0)
+    code, stdout, stderr = run_tool('check_dataset.py', *args)
+    assert (code, '80 classes' in stdout) == (1, False), stderr
+    assert 'the classes do not agree: val_dataloader.dataset: of' in stdout
+    assert "'dog' (did you mean 'Dog'?)" in stdout
+    (tmp_path / 'val.json').write_text(val.replace('[0, 0, 100, 80]', '[0, 0, 100,\n NaN]'))
+    code, stdout, stderr = run_tool('check_dataset.py', *args)
+    assert (code, '80 classes' in stdout, 'do not agree' in stdout) == (1, False, False), stderr
+    assert stdout.count('error: ') == 1
+    assert 'got [0, 0, 100, NaN] (line 2, column 2)' in stdout
+    (tmp_path / 'val.json').write_text(val)  # corrected
+    code, stdout, stderr = run_tool('check_dataset.py', *args)
+    assert (code, stdout.count('error: ')) == (0, 0), stderr

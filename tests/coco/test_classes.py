@@ -67,6 +67,7 @@ def test_of_two_categories_of_one_name_the_annotated_one_counts(tmp_path):
         assert match_classes(['b', 'a'], records.categories, 'a.json', annotated) == [5, id_]
         assert CocoAnnotations(records, 'a.json').find_categories(['b', 'a']) == [5, id_]
         assert find_classes(records).notes == note
+    assert find_classes(read(tmp_path, categories, [4, 9])).notes == []  # an error, if it is used
     # labels are in the order of the ids that count
     assert find_classes(read(tmp_path, categories, [9])).classes == ('b', 'a')
     assert find_classes(read(tmp_path, categories, [4])).classes == ('a', 'b')
