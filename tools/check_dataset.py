@@ -15,6 +15,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,12 +25,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from ghmdet.checks.audit_report import list_findings, write_report
 from ghmdet.checks.classes import resolve_classes
-from ghmdet.checks.dataset_audit import (
-    DatasetAudit,
-    check_dataset,
-    find_leaks,
-    read_valid_entries,
-)
+from ghmdet.checks.dataset_audit import DatasetAudit, check_dataset, read_valid_entries
 from ghmdet.coco.classes import find_classes
 from ghmdet.coco.records import ImageRecord
 from ghmdet.config.arguments import add_data_root, move_data, read_config
@@ -140,6 +136,26 @@ def check_config(args: argparse.Namespace) -> Iterator[DatasetAudit]:
         yield audit
     elif not keys:
         raise ValueError(f'{args.source}: no dataset in train_, val_ or test_dataloader')
+
+
+def find_leaks(audits: Sequence[DatasetAudit]) -> None:
+    """Add a warning to the datasets for validation and test that have images of the training.
+
+    Args:
+        audits: named by their keys in the config, such as `val_dataloader.dataset`.
+    """
+    for source, audit in product(audits, audits):
+        train = ', '.join(k for k in source.name.split(', ') if k.startswith('train_'))
+        other = ', '.join(k for k in audit.name.split(', ') if not k.startswith('train_'))
+        if not (train and other):
+            continue
+        texts = [
+            f'{name} is {source.images[key][0]} of {train}'
+            for key, (name, _) in audit.images.items()
+            if key in source.images
+        ]
+        count = f'{len(texts):,} of {len(audit.images):,} images of {other} are in {train} too'
+        audit.add(f'image of the training: {count}', texts, is_error=False)
 
 
 def read_with_own_classes(dataset: CocoDataset, values: Mapping[str, Any]) -> tuple[Any, Any]:

@@ -86,9 +86,8 @@ def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> st
         return '. '.join(dict.fromkeys(notes)) or None
     names, kind, origin = chosen
     files = (s.file for s in sources if s.file and kind == 'file' and s.ann_file == origin)
-    if (file := next(files, None)) and file.roots:
-        notes.append(file.explain_roots())
-    roots = file.roots if file else ()
+    roots = file.roots if (file := next(files, None)) else {}
+    notes += roots.values()
     if 'train' not in splits:
         sources = [source for source in sources if _split(source.key) in splits]
     errors = [error for s in sources for error in _find_errors(s, names, kind, origin, roots)]
@@ -101,7 +100,7 @@ def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> st
         )
         if roots:
             advice = 'to make it one, list all in metainfo=dict(classes=(...)) of every dataset'
-            errors.append(f'{notes[-1]}; {advice}')
+            errors += [*roots.values(), advice]
     if errors:
         listed = '; '.join(map(str, sources))
         raise ValueError(f'the classes do not agree: {"; ".join(errors)}. [{listed}]')

@@ -6,7 +6,7 @@ import os.path as osp
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -48,8 +48,8 @@ class Finding:
 class DatasetAudit:
     """The result of `check_dataset`.
 
-    `statistics` are tables: title -> rows of (name, count). `images` are those that the dataset
-    uses: digest of the content, or real path -> name for a message and path.
+    `statistics` are tables: title -> rows of (name, count). `images` are those in use: digest of
+    the content, or real path -> name and path.
     """
 
     name: str
@@ -133,26 +133,6 @@ def check_dataset(
     return audit
 
 
-def find_leaks(audits: Sequence[DatasetAudit]) -> None:
-    """Add a warning to the datasets for validation and test that have images of the training.
-
-    Args:
-        audits: named by their keys in the config, such as `val_dataloader.dataset`.
-    """
-    for source, audit in product(audits, audits):
-        train = ', '.join(k for k in source.name.split(', ') if k.startswith('train_'))
-        other = ', '.join(k for k in audit.name.split(', ') if not k.startswith('train_'))
-        if not (train and other):
-            continue
-        texts = [
-            f'{name} is {source.images[key][0]} of {train}'
-            for key, (name, _) in audit.images.items()
-            if key in source.images
-        ]
-        count = f'{len(texts):,} of {len(audit.images):,} images of {other} are in {train} too'
-        audit.add(f'image of the training: {count}', texts, is_error=False)
-
-
 def read_valid_entries(
     ann_file: str, backend_args: dict | None = None, need_annotations: bool = True
 ) -> tuple[CocoRecords, Faults]:
@@ -227,17 +207,15 @@ def _bin(values: np.ndarray, edges: Sequence[int]) -> list[tuple[str, int]]:
 def _find_labels(dataset: CocoDataset, records: CocoRecords, audit: DatasetAudit) -> dict[Any, int]:
     if not records.categories:
         return {}
-    found = find_classes(records)
+    found, classes = find_classes(records), dataset.metainfo['classes']
     alike: dict[str, list[str]] = {}
     for name in found.categories:
         alike.setdefault(''.join(name.split()).casefold(), []).append(name)
     texts = [f'{names} differ only in case or spaces' for names in alike.values() if names[1:]]
     audit.add('class name', texts, is_error=False)
-    audit.notes += found.notes
-    if found.roots and found.roots.keys().isdisjoint(dataset.metainfo['classes']):
-        audit.notes.append(found.explain_roots())
+    audit.notes += found.notes + [text for name, text in found.roots.items() if name not in classes]
     try:
-        classes, annotated = dataset.metainfo['classes'], records.annotations.category_ids
+        annotated = records.annotations.category_ids
         ids = match_classes(classes, records.categories, dataset.ann_file, annotated)
     except ValueError as error:
         audit.add('classes', [str(error)])
@@ -266,18 +244,19 @@ def _find_copies(
     audit.add('image file equal to an earlier one', texts, is_error=False)
 
 
-def _describe_equal_boxes(boxes: BoxCheck) -> list[str]:
-    """Name the boxes that are equal to another one of their class and image."""
+def _find_equal_boxes(boxes: BoxCheck) -> np.ndarray:
+    """Return the indices of used boxes that equal another one of their class and image: (n, 2)."""
     keys = np.column_stack([boxes.owner, boxes.label, boxes.annotations.bbox])
     order = boxes.used[np.lexsort(keys[boxes.used].T)]
     equal = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
-    pairs = zip(order[1:][equal].tolist(), order[:-1][equal].tolist(), strict=True)
-    return [f'{boxes.describe(i)} equals {boxes.annotations.name(other)}' for i, other in pairs]
+    return np.stack([order[1:], order[:-1]], axis=1)[equal]
 
 
 def _report_boxes(audit: DatasetAudit, boxes: BoxCheck, records: CocoRecords, folder: str) -> None:
-    texts = _describe_equal_boxes(boxes)
-    audit.add('box equal to another one of its class and image', texts, is_error=False)
+    pairs, name = _find_equal_boxes(boxes), boxes.annotations.name
+    texts = [f'{boxes.describe(i)} equals {name(other)}' for i, other in pairs[:_KEPT].tolist()]
+    kind = 'box equal to another one of its class and image'
+    audit.add(kind, texts, len(pairs), is_error=False)
     kinds = {f'box skipped, {reason}': boxes.indices_of(reason) for reason in DEFECTS}
     kinds['box used, more than a pixel beyond the image'] = np.flatnonzero(boxes.beyond)
     for kind, indices in kinds.items():

@@ -29,7 +29,7 @@ class ImageJob(NamedTuple):
 class DecodeResult(NamedTuple):
     """What is wrong with an image, and whether its EXIF orientation rotates it by 90 degrees.
 
-    `digest` is equal for files of equal content only; empty for a file that cannot be read.
+    `digest` is that of the file's content, empty if it cannot be read.
     """
 
     error: str | None = None

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from mmengine.fileio import join_path
 from mmengine.utils import is_abs
@@ -37,13 +36,7 @@ def match_classes(
     """Find the category id of each class, in the order of the classes.
 
     A label is then an index in `metainfo.classes`. MMDetection returns the ids in the order of the
-    file, which swaps names where the two orders differ.
-
-    Args:
-        classes: names in the order of the labels.
-        categories: of the file.
-        ann_file: name of the file, for messages.
-        annotated: the category ids that annotations have.
+    file, which swaps names where the two orders differ. `annotated` are the ids in annotations.
 
     Raises:
         ValueError: a class is not among the categories, or two annotated categories have its name.
@@ -77,52 +70,41 @@ def match_classes(
 
 
 def choose_ids(ids: list[Id], annotated: Collection[Id]) -> list[Id]:
-    """Return which of the categories of one name count: those with annotations, else the first.
-
-    Example:
-        >>> choose_ids([0, 4], annotated={4}), choose_ids([0, 4], annotated={})
-        ([4], [0])
-    """
+    """Return which categories of one name count: those with annotations, else the first."""
     return [id_ for id_ in ids if id_ in annotated] or ids[:1]
 
 
-@dataclass
-class FileClasses:
-    """The classes of a COCO file that a config without classes gets.
+class FileClasses(NamedTuple):
+    """The classes of a COCO file: names in the order of the category ids, each once.
 
-    Args:
-        classes: names in the order of the category ids, each once.
-        categories: likewise, of all categories.
-        unused: names of categories without annotations.
-        roots: names of categories that are no classes, since they have no annotation and are the
-            supercategory of others, with the names of these. Roboflow writes the project so.
-        notes: for the log, on names that several categories have.
+    `categories` are all names, `unused` those without annotations. `roots` are no classes: they are
+    unused and the supercategory of others, as Roboflow writes a project, with a text that says so.
+    `notes` say which of several categories of one name counts.
     """
 
     classes: tuple[str, ...]
     categories: tuple[str, ...]
     unused: set[str]
-    roots: dict[str, list[str]]
+    roots: dict[str, str]
     notes: list[str]
-
-    def explain_roots(self) -> str:
-        """Return why the roots are no classes, '' if there are none."""
-        reason = 'is no class: it has no annotation and is the supercategory of'
-        return '; '.join(f'{root!r} {reason} {list_items(of)}' for root, of in self.roots.items())
 
 
 def find_classes(records: CocoRecords) -> FileClasses:
     """Find out which categories of a file are classes."""
     annotated = set(records.annotations.category_ids)
     ids: dict[str, list[Id]] = {}
-    children: dict[str, list[str]] = {}
+    children: dict[Any, list[str]] = {}
     for category in sorted(records.categories, key=lambda category: _id_order(category.id)):
         ids.setdefault(category.name, []).append(category.id)
         if isinstance(category.supercategory, str) and category.supercategory != 'none':
             children.setdefault(category.supercategory, []).append(category.name)
     unused = {name for name in ids if annotated.isdisjoint(ids[name])}
-    # A category may be its own supercategory, as COCO's person.
-    roots = {name: of for name, of in children.items() if name in unused and name not in of}
+    reason = 'is no class: it has no annotation and is the supercategory of'
+    roots = {
+        name: f'{name!r} {reason} {list_items(of)}'
+        for name, of in children.items()
+        if name in unused and name not in of  # COCO's person is its own
+    }
     chosen = {name: choose_ids(of_name, annotated) for name, of_name in ids.items()}
     classes = sorted(ids.keys() - roots, key=lambda name: _id_order(chosen[name][0]))
     notes = [

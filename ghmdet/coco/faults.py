@@ -12,6 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from itertools import count
 from pathlib import Path, PurePath
 from typing import Any
 
@@ -24,16 +25,13 @@ BOX_WORDS = 'four finite numbers [x, y, width, height] up to 1e9'
 _SHOWN = 5
 _LINE_BLOCK = 2**20
 _LF = '\n'
+_NEXT = re.compile(r'\s*,?\s*')
 # After a key: up to its value, or up to the NaN in it.
 _VALUE = r'\s*:\s*([\[\d\s,.eE+-]*(?=NaN|Infinity))?'
 
 
-class _Repr(reprlib.Repr):
-    def repr_float(self, value: float, level: int) -> str:
-        return json.dumps(value)  # NaN and Infinity are written as in the file
-
-
-_REPR = _Repr()
+_REPR = reprlib.Repr()
+_REPR.repr_float = lambda value, level: json.dumps(value)  # type: ignore[attr-defined]  # NaN
 _REPR.maxstring, _REPR.maxlong, _REPR.maxother = 100, 60, 60
 
 
@@ -67,21 +65,15 @@ class Faults:
         """Add line and column to the texts, if the file is on a local disk."""
         if not osp.isfile(ann_file):
             return
-        content, line, counted = Path(ann_file).read_bytes(), 1, 0
-        text, wanted = content.decode(json.detect_encoding(content), 'replace'), dict(self.places)
-        with suppress(ValueError, IndexError, RecursionError):  # the rest may be no JSON
-            for section, index, entry, begin, end in _walk_entries(text):
-                for number, key in wanted.pop((section, index), ()):
-                    if not self.texts[number].startswith(_name_entry(section, index, entry)):
-                        continue  # what was checked is only a part of the file
-                    line, counted = line + text.count(_LF, counted, begin), begin
+        content = Path(ann_file).read_bytes()
+        text = content.decode(json.detect_encoding(content), 'replace')
+        for section, index, entry, begin, end in _walk_entries(text):
+            for number, key in self.places.get((section, index), ()):
+                if self.texts[number].startswith(_name_entry(section, index, entry)):
                     value = re.compile(rf'"{key}"{_VALUE}').search(text, begin, end)
                     at = value.end() if value else begin
-                    column = at - text.rfind(_LF, 0, at)
-                    place = f'line {line + text.count(_LF, begin, at)}, column {column}'
-                    self.texts[number] += f' ({place})'
-                if not wanted:
-                    return
+                    line, column = text.count(_LF, 0, at) + 1, at - text.rfind(_LF, 0, at)
+                    self.texts[number] += f' (line {line}, column {column})'
 
     def raise_any(self, ann_file: str, at_least: bool = False) -> None:
         """Raise a ValueError if there are any."""
@@ -233,27 +225,15 @@ def explain_json(ann_file: str) -> Iterator[None]:
 
 
 def _walk_entries(text: str) -> Iterator[tuple[str, int, Any, int, int]]:
-    """Yield list, index, content, begin and end of each entry of the lists of a JSON object."""
+    """Yield list, index, content, begin and end of each entry of a COCO file."""
     decode = json.JSONDecoder().raw_decode
-    at = _skip(text, text.index('{') + 1)
-    while text[at] != '}':
-        section, at = decode(text, at)
-        at = _skip(text, at)
-        if text[at] != '[':
-            at = _skip(text, decode(text, at)[1])
-            continue
-        at, index = _skip(text, at + 1), 0
-        while text[at] != ']':
-            entry, end = decode(text, at)
-            yield section, index, entry, at, end
-            at, index = _skip(text, end), index + 1
-        at = _skip(text, at + 1)
-
-
-def _skip(text: str, at: int) -> int:
-    while text[at] in ' \t\r\n,:':
-        at += 1
-    return at
+    for match in re.finditer(rf'"({"|".join(_FIELDS)})"\s*:\s*\[\s*', text):
+        begin = match.end()
+        with suppress(ValueError, RecursionError):  # where the list ends
+            for index in count():
+                entry, end = decode(text, begin)
+                yield match[1], index, entry, begin, end
+                begin = _NEXT.match(text, end).end()  # type: ignore[union-attr]
 
 
 def find_line(text: bytes | mmap.mmap, offset: int) -> tuple[str, int]:

@@ -56,16 +56,10 @@ def expand_one_hot(labels: Tensor, num_classes: int) -> Tensor:
 
 
 def check_labels(name: str, labels: Tensor, num_classes: int, weight: Tensor | None) -> Tensor:
-    """Return labels (n,) as int64, checked.
+    """Return labels (n,) as int64, checked for the loss `name`.
 
-    Only on a CPU their values are: reading them would wait for another device, and break a graph
-    that torch.compile makes.
-
-    Args:
-        name: of the loss.
-        labels: (n,); from 0 to `num_classes`, which is background.
-        num_classes: C, the columns of the logits.
-        weight: (n,) or (n, C); any label may have the weight 0. None weighs all entries 1.
+    On a CPU they must be in [0, C], C being background, where the `weight`, (n,), (n, C) or None,
+    is positive. Other devices would have to be waited for, and a compiled graph would break.
 
     Raises:
         ValueError: they are no integers, or outside [0, C].
@@ -78,15 +72,16 @@ def check_labels(name: str, labels: Tensor, num_classes: int, weight: Tensor | N
     if not labels.is_cpu or not len(labels) or torch.compiler.is_compiling():
         return labels
     low, high = labels.aminmax()
-    if low < 0 or high > num_classes:
-        wrong = (labels < 0) | (labels > num_classes)
-        if weight is not None:
-            wrong &= (weight.reshape(len(labels), -1) > 0).any(1)
-        if wrong.any():
-            raise ValueError(
-                f'{name}: expected labels from 0 to {num_classes} for pred (n, {num_classes}), got '
-                f'{labels[wrong][0]} ({int(wrong.sum()):,} of {len(labels):,} labels are outside). '
-                f'Background is {num_classes}; pred needs a column for each class; give entries '
-                'to ignore a weight of 0'
-            )
+    if low >= 0 and high <= num_classes:
+        return labels
+    wrong = (labels < 0) | (labels > num_classes)
+    if weight is not None:
+        wrong &= (weight.reshape(len(labels), -1) > 0).any(1)
+    if wrong.any():
+        raise ValueError(
+            f'{name}: expected labels from 0 to {num_classes} for pred (n, {num_classes}), got '
+            f'{labels[wrong][0]} ({int(wrong.sum()):,} of {len(labels):,} labels are outside). '
+            f'Background is {num_classes}; pred needs a column for each class; give entries to '
+            'ignore a weight of 0'
+        )
     return labels

@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import runpy
 import shutil
 from pathlib import Path
 
@@ -13,9 +14,12 @@ import pytest
 
 from ghmdet.checks import decode_images
 from ghmdet.checks.audit_report import draw_picture, list_findings, write_report
-from ghmdet.checks.dataset_audit import Picture, check_dataset, find_leaks
+from ghmdet.checks.dataset_audit import Picture, check_dataset
 from ghmdet.checks.decode_images import ImageJob
 from ghmdet.datasets import CocoDataset
+from tests.checks.conftest import TOOLS
+
+find_leaks = runpy.run_path(str(TOOLS / 'check_dataset.py'))['find_leaks']
 
 
 @pytest.fixture

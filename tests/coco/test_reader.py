@@ -211,3 +211,14 @@ def test_of_a_part_of_a_file_no_line_is_named(tmp_path, coco):
     coco['annotations'] = [coco['annotations'][1] | {'bbox': 'none'}]
     with pytest.raises(ValueError, match=r"annotation id 2 .* got 'none'\. Correct"):
         convert_records(coco, str(file))
+
+
+@pytest.mark.parametrize('section', ['categories', 'images'])
+def test_a_deleted_category_or_image(tmp_path, coco, section):
+    """Whoever deletes it deletes its annotations too, or adds it again."""
+    deleted = coco[section].pop(0)
+    with pytest.raises(ValueError, match='2 broken entries: annotation id 1 of image id 30: no '):
+        read_back(coco, tmp_path)
+    assert len(read_back(coco | {'annotations': []}, tmp_path).annotations) == 0
+    coco[section].append(deleted)
+    assert len(read_back(coco, tmp_path).annotations) == 2
