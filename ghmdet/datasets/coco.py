@@ -171,7 +171,8 @@ class CocoDataset(BaseDataset):
         check_file_names(*names, elsewhere='parse_data_info' not in own, outside=check_outside)
         classes = self._metainfo['classes']
         if records.categorised or not self.test_mode:
-            self.cat_ids = match_classes(classes, records.categories, self.ann_file)
+            annotated = records.annotations.category_ids
+            self.cat_ids = match_classes(classes, records.categories, self.ann_file, annotated)
         else:  # a file without categories: ids from 1, as in CocoMetric
             self.cat_ids = list(range(1, len(classes) + 1))
         self.cat2label = {cat_id: label for label, cat_id in enumerate(self.cat_ids)}

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from ghmdet.coco.classes import choose_ids
 from ghmdet.coco.records import (
     AnnotationColumns,
     CategoryRecord,
@@ -105,9 +106,13 @@ class CocoAnnotations:
 
     def _find_category(self, name: str) -> Hashable:
         ids = [id_ for category, id_ in self._categories if category == name]
+        ids = choose_ids(ids, self._annotations.category_ids)
         if len(ids) == 1:
             return ids[0]
-        problem = f'is the name of the categories {ids}; names must be unique'
+        problem = (
+            f'is the name of the categories {ids}, all with annotations; give these the same '
+            'category_id, or rename a category in the file'
+        )
         if not ids:
             names = [category for category, _ in self._categories]
             near = ' or '.join(nearest(name, names, count=3, cutoff=0.4))

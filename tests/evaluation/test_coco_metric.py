@@ -569,7 +569,8 @@ def test_bad_annotation_files_are_named(tmp_path, content, text):
 )
 def test_classes_must_be_in_the_file(tmp_path, meta, text):
     categories = ((1, 'cat'), (3, 'owl'), (4, 'owl'))
-    metric = CocoMetric(write(tmp_path, coco_content([], categories=categories)))
+    owls = [box(1, id_, [1, 2, 3, 4], id_) for id_ in (3, 4)]
+    metric = CocoMetric(write(tmp_path, coco_content(owls, categories=categories)))
     with pytest.raises(ValueError, match=text):
         metric.dataset_meta = meta
 
