@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from mmengine.hooks import CheckpointHook, Hook
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ghmdet.checkpoint.weights import compare_classes
@@ -28,11 +30,13 @@ class StartCheckHook(Hook):
     - each dataset has as many classes as the head, and all have the same classes in one order;
     - the images exist, for datasets with a method `check_image_files(limit)`;
     - each metric reads the annotation file of its dataset, unless it has `check_ann_file=False`;
+    - there are boxes to learn from, for datasets with a method `count_objects()`;
+    - datasets that are evaluated together have different ids of images, where these are needed;
     - each pipeline works on the first image (see `try_pipeline`);
     - `CheckpointHook` has no unknown argument, and its `save_best` is a value of the metrics, if
       these can list their values (`result_keys()`).
 
-    Logs nothing if all is well.
+    Warns of classes without a box in training, and of a validation or test without any.
 
     Args:
         image_limit: how many image files to look for in each dataset.
@@ -66,8 +70,12 @@ class StartCheckHook(Hook):
         for split, loop in loops.items():
             self._check_files(split, loop)
         for split, loop in loops.items():
-            for dataset in base_datasets(loop.dataloader.dataset):
-                try_pipeline(f'{split}_dataloader.dataset.pipeline', dataset, split)
+            datasets, metrics = list(base_datasets(loop.dataloader.dataset)), _metrics_of(loop)
+            _check_boxes(split, datasets, metrics)
+            truth = any(getattr(metric, 'reads_samples', False) for metric in metrics)
+            same = split != 'train' and _check_image_ids(split, datasets, metrics)
+            for dataset in datasets:
+                try_pipeline(f'{split}_dataloader.dataset.pipeline', dataset, split, truth, same)
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook):
                 _check_arguments(hook, runner)
@@ -80,10 +88,10 @@ class StartCheckHook(Hook):
             if hasattr(dataset, 'check_image_files'):
                 dataset.check_image_files(limit=self.image_limit)
         read = {os.path.realpath(d.ann_file) for d in datasets if getattr(d, 'ann_file', None)}
-        for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
+        for metric in _metrics_of(loop):
             ann_file = getattr(metric, 'ann_file', None)
             checked = getattr(metric, 'check_ann_file', True)
-            if ann_file and read and os.path.realpath(ann_file) not in read and checked:
+            if ann_file and checked and read - {os.path.realpath(ann_file)}:
                 raise ValueError(
                     f'{split}_evaluator ({type(metric).__name__}) has ann_file={ann_file}, but '
                     f'{split}_dataloader reads {", ".join(sorted(read))}: detections would be '
@@ -91,6 +99,64 @@ class StartCheckHook(Hook):
                     'or give both the same file; if the difference is intended, set '
                     f'{split}_evaluator.check_ann_file=False.'
                 )
+
+
+def _metrics_of(loop: Any) -> Sequence[Any]:
+    return getattr(getattr(loop, 'evaluator', None), 'metrics', ())
+
+
+def _check_boxes(split: str, datasets: Sequence[Any], metrics: Sequence[Any]) -> None:
+    """Refuse to train without boxes; warn of classes without, and of nothing to measure."""
+    if not all(hasattr(dataset, 'count_objects') for dataset in datasets):
+        return
+    counts = sum(dataset.count_objects() for dataset in datasets)
+    texts = (
+        f'{d.ann_file}: {d.summary}; {d.advice or "filter_cfg or indices leave them out"}'
+        for d in datasets
+    )
+    measured = [metric for metric in metrics if hasattr(metric, 'result_keys')]
+    if split == 'train' and not counts.any():
+        raise ValueError(f'train_dataloader has no box to learn from: {list_items(texts, 3, "; ")}')
+    if split == 'train' and not counts.all():
+        classes = datasets[0].metainfo['classes']
+        empty = [name for name, count in zip(classes, counts, strict=True) if not count]
+        _warn(
+            f'train_dataloader has no box of {len(empty)} of {len(classes)} classes, which are not '
+            f'learnt: {list_items(empty)}. If that is not intended, correct the annotations or '
+            'metainfo.classes'
+        )
+    if measured and not counts.any() and not all(m.format_only for m in measured):
+        _warn(
+            f'{split}_dataloader has no object to find: {list_items(texts, 3, "; ")}. Metrics '
+            'will be n/a (nan), and no checkpoint will be the best. Give it a file with objects; '
+            'to train without validation, set val_dataloader, val_cfg and val_evaluator to None'
+        )
+
+
+def _check_image_ids(split: str, datasets: Sequence[Any], metrics: Sequence[Any]) -> bool:
+    """Whether two images of several datasets have the same id; raise if a metric forbids it."""
+    paths: dict[Any, Any] = {}
+    parts = [part for part in datasets if hasattr(part, 'get_data_info')]
+    for part in parts if len(parts) > 1 else ():
+        for info in map(part.get_data_info, range(len(part))):
+            path, id_ = info.get('img_path'), info.get('img_id')
+            if id_ is None or paths.setdefault(id_, path) == path:
+                continue
+            for metric in metrics:
+                keys = [key for key in ('ann_file', 'outfile') if getattr(metric, key, None)]
+                if keys:
+                    key = f'{split}_evaluator.{keys[0].replace("outfile", "outfile_prefix")}'
+                    raise ValueError(
+                        f'{paths[id_]} and {path} of {split}_dataloader both have the image id '
+                        f'{id_!r}, but the file of {key} tells images apart by it. Give them '
+                        f'different ids, remove {key}, or evaluate one dataset at a time'
+                    )
+            return True
+    return False
+
+
+def _warn(message: str) -> None:
+    print_log(message, logger='current', level=logging.WARNING)
 
 
 def _check_classes(model: Any, classes: Mapping[str, tuple[str, ...]]) -> None:

@@ -142,7 +142,7 @@ class CocoImages(Sequence):
 
 
 def build_images(
-    records: CocoRecords, label_of: Mapping[Any, int], folder: str
+    records: CocoRecords, label_of: Mapping[Any, int], folder: str, test_mode: bool
 ) -> tuple[CocoImages, BoxCheck]:
     """Sort the used boxes of a file by image.
 
@@ -150,11 +150,12 @@ def build_images(
         records: the file; each annotation's image must be in it.
         label_of: the label of each category id that is used.
         folder: put before each file name.
+        test_mode: see `check_boxes`.
 
     Returns:
         The images in the order of the file, and why boxes were left out.
     """
-    images, check = records.images, check_boxes(records, label_of)
+    images, check = records.images, check_boxes(records, label_of, test_mode)
     sources = {'img_id': 'id', 'file_name': 'file_name', 'height': 'height', 'width': 'width'}
     fields = {key: ValueColumn.pack(map(attrgetter(name), images)) for key, name in sources.items()}
     # As in MMDetection, also if all boxes of an image are left out.
@@ -168,6 +169,16 @@ def build_images(
     ignored = records.annotations.is_crowd[kept] | records.annotations.is_ignored[kept]
     arrays = (has_objects, ends, bboxes, check.label[kept], ignored.astype(np.uint8))
     return CocoImages(folder, fields, *map(torch.from_numpy, arrays)), check
+
+
+def count_objects(images: Iterable[dict], num_classes: int) -> np.ndarray:
+    """Count the boxes of each label, int64 (num_classes,), without regions to ignore."""
+    if isinstance(images, CocoImages):
+        labels = images.labels[images.ignore_flags == 0].numpy()
+    else:
+        objects = (each for info in images for each in info.get('instances', ()))
+        labels = np.array([o['bbox_label'] for o in objects if not o.get('ignore_flag')], int)
+    return np.bincount(labels, minlength=num_classes)
 
 
 def _gather_rows(ends: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:

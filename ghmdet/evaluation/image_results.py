@@ -5,7 +5,12 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from itertools import chain, zip_longest
 
-from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
+from mmengine.dist import (
+    all_gather_object,
+    broadcast_object_list,
+    get_world_size,
+    is_main_process,
+)
 from mmengine.evaluator import BaseMetric
 
 
@@ -21,17 +26,39 @@ class ImageResults(BaseMetric):
         """Measure the images of all processes; every process gets the metrics.
 
         Args:
-            size: not used; repeated images are found by their ids.
+            size: of the dataset. Repeated images are found by their ids.
+
+        Raises:
+            ValueError: images of the dataset were not predicted.
         """
         # With mmengine's samplers, image i is in process i modulo the number of processes.
         turns = zip_longest(*all_gather_object(self.results))
         metrics: list[dict] = [{}]
         if is_main_process():
-            found = self.compute_metrics([image for image in chain(*turns) if image is not None])
+            results = [image for image in chain(*turns) if image is not None]
+            self._check_complete(results, size)
+            found = self.compute_metrics(results)
             metrics = [{f'{self.prefix}/{name}': value for name, value in found.items()}]
         broadcast_object_list(metrics)
         self.results.clear()
         return metrics[0]
+
+    def _check_complete(self, results: list[dict], size: int) -> None:
+        different = len(unique_images(results))
+        # A sampler repeats fewer images than there are processes. More are of a RepeatDataset,
+        # whose number of different images is not known here.
+        repeats = len(results) - different >= get_world_size()
+        if different < size and (len(results) < size or not repeats):
+            raise ValueError(
+                f'{type(self).__name__}: {different:,} of {size:,} images of the dataset were '
+                f'predicted{self.name_missing(results)}. The metrics of a part would be no '
+                'measure of the whole: remove drop_last of the dataloader, and let its sampler '
+                'return every index; to measure a part, set indices of the dataset'
+            )
+
+    def name_missing(self, results: list[dict]) -> str:
+        """Return what a message can say about the images that were not predicted."""
+        return ''
 
 
 def unique_images(results: Iterable[dict]) -> list[dict]:
@@ -51,15 +78,16 @@ def unique_images(results: Iterable[dict]) -> list[dict]:
     return list(unique.values())
 
 
-def index_images(results: Iterable[dict]) -> dict[Hashable, dict]:
-    """Return the first result of each image by `img_id`.
+def index_images(results: Iterable[dict], by_id: bool = True) -> dict[Hashable, dict]:
+    """Return the first result of each image by `img_id`, or by `img_id` and `img_path`.
 
     Raises:
-        ValueError: two images have the same id.
+        ValueError: `by_id`, and two images have the same id.
     """
     index: dict[Hashable, dict] = {}
     for image in unique_images(results):
-        first = index.setdefault(image['img_id'], image)
+        key = image['img_id'] if by_id else (image['img_id'], image.get('img_path'))
+        first = index.setdefault(key, image)
         if first is not image:
             paths = ' and '.join(str(each.get('img_path', '?')) for each in (first, image))
             raise ValueError(
