@@ -15,7 +15,7 @@ _MOVES_BOXES = ('scale_factor', 'flip')  # set by a transform that moves the obj
 
 
 def try_pipeline(
-    key: str, dataset: Any, split: str, need_truth: bool = False, need_path: bool = False
+    key: str, dataset: Any, split: str, truth: bool = False, need: tuple[str, ...] = ()
 ) -> None:
     """Apply each transform of a dataset's pipeline to the first image, and check the result.
 
@@ -24,8 +24,8 @@ def try_pipeline(
         dataset: without a pipeline or `get_data_info` it is skipped. The state of the random number
             generators is kept.
         split: 'train', 'val' or 'test', which decides what the result must contain.
-        need_truth: whether a metric takes the ground truth of val or test from the result.
-        need_path: whether images are told apart by `img_path`, as two have the same id.
+        truth: whether a metric takes its ground truth from the result.
+        need: further metainfo that the result of val or test must have.
 
     Raises:
         ConfigError: a transform fails, comes too late or too early, or is missing.
@@ -34,7 +34,8 @@ def try_pipeline(
     if steps is None or not hasattr(dataset, 'get_data_info') or not len(dataset):
         return
     results: Any = dataset.get_data_info(0)
-    image, early = results.get('img_path', 'the first image'), ''
+    image = results.get('img_path', 'the first image')
+    truth = truth and not any('instances' in getattr(step, 'meta_keys', ()) for step in steps)
     with preserve_random_state():
         for number, step in enumerate(steps):
             name = f'{key}.{number} ({type(step).__name__})'
@@ -53,20 +54,19 @@ def try_pipeline(
                 raise ConfigError(_describe_failure(name, step, image, error)) from error
             if results is None:  # the transform skips this image
                 return
-            if had_boxes and not moved and _is_moved(results):
-                early = early or name
             if split == 'train' and moved and not had_boxes and _state_of(results)[0]:
                 raise ConfigError(
                     f'{name} must come before the steps that resize or flip the image in a '
                     'training pipeline, since they would not move its boxes'
                 )
-    sample = _check_packed(key, [type(step).__name__ for step in steps], results, split)
-    _check_truth(key, sample, early, split, need_truth)
-    if need_path and 'img_path' not in sample:
-        raise ConfigError(
-            f'{key}: img_path is missing in the result of PackDetInputs, but tells images of the '
-            'same id in several datasets apart: meta_keys of PackDetInputs must contain it'
-        )
+            factor = results.get('scale_factor', (1, 1)) if _state_of(results)[1] else (1, 1)
+            if truth and had_boxes and not moved and (factor != (1, 1) or results.get('flip')):
+                raise ConfigError(
+                    f'{name} must come before LoadAnnotations, since {split}_evaluator has no '
+                    'ann_file and needs the boxes as they are in the original image'
+                )
+    names = [type(step).__name__ for step in steps]
+    _check_packed(key, names, results, split, truth or split == 'train', need)
 
 
 def _state_of(results: Any) -> tuple[bool, bool]:
@@ -74,12 +74,6 @@ def _state_of(results: Any) -> tuple[bool, bool]:
     if not isinstance(results, Mapping):
         return False, False
     return 'gt_bboxes' in results, any(results.get(key) for key in _MOVES_BOXES)
-
-
-def _is_moved(results: Any) -> bool:
-    """Whether the boxes are in another place than in the original image."""
-    moved = isinstance(results, Mapping) and _state_of(results)[1]
-    return moved and (tuple(results.get('scale_factor', ())) != (1, 1) or bool(results.get('flip')))
 
 
 def _describe_failure(name: str, step: Any, image: str, error: Exception) -> str:
@@ -92,29 +86,10 @@ def _describe_failure(name: str, step: Any, image: str, error: Exception) -> str
     return f'{name} fails at {image}: {describe(error)} (the step is {settings})'
 
 
-def _check_truth(key: str, sample: Any, early: str, split: str, need_truth: bool) -> None:
-    """Check the boxes of a sample; `early` is the step that moved them, '' if none did."""
-    purpose = 'to train on'
-    if split != 'train':
-        if not need_truth or 'instances' in sample:
-            return
-        purpose = f'to compare detections with, as {split}_evaluator has no ann_file'
-        if early:
-            raise ConfigError(
-                f'{early} moves the boxes, but CocoMetric without ann_file needs them as they are '
-                'in the original image: LoadAnnotations must come after this step'
-            )
-    has = sample.gt_instances if 'gt_instances' in sample else ()
-    missing = [field for field in ('bboxes', 'labels') if field not in has]
-    if missing:
-        raise ConfigError(
-            f'{key} returns no {" and no ".join(missing)} {purpose}: LoadAnnotations (with '
-            'with_bbox=True and with_label=True) is missing'
-        )
-
-
-def _check_packed(key: str, names: list[str], packed: Any, split: str) -> Any:
-    """Check the result of the last step; return its sample."""
+def _check_packed(
+    key: str, names: list[str], packed: Any, split: str, truth: bool, need: tuple[str, ...]
+) -> None:
+    """Check the result of the last step."""
     keys = set(packed) if isinstance(packed, Mapping) else set()
     if 'data_samples' not in keys:
         shown = ', '.join(names) or 'empty'
@@ -126,16 +101,24 @@ def _check_packed(key: str, names: list[str], packed: Any, split: str) -> Any:
     sample = packed['data_samples']
     if isinstance(sample, list):  # several views of an image
         sample = sample[0]
+    if truth:
+        has = sample.gt_instances if 'gt_instances' in sample else ()
+        missing = [field for field in ('bboxes', 'labels') if field not in has]
+        if missing:
+            why = 'train on' if split == 'train' else 'measure with (the evaluator has no ann_file)'
+            raise ConfigError(
+                f'{key} returns no {" and no ".join(missing)} to {why}: LoadAnnotations (with '
+                'with_bbox=True and with_label=True) is missing'
+            )
     if split == 'train':
-        return sample
-    wanted = ['img_id', 'ori_shape', 'img_shape']
+        return
+    wanted = ['img_id', 'ori_shape', 'img_shape', *need]
     if sample.get('ori_shape') != sample.get('img_shape'):
         wanted.append('scale_factor')
     absent = [key for key in wanted if key not in sample]
     if absent:
         raise ConfigError(
             f'{key}: {", ".join(absent)} of the image is missing in the result of PackDetInputs, '
-            'but is needed to scale detections to the original image: an earlier step must set it, '
-            'and meta_keys of PackDetInputs, if given, must contain it'
+            'but is needed to scale detections to the original image and to tell images apart: an '
+            'earlier step must set it, and meta_keys of PackDetInputs, if given, must contain it'
         )
-    return sample

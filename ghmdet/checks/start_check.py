@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from mmengine.hooks import CheckpointHook, Hook
@@ -73,9 +74,10 @@ class StartCheckHook(Hook):
             datasets, metrics = list(base_datasets(loop.dataloader.dataset)), _metrics_of(loop)
             _check_boxes(split, datasets, metrics)
             truth = any(getattr(metric, 'reads_samples', False) for metric in metrics)
-            same = split != 'train' and _check_image_ids(split, datasets, metrics)
+            several = split != 'train' and len(datasets) > 1
+            need = ('img_path',) if several and _share_ids(split, datasets, metrics) else ()
             for dataset in datasets:
-                try_pipeline(f'{split}_dataloader.dataset.pipeline', dataset, split, truth, same)
+                try_pipeline(f'{split}_dataloader.dataset.pipeline', dataset, split, truth, need)
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook):
                 _check_arguments(hook, runner)
@@ -110,53 +112,46 @@ def _check_boxes(split: str, datasets: Sequence[Any], metrics: Sequence[Any]) ->
     if not all(hasattr(dataset, 'count_objects') for dataset in datasets):
         return
     counts = sum(dataset.count_objects() for dataset in datasets)
-    texts = (
-        f'{d.ann_file}: {d.summary}; {d.advice or "filter_cfg or indices leave them out"}'
-        for d in datasets
-    )
-    measured = [metric for metric in metrics if hasattr(metric, 'result_keys')]
+    if counts.all():
+        return
+    names = [name for name, n in zip(datasets[0].metainfo['classes'], counts, strict=True) if not n]
+    described = list_items((f'{d.ann_file}: {d.summary}. {d.advice}' for d in datasets), 3, '; ')
     if split == 'train' and not counts.any():
-        raise ValueError(f'train_dataloader has no box to learn from: {list_items(texts, 3, "; ")}')
-    if split == 'train' and not counts.all():
-        classes = datasets[0].metainfo['classes']
-        empty = [name for name, count in zip(classes, counts, strict=True) if not count]
-        _warn(
-            f'train_dataloader has no box of {len(empty)} of {len(classes)} classes, which are not '
-            f'learnt: {list_items(empty)}. If that is not intended, correct the annotations or '
-            'metainfo.classes'
+        raise ValueError(f'train_dataloader has no box to learn from: {described}')
+    if split == 'train':
+        text = (
+            f'no box of {len(names)} of the {len(counts)} classes, which are not learnt: '
+            f'{list_items(names)}. Correct the annotations or metainfo.classes'
         )
-    if measured and not counts.any() and not all(m.format_only for m in measured):
-        _warn(
-            f'{split}_dataloader has no object to find: {list_items(texts, 3, "; ")}. Metrics '
-            'will be n/a (nan), and no checkpoint will be the best. Give it a file with objects; '
-            'to train without validation, set val_dataloader, val_cfg and val_evaluator to None'
+    elif counts.any() or all(getattr(metric, 'format_only', True) for metric in metrics):
+        return
+    else:
+        text = (
+            f'no object to find: {described}. Metrics will be n/a (nan), and no checkpoint the '
+            'best. Use a file with objects; to train without validation, set val_dataloader, '
+            'val_cfg and val_evaluator to None'
         )
+    print_log(f'{split}_dataloader has {text}', logger='current', level=logging.WARNING)
 
 
-def _check_image_ids(split: str, datasets: Sequence[Any], metrics: Sequence[Any]) -> bool:
-    """Whether two images of several datasets have the same id; raise if a metric forbids it."""
+def _share_ids(split: str, datasets: Sequence[Any], metrics: Sequence[Any]) -> bool:
+    """Whether images of several datasets have the same id; raise where a metric needs the id."""
     paths: dict[Any, Any] = {}
-    parts = [part for part in datasets if hasattr(part, 'get_data_info')]
-    for part in parts if len(parts) > 1 else ():
-        for info in map(part.get_data_info, range(len(part))):
-            path, id_ = info.get('img_path'), info.get('img_id')
-            if id_ is None or paths.setdefault(id_, path) == path:
-                continue
-            for metric in metrics:
-                keys = [key for key in ('ann_file', 'outfile') if getattr(metric, key, None)]
-                if keys:
-                    key = f'{split}_evaluator.{keys[0].replace("outfile", "outfile_prefix")}'
-                    raise ValueError(
-                        f'{paths[id_]} and {path} of {split}_dataloader both have the image id '
-                        f'{id_!r}, but the file of {key} tells images apart by it. Give them '
-                        f'different ids, remove {key}, or evaluate one dataset at a time'
-                    )
-            return True
+    parts = [dataset for dataset in datasets if hasattr(dataset, 'get_data_info')]
+    for info in (part.get_data_info(i) for part in parts for i in range(len(part))):
+        id_, path = info.get('img_id'), info.get('img_path')
+        if id_ is None or paths.setdefault(id_, path) == path:
+            continue
+        for key, metric in product(('ann_file', 'outfile'), metrics):
+            if getattr(metric, key, None):
+                name = f'{split}_evaluator.{key.replace("outfile", "outfile_prefix")}'
+                raise ValueError(
+                    f'{paths[id_]} and {path} of {split}_dataloader both have the id {id_!r}, by '
+                    f'which the file of {name} tells images apart. Give them different ids, '
+                    f'remove {name}, or evaluate one dataset at a time'
+                )
+        return True
     return False
-
-
-def _warn(message: str) -> None:
-    print_log(message, logger='current', level=logging.WARNING)
 
 
 def _check_classes(model: Any, classes: Mapping[str, tuple[str, ...]]) -> None:

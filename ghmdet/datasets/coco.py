@@ -21,7 +21,7 @@ from ghmdet.coco.classes import COCO_CLASSES, COCO_PALETTE, match_classes
 from ghmdet.coco.faults import find_outside_names
 from ghmdet.coco.reader import read_coco, read_coco_json
 from ghmdet.coco.records import CocoRecords, convert_records
-from ghmdet.datasets.coco_images import CocoImages, build_images, count_objects
+from ghmdet.datasets.coco_images import CocoImages, build_images
 from ghmdet.datasets.image_file import ImageError, find_image_fault
 from ghmdet.datasets.transforms import LoadImageFromFile
 from ghmdet.messages import list_items
@@ -264,10 +264,13 @@ class CocoDataset(BaseDataset):
 
     def count_objects(self) -> np.ndarray:
         """Count the used boxes of each class, int64 (C,), without regions to ignore."""
-        images = self.data_list
-        if not isinstance(images, CocoImages):
-            images = map(self.get_data_info, range(len(self)))
-        return count_objects(images, len(self.metainfo['classes']))
+        if isinstance(self.data_list, CocoImages):
+            labels = self.data_list.labels[self.data_list.ignore_flags == 0].numpy()
+        else:
+            infos = map(self.get_data_info, range(len(self)))
+            objects = (each for info in infos for each in info.get('instances', ()))
+            labels = np.array([o['bbox_label'] for o in objects if not o.get('ignore_flag')], int)
+        return np.bincount(labels, minlength=len(self.metainfo['classes']))
 
     def check_image_files(self, limit: int = 200) -> None:
         """Check the headers and ends of up to `limit` image files, evenly spread.
@@ -312,13 +315,13 @@ class CocoDataset(BaseDataset):
 
     def _log_counts(self, text: str) -> None:
         self.summary = text
-        learns_nothing = not self.test_mode and not self.counts.boxes
-        if learns_nothing or (self.advice and self.counts.boxes):
-            ending = '. There is no box to learn from' if learns_nothing else ''
-            ending += f'; {self.advice}' if self.advice else ''
-            _warn(f'{self.ann_file}: {text}{ending}')
+        text = f'{self.ann_file}: {text}'
+        if not self.test_mode and not self.counts.boxes:
+            _warn(f'{text}. There is no box to learn from. {self.advice}')
+        elif self.advice and self.counts.boxes:  # normalised, and of a test
+            _warn(f'{text}. {self.advice}')
         else:
-            print_log(f'{self.ann_file}: {text}', logger='current')
+            print_log(text, logger='current')
         if self._defects:
             _warn(
                 f'{self.ann_file}: boxes that cannot be used are left out: {self._defects}. '

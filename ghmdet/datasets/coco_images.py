@@ -171,16 +171,6 @@ def build_images(
     return CocoImages(folder, fields, *map(torch.from_numpy, arrays)), check
 
 
-def count_objects(images: Iterable[dict], num_classes: int) -> np.ndarray:
-    """Count the boxes of each label, int64 (num_classes,), without regions to ignore."""
-    if isinstance(images, CocoImages):
-        labels = images.labels[images.ignore_flags == 0].numpy()
-    else:
-        objects = (each for info in images for each in info.get('instances', ()))
-        labels = np.array([o['bbox_label'] for o in objects if not o.get('ignore_flag')], int)
-    return np.bincount(labels, minlength=num_classes)
-
-
 def _gather_rows(ends: Tensor, indices: Tensor) -> tuple[Tensor, Tensor]:
     """Return the ends of the runs at `indices` after they are joined, and their rows before."""
     counts = torch.diff(ends, prepend=ends.new_zeros(1))[indices]

@@ -19,7 +19,7 @@ from mmengine.logging import print_log
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from ghmdet.messages import did_you_mean, list_items, nearest
+from ghmdet.messages import did_you_mean, nearest
 from ghmdet.registry import METRICS
 
 from .coco_annotations import CocoAnnotations, category_numbers, truth_of_sample
@@ -40,7 +40,6 @@ _BACKENDS = {
     'faster_coco_eval': (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
     'pycocotools': (COCO, COCOeval),
 }
-_BOX_RULES = ('matchable', 'pycocotools')
 
 
 @contextlib.contextmanager
@@ -151,25 +150,17 @@ class CocoMetric(ImageResults):
                 f"CocoMetric: metric must be 'bbox', 'proposal' or a list of them, got {metric!r}; "
                 'ghmdet detects boxes, there are no masks or keypoints to evaluate'
             )
-        if backend not in _BACKENDS:
-            raise ValueError(f'CocoMetric: backend must be of {list(_BACKENDS)}, got {backend!r}')
-        if box_rule not in _BOX_RULES:
-            raise ValueError(
-                f'CocoMetric: box_rule must be of {list(_BOX_RULES)}, got {box_rule!r}'
-                f'{did_you_mean(nearest(str(box_rule), _BOX_RULES))}'
-            )
+        _check_choice('backend', backend, [*_BACKENDS])
+        _check_choice('box_rule', box_rule, ['matchable', 'pycocotools'])
         if format_only and outfile_prefix is None:
             raise ValueError(
                 "CocoMetric: format_only=True needs outfile_prefix, e.g. 'work_dirs/test/results'"
             )
-        self.ann_file = ann_file
-        self.check_ann_file = check_ann_file
-        self.box_rule = box_rule
+        self.ann_file, self.check_ann_file = ann_file, check_ann_file
+        self.backend, self.count_all = backend, box_rule == 'pycocotools'
         self.classwise = classwise
-        self.metric_items = metric_items
-        self.format_only = format_only
+        self.metric_items, self.format_only = metric_items, format_only
         self.outfile = None if outfile_prefix is None else results_path(outfile_prefix)
-        self.backend = backend
         limits = (proposal_nums, 'proposal_nums') if max_dets is None else (max_dets, 'max_dets')
         self.max_dets = check_limits(*limits)
         self.iou_thrs = check_iou_thrs(iou_thrs)
@@ -182,6 +173,7 @@ class CocoMetric(ImageResults):
         self._truth: CocoAnnotations | None = None
         if ann_file is not None:
             self._truth = CocoAnnotations.from_file(ann_file, backend_args, not format_only)
+            self.known_ids = self._truth.images
         self._category_ids: list[Hashable] = []
 
     @BaseMetric.dataset_meta.setter
@@ -256,8 +248,8 @@ class CocoMetric(ImageResults):
             source = CocoAnnotations.from_samples(unique, self._dataset_meta['classes'])
             text = 'no ann_file: the ground truth is that of the samples, areas are those of boxes'
             print_log(f'CocoMetric: {text}', logger='current')
-        count_all = self.box_rule == 'pycocotools'
-        boxes, num_objects, text = source.ground_truth(self._category_ids, [*unique], count_all)
+        arguments = self._category_ids, [*unique], self.count_all
+        boxes, num_objects, text = source.ground_truth(*arguments)
         if text:
             print_log(f'CocoMetric: {text}', logger='current')
         truth, detections = (
@@ -271,7 +263,7 @@ class CocoMetric(ImageResults):
             metrics.update(self._summarize(metric, self._evaluate(metric, truth, detections)))
             timing.append(f'{metric} {time.perf_counter() - start:.2f} s')
         print_log(f'CocoMetric: {len(images)} images, {", ".join(timing)}', logger='current')
-        if not num_objects and not count_all:
+        if not num_objects and not self.count_all:
             _warn(f'{source.source} has no object to find, so all metrics are n/a (nan)')
             return dict.fromkeys(metrics, float('nan'))
         if not any(len(image['scores']) for image in images):
@@ -286,14 +278,6 @@ class CocoMetric(ImageResults):
     def reads_samples(self) -> bool:
         """Whether the ground truth is taken from the samples."""
         return self._truth is None and not self.format_only
-
-    def name_missing(self, results: list[dict]) -> str:
-        """Name images of `ann_file` that were not predicted."""
-        images = {} if self._truth is None else dict(self._truth.images)
-        for result in results:
-            images.pop(result['img_id'], None)
-        named = (f'{image.id!r} ({image.file_name})' for image in images.values())
-        return f'; not those with the ids {list_items(named)}' if images else ''
 
     def _check_result(self, result: dict) -> None:
         """Raise if an image or a label is not in the annotation file."""
@@ -363,6 +347,12 @@ class CocoMetric(ImageResults):
             print_log(f'CocoMetric:\n{table}', logger='current')
             metrics |= {f'{name}_precision': numbers[0] for name, numbers in values.items()}
         return metrics
+
+
+def _check_choice(name: str, value: Any, valid: Sequence[str]) -> None:
+    if value not in valid:
+        hint = did_you_mean(nearest(str(value), valid))
+        raise ValueError(f'CocoMetric: {name} must be of {valid}, got {value!r}{hint}')
 
 
 def _sort_key(item: tuple[Hashable, dict]) -> tuple[str, Any, str]:

@@ -13,6 +13,8 @@ from mmengine.dist import (
 )
 from mmengine.evaluator import BaseMetric
 
+from ghmdet.messages import list_items
+
 
 class ImageResults(BaseMetric):
     """A metric whose `results` are dicts, one per image, with `img_id` and perhaps `img_path`.
@@ -21,6 +23,9 @@ class ImageResults(BaseMetric):
     one, which machines need not share, and truncates the list to the size of the dataset, which
     loses images if a sampler repeats others before the end.
     """
+
+    known_ids: Iterable[Hashable] = ()
+    """Ids of images that may be in the dataset, to name those that were not predicted."""
 
     def evaluate(self, size: int) -> dict:
         """Measure the images of all processes; every process gets the metrics.
@@ -45,20 +50,17 @@ class ImageResults(BaseMetric):
 
     def _check_complete(self, results: list[dict], size: int) -> None:
         different = len(unique_images(results))
-        # A sampler repeats fewer images than there are processes. More are of a RepeatDataset,
-        # whose number of different images is not known here.
+        # A sampler repeats fewer images than there are processes; more are of a RepeatDataset.
         repeats = len(results) - different >= get_world_size()
         if different < size and (len(results) < size or not repeats):
+            found = {result.get('img_id') for result in results}
+            lost = list_items(repr(id_) for id_ in self.known_ids if id_ not in found)
             raise ValueError(
-                f'{type(self).__name__}: {different:,} of {size:,} images of the dataset were '
-                f'predicted{self.name_missing(results)}. The metrics of a part would be no '
-                'measure of the whole: remove drop_last of the dataloader, and let its sampler '
-                'return every index; to measure a part, set indices of the dataset'
+                f'{type(self).__name__}: only {different:,} of the {size:,} images of the dataset '
+                f'were predicted{lost and f", none of those with the ids {lost}"}. Remove '
+                'drop_last of the dataloader, and let its sampler return every index; to evaluate '
+                'a part of the images, set indices of the dataset'
             )
-
-    def name_missing(self, results: list[dict]) -> str:
-        """Return what a message can say about the images that were not predicted."""
-        return ''
 
 
 def unique_images(results: Iterable[dict]) -> list[dict]:
