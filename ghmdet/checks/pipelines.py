@@ -59,8 +59,7 @@ def try_pipeline(
                     f'{name} must come before the steps that resize or flip the image in a '
                     'training pipeline, since they would not move its boxes'
                 )
-            factor = results.get('scale_factor', (1, 1)) if _state_of(results)[1] else (1, 1)
-            if truth and had_boxes and not moved and (factor != (1, 1) or results.get('flip')):
+            if truth and had_boxes and not moved and _are_moved(results):
                 raise ConfigError(
                     f'{name} must come before LoadAnnotations, since {split}_evaluator has no '
                     'ann_file and needs the boxes as they are in the original image'
@@ -74,6 +73,12 @@ def _state_of(results: Any) -> tuple[bool, bool]:
     if not isinstance(results, Mapping):
         return False, False
     return 'gt_bboxes' in results, any(results.get(key) for key in _MOVES_BOXES)
+
+
+def _are_moved(results: Any) -> bool:
+    """Whether boxes are elsewhere than in the original image; resizing by a factor of 1 is none."""
+    changed = _state_of(results)[1]
+    return changed and (results.get('scale_factor', (1, 1)) != (1, 1) or bool(results.get('flip')))
 
 
 def _describe_failure(name: str, step: Any, image: str, error: Exception) -> str:

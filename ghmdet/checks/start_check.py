@@ -90,7 +90,17 @@ class StartCheckHook(Hook):
             if hasattr(dataset, 'check_image_files'):
                 dataset.check_image_files(limit=self.image_limit)
         read = {os.path.realpath(d.ann_file) for d in datasets if getattr(d, 'ann_file', None)}
-        for metric in _metrics_of(loop):
+        loader, metrics = loop.dataloader, _metrics_of(loop)
+        if (
+            metrics
+            and getattr(loader, 'drop_last', False)
+            and len(loader.sampler) % loader.batch_size
+        ):
+            raise ValueError(
+                f'{split}_dataloader.drop_last=True leaves the last {split} images out, so that '
+                'the metrics would be of a part: remove it'
+            )
+        for metric in metrics:
             ann_file = getattr(metric, 'ann_file', None)
             checked = getattr(metric, 'check_ann_file', True)
             if ann_file and checked and read - {os.path.realpath(ann_file)}:
