@@ -159,22 +159,24 @@ class CocoAnnotations:
             'iscrowd': crowd.astype(int),
         }
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-        counts = np.bincount(check.reason[image >= 0], minlength=len(REASONS)).tolist()
-        by_reason = dict(zip(REASONS, counts, strict=False))
         flags = {'marked ignore': int(ignored.sum()), 'crowd regions': int(crowd.sum())}
+        left_out = _count_reasons(check.reason[image >= 0], dropped)
+        still = _count_reasons(check.reason[kept[~crowd & ~ignored]], ONLY_TESTED)
         others = len(self.images) - len(image_ids)
         texts = {
-            'boxes not counted': {name: by_reason[name] for name in dropped} | flags,
+            'boxes not counted': left_out | flags,
             'images not measured': {'of the file that the dataset does not have': others},
-            'counted, though training leaves them out': {
-                name: by_reason[name] for name in ONLY_TESTED if not count_all
-            },
+            'counted, though training leaves them out': {} if count_all else still,
         }
         return (
             [dict(zip(columns, row, strict=True)) for row in rows],
             len(kept) - sum(flags.values()),
             '; '.join(filter(None, itertools.starmap(_describe_counts, texts.items()))),
         )
+
+
+def _count_reasons(reason: np.ndarray, names: Sequence[str]) -> dict[str, int]:
+    return {name: int((reason == REASONS.index(name)).sum()) for name in names}
 
 
 def _describe_counts(title: str, counts: Mapping[str, int]) -> str:
