@@ -125,7 +125,9 @@ def _check_boxes(split: str, datasets: Sequence[Any], metrics: Sequence[Any]) ->
     if counts.all():
         return
     names = [name for name, n in zip(datasets[0].metainfo['classes'], counts, strict=True) if not n]
-    described = list_items((f'{d.ann_file}: {d.summary}. {d.advice}' for d in datasets), 3, '; ')
+    filtered = 'filter_cfg or indices leave out the images with boxes'
+    texts = (f'{d.ann_file}: {d.summary}; {d.advice or filtered}' for d in datasets)
+    described = list_items(texts, 3, '. ')
     if split == 'train' and not counts.any():
         raise ValueError(f'train_dataloader has no box to learn from: {described}')
     if split == 'train':

@@ -317,9 +317,9 @@ class CocoDataset(BaseDataset):
         self.summary = text
         text = f'{self.ann_file}: {text}'
         if not self.test_mode and not self.counts.boxes:
-            _warn(f'{text}. There is no box to learn from. {self.advice}')
+            _warn('; '.join(filter(None, [f'{text}. There is no box to learn from', self.advice])))
         elif self.advice and self.counts.boxes:  # normalised, and of a test
-            _warn(f'{text}. {self.advice}')
+            _warn(f'{text}; {self.advice}')
         else:
             print_log(text, logger='current')
         if self._defects:
