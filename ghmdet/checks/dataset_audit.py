@@ -108,7 +108,7 @@ def check_dataset(
         return audit
     audit.add('entry of the annotation file', faults.texts, faults.count)
     labels = _find_labels(dataset, records, audit)
-    boxes = check_boxes(records, labels)
+    boxes = check_boxes(records, labels, dataset.test_mode)
     if not audit.num_errors:
         try:
             dataset.full_init()
@@ -259,7 +259,11 @@ def _report_boxes(audit: DatasetAudit, boxes: BoxCheck, records: CocoRecords, fo
     texts = [f'{boxes.describe(i)} equals {name(other)}' for i, other in pairs[:_KEPT].tolist()]
     kind = 'box equal to another one of its class and image'
     audit.add(kind, texts, len(pairs), is_error=False)
-    kinds = {f'box skipped, {reason}': boxes.indices_of(reason) for reason in DEFECTS}
+    kinds = {
+        f'box {"skipped" if reason in boxes.dropped_for else "used"}, {reason}': indices
+        for reason in DEFECTS
+        for indices in [boxes.indices_of(reason)]
+    }
     kinds['box used, more than a pixel beyond the image'] = np.flatnonzero(boxes.beyond)
     for kind, indices in kinds.items():
         texts = [boxes.describe(index) for index in indices[:_KEPT].tolist()]

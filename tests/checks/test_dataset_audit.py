@@ -367,3 +367,19 @@ def test_files_that_are_broken_or_disagree_are_checked_with_their_own_classes(
     (tmp_path / 'val.json').write_text(val)  # corrected
     code, stdout, stderr = run_tool('check_dataset.py', *args)
     assert (code, stdout.count('error: ')) == (0, 0), stderr
+
+
+@pytest.mark.parametrize(('test_mode', 'word'), [(False, 'skipped'), (True, 'used')])
+def test_what_a_test_measures_and_training_leaves_out(tmp_path, coco, test_mode, word):
+    coco['annotations'] += [
+        make_box(7, 2, [1, 2, 0.5, 4]),
+        make_box(8, 2, [1, 2, 9, 4]) | {'area': 0},
+    ]
+    audit = check(tmp_path, coco, test_mode=test_mode)
+    assert [finding.kind for finding in audit.findings] == [
+        f'box {word}, thinner than a pixel',
+        f'box {word}, with an area of 0 or less',
+    ]
+    assert audit.notes[0].startswith(
+        f'4 images, 4 used; dropped: none. 7 boxes, {5 + 2 * test_mode} u'
+    )
