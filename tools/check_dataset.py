@@ -3,7 +3,8 @@
 Checks all datasets of a config with their classes and filters, or one COCO file. Every entry is
 read and every image decoded; an error does not stop the check. Writes report.txt, report.html and
 pictures of the boxes with errors. The exit code is 1 if there are errors, which would stop a
-training; boxes that a training would only skip are warnings.
+training; boxes that a training would only skip, equal boxes, equal images, and images of the
+training that are in the validation or test data too, are warnings.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from ghmdet.checks.audit_report import list_findings, write_report
 from ghmdet.checks.classes import resolve_classes
 from ghmdet.checks.dataset_audit import DatasetAudit, check_dataset, read_valid_entries
+from ghmdet.coco.classes import find_classes
 from ghmdet.coco.records import ImageRecord
 from ghmdet.config.arguments import add_data_root, move_data, read_config
 from ghmdet.config.cfg_options import add_cfg_options, merge_options
@@ -66,6 +69,7 @@ def main() -> None:
     args = parse_args()
     MMLogger.get_current_instance().setLevel(logging.ERROR)  # the report has what datasets log
     audits = [check_json(args)] if args.source.endswith('.json') else list(check_config(args))
+    find_leaks(audits)
     out = args.out or Path(f'check_{Path(args.source).stem}')
     write_report(audits, out)
     print('\n'.join(map(list_findings, audits)))
@@ -78,7 +82,7 @@ def main() -> None:
 def check_json(args: argparse.Namespace) -> DatasetAudit:
     """Check a COCO file with all its categories."""
     entries = read_valid_entries(args.source, need_annotations=False)
-    names = tuple(dict.fromkeys(category.name for category in entries[0].categories))
+    names = find_classes(entries[0]).classes
     folder = args.img_dir or guess_folder(Path(args.source), entries[0].images[:1])
     dataset = CocoDataset(
         args.source,
@@ -120,15 +124,52 @@ def check_config(args: argparse.Namespace) -> Iterator[DatasetAudit]:
         if not isinstance(dataset, CocoDataset) or not dataset.ann_file:
             print(f'{same[0]}: {type(dataset).__name__} is not checked', file=sys.stderr)
             continue
-        audit = check(args, ', '.join(same), dataset)
+        entries = None
+        if classes_error and not (configs[same[0]].get('metainfo') or {}).get('classes'):
+            entries, dataset = read_with_own_classes(dataset, configs[same[0]])
+        audit = check(args, ', '.join(same), dataset, entries=entries)
         num_errors += audit.num_errors
         yield audit
-    if classes_error and not num_errors:
+    if classes_error and (not num_errors or classes_error.startswith('the classes do not agree')):
         audit = DatasetAudit('all datasets', args.source)
         audit.add('classes', [classes_error])
         yield audit
     elif not keys:
         raise ValueError(f'{args.source}: no dataset in train_, val_ or test_dataloader')
+
+
+def find_leaks(audits: Sequence[DatasetAudit]) -> None:
+    """Add a warning to the datasets for validation and test that have images of the training.
+
+    Args:
+        audits: named by their keys in the config, such as `val_dataloader.dataset`.
+    """
+    for source, audit in product(audits, audits):
+        train = ', '.join(k for k in source.name.split(', ') if k.startswith('train_'))
+        other = ', '.join(k for k in audit.name.split(', ') if not k.startswith('train_'))
+        if not (train and other):
+            continue
+        texts = [
+            f'{name} is {source.images[key][0]} of {train}'
+            for key, (name, _) in audit.images.items()
+            if key in source.images
+        ]
+        count = f'{len(texts):,} of {len(audit.images):,} images of {other} are in {train} too'
+        audit.add(f'image of the training: {count}', texts, is_error=False)
+
+
+def read_with_own_classes(dataset: CocoDataset, values: Mapping[str, Any]) -> tuple[Any, Any]:
+    """Return the entries of a dataset's file, None if it cannot be read, and the dataset.
+
+    It gets the classes of the file. With those of COCO, its default, each file would lack them.
+    """
+    try:
+        entries = read_valid_entries(dataset.ann_file, dataset.backend_args, not dataset.test_mode)
+    except (OSError, ValueError):  # found again by the check
+        return None, dataset
+    names = find_classes(entries[0]).classes
+    metainfo = {'metainfo': {'classes': names}} if names else {}
+    return entries, DATASETS.build({**values, **metainfo, 'lazy_init': True})
 
 
 def simplify(values: Mapping[str, Any]) -> dict[str, Any]:

@@ -43,7 +43,8 @@ class CheckpointHook(_CheckpointHook):
     buffers in which they differ. `best_*` files hold the weights only, as mmengine's do.
 
     `save_best='auto'` takes the first metric; no best file is written if it is not known whether
-    the metric is better when greater or less.
+    the metric is better when greater or less. A value without ground truth (nan, or -1 where
+    greater is better) is never the best.
     """
 
     _resumed: dict[str, int] | None = None
@@ -140,7 +141,10 @@ class CheckpointHook(_CheckpointHook):
         for key, rule in zip(self.key_indicators, self.rules, strict=True):
             suffix = '' if len(self.key_indicators) == 1 else f'_{key}'
             best = info.runtime_info.get(f'best_score{suffix}', self.init_value_map[rule])
-            if metrics[key] is None or not self.is_better_than[key](metrics[key], best):
+            value = metrics[key]
+            # Nothing is better than nan, nor is nan; COCO's -1 stands for no ground truth too.
+            missing = value is None or (rule == 'greater' and value == -1)
+            if missing or not self.is_better_than[key](value, best):
                 continue
             name = f'best_{key}_{self.filename_tmpl.format(step)}'.replace('/', '_')
             path = self.file_backend.join_path(self.out_dir, name)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +17,7 @@ from mmengine.utils import is_abs
 
 from ghmdet.checkpoint.key_maps import channels_per_anchor, strip_wrappers
 from ghmdet.checkpoint.weights import class_names, compare_classes
-from ghmdet.coco.classes import COCO_CLASSES, read_categories, suggest_name
+from ghmdet.coco.classes import COCO_CLASSES, FileClasses, read_categories, suggest_name
 from ghmdet.config.data_root import find_datasets
 from ghmdet.files import explain_look_alike, read_lines
 from ghmdet.messages import list_items
@@ -35,13 +35,14 @@ class _Source:
     cfg: ConfigDict
     given: tuple[str, ...] | None
     ann_file: str = ''
-    categories: tuple[str, ...] | None = None
+    file: FileClasses | None = None
 
     def __str__(self) -> str:
         text = f'{self.key}: metainfo.classes {list_items(self.given or ("none",), 20)}'
-        if self.categories is None:
+        if self.file is None:
             return text
-        return f'{text}, categories of {self.ann_file}: {list_items(self.categories, 20) or "none"}'
+        listed = list_items(self.file.categories, 20) or 'none'
+        return f'{text}, categories of {self.ann_file}: {listed}'
 
 
 def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> str | None:
@@ -49,9 +50,10 @@ def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> st
 
     Classes that the config names for one dataset are those of all. If it names none, they come from
     the checkpoint for a test or validation, else from the first annotation file, in the order of
-    the category ids; a file with all 80 of COCO keeps COCO's. `model.bbox_head.num_classes` is set
-    with them if it is absent or still 80. Datasets of other types are not changed, nor configs for
-    an installed MMDetection. Files that are read here are kept for the datasets.
+    the category ids, without roots (see `FileClasses`); a file with all 80 of COCO keeps COCO's.
+    `model.bbox_head.num_classes` is set with them if it is absent or still 80. Datasets of other
+    types are not changed, nor configs for an installed MMDetection. Files that are read here are
+    kept for the datasets.
 
     Args:
         cfg: changed: `metainfo.classes` of the datasets, `model.bbox_head.num_classes`.
@@ -59,7 +61,8 @@ def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> st
             must have the same classes.
 
     Returns:
-        What was taken from where, for the log; None if nothing is missing in the config.
+        For the log: what was taken from where, and which of two categories of one name counts;
+            None if nothing is missing in the config, and nothing ambiguous in the files.
 
     Raises:
         ValueError: the names, their order or their number disagree. One message names the key of
@@ -77,14 +80,18 @@ def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> st
         if _split(source.key) in splits and source.cfg.get('ann_file'):
             arguments = {key: source.cfg[key] for key in _FILE_ARGUMENTS if key in source.cfg}
             with suppress(FileNotFoundError):  # the dataset raises it too, if it is built
-                source.ann_file, source.categories = read_categories(**arguments)
+                source.ann_file, source.file = read_categories(**arguments)
     chosen = _choose(cfg, sources, splits, others=len(sources) < len(parts))
+    notes = [f'{s.ann_file}: {note}' for s in sources if s.file for note in s.file.notes]
     if chosen is None:
-        return None
+        return '. '.join(dict.fromkeys(notes)) or None
     names, kind, origin = chosen
+    files = (s.file for s in sources if s.file and kind == 'file' and s.ann_file == origin)
+    roots = file.roots if (file := next(files, None)) else {}
+    notes += roots.values()
     if 'train' not in splits:
         sources = [source for source in sources if _split(source.key) in splits]
-    errors = [error for source in sources for error in _find_errors(source, names, kind, origin)]
+    errors = [error for s in sources for error in _find_errors(s, names, kind, origin, roots)]
     head = _head(cfg)
     number = None if head is None or _is_free(head, kind) else head.get('num_classes')
     if isinstance(number, int) and number != len(names):
@@ -92,10 +99,14 @@ def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> st
             f'model.bbox_head.num_classes is {number}, but there are {len(names)} classes: set '
             f'model.bbox_head.num_classes={len(names)}'
         )
+        if roots:
+            advice = 'to make it one, list all in metainfo=dict(classes=(...)) of every dataset'
+            errors += [*roots.values(), advice]
     if errors:
         listed = '; '.join(map(str, sources))
         raise ValueError(f'the classes do not agree: {"; ".join(errors)}. [{listed}]')
-    return _apply(sources, names, kind, origin, head)
+    text = _apply(sources, names, kind, origin, head)
+    return '. '.join(dict.fromkeys(filter(None, [text, *notes]))) or None
 
 
 def take_checkpoint_classes(cfg: Config, checkpoint: Mapping[str, Any]) -> None:
@@ -179,16 +190,19 @@ def _choose(
             return (names, 'checkpoint', cfg.load_from) if differ else of_coco
     if given:
         return given.given or (), 'config', 'metainfo.classes'
-    file = next((source for source in sources if source.categories), None)
+    files = ((s.file, s.ann_file) for s in sources if s.file and s.file.categories)
+    file, path = next(files, (None, ''))
     if file is None or others:  # which may have their own classes
         return None
-    if set(COCO_CLASSES) <= set(file.categories or ()):
+    if set(COCO_CLASSES) <= set(file.categories):
         return of_coco
-    return tuple(dict.fromkeys(file.categories or ())), 'file', file.ann_file
+    return file.classes, 'file', path
 
 
-def _find_errors(source: _Source, names: tuple[str, ...], kind: str, origin: str) -> list[str]:
-    """Compare a dataset and its file with the classes chosen."""
+def _find_errors(
+    source: _Source, names: tuple[str, ...], kind: str, origin: str, roots: Collection[str]
+) -> list[str]:
+    """Compare a dataset and its file with the classes chosen; `roots` were left out of them."""
     errors = []
     labels = 'this list', f'the {origin} of the other datasets'
     if source.given and (difference := compare_classes(source.given, names, labels, exact=True)):
@@ -196,16 +210,17 @@ def _find_errors(source: _Source, names: tuple[str, ...], kind: str, origin: str
             f'{source.key}.metainfo.classes: {difference}; every dataset needs the same list in '
             'the same order, since a label is an index into it'
         )
-    if source.categories is None or (not source.categories and source.cfg.get('test_mode')):
+    if source.file is None or (not source.file.categories and source.cfg.get('test_mode')):
         return errors
-    missing = [name for name in source.given or names if name not in source.categories]
+    missing = [name for name in source.given or names if name not in source.file.categories]
     if missing:
-        hints = list_items([suggest_name(name, source.categories) for name in missing], 10)
+        hints = list_items([suggest_name(name, source.file.categories) for name in missing], 10)
         errors.append(
             f'{source.key}: of {origin}, {len(missing)} of {len(names)} are not among the '
             f'categories of {source.ann_file}: {hints}'
         )
-    extra = [name for name in source.categories if name not in names]
+    without = {*names, *(source.file.unused.intersection(roots))}
+    extra = [name for name in source.file.classes if name not in without]
     if extra and kind == 'file':
         errors.append(
             f'{source.key}: the categories {list_items(extra, 10)} of {source.ann_file} are not in '

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os.path as osp
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,11 +13,12 @@ import numpy as np
 
 from ghmdet.checks.decode_images import DecodeResult, ImageJob, decode_images
 from ghmdet.coco.box_filter import DEFECTS, BoxCheck, check_boxes
-from ghmdet.coco.classes import match_classes
+from ghmdet.coco.classes import find_classes, match_classes
 from ghmdet.coco.faults import Faults, find_outside_names, find_type_faults
 from ghmdet.coco.reader import find_record_faults, load_json, read_coco
 from ghmdet.coco.records import CocoRecords, convert_records
 from ghmdet.datasets.coco import CocoDataset
+from ghmdet.datasets.coco_images import CocoImages
 from ghmdet.datasets.file_names import find_elsewhere_names
 
 _KEPT = 1000  # texts per kind of finding
@@ -45,7 +47,11 @@ class Finding:
 
 @dataclass
 class DatasetAudit:
-    """The result of `check_dataset`; `statistics` are tables: title -> rows of (name, count)."""
+    """The result of `check_dataset`.
+
+    `statistics` are tables: title -> rows of (name, count). `images` are those in use: digest of
+    the content, or real path -> name and path.
+    """
 
     name: str
     ann_file: str
@@ -54,6 +60,7 @@ class DatasetAudit:
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     statistics: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    images: dict[str | bytes, tuple[str, str]] = field(default_factory=dict)
 
     def add(
         self, kind: str, texts: Sequence[str], count: int = 0, is_error: bool = True
@@ -101,7 +108,7 @@ def check_dataset(
         return audit
     audit.add('entry of the annotation file', faults.texts, faults.count)
     labels = _find_labels(dataset, records, audit)
-    boxes = check_boxes(records, labels)
+    boxes = check_boxes(records, labels, dataset.test_mode)
     if not audit.num_errors:
         try:
             dataset.full_init()
@@ -114,15 +121,16 @@ def check_dataset(
     names = Counter(image.file_name for image in records.images)
     repeated = [f'{name!r} is the file of {n} images' for name, n in names.items() if n > 1]
     audit.add('file name', repeated, is_error=False)
+    results: dict[int, DecodeResult] = {}
     if decode and dataset.is_local(folder):
         jobs = _list_jobs(audit, dataset, records)
-        results = {}
         for index, result in decode_images(jobs, workers):
             results[index] = result
             progress(len(results), len(jobs))
         _report_images(audit, results, boxes, records, folder)
     else:
         audit.notes.append(f'images were not checked: {"remote" if decode else "no folder"}')
+    _find_copies(audit, dataset, records, results)
     audit.statistics = count_statistics(records, boxes, labels)
     return audit
 
@@ -148,6 +156,7 @@ def read_valid_entries(
     for section in _SECTIONS:
         entries = data.get(section)
         find_type_faults(faults, section, entries if isinstance(entries, list) else ())
+    faults.add_lines(ann_file)
     data = _remove(data, faults)
     records = convert_records(data, ann_file)
     find_record_faults(found, records)
@@ -200,16 +209,61 @@ def _bin(values: np.ndarray, edges: Sequence[int]) -> list[tuple[str, int]]:
 def _find_labels(dataset: CocoDataset, records: CocoRecords, audit: DatasetAudit) -> dict[Any, int]:
     if not records.categories:
         return {}
+    found, classes = find_classes(records), dataset.metainfo['classes']
+    alike: dict[str, list[str]] = {}
+    for name in found.categories:
+        alike.setdefault(''.join(name.split()).casefold(), []).append(name)
+    texts = [f'{names} differ only in case or spaces' for names in alike.values() if names[1:]]
+    audit.add('class name', texts, is_error=False)
+    audit.notes += found.notes + [text for name, text in found.roots.items() if name not in classes]
     try:
-        ids = match_classes(dataset.metainfo['classes'], records.categories, dataset.ann_file)
+        annotated = records.annotations.category_ids
+        ids = match_classes(classes, records.categories, dataset.ann_file, annotated)
     except ValueError as error:
         audit.add('classes', [str(error)])
         ids = [category.id for category in records.categories]
     return {id_: label for label, id_ in enumerate(ids)}
 
 
+def _find_copies(
+    audit: DatasetAudit,
+    dataset: CocoDataset,
+    records: CocoRecords,
+    results: dict[int, DecodeResult],
+) -> None:
+    """List the images in use in `audit.images`, and report those equal to an earlier one."""
+    data, texts = dataset.data_list, []
+    used = set(data.fields['img_id'].tolist()) if isinstance(data, CocoImages) else None
+    for index, image in enumerate(records.images):
+        if used is not None and image.id not in used:
+            continue
+        path = _make_picture(records, dataset.data_prefix['img'], index).path
+        key = results.get(index, DecodeResult()).digest or osp.realpath(path)
+        name = f'image id {image.id!r} ({path})'
+        first, first_path = audit.images.setdefault(key, (name, path))
+        if path != first_path:  # else it is a repeated file name
+            texts.append(f'{name} equals {first}')
+    audit.add('image file equal to an earlier one', texts, is_error=False)
+
+
+def _find_equal_boxes(boxes: BoxCheck) -> np.ndarray:
+    """Return the indices of used boxes that equal another one of their class and image: (n, 2)."""
+    keys = np.column_stack([boxes.owner, boxes.label, boxes.annotations.bbox])
+    order = boxes.used[np.lexsort(keys[boxes.used].T)]
+    equal = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
+    return np.stack([order[1:], order[:-1]], axis=1)[equal]
+
+
 def _report_boxes(audit: DatasetAudit, boxes: BoxCheck, records: CocoRecords, folder: str) -> None:
-    kinds = {f'box skipped, {reason}': boxes.indices_of(reason) for reason in DEFECTS}
+    pairs, name = _find_equal_boxes(boxes), boxes.annotations.name
+    texts = [f'{boxes.describe(i)} equals {name(other)}' for i, other in pairs[:_KEPT].tolist()]
+    kind = 'box equal to another one of its class and image'
+    audit.add(kind, texts, len(pairs), is_error=False)
+    kinds = {
+        f'box {"skipped" if reason in boxes.dropped_for else "used"}, {reason}': indices
+        for reason in DEFECTS
+        for indices in [boxes.indices_of(reason)]
+    }
     kinds['box used, more than a pixel beyond the image'] = np.flatnonzero(boxes.beyond)
     for kind, indices in kinds.items():
         texts = [boxes.describe(index) for index in indices[:_KEPT].tolist()]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
+from contextlib import suppress
 from multiprocessing import get_all_start_methods, get_context
 from typing import NamedTuple
 
@@ -25,10 +27,14 @@ class ImageJob(NamedTuple):
 
 
 class DecodeResult(NamedTuple):
-    """What is wrong with an image, and whether its EXIF orientation rotates it by 90 degrees."""
+    """What is wrong with an image, and whether its EXIF orientation rotates it by 90 degrees.
+
+    `digest` is that of the file's content, empty if it cannot be read.
+    """
 
     error: str | None = None
     rotated: bool = False
+    digest: bytes = b''
 
 
 def decode_images(jobs: Mapping[int, ImageJob], workers: int) -> Iterator[tuple[int, DecodeResult]]:
@@ -82,8 +88,14 @@ def _decode(job: ImageJob) -> DecodeResult:
     try:
         read_image(path, expected_wh=size_wh, color_type=color_type, max_pixels=max_pixels)
         stored_wh, shown_wh = read_image_sizes(path, max_pixels)
-        return DecodeResult(rotated=stored_wh != shown_wh)
+        return DecodeResult(rotated=stored_wh != shown_wh, digest=_hash(path))
     except ImageError as error:
-        return DecodeResult(str(error))
+        return DecodeResult(str(error), digest=_hash(path))
     except Exception as error:  # must not stop the check of the other images
         return DecodeResult(f'image {path}: {type(error).__name__}: {error}')
+
+
+def _hash(path: str) -> bytes:
+    with suppress(OSError), open(path, 'rb') as file:
+        return hashlib.file_digest(file, 'sha256').digest()
+    return b''

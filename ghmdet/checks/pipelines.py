@@ -14,7 +14,9 @@ _NEEDS_IMAGE = 'mmcv.transforms.processing'  # most transforms here silently do 
 _MOVES_BOXES = ('scale_factor', 'flip')  # set by a transform that moves the objects in the image
 
 
-def try_pipeline(key: str, dataset: Any, split: str) -> None:
+def try_pipeline(
+    key: str, dataset: Any, split: str, truth: bool = False, need: tuple[str, ...] = ()
+) -> None:
     """Apply each transform of a dataset's pipeline to the first image, and check the result.
 
     Args:
@@ -22,6 +24,8 @@ def try_pipeline(key: str, dataset: Any, split: str) -> None:
         dataset: without a pipeline or `get_data_info` it is skipped. The state of the random number
             generators is kept.
         split: 'train', 'val' or 'test', which decides what the result must contain.
+        truth: whether a metric takes its ground truth from the result.
+        need: further metainfo that the result of val or test must have.
 
     Raises:
         ConfigError: a transform fails, comes too late or too early, or is missing.
@@ -31,6 +35,7 @@ def try_pipeline(key: str, dataset: Any, split: str) -> None:
         return
     results: Any = dataset.get_data_info(0)
     image = results.get('img_path', 'the first image')
+    truth = truth and not any('instances' in getattr(step, 'meta_keys', ()) for step in steps)
     with preserve_random_state():
         for number, step in enumerate(steps):
             name = f'{key}.{number} ({type(step).__name__})'
@@ -54,7 +59,13 @@ def try_pipeline(key: str, dataset: Any, split: str) -> None:
                     f'{name} must come before the steps that resize or flip the image in a '
                     'training pipeline, since they would not move its boxes'
                 )
-    _check_packed(key, [type(step).__name__ for step in steps], results, split)
+            if truth and had_boxes and not moved and _are_moved(results):
+                raise ConfigError(
+                    f'{name} must come before LoadAnnotations, since {split}_evaluator has no '
+                    'ann_file and needs the boxes as they are in the original image'
+                )
+    names = [type(step).__name__ for step in steps]
+    _check_packed(key, names, results, split, truth or split == 'train', need)
 
 
 def _state_of(results: Any) -> tuple[bool, bool]:
@@ -62,6 +73,12 @@ def _state_of(results: Any) -> tuple[bool, bool]:
     if not isinstance(results, Mapping):
         return False, False
     return 'gt_bboxes' in results, any(results.get(key) for key in _MOVES_BOXES)
+
+
+def _are_moved(results: Any) -> bool:
+    """Whether boxes are elsewhere than in the original image; resizing by a factor of 1 is none."""
+    changed = _state_of(results)[1]
+    return changed and (results.get('scale_factor', (1, 1)) != (1, 1) or bool(results.get('flip')))
 
 
 def _describe_failure(name: str, step: Any, image: str, error: Exception) -> str:
@@ -74,7 +91,9 @@ def _describe_failure(name: str, step: Any, image: str, error: Exception) -> str
     return f'{name} fails at {image}: {describe(error)} (the step is {settings})'
 
 
-def _check_packed(key: str, names: list[str], packed: Any, split: str) -> None:
+def _check_packed(
+    key: str, names: list[str], packed: Any, split: str, truth: bool, need: tuple[str, ...]
+) -> None:
     """Check the result of the last step."""
     keys = set(packed) if isinstance(packed, Mapping) else set()
     if 'data_samples' not in keys:
@@ -87,22 +106,24 @@ def _check_packed(key: str, names: list[str], packed: Any, split: str) -> None:
     sample = packed['data_samples']
     if isinstance(sample, list):  # several views of an image
         sample = sample[0]
-    if split == 'train':
+    if truth:
         has = sample.gt_instances if 'gt_instances' in sample else ()
         missing = [field for field in ('bboxes', 'labels') if field not in has]
         if missing:
+            why = 'train on' if split == 'train' else 'measure with (the evaluator has no ann_file)'
             raise ConfigError(
-                f'{key} returns no {" and no ".join(missing)} to train on: LoadAnnotations (with '
+                f'{key} returns no {" and no ".join(missing)} to {why}: LoadAnnotations (with '
                 'with_bbox=True and with_label=True) is missing'
             )
+    if split == 'train':
         return
-    wanted = ['img_id', 'ori_shape', 'img_shape']
+    wanted = ['img_id', 'ori_shape', 'img_shape', *need]
     if sample.get('ori_shape') != sample.get('img_shape'):
         wanted.append('scale_factor')
     absent = [key for key in wanted if key not in sample]
     if absent:
         raise ConfigError(
             f'{key}: {", ".join(absent)} of the image is missing in the result of PackDetInputs, '
-            'but is needed to scale detections to the original image: an earlier step must set it, '
-            'and meta_keys of PackDetInputs, if given, must contain it'
+            'but is needed to scale detections to the original image and to tell images apart: an '
+            'earlier step must set it, and meta_keys of PackDetInputs, if given, must contain it'
         )

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import Any
 
 from mmengine.hooks import CheckpointHook, Hook
+from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ghmdet.checkpoint.weights import compare_classes
@@ -28,11 +31,13 @@ class StartCheckHook(Hook):
     - each dataset has as many classes as the head, and all have the same classes in one order;
     - the images exist, for datasets with a method `check_image_files(limit)`;
     - each metric reads the annotation file of its dataset, unless it has `check_ann_file=False`;
+    - there are boxes to learn from, for datasets with a method `count_objects()`;
+    - datasets that are evaluated together have different ids of images, where these are needed;
     - each pipeline works on the first image (see `try_pipeline`);
     - `CheckpointHook` has no unknown argument, and its `save_best` is a value of the metrics, if
       these can list their values (`result_keys()`).
 
-    Logs nothing if all is well.
+    Warns of classes without a box in training, and of a validation or test without any.
 
     Args:
         image_limit: how many image files to look for in each dataset.
@@ -66,8 +71,13 @@ class StartCheckHook(Hook):
         for split, loop in loops.items():
             self._check_files(split, loop)
         for split, loop in loops.items():
-            for dataset in base_datasets(loop.dataloader.dataset):
-                try_pipeline(f'{split}_dataloader.dataset.pipeline', dataset, split)
+            datasets, metrics = list(base_datasets(loop.dataloader.dataset)), _metrics_of(loop)
+            _check_boxes(split, datasets, metrics)
+            truth = any(getattr(metric, 'reads_samples', False) for metric in metrics)
+            several = split != 'train' and len(datasets) > 1
+            need = ('img_path',) if several and _share_ids(split, datasets, metrics) else ()
+            for dataset in datasets:
+                try_pipeline(f'{split}_dataloader.dataset.pipeline', dataset, split, truth, need)
         for hook in runner.hooks:
             if isinstance(hook, CheckpointHook):
                 _check_arguments(hook, runner)
@@ -80,10 +90,20 @@ class StartCheckHook(Hook):
             if hasattr(dataset, 'check_image_files'):
                 dataset.check_image_files(limit=self.image_limit)
         read = {os.path.realpath(d.ann_file) for d in datasets if getattr(d, 'ann_file', None)}
-        for metric in getattr(getattr(loop, 'evaluator', None), 'metrics', ()):
+        loader, metrics = loop.dataloader, _metrics_of(loop)
+        if (
+            metrics
+            and getattr(loader, 'drop_last', False)
+            and len(loader.sampler) % loader.batch_size
+        ):
+            raise ValueError(
+                f'{split}_dataloader.drop_last=True leaves the last {split} images out, so that '
+                'the metrics would be of a part: remove it'
+            )
+        for metric in metrics:
             ann_file = getattr(metric, 'ann_file', None)
             checked = getattr(metric, 'check_ann_file', True)
-            if ann_file and read and os.path.realpath(ann_file) not in read and checked:
+            if ann_file and checked and read - {os.path.realpath(ann_file)}:
                 raise ValueError(
                     f'{split}_evaluator ({type(metric).__name__}) has ann_file={ann_file}, but '
                     f'{split}_dataloader reads {", ".join(sorted(read))}: detections would be '
@@ -91,6 +111,59 @@ class StartCheckHook(Hook):
                     'or give both the same file; if the difference is intended, set '
                     f'{split}_evaluator.check_ann_file=False.'
                 )
+
+
+def _metrics_of(loop: Any) -> Sequence[Any]:
+    return getattr(getattr(loop, 'evaluator', None), 'metrics', ())
+
+
+def _check_boxes(split: str, datasets: Sequence[Any], metrics: Sequence[Any]) -> None:
+    """Refuse to train without boxes; warn of classes without, and of nothing to measure."""
+    if not all(hasattr(dataset, 'count_objects') for dataset in datasets):
+        return
+    counts = sum(dataset.count_objects() for dataset in datasets)
+    if counts.all():
+        return
+    names = [name for name, n in zip(datasets[0].metainfo['classes'], counts, strict=True) if not n]
+    filtered = 'filter_cfg or indices leave out the images with boxes'
+    texts = (f'{d.ann_file}: {d.summary}; {d.advice or filtered}' for d in datasets)
+    described = list_items(texts, 3, '. ')
+    if split == 'train' and not counts.any():
+        raise ValueError(f'train_dataloader has no box to learn from: {described}')
+    if split == 'train':
+        text = (
+            f'no box of {len(names)} of the {len(counts)} classes, which are not learnt: '
+            f'{list_items(names)}. Correct the annotations or metainfo.classes'
+        )
+    elif counts.any() or all(getattr(metric, 'format_only', True) for metric in metrics):
+        return
+    else:
+        text = (
+            f'no object to find: {described}. Metrics will be n/a (nan), and no checkpoint the '
+            'best. Use a file with objects; to train without validation, set val_dataloader, '
+            'val_cfg and val_evaluator to None'
+        )
+    print_log(f'{split}_dataloader has {text}', logger='current', level=logging.WARNING)
+
+
+def _share_ids(split: str, datasets: Sequence[Any], metrics: Sequence[Any]) -> bool:
+    """Whether images of several datasets have the same id; raise where a metric needs the id."""
+    paths: dict[Any, Any] = {}
+    parts = [dataset for dataset in datasets if hasattr(dataset, 'get_data_info')]
+    for info in (part.get_data_info(i) for part in parts for i in range(len(part))):
+        id_, path = info.get('img_id'), info.get('img_path')
+        if id_ is None or paths.setdefault(id_, path) == path:
+            continue
+        for key, metric in product(('ann_file', 'outfile'), metrics):
+            if getattr(metric, key, None):
+                name = f'{split}_evaluator.{key.replace("outfile", "outfile_prefix")}'
+                raise ValueError(
+                    f'{paths[id_]} and {path} of {split}_dataloader both have the id {id_!r}, by '
+                    f'which the file of {name} tells images apart. Give them different ids, '
+                    f'remove {name}, or evaluate one dataset at a time'
+                )
+        return True
+    return False
 
 
 def _check_classes(model: Any, classes: Mapping[str, tuple[str, ...]]) -> None:

@@ -22,6 +22,25 @@ REASONS = (
     'with an area of 0 or less',
 )
 DEFECTS = REASONS[1:]
+# Boxes that training leaves out as MMDetection does, but a detection can match.
+ONLY_TESTED = REASONS[3:]
+
+_ADVICE = {
+    'of other classes': 'their classes ({others}) are not in metainfo.classes: name these there, '
+    'or take another file',
+    'without width or height': 'their width or height is 0 or negative: bbox must be x, y, width, '
+    'height, not two corners; remove placeholders, an image without objects needs no annotation',
+    'outside the image': 'they are outside their images: bbox must be x, y, width, height in '
+    'pixels, and width and height of the images those of the files (not swapped, not resized)',
+    'thinner than a pixel': 'they are thinner than a pixel: bbox must be in pixels',
+    'normalised': 'their coordinates look normalised (none is above 1): multiply x and width by '
+    "the image's width, y and height by its height",
+    'with an area of 0 or less': "the key 'area' is 0 or negative, as some converters write it: "
+    'write width x height, or remove the key',
+    'crowd': 'they are crowd regions (iscrowd=1), as some tools export every mask: set iscrowd to '
+    '0 for single objects',
+    'ignore': "they are marked to be ignored: set the key 'ignore' to 0 for objects to learn",
+}
 
 # In pixels; boxes rounded by COCO's own tools exceed the image by less.
 _MARGIN = 1
@@ -35,8 +54,9 @@ class BoxCheck:
         annotations: the annotations.
         owner: int64 (n,), the index of its image.
         label: int64 (n,), -1 for classes that are not used.
-        reason: uint8 (n,), index in `REASONS`, or their number for used annotations.
+        reason: uint8 (n,), index in `REASONS`, or their number where none applies.
         beyond: bool (n,), used though more than a pixel of the box is outside the image.
+        test_mode: whether those of `ONLY_TESTED` are used.
     """
 
     annotations: AnnotationColumns
@@ -44,20 +64,26 @@ class BoxCheck:
     label: np.ndarray
     reason: np.ndarray
     beyond: np.ndarray
+    test_mode: bool = False
+
+    @property
+    def dropped_for(self) -> tuple[str, ...]:
+        """The reasons for which boxes are left out."""
+        return REASONS[: -len(ONLY_TESTED)] if self.test_mode else REASONS
 
     @property
     def used(self) -> np.ndarray:
         """Indices of the used annotations."""
-        return np.flatnonzero(self.reason == len(REASONS))
+        return np.flatnonzero(self.reason >= len(self.dropped_for))
 
     def indices_of(self, reason: str) -> np.ndarray:
-        """Return the indices of the annotations left out for one of `REASONS`."""
+        """Return the indices of the annotations to which one of `REASONS` applies."""
         return np.flatnonzero(self.reason == REASONS.index(reason))
 
     def count_dropped(self) -> Counter[str]:
-        """Count by reason; reasons that do not occur are absent."""
+        """Count those left out by reason; reasons that do not occur are absent."""
         counts = np.bincount(self.reason, minlength=len(REASONS)).tolist()
-        return Counter({name: n for name, n in zip(REASONS, counts, strict=False) if n})
+        return Counter({name: n for name, n in zip(self.dropped_for, counts, strict=False) if n})
 
     def describe(self, index: int) -> str:
         """Name an annotation and its box for a message."""
@@ -65,9 +91,9 @@ class BoxCheck:
         return f'{self.annotations.name(index)}: [{box}]'
 
     def describe_defects(self, limit: int = 5) -> str:
-        """Name the first boxes of each of `DEFECTS` that occurs; '' if there are none."""
+        """Name the first boxes left out for each of `DEFECTS`; '' if there are none."""
         texts = []
-        for reason in DEFECTS:
+        for reason in self.dropped_for[1:]:
             indices = self.indices_of(reason)
             if len(indices):
                 named = map(self.describe, indices[:limit].tolist())
@@ -75,34 +101,73 @@ class BoxCheck:
                 texts.append(f'{len(indices):,} {reason} ({listed})')
         return ', '.join(texts)
 
+    def explain(self, names: Mapping[Any, str]) -> str:
+        """Say why no object is used and what to do; '' if one is used.
 
-def check_boxes(records: CocoRecords, label_of: Mapping[Any, int]) -> BoxCheck:
-    """Find out which annotations are used.
+        Args:
+            names: of the categories, by id.
+        """
+        annotations, ours = self.annotations, self.label >= 0
+        if not len(annotations):
+            return 'the file has no annotations'
+        normalised = _look_normalised(annotations.bbox[ours])
+        counts = self.count_dropped()
+        crowd, ignore = annotations.is_crowd[self.used], annotations.is_ignored[self.used]
+        counts['crowd'], counts['ignore'] = int(crowd.sum()), int((ignore & ~crowd).sum())
+        if not normalised and len(self.used) > counts['crowd'] + counts['ignore']:
+            return ''
+        if ours.any():
+            del counts[REASONS[0]]
+        if normalised:
+            counts = Counter(normalised=int(ours.sum()))
+        (reason, number), *_ = counts.most_common()
+        others = list_items(names.get(id_, id_) for id_ in annotations.category_ids)
+        return (
+            f'{number:,} of {len(annotations):,} boxes cannot be used: '
+            f'{_ADVICE[reason].format(others=others)}'
+        )
+
+
+def check_boxes(
+    records: CocoRecords, label_of: Mapping[Any, int], test_mode: bool = False
+) -> BoxCheck:
+    """Find out which annotations are used: the one rule of dataset, metric and audit.
+
+    In training as in MMDetection. In a test all boxes of the classes are used that a detection can
+    match: width and height are positive, and box and image overlap.
 
     Args:
-        records: the file; each annotation's image must be in it.
+        records: the file; an annotation whose image is not in it has the owner -1. Where an image
+            has no size, only boxes left of or above it are outside.
         label_of: the label of each category id that is used.
+        test_mode: whether the boxes are for a test.
     """
     annotations = records.annotations
     owner = annotations.find_images({image.id: i for i, image in enumerate(records.images)})
     label = annotations.find_categories(label_of)
-    image_w, image_h = (
-        np.fromiter(map(attrgetter(side), records.images), np.float64, len(records.images))[owner]
-        for side in ('width', 'height')
-    )
+    sides = np.full((2, len(records.images) + 1), np.nan)  # the last one is for the owner -1
+    for values, name in zip(sides, ('width', 'height'), strict=True):
+        values[:-1] = np.fromiter(map(attrgetter(name), records.images), np.float64)
+    image_w, image_h = np.where(sides > 0, sides, np.nan)[:, owner]
     x, y, w, h = np.ascontiguousarray(annotations.bbox.T)
     right, bottom = x + w, y + h
     area = np.where(np.isnan(annotations.area), w * h, annotations.area)
     # As in MMDetection: box and image do not overlap.
-    outside = (np.minimum(right, image_w) <= np.maximum(x, 0)) | (
-        np.minimum(bottom, image_h) <= np.maximum(y, 0)
+    outside = (np.fmin(right, image_w) <= np.maximum(x, 0)) | (
+        np.fmin(bottom, image_h) <= np.maximum(y, 0)
     )
-    applies = [label < 0, (w <= 0) | (h <= 0), outside, (w < 1) | (h < 1), area <= 0]  # REASONS
+    thin = (w < 1) | (h < 1) | _look_normalised(annotations.bbox[label >= 0])
+    applies = [label < 0, (w <= 0) | (h <= 0), outside, thin, area <= 0]  # REASONS
     reason = np.select(applies, range(len(applies)), len(applies)).astype(np.uint8)
     beyond = (reason == len(REASONS)) & (
         (np.minimum(x, y) < -_MARGIN) | (right > image_w + _MARGIN) | (bottom > image_h + _MARGIN)
     )
-    return BoxCheck(annotations, owner, label, reason, beyond)
+    return BoxCheck(annotations, owner, label, reason, beyond, test_mode)
+
+
+def _look_normalised(bboxes: np.ndarray) -> bool:
+    """Whether boxes (n, 4) reach at most 1 to the right and down, so that none is of an object."""
+    return bool(len(bboxes)) and 0 < bboxes.max() <= 1
 
 
 @dataclass

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 from mmengine.fileio import join_path
 from mmengine.utils import is_abs
 
 from ghmdet.coco.reader import read_coco
-from ghmdet.coco.records import CategoryRecord, Id
+from ghmdet.coco.records import CategoryRecord, CocoRecords, Id
 from ghmdet.messages import list_items, nearest
 
 _COCO_NAMES = (
@@ -28,19 +28,22 @@ COCO_PALETTE = [(55 + i * 67 % 200, 55 + i * 113 % 200, 55 + i * 29 % 200) for i
 
 
 def match_classes(
-    classes: Sequence[str], categories: Sequence[CategoryRecord], ann_file: str
+    classes: Sequence[str],
+    categories: Sequence[CategoryRecord],
+    ann_file: str,
+    annotated: Collection[Id],
 ) -> list[Id]:
     """Find the category id of each class, in the order of the classes.
 
     A label is then an index in `metainfo.classes`. MMDetection returns the ids in the order of the
-    file, which swaps names where the two orders differ.
+    file, which swaps names where the two orders differ. `annotated` are the ids in annotations.
 
     Raises:
-        ValueError: a class is not among the categories, or two categories have its name.
+        ValueError: a class is not among the categories, or two annotated categories have its name.
 
     Example:
         >>> categories = [CategoryRecord(7, 'dog'), CategoryRecord(3, 'cat')]
-        >>> match_classes(('cat', 'dog'), categories, 'train.json')
+        >>> match_classes(('cat', 'dog'), categories, 'train.json', annotated=[7])
         [3, 7]
     """
     ids: dict[str, list[Id]] = {}
@@ -55,13 +58,61 @@ def match_classes(
             'metainfo=dict(classes=(...)) of every dataset in the config to these names (the '
             "default is the 80 COCO classes), and the head's num_classes to their number"
         )
-    repeated = {name: ids[name] for name in classes if len(ids[name]) > 1}
+    chosen = {name: choose_ids(ids[name], annotated) for name in classes}
+    repeated = {name: ids for name, ids in chosen.items() if len(ids) > 1}
     if repeated:
         raise ValueError(
-            f'{ann_file}: expected one category per class, got several ids for {repeated}; rename '
-            'or merge these categories in the file'
+            f'{ann_file}: expected one category per class, but several ids of a name have '
+            f'annotations: {repeated}. If they are one class, give these annotations the same '
+            'category_id; if not, rename a category in the file'
         )
-    return [ids[name][0] for name in classes]
+    return [chosen[name][0] for name in classes]
+
+
+def choose_ids(ids: list[Id], annotated: Collection[Id]) -> list[Id]:
+    """Return which categories of one name count: those with annotations, else the first."""
+    return [id_ for id_ in ids if id_ in annotated] or ids[:1]
+
+
+class FileClasses(NamedTuple):
+    """The classes of a COCO file: names in the order of the category ids, each once.
+
+    `categories` are all names, `unused` those without annotations. `roots` are no classes: they are
+    unused and the supercategory of others, as Roboflow writes a project, with a text that says so.
+    `notes` say which of several categories of one name counts.
+    """
+
+    classes: tuple[str, ...]
+    categories: tuple[str, ...]
+    unused: set[str]
+    roots: dict[str, str]
+    notes: list[str]
+
+
+def find_classes(records: CocoRecords) -> FileClasses:
+    """Find out which categories of a file are classes."""
+    annotated = set(records.annotations.category_ids)
+    ids: dict[str, list[Id]] = {}
+    children: dict[Any, list[str]] = {}
+    for category in sorted(records.categories, key=lambda category: _id_order(category.id)):
+        ids.setdefault(category.name, []).append(category.id)
+        if isinstance(category.supercategory, str) and category.supercategory != 'none':
+            children.setdefault(category.supercategory, []).append(category.name)
+    unused = {name for name in ids if annotated.isdisjoint(ids[name])}
+    reason = 'is no class: it has no annotation and is the supercategory of'
+    roots = {
+        name: f'{name!r} {reason} {list_items(of)}'
+        for name, of in children.items()
+        if name in unused and name not in of  # COCO's person is its own
+    }
+    chosen = {name: choose_ids(of_name, annotated) for name, of_name in ids.items()}
+    classes = sorted(ids.keys() - roots, key=lambda name: _id_order(chosen[name][0]))
+    notes = [
+        f'of the categories {ids[name]} named {name!r}, only {used[0]!r} has annotations and counts'
+        for name, used in chosen.items()
+        if len(used) == 1 < len(ids[name]) and name not in unused
+    ]
+    return FileClasses(tuple(classes or ids), tuple(ids), unused, roots if classes else {}, notes)
 
 
 def suggest_name(name: str, known: Sequence[str]) -> str:
@@ -75,7 +126,7 @@ def read_categories(
     data_root: str | None = '',
     backend_args: dict[str, Any] | None = None,
     test_mode: bool = False,
-) -> tuple[str, tuple[str, ...]]:
+) -> tuple[str, FileClasses]:
     """Read an annotation file before its `CocoDataset` does, which then need not read it again.
 
     Args:
@@ -85,13 +136,12 @@ def read_categories(
         test_mode: whether annotations and categories may be absent.
 
     Returns:
-        The path of the file, and the names of its categories in the order of their ids.
+        The path of the file, and its classes.
     """
     if data_root and ann_file and not is_abs(ann_file):
         ann_file = join_path(data_root, ann_file)
     records = read_coco(ann_file, backend_args, need_annotations=not test_mode, keep=True)
-    categories = sorted(records.categories, key=lambda category: _id_order(category.id))
-    return ann_file, tuple(category.name for category in categories)
+    return ann_file, find_classes(records)
 
 
 def _id_order(id_: Id) -> tuple[int, float, str]:

@@ -6,12 +6,14 @@ import json
 import math
 import mmap
 import os.path as osp
+import re
 import reprlib
 import sys
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from pathlib import PurePath
+from itertools import count
+from pathlib import Path, PurePath
 from typing import Any
 
 from ghmdet.argument_checks import is_number
@@ -23,7 +25,14 @@ MAX_PIXELS = 1e9
 BOX_WORDS = 'four finite numbers [x, y, width, height] up to 1e9'
 _SHOWN = 5
 _LINE_BLOCK = 2**20
+_LF = '\n'
+_NEXT = re.compile(r'\s*,?\s*')
+# After a key: up to its value, or up to the NaN in it.
+_VALUE = r'\s*:\s*([\[\d\s,.eE+-]*(?=NaN|Infinity))?'
+
+
 _REPR = reprlib.Repr()
+_REPR.repr_float = lambda value, level: json.dumps(value)  # type: ignore[attr-defined]  # NaN
 _REPR.maxstring, _REPR.maxlong, _REPR.maxother = 100, 60, 60
 
 
@@ -35,24 +44,42 @@ class Faults:
         limit: how many texts to keep.
         count: number of all faults.
         texts: the first `limit` of them.
+        places: by list and index of an entry, the numbers of its texts, each with a key or ''.
         indices: for each list of the file, the indices of its broken entries.
     """
 
     limit: int = _SHOWN
     count: int = 0
     texts: list[str] = field(default_factory=list)
+    places: dict[tuple[str, int], list[tuple[int, str]]] = field(default_factory=dict)
     indices: dict[str, set[int]] = field(default_factory=dict)
 
-    def add(self, section: str, index: int, text: str) -> None:
-        """Add a fault of the entry `index` of a list; `text` names the entry."""
+    def add(self, section: str, index: int, text: str, key: str = '') -> None:
+        """Add a fault of the entry `index` of a list, in `key`; `text` names both."""
         self.count += 1
         self.indices.setdefault(section, set()).add(index)
         if len(self.texts) < self.limit:
+            self.places.setdefault((section, index), []).append((len(self.texts), key))
             self.texts.append(text)
+
+    def add_lines(self, ann_file: str) -> None:
+        """Add line and column to the texts, if the file is on a local disk."""
+        if not osp.isfile(ann_file):
+            return
+        content = Path(ann_file).read_bytes()
+        text = content.decode(json.detect_encoding(content), 'replace')
+        for section, index, entry, begin, end in _walk_entries(text):
+            for number, key in self.places.get((section, index), ()):
+                if self.texts[number].startswith(_name_entry(section, index, entry)):
+                    value = re.compile(rf'"{key}"{_VALUE}').search(text, begin, end)
+                    at = value.end() if value else begin
+                    line, column = text.count(_LF, 0, at) + 1, at - text.rfind(_LF, 0, at)
+                    self.texts[number] += f' (line {line}, column {column})'
 
     def raise_any(self, ann_file: str, at_least: bool = False) -> None:
         """Raise a ValueError if there are any."""
         if self.count:
+            self.add_lines(ann_file)
             raise ValueError(
                 f'{ann_file}: {"at least " if at_least else ""}{self.count} broken entries: '
                 f'{list_items(self.texts, _SHOWN, "; ", self.count)}. '
@@ -73,17 +100,17 @@ def find_type_faults(faults: Faults, section: str, entries: Iterable[Any], first
         first: index of the first entry in its list.
     """
     for index, entry in enumerate(entries, first):
+        name = _name_entry(section, index, entry)
         if not isinstance(entry, dict):
-            faults.add(section, index, f'{section}[{index}] must be an object, got {show(entry)}')
+            faults.add(section, index, f'{name} must be an object, got {show(entry)}')
             continue
         absent = ', '.join(key for key in _REQUIRED[section] if key not in entry)
-        name = _name_entry(section, index, entry)
         if absent:
             faults.add(section, index, f'{name} lacks {absent}')
         for key, (is_valid, expected) in _FIELDS[section].items():
             if key in entry and not is_valid(entry[key]):
                 text = f'{name}: {key} must be {expected}, got {show(entry[key])}'
-                faults.add(section, index, text)
+                faults.add(section, index, text, key)
 
 
 def show(value: Any) -> str:
@@ -91,7 +118,9 @@ def show(value: Any) -> str:
     return _REPR.repr(value)
 
 
-def _name_entry(section: str, index: int, entry: dict[str, Any]) -> str:
+def _name_entry(section: str, index: int, entry: Any) -> str:
+    if not isinstance(entry, dict):
+        return f'{section}[{index}]'
     if section == 'images' and 'id' in entry:
         return name_image(entry['id'], entry.get('file_name'))
     if section == 'annotations':
@@ -179,15 +208,30 @@ def explain_json(ann_file: str) -> Iterator[None]:
     except json.JSONDecodeError as error:
         if not error.doc:
             raise ValueError(f'{ann_file}: the file is empty (0 bytes)') from None
+        hint = 'the file may have been truncated when it was written or copied'
+        if error.pos == 0 or error.msg == 'Extra data':
+            hint = 'this may be another kind of file, such as XML, text, or JSON Lines'
         raise ValueError(
             f'{ann_file}: broken JSON at line {error.lineno}, column {error.colno}: {error.msg}; '
-            'the file may have been truncated when it was written or copied'
+            f'{hint}'
         ) from None
     except UnicodeDecodeError as error:
         raise ValueError(f'{ann_file}: {explain_undecodable(error)}') from None
     except ValueError as error:
         # Python reads no integer of more than 4300 digits.
         raise ValueError(f'{ann_file}: {str(error).removeprefix(f"{ann_file}: ")}') from None
+
+
+def _walk_entries(text: str) -> Iterator[tuple[str, int, Any, int, int]]:
+    """Yield list, index, content, begin and end of each entry of a COCO file."""
+    decode = json.JSONDecoder().raw_decode
+    for match in re.finditer(rf'"({"|".join(_FIELDS)})"\s*:\s*\[\s*', text):
+        begin = match.end()
+        with suppress(ValueError, RecursionError):  # where the list ends
+            for index in count():
+                entry, end = decode(text, begin)
+                yield match[1], index, entry, begin, end
+                begin = _NEXT.match(text, end).end()  # type: ignore[union-attr]
 
 
 def find_line(text: bytes | mmap.mmap, offset: int) -> tuple[str, int]:
@@ -205,7 +249,7 @@ def find_line(text: bytes | mmap.mmap, offset: int) -> tuple[str, int]:
     # In a very long line the column counts bytes instead of characters.
     short = offset - begin < _LINE_BLOCK
     column = len(text[begin:offset].decode(errors='replace')) if short else offset - begin
-    return '\n' * line_feeds + ' ' * column, line_feeds + column
+    return '\n' * line_feeds + ' ' * (column + 1), line_feeds + column  # never empty
 
 
 # --- file names ---------------------------------------------------------------------------------

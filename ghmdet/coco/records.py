@@ -58,6 +58,7 @@ class CategoryRecord(msgspec.Struct, gc=False):
 
     id: Id
     name: str
+    supercategory: Any = None
 
 
 class _AnnotationRecord(msgspec.Struct, gc=False):
@@ -239,6 +240,7 @@ def _convert(data: Any, ann_file: str, faults: Faults, first: int = 0) -> _Docum
     for section in ('images', 'annotations', 'categories'):
         if not isinstance(given.get(section, [] if 'images' in given else None), list):
             got = f'the keys {show(sorted(given))}' if given else type(data).__name__
+            got = f'a {type(given[section]).__name__}' if section in given else got
             raise ValueError(
                 f'{ann_file}: expected a COCO file, an object with the lists images, annotations, '
                 f'categories; {section!r} is missing or no list, got {got}'

@@ -40,8 +40,9 @@ class CocoDataset(BaseDataset):
     One image is a dict of `img_id`, `img_path`, `height`, `width`, `sample_idx` and `instances`, a
     list of `bbox` (x1, y1, x2, y2 in pixels of the file, not clipped to the image), `bbox_label`
     (index in `metainfo['classes']`) and `ignore_flag` (1 for a region to ignore: `iscrowd` or
-    `ignore` is 1 in the file; MMDetection drops the latter). Boxes outside the image, without area,
-    thinner than a pixel, or of another class are left out.
+    `ignore` is 1 in the file; MMDetection drops the latter). Boxes of another class, without width
+    or height, or outside the image are left out, and for training also those thinner than a pixel
+    or with an `area` of 0 or less; with `test_mode` these stay, since `CocoMetric` counts them.
 
     `cat_ids` lists the file's category ids in the order of the classes and `cat2label` is its
     inverse. MMDetection keeps the order of the file, so that labels get wrong names where the two
@@ -119,6 +120,7 @@ class CocoDataset(BaseDataset):
         self.allow_outside, self.fix_names = allow_outside, fix_names
         self.counts = CocoCounts()
         self.summary = ''
+        self.advice = ''
         self._defects = ''
         self._ids_with_gt: set | None = None
         # BaseDataset would use the root registry, which has another LoadAnnotations.
@@ -171,13 +173,16 @@ class CocoDataset(BaseDataset):
         check_file_names(*names, elsewhere='parse_data_info' not in own, outside=check_outside)
         classes = self._metainfo['classes']
         if records.categorised or not self.test_mode:
-            self.cat_ids = match_classes(classes, records.categories, self.ann_file)
+            annotated = records.annotations.category_ids
+            self.cat_ids = match_classes(classes, records.categories, self.ann_file, annotated)
         else:  # a file without categories: ids from 1, as in CocoMetric
             self.cat_ids = list(range(1, len(classes) + 1))
         self.cat2label = {cat_id: label for label, cat_id in enumerate(self.cat_ids)}
-        images, check = build_images(records, self.cat2label, self.data_prefix['img'])
+        folder = self.data_prefix['img']
+        images, check = build_images(records, self.cat2label, folder, self.test_mode)
         self.counts.dropped, self.counts.beyond = check.count_dropped(), int(check.beyond.sum())
         self._defects = check.describe_defects()
+        self.advice = check.explain({category.id: category.name for category in records.categories})
         if not own:
             self.serialize_data = False  # workers share tensors as they are
             return images
@@ -207,7 +212,8 @@ class CocoDataset(BaseDataset):
             'categories': [],
         }
         records = convert_records(data, self.ann_file)
-        return build_images(records, self.cat2label, self.data_prefix['img'])[0][0]
+        folder = self.data_prefix['img']
+        return build_images(records, self.cat2label, folder, self.test_mode)[0][0]
 
     def filter_data(self) -> Sequence[dict]:
         """Leave out images by `filter_cfg`, never with `test_mode`.
@@ -241,9 +247,10 @@ class CocoDataset(BaseDataset):
         counts.elsewhere = sum(_count_boxes(images)[:2]) - counts.boxes - counts.crowds
         text = counts.describe(drop_empty, min_size)
         if not len(used):
+            advice = f'{self.advice}. ' if self.advice else ''
             raise ValueError(
-                f'no usable image in {self.ann_file}: {text}. filter_cfg is {filters or None}; '
-                'change it, metainfo.classes or the file'
+                f'no usable image in {self.ann_file}: {text}. {advice}filter_cfg is '
+                f'{filters or None}; change it, metainfo.classes or the file'
             )
         self._log_counts(text)
         return used
@@ -274,6 +281,16 @@ class CocoDataset(BaseDataset):
     def get_cat_ids(self, idx: int) -> list[int]:
         """List the labels of one image, for mmengine's `ClassBalancedDataset`."""
         return [instance['bbox_label'] for instance in self.get_data_info(idx)['instances']]
+
+    def count_objects(self) -> np.ndarray:
+        """Count the used boxes of each class, int64 (C,), without regions to ignore."""
+        if isinstance(self.data_list, CocoImages):
+            labels = self.data_list.labels[self.data_list.ignore_flags == 0].numpy()
+        else:
+            infos = map(self.get_data_info, range(len(self)))
+            objects = (each for info in infos for each in info.get('instances', ()))
+            labels = np.array([o['bbox_label'] for o in objects if not o.get('ignore_flag')], int)
+        return np.bincount(labels, minlength=len(self.metainfo['classes']))
 
     def check_image_files(self, limit: int = 200) -> None:
         """Check the headers and ends of up to `limit` image files, evenly spread.
@@ -318,10 +335,13 @@ class CocoDataset(BaseDataset):
 
     def _log_counts(self, text: str) -> None:
         self.summary = text
-        if self.test_mode or self.counts.boxes:
-            print_log(f'{self.ann_file}: {text}', logger='current')
+        text = f'{self.ann_file}: {text}'
+        if not self.test_mode and not self.counts.boxes:
+            _warn('; '.join(filter(None, [f'{text}. There is no box to learn from', self.advice])))
+        elif self.advice and self.counts.boxes:  # normalised, and of a test
+            _warn(f'{text}; {self.advice}')
         else:
-            _warn(f'{self.ann_file}: {text}. There is no box to learn from')
+            print_log(text, logger='current')
         if self._defects:
             _warn(
                 f'{self.ann_file}: boxes that cannot be used are left out: {self._defects}. '

@@ -142,7 +142,7 @@ class CocoImages(Sequence):
 
 
 def build_images(
-    records: CocoRecords, label_of: Mapping[Any, int], folder: str
+    records: CocoRecords, label_of: Mapping[Any, int], folder: str, test_mode: bool
 ) -> tuple[CocoImages, BoxCheck]:
     """Sort the used boxes of a file by image.
 
@@ -150,11 +150,12 @@ def build_images(
         records: the file; each annotation's image must be in it.
         label_of: the label of each category id that is used.
         folder: put before each file name.
+        test_mode: see `check_boxes`.
 
     Returns:
         The images in the order of the file, and why boxes were left out.
     """
-    images, check = records.images, check_boxes(records, label_of)
+    images, check = records.images, check_boxes(records, label_of, test_mode)
     sources = {'img_id': 'id', 'file_name': 'file_name', 'height': 'height', 'width': 'width'}
     fields = {key: ValueColumn.pack(map(attrgetter(name), images)) for key, name in sources.items()}
     # As in MMDetection, also if all boxes of an image are left out.

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
 
+from ghmdet.coco.box_filter import ONLY_TESTED, REASONS, check_boxes
+from ghmdet.coco.classes import choose_ids
 from ghmdet.coco.records import (
     AnnotationColumns,
     CategoryRecord,
@@ -17,6 +20,9 @@ from ghmdet.coco.records import (
 )
 from ghmdet.files import explain_look_alike
 from ghmdet.messages import list_items, nearest
+
+# The largest area that COCOeval counts as large.
+_MAX_AREA = 1e10
 
 
 class CocoAnnotations:
@@ -36,18 +42,16 @@ class CocoAnnotations:
         ...     json.dump(content, file)
         ...     file.flush()
         ...     truth = CocoAnnotations.from_file(file.name, annotated=False)
-        >>> truth.image_index, truth.find_categories(['cat'])
-        ({'a': 0, 'b': 1}, [9])
+        >>> list(truth.images), truth.find_categories(['cat'])
+        (['b', 'a'], [9])
     """
 
     def __init__(self, records: CocoRecords, source: str) -> None:
         self.source = source
-        # In the order in which COCOeval sorts them, which decides between equal scores.
-        ids = sorted({image.id for image in records.images}, key=lambda id_: (str(type(id_)), id_))
-        self.image_index: dict[Hashable, int] = {id_: index for index, id_ in enumerate(ids)}
+        self.images = {image.id: image for image in records.images}
         self._categories = [(category.name, category.id) for category in records.categories]
         self.has_categories = records.categorised
-        self._annotations = records.annotations
+        self._records = records
 
     @classmethod
     def from_file(
@@ -67,27 +71,30 @@ class CocoAnnotations:
         return cls(_read(ann_file, backend_args, annotated), f'ann_file {ann_file!r}')
 
     @classmethod
-    def from_samples(cls, samples: Sequence[Mapping], classes: Sequence[str]) -> CocoAnnotations:
+    def from_samples(
+        cls, samples: Mapping[Hashable, Mapping], classes: Sequence[str]
+    ) -> CocoAnnotations:
         """Use the ground truth that samples contain.
 
         Args:
-            samples: dicts with `img_id` and `truth`: `bboxes` (n, 4) x1, y1, x2, y2 in pixels of
-                the original image, `labels` (n,), `crowds` bool (n,).
+            samples: by the id of the image, dicts with `truth`: `bboxes` (n, 4) x1, y1, x2, y2 in
+                pixels of the original image, `labels` (n,), `crowds` bool (n,), `size_hw`.
             classes: names in the order of the labels.
         """
         ids = category_numbers(classes)
-        truths = [sample['truth'] for sample in samples]
+        truths = [sample['truth'] for sample in samples.values()]
         bboxes = np.concatenate([np.empty((0, 4)), *(truth['bboxes'] for truth in truths)])
         bboxes[:, 2:] -= bboxes[:, :2]
         labels = np.concatenate([np.empty(0, np.int64), *(truth['labels'] for truth in truths)])
         crowds = np.concatenate([np.empty(0, bool), *(truth['crowds'] for truth in truths)])
         image = np.repeat(np.arange(len(truths)), [len(truth['labels']) for truth in truths])
-        image_ids = [sample['img_id'] for sample in samples]
+        image_ids: list[Any] = list(samples)
         unknown, no_area = np.zeros(len(labels), bool), np.full(len(labels), np.nan)
         annotations = AnnotationColumns(
             image_ids, list(ids), image, labels, bboxes, no_area, crowds, unknown
         )
-        images = [ImageRecord(id_) for id_ in image_ids]
+        sizes_hw = (truth['size_hw'] for truth in truths)
+        images = [ImageRecord(id_, None, *hw) for id_, hw in zip(image_ids, sizes_hw, strict=True)]
         categories = [CategoryRecord(id_, name) for id_, name in zip(ids, classes, strict=True)]
         return cls(CocoRecords(images, categories, annotations, True), 'the samples')
 
@@ -105,9 +112,13 @@ class CocoAnnotations:
 
     def _find_category(self, name: str) -> Hashable:
         ids = [id_ for category, id_ in self._categories if category == name]
+        ids = choose_ids(ids, self._records.annotations.category_ids)
         if len(ids) == 1:
             return ids[0]
-        problem = f'is the name of the categories {ids}; names must be unique'
+        problem = (
+            f'is the name of the categories {ids}, all with annotations; give these the same '
+            'category_id, or rename a category in the file'
+        )
         if not ids:
             names = [category for category, _ in self._categories]
             near = ' or '.join(nearest(name, names, count=3, cutoff=0.4))
@@ -117,32 +128,66 @@ class CocoAnnotations:
             )
         raise ValueError(f'CocoMetric: in {self.source} the class {name!r} {problem}')
 
-    def ground_truth(self, category_ids: Sequence[Hashable]) -> list[dict]:
-        """Return annotations of these categories, with the keys that COCOeval needs.
+    def ground_truth(
+        self, category_ids: Sequence[Hashable], image_ids: Sequence[Hashable], count_all: bool
+    ) -> tuple[list[dict], int, str]:
+        """Return the annotations of these images, with the keys that COCOeval needs.
 
         Args:
             category_ids: the file's id of each label.
+            image_ids: of the images to measure.
+            count_all: False leaves out boxes that no detection can match, see `check_boxes`, and
+                has COCOeval ignore those marked `ignore`.
 
         Returns:
-            Dicts with `id` from 1, `image_id` by `image_index`, `category_id` = label, `bbox` x, y,
-            w, h in pixels, `area`, `iscrowd`; those of images not in the file are left out.
+            Dicts with `id` from 1, `image_id`, the index in `image_ids`, `category_id` = label,
+            `bbox` x, y, w, h in pixels, `area`, `iscrowd`; the number of objects to find; and what
+            does not count, for the log.
         """
-        annotations = self._annotations
-        images = annotations.find_images(self.image_index)
-        labels = annotations.find_categories({id_: i for i, id_ in enumerate(category_ids)})
-        bbox, areas = annotations.bbox, annotations.area
-        areas = np.where(np.isnan(areas), bbox[:, 2:].prod(axis=1), areas)
-        kept = np.flatnonzero((images >= 0) & (labels >= 0))
+        annotations = self._records.annotations
+        label_of = {id_: i for i, id_ in enumerate(category_ids)}
+        check = check_boxes(self._records, label_of, test_mode=True)
+        image = annotations.find_images({id_: i for i, id_ in enumerate(image_ids)})
+        dropped = REASONS[:1] if count_all else check.dropped_for
+        kept = np.flatnonzero((image >= 0) & (check.reason >= len(dropped)))
+        crowd, ignored = annotations.is_crowd[kept], annotations.is_ignored[kept]
+        ignored = ignored & ~crowd & (not count_all)
+        bbox, area = annotations.bbox[kept], annotations.area[kept]
+        area = np.where(np.isnan(area), bbox[:, 2:].prod(axis=1), area)
+        if not count_all:  # COCOeval ignores a box whose area is in no range
+            area = np.where(ignored, -1, area.clip(0, _MAX_AREA))
         columns = {
             'id': kept + 1,
-            'image_id': images[kept],
-            'category_id': labels[kept],
-            'bbox': bbox[kept],
-            'area': areas[kept],
-            'iscrowd': annotations.is_crowd[kept].astype(int),
+            'image_id': image[kept],
+            'category_id': check.label[kept],
+            'bbox': bbox,
+            'area': area,
+            'iscrowd': crowd.astype(int),
         }
         rows = zip(*(column.tolist() for column in columns.values()), strict=True)
-        return [dict(zip(columns, row, strict=True)) for row in rows]
+        flags = {'marked ignore': int(ignored.sum()), 'crowd regions': int(crowd.sum())}
+        left_out = _count_reasons(check.reason[image >= 0], dropped)
+        still = _count_reasons(check.reason[kept[~crowd & ~ignored]], ONLY_TESTED)
+        others = len(self.images) - len(image_ids)
+        texts = {
+            'boxes not counted': left_out | flags,
+            'images not measured': {'of the file that the dataset does not have': others},
+            'counted, though training leaves them out': {} if count_all else still,
+        }
+        return (
+            [dict(zip(columns, row, strict=True)) for row in rows],
+            len(kept) - sum(flags.values()),
+            '; '.join(filter(None, itertools.starmap(_describe_counts, texts.items()))),
+        )
+
+
+def _count_reasons(reason: np.ndarray, names: Sequence[str]) -> dict[str, int]:
+    return {name: int((reason == REASONS.index(name)).sum()) for name in names}
+
+
+def _describe_counts(title: str, counts: Mapping[str, int]) -> str:
+    listed = ', '.join(f'{count:,} {name}' for name, count in counts.items() if count)
+    return listed and f'{title}: {listed}'
 
 
 def category_numbers(classes: Sequence[str]) -> range:
@@ -150,7 +195,7 @@ def category_numbers(classes: Sequence[str]) -> range:
     return range(1, len(classes) + 1)
 
 
-def truth_of_sample(sample: Mapping) -> dict[str, np.ndarray]:
+def truth_of_sample(sample: Mapping) -> dict[str, Any]:
     """Return the ground truth of a sample as small arrays, see `CocoAnnotations.from_samples`.
 
     Raises:
@@ -178,6 +223,7 @@ def truth_of_sample(sample: Mapping) -> dict[str, np.ndarray]:
         'bboxes': np.asarray(boxes, np.float64).reshape(-1, 4),
         'labels': np.asarray(labels, np.int64),
         'crowds': np.asarray(crowds, bool),
+        'size_hw': (sample.get('ori_shape') or (None, None))[:2],
     }
 
 

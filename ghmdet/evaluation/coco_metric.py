@@ -19,6 +19,7 @@ from mmengine.logging import print_log
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ghmdet.messages import did_you_mean, nearest
 from ghmdet.registry import METRICS
 
 from .coco_annotations import CocoAnnotations, category_numbers, truth_of_sample
@@ -57,10 +58,17 @@ def _gc_paused() -> Iterator[None]:
 class CocoMetric(ImageResults):
     """Mean average precision as COCO defines it, for boxes in pixels of the original image.
 
-    All images of `ann_file` are evaluated: one that was never predicted counts as all missed.
-    Values are fractions in [0, 1] at full precision. -1 means that there is no ground truth to
-    measure (no large object for `mAP_l`, say); a class without is nan, 'n/a' in the table, and left
-    out of the means. If nothing at all was detected, every value is 0.
+    The images of the dataset are evaluated, also where `ann_file` has more; an image that was not
+    predicted is an error. Values are fractions in [0, 1] at full precision. -1 means that there is
+    no ground truth to measure (no large object for `mAP_l`, say); a class without is nan, 'n/a' in
+    the table, and left out of the means. Without any ground truth all values are nan. If nothing at
+    all was detected, every value is 0.
+
+    Ground truth is what a detection can match. What does not count is logged: boxes without width
+    or height or outside the image, and those marked `ignore`, which are neither missed nor found: a
+    detection of the same class that overlaps one at the IoU threshold is no false one, one
+    detection for each. (In samples, which have one flag for both, they are crowd regions.) The
+    field `area` decides between small, medium and large only.
 
     Args:
         ann_file: the COCO JSON; its image ids may be of any JSON type, its category ids in any
@@ -89,6 +97,9 @@ class CocoMetric(ImageResults):
         max_dets: instead of `proposal_nums`, a number or several; every mAP uses the largest.
         check_ann_file: False lets `ann_file` be another file than the dataloader reads; read by
             `StartCheckHook`.
+        box_rule: 'matchable', as described above, or 'pycocotools': all boxes count, `ignore` is
+            not read, a box with an `area` below 0 is ignored, and values without ground truth
+            are -1. On files without such boxes both give the same numbers.
 
     Raises:
         FileNotFoundError: `ann_file` does not exist.
@@ -130,6 +141,7 @@ class CocoMetric(ImageResults):
         backend: str = 'faster_coco_eval',
         max_dets: int | Sequence[int] | None = None,
         check_ann_file: bool = True,
+        box_rule: str = 'matchable',
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.metrics = [metric] if isinstance(metric, str) else list(metric)
@@ -138,19 +150,17 @@ class CocoMetric(ImageResults):
                 f"CocoMetric: metric must be 'bbox', 'proposal' or a list of them, got {metric!r}; "
                 'ghmdet detects boxes, there are no masks or keypoints to evaluate'
             )
-        if backend not in _BACKENDS:
-            raise ValueError(f'CocoMetric: backend must be of {list(_BACKENDS)}, got {backend!r}')
+        _check_choice('backend', backend, [*_BACKENDS])
+        _check_choice('box_rule', box_rule, ['matchable', 'pycocotools'])
         if format_only and outfile_prefix is None:
             raise ValueError(
                 "CocoMetric: format_only=True needs outfile_prefix, e.g. 'work_dirs/test/results'"
             )
-        self.ann_file = ann_file
-        self.check_ann_file = check_ann_file
+        self.ann_file, self.check_ann_file = ann_file, check_ann_file
+        self.backend, self.count_all = backend, box_rule == 'pycocotools'
         self.classwise = classwise
-        self.metric_items = metric_items
-        self.format_only = format_only
+        self.metric_items, self.format_only = metric_items, format_only
         self.outfile = None if outfile_prefix is None else results_path(outfile_prefix)
-        self.backend = backend
         limits = (proposal_nums, 'proposal_nums') if max_dets is None else (max_dets, 'max_dets')
         self.max_dets = check_limits(*limits)
         self.iou_thrs = check_iou_thrs(iou_thrs)
@@ -163,6 +173,7 @@ class CocoMetric(ImageResults):
         self._truth: CocoAnnotations | None = None
         if ann_file is not None:
             self._truth = CocoAnnotations.from_file(ann_file, backend_args, not format_only)
+            self.known_ids = self._truth.images
         self._category_ids: list[Hashable] = []
 
     @BaseMetric.dataset_meta.setter
@@ -209,7 +220,7 @@ class CocoMetric(ImageResults):
             if 'img_path' in sample:
                 result['img_path'] = sample['img_path']
             self._check_result(result)
-            if self._truth is None and not self.format_only:
+            if self.reads_samples:
                 result['truth'] = truth_of_sample(sample)
             self.results.append(result)
 
@@ -224,22 +235,26 @@ class CocoMetric(ImageResults):
             ValueError: two images have the same id.
         """
         start = time.perf_counter()
-        unique = index_images(results)
-        images = list(unique.values())
+        by_id = self._truth is not None or self.outfile is not None
+        unique = index_images(results, by_id)
         if self.outfile is not None:
-            self._write_results(images, self.outfile)
+            self._write_results(list(unique.values()), self.outfile)
         if self.format_only:
             return {}
-        source = self._truth
+        # In the order in which COCOeval sorts them, which decides between equal scores.
+        unique = dict(sorted(unique.items(), key=_sort_key))
+        images, source = list(unique.values()), self._truth
         if source is None:
-            source = CocoAnnotations.from_samples(images, self._dataset_meta['classes'])
+            source = CocoAnnotations.from_samples(unique, self._dataset_meta['classes'])
             text = 'no ann_file: the ground truth is that of the samples, areas are those of boxes'
             print_log(f'CocoMetric: {text}', logger='current')
-        missing = source.image_index.keys() - unique.keys()
-        if missing:
-            _warn(f'{len(missing)} images were not predicted; all their objects count as missed')
-        truth = self._load(source, source.ground_truth(self._category_ids))
-        detections = self._load(source, number_detections(images, source.image_index))
+        arguments = self._category_ids, [*unique], self.count_all
+        boxes, num_objects, text = source.ground_truth(*arguments)
+        if text:
+            print_log(f'CocoMetric: {text}', logger='current')
+        truth, detections = (
+            self._load(len(images), each) for each in (boxes, number_detections(images))
+        )
         timing = [f'loading {time.perf_counter() - start:.2f} s']
 
         metrics = {}
@@ -248,6 +263,9 @@ class CocoMetric(ImageResults):
             metrics.update(self._summarize(metric, self._evaluate(metric, truth, detections)))
             timing.append(f'{metric} {time.perf_counter() - start:.2f} s')
         print_log(f'CocoMetric: {len(images)} images, {", ".join(timing)}', logger='current')
+        if not num_objects and not self.count_all:
+            _warn(f'{source.source} has no object to find, so all metrics are n/a (nan)')
+            return dict.fromkeys(metrics, float('nan'))
         if not any(len(image['scores']) for image in images):
             _warn(
                 'nothing was detected in any image, so all metrics are 0; usual in the first '
@@ -256,9 +274,14 @@ class CocoMetric(ImageResults):
             return dict.fromkeys(metrics, 0.0)
         return metrics
 
+    @property
+    def reads_samples(self) -> bool:
+        """Whether the ground truth is taken from the samples."""
+        return self._truth is None and not self.format_only
+
     def _check_result(self, result: dict) -> None:
         """Raise if an image or a label is not in the annotation file."""
-        if self._truth is not None and result['img_id'] not in self._truth.image_index:
+        if self._truth is not None and result['img_id'] not in self._truth.images:
             raise ValueError(
                 f'CocoMetric: image {result["img_id"]!r} is not in {self._truth.source}; '
                 'dataloader and evaluator must name the same file'
@@ -278,11 +301,11 @@ class CocoMetric(ImageResults):
         count = write_results(path, images, self._category_ids, names)
         print_log(f'CocoMetric: {count} detections written to {path}', logger='current')
 
-    def _load(self, source: CocoAnnotations, annotations: list[dict]) -> Any:
+    def _load(self, num_images: int, annotations: list[dict]) -> Any:
         """Return the backend's COCO object for annotations numbered as in `ground_truth`."""
         coco = _BACKENDS[self.backend][0]()
         coco.dataset = {
-            'images': [{'id': index} for index in source.image_index.values()],
+            'images': [{'id': index} for index in range(num_images)],
             'categories': [{'id': label} for label in range(len(self._category_ids))],
             'annotations': annotations,
         }
@@ -324,6 +347,17 @@ class CocoMetric(ImageResults):
             print_log(f'CocoMetric:\n{table}', logger='current')
             metrics |= {f'{name}_precision': numbers[0] for name, numbers in values.items()}
         return metrics
+
+
+def _check_choice(name: str, value: Any, valid: Sequence[str]) -> None:
+    if value not in valid:
+        hint = did_you_mean(nearest(str(value), valid))
+        raise ValueError(f'CocoMetric: {name} must be of {valid}, got {value!r}{hint}')
+
+
+def _sort_key(item: tuple[Hashable, dict]) -> tuple[str, Any, str]:
+    image_id = item[1]['img_id']
+    return str(type(image_id)), image_id, str(item[1].get('img_path'))
 
 
 def _warn(message: str) -> None:

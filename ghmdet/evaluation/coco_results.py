@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 
 import msgspec
@@ -65,17 +65,18 @@ def detection_rows(images: Sequence[dict]) -> Iterator[tuple[Hashable, int, list
             yield image['img_id'], label, box, score
 
 
-def number_detections(images: list[dict], image_index: Mapping[Hashable, int]) -> list[dict]:
-    """Return the detections as COCOeval reads them, images by their number."""
+def number_detections(images: Sequence[dict]) -> list[dict]:
+    """Return the detections as COCOeval reads them, images numbered in their order."""
+    rows = detection_rows([image | {'img_id': number} for number, image in enumerate(images)])
     return [
         {
             'id': i,
-            'image_id': image_index[image_id],
+            'image_id': number,
             'category_id': label,
             'bbox': box,
             'area': box[2] * box[3],
             'iscrowd': 0,
             'score': score,
         }
-        for i, (image_id, label, box, score) in enumerate(detection_rows(images), 1)
+        for i, (number, label, box, score) in enumerate(rows, 1)
     ]

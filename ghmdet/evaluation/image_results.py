@@ -5,8 +5,15 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from itertools import chain, zip_longest
 
-from mmengine.dist import all_gather_object, broadcast_object_list, is_main_process
+from mmengine.dist import (
+    all_gather_object,
+    broadcast_object_list,
+    get_world_size,
+    is_main_process,
+)
 from mmengine.evaluator import BaseMetric
+
+from ghmdet.messages import list_items
 
 
 class ImageResults(BaseMetric):
@@ -17,21 +24,43 @@ class ImageResults(BaseMetric):
     loses images if a sampler repeats others before the end.
     """
 
+    known_ids: Iterable[Hashable] = ()
+    """Ids of images that may be in the dataset, to name those that were not predicted."""
+
     def evaluate(self, size: int) -> dict:
         """Measure the images of all processes; every process gets the metrics.
 
         Args:
-            size: not used; repeated images are found by their ids.
+            size: of the dataset. Repeated images are found by their ids.
+
+        Raises:
+            ValueError: images of the dataset were not predicted.
         """
         # With mmengine's samplers, image i is in process i modulo the number of processes.
         turns = zip_longest(*all_gather_object(self.results))
         metrics: list[dict] = [{}]
         if is_main_process():
-            found = self.compute_metrics([image for image in chain(*turns) if image is not None])
+            results = [image for image in chain(*turns) if image is not None]
+            self._check_complete(results, size)
+            found = self.compute_metrics(results)
             metrics = [{f'{self.prefix}/{name}': value for name, value in found.items()}]
         broadcast_object_list(metrics)
         self.results.clear()
         return metrics[0]
+
+    def _check_complete(self, results: list[dict], size: int) -> None:
+        different = len(unique_images(results))
+        # A sampler repeats fewer images than there are processes; more are of a RepeatDataset.
+        repeats = len(results) - different >= get_world_size()
+        if different < size and (len(results) < size or not repeats):
+            found = {result.get('img_id') for result in results}
+            lost = list_items(repr(id_) for id_ in self.known_ids if id_ not in found)
+            raise ValueError(
+                f'{type(self).__name__}: only {different:,} of the {size:,} images of the dataset '
+                f'were predicted{lost and f", none of those with the ids {lost}"}. Remove '
+                'drop_last of the dataloader, and let its sampler return every index; to evaluate '
+                'a part of the images, set indices of the dataset'
+            )
 
 
 def unique_images(results: Iterable[dict]) -> list[dict]:
@@ -51,15 +80,16 @@ def unique_images(results: Iterable[dict]) -> list[dict]:
     return list(unique.values())
 
 
-def index_images(results: Iterable[dict]) -> dict[Hashable, dict]:
-    """Return the first result of each image by `img_id`.
+def index_images(results: Iterable[dict], by_id: bool = True) -> dict[Hashable, dict]:
+    """Return the first result of each image by `img_id`, or by `img_id` and `img_path`.
 
     Raises:
-        ValueError: two images have the same id.
+        ValueError: `by_id`, and two images have the same id.
     """
     index: dict[Hashable, dict] = {}
     for image in unique_images(results):
-        first = index.setdefault(image['img_id'], image)
+        key = image['img_id'] if by_id else (image['img_id'], image.get('img_path'))
+        first = index.setdefault(key, image)
         if first is not image:
             paths = ' and '.join(str(each.get('img_path', '?')) for each in (first, image))
             raise ValueError(

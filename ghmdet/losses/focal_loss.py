@@ -8,7 +8,7 @@ from torchvision.ops import sigmoid_focal_loss
 from ghmdet.argument_checks import check_factor, check_flag, check_range
 from ghmdet.registry import MODELS
 
-from .reduction import expand_one_hot, resolve_reduction, weight_reduce
+from .reduction import check_labels, expand_one_hot, resolve_reduction, weight_reduce
 
 
 @MODELS.register_module()
@@ -63,10 +63,15 @@ class FocalLoss(nn.Module):
             weight: (n,) or (n, C); None weighs all entries 1.
             avg_factor: what 'mean' divides by, usually the number of positives.
             reduction_override: instead of `reduction`.
+
+        Raises:
+            ValueError: an unknown reduction, or labels that are no integers or, on a CPU, outside
+                [0, C], unless their weight is 0. On other devices these are background.
         """
         reduction = resolve_reduction(self.reduction, reduction_override, 'FocalLoss')
         pred = pred.float()
         if target.dim() != pred.dim():
+            target = check_labels('FocalLoss', target, pred.size(-1), weight)
             target = expand_one_hot(target, pred.size(-1))
         if weight is not None and weight.dim() != pred.dim():
             weight = weight.unsqueeze(-1)

@@ -21,7 +21,7 @@ from ghmdet.argument_checks import (
     check_positive,
 )
 
-from .reduction import resolve_reduction
+from .reduction import check_labels, resolve_reduction
 
 # A bin is stored in a byte, of which one value means no bin.
 _MAX_BINS = 255
@@ -158,10 +158,6 @@ class GradientDensityLoss(nn.Module):
                 f'{name}: expected a target of the shape of pred, {shape}{labels}; got '
                 f'{tuple(target.shape)}'
             )
-        if is_label:
-            if target.is_floating_point() or target.dtype == torch.bool:
-                raise ValueError(f'{name}: expected labels of type int64, got {target.dtype}')
-            target = target.long()
         if weight is None:
             weight = torch.ones_like(pred, dtype=torch.bool)
         elif weight.shape == shape[:-1]:
@@ -171,6 +167,8 @@ class GradientDensityLoss(nn.Module):
                 f'{name}: expected a label_weight of shape {shape} or {shape[:-1]}, got '
                 f'{tuple(weight.shape)}'
             )
+        if is_label:
+            target = check_labels(name, target, shape[1], weight)
         return target, weight
 
     def forward(
@@ -193,7 +191,8 @@ class GradientDensityLoss(nn.Module):
             reduction_override: instead of `reduction`.
 
         Raises:
-            ValueError: an unknown reduction, or shapes or types that do not fit.
+            ValueError: an unknown reduction, shapes or types that do not fit, or, on a CPU, labels
+                outside [0, C] with a positive weight. On other devices these are background.
         """
         target, weight = self._prepare(pred, target, label_weight)
         valid = weight > 0

@@ -17,7 +17,7 @@ from mmengine.runner import Runner
 from ghmdet.checkpoint.save_hook import CheckpointHook, SaveError
 from ghmdet.engine import load_checkpoint_file
 from tests.engine.test_exact_resume import CASES, case_cfg, check_same, final
-from tests.number_runs import number_cfg, train
+from tests.number_runs import RisingMetric, number_cfg, train
 from tests.two_processes import run_processes
 
 
@@ -125,6 +125,22 @@ def test_the_best(tmp_path):
     assert best['meta']['epoch'] == 2
     assert not {'optimizer', 'run_state'} & best.keys()
     assert runner.message_hub.get_info('best_score') == 2
+
+
+@pytest.mark.parametrize('missing', [float('nan'), -1, -1.0, None])
+def test_a_value_without_ground_truth_is_never_the_best(tmp_path, monkeypatch, missing):
+    values = iter([missing, 0.25, missing, 0.125, 0.5])
+    monkeypatch.setattr(RisingMetric, 'compute_metrics', lambda *_: dict(up=next(values)))
+    runner = run(tmp_path, epochs=5, save_best='up', rule='greater')
+    best = [line for line in runner.lines if 'best so far' in line]
+    assert best == ['up 0.2500 is the best so far', 'up 0.5000 is the best so far']
+    assert [file for file in checkpoints(tmp_path) if 'best' in file] == ['best_up_epoch_5.pth']
+
+
+def test_minus_one_may_be_the_best_where_less_is_better(tmp_path, monkeypatch):
+    monkeypatch.setattr(RisingMetric, 'compute_metrics', lambda *_: dict(up=-1))
+    run(tmp_path, epochs=1, save_best='up', rule='less')
+    assert 'best_up_epoch_1.pth' in checkpoints(tmp_path)
 
 
 def test_it_is_not_known_what_is_best(tmp_path):

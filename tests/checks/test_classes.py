@@ -151,6 +151,106 @@ def test_one_list_serves_the_datasets_that_have_none(make):
     assert cfg.model.bbox_head.num_classes == 1
 
 
+def describe(cfg, split, *categories, used=()):
+    """Give a split's file these (id, name, supercategory), and an annotation of each used id."""
+    dataset = cfg[f'{split}_dataloader'].dataset
+    keys = ('id', 'name', 'supercategory')
+    content = dict(
+        images=IMAGES,
+        categories=[dict(zip(keys, values, strict=True)) for values in categories],
+        annotations=[dict(image_id=1, category_id=id_, bbox=[1, 2, 3, 4]) for id_ in used],
+    )
+    with open(os.path.join(dataset.data_root, dataset.ann_file), 'w') as file:
+        json.dump(content, file)
+
+
+ROOT = (0, 'pets', 'none')
+PETS = (1, 'cat', 'pets'), (2, 'dog', 'pets')
+NOTE = "'pets' is no class: it has no annotation and is the supercategory of cat, dog"
+
+
+@pytest.mark.parametrize('num_classes', [80, 2, None])
+@pytest.mark.parametrize(
+    'val', [(ROOT, *PETS), PETS, (*PETS, (7, 'pets', '')), ((0, 'cat', 'none'), *PETS)]
+)
+def test_a_root_of_the_training_file_is_no_class(make, tmp_path, num_classes, val):
+    cfg = make(num_classes, train=TWO, val=TWO)
+    describe(cfg, 'train', ROOT, *PETS, used=[1])
+    describe(cfg, 'val', *val, used=[1, 2])
+    text = resolve_classes(cfg)
+    assert text.startswith(f'2 classes (cat, dog) taken from {tmp_path}/train.json, since')
+    assert NOTE in text
+    assert cfg.model.bbox_head.num_classes == 2
+    for split in ('train', 'val'):
+        dataset = DATASETS.build(
+            cfg[f'{split}_dataloader'].dataset | dict(data_prefix=dict(img=''))
+        )
+        assert dataset.cat_ids == [1, 2]
+
+
+def test_roots_that_are_annotated_or_only_in_validation(make, tmp_path):
+    cfg = make(train=TWO, val=TWO)
+    describe(cfg, 'train', *PETS, used=[1])
+    describe(cfg, 'val', ROOT, *PETS, used=[2])
+    assert resolve_classes(cfg).startswith('2 classes (cat, dog) taken from ')
+    cfg = make(train=TWO, val=TWO)
+    describe(cfg, 'train', ROOT, *PETS, used=[0, 1])  # a class, also where it has no box
+    describe(cfg, 'val', ROOT, *PETS, used=[2])
+    assert resolve_classes(cfg).startswith('3 classes (pets, cat, dog) taken from ')
+    cfg = make(train=TWO, val=TWO)
+    describe(cfg, 'train', ROOT, *PETS, used=[1])
+    describe(cfg, 'val', ROOT, *PETS, used=[0])
+    assert 'val_dataloader.dataset: the categories pets of ' in refusal(cfg)
+    cfg.train_dataloader.dataset.metainfo = dict(classes=('cat', 'dog'))  # the advice
+    cfg.model.bbox_head.num_classes = 2
+    resolve_classes(cfg)
+    assert classes(cfg, 'val') == ('cat', 'dog')
+
+
+def test_a_number_that_counts_the_root(make):
+    cfg = make(3, train=TWO, val=TWO)
+    for split in ('train', 'val'):
+        describe(cfg, split, ROOT, *PETS, used=[1, 2])
+    assert (
+        'num_classes is 3, but there are 2 classes: set model.bbox_head.num_classes=2; '
+        f'{NOTE}; to make it one, list all in metainfo=dict(classes=(...)) of every dataset'
+    ) in refusal(cfg)
+    listed = dict(classes=('pets', 'cat', 'dog'))
+    for split in ('train', 'val'):
+        cfg[f'{split}_dataloader'].dataset.metainfo = listed
+    assert resolve_classes(cfg) is None
+    assert cfg.model.bbox_head.num_classes == 3
+    cfg.model.bbox_head.num_classes = 2
+    del cfg.train_dataloader.dataset['metainfo'], cfg.val_dataloader.dataset['metainfo']
+    resolve_classes(cfg)
+    assert classes(cfg) == ('cat', 'dog')
+
+
+def test_a_test_with_a_checkpoint_has_its_roots(of_checkpoint):
+    """A checkpoint says whether the root was a class when it was trained."""
+    for names in (('cat', 'dog'), ('pets', 'cat', 'dog')):
+        cfg = of_checkpoint(names, CATEGORIES)
+        describe(cfg, 'test', ROOT, *PETS, used=[1, 2])
+        resolve_classes(cfg, ('test',))
+        assert classes(cfg, 'test') == names
+    cfg = of_checkpoint((), CATEGORIES)  # without names: those of the file
+    describe(cfg, 'test', ROOT, *PETS, used=[1, 2])
+    assert NOTE in resolve_classes(cfg, ('test',))
+    assert classes(cfg, 'test') == ('cat', 'dog')
+
+
+def test_the_log_says_which_of_two_categories_of_one_name_counts(make, tmp_path):
+    twins = [(1, 'cat', ''), (2, 'dog', ''), (3, 'cat', '')]
+    cfg = make(2, train=(CATEGORIES, ('cat', 'dog')), val=(CATEGORIES, ('cat', 'dog')))
+    describe(cfg, 'train', *twins, used=[2, 3])
+    expected = "of the categories [1, 3] named 'cat', only 3 has annotations and counts"
+    assert resolve_classes(cfg) == f'{tmp_path}/train.json: {expected}'
+    cfg = make(train=TWO, val=TWO)
+    describe(cfg, 'train', *twins, used=[2, 3])
+    assert resolve_classes(cfg).endswith(f'num_classes = 2. {tmp_path}/train.json: {expected}')
+    assert classes(cfg) == ('dog', 'cat')
+
+
 TWO = (CATEGORIES, None)
 KEY = 'val_dataloader.dataset'
 

@@ -4,6 +4,8 @@ import base64
 import json
 import os
 import re
+import runpy
+import shutil
 from pathlib import Path
 
 import cv2
@@ -15,6 +17,9 @@ from ghmdet.checks.audit_report import draw_picture, list_findings, write_report
 from ghmdet.checks.dataset_audit import Picture, check_dataset
 from ghmdet.checks.decode_images import ImageJob
 from ghmdet.datasets import CocoDataset
+from tests.checks.conftest import TOOLS
+
+find_leaks = runpy.run_path(str(TOOLS / 'check_dataset.py'))['find_leaks']
 
 
 @pytest.fixture
@@ -129,6 +134,117 @@ def test_filters_and_classes_are_those_of_the_dataset(tmp_path, coco):
     assert "'dog' (did you mean 'dgo'?)" in finding.texts[0]
 
 
+def find(audit, kind):
+    """The texts of a kind of finding, which must be a warning."""
+    (finding,) = (finding for finding in audit.findings if finding.kind.startswith(kind))
+    assert not finding.is_error
+    assert finding.count == len(finding.texts)
+    return finding.texts
+
+
+def test_equal_boxes_of_one_class_and_image_are_listed(tmp_path, coco):
+    """Boxes 3 and 4 are of image 3. Equal are 20 and 4, 22 and 21, not 23 (class), 24 (image)."""
+    coco['annotations'] += [
+        make_box(20, 3, [5, 5, 70, 70.0]),
+        make_box(21, 3, [5, 5, 70, 71]),
+        make_box(22, 3, [5, 5, 70, 71]),
+        make_box(23, 3, [5, 5, 70, 70], category_id=2),
+        make_box(24, 2, [5, 5, 70, 70]),
+        make_box(25, 2, [5, 5, 0, 70]),  # left out, so not twice in the training
+        make_box(26, 2, [5, 5, 0, 70]),
+    ]
+    audit = check(tmp_path, coco)
+    assert audit.num_errors == 0
+    assert find(audit, 'box equal to another one of its class and image') == [
+        'annotation id 20 of image id 3: [5, 5, 70, 70] equals annotation id 4 of image id 3',
+        'annotation id 22 of image id 3: [5, 5, 70, 71] equals annotation id 21 of image id 3',
+    ]
+
+
+def test_class_names_that_hardly_differ_and_roots(tmp_path, coco):
+    coco['categories'] = [
+        {'id': 1, 'name': 'c<a>t', 'supercategory': 'pets'},
+        {'id': 2, 'name': 'dog', 'supercategory': 'pets'},
+        {'id': 4, 'name': 'Dog ', 'supercategory': 'pets'},
+        {'id': 5, 'name': 'pets', 'supercategory': 'none'},
+        {'id': 6, 'name': 'dog', 'supercategory': ''},
+    ]
+    audit = check(tmp_path, coco)
+    assert audit.num_errors == 0
+    assert find(audit, 'class name') == ["['dog', 'Dog '] differ only in case or spaces"]
+    assert audit.notes[:2] == [
+        "of the categories [2, 6] named 'dog', only 2 has annotations and counts",
+        "'pets' is no class: it has no annotation and is the supercategory of c<a>t, dog, Dog ",
+    ]
+    assert audit.statistics['boxes by class'] == [('dog', 2), ('c<a>t', 3)]
+
+
+def copy_image(folder, source, target):
+    (folder / 'images' / target).parent.mkdir(exist_ok=True)
+    shutil.copy(folder / 'images' / source, folder / 'images' / target)
+
+
+def test_equal_images_of_a_dataset_are_listed(tmp_path, coco):
+    copy_image(tmp_path, '1.png', 'copy.png')
+    coco['images'] += [make_image(7, 'copy.png'), make_image(8, '0.png'), make_image(9, 'no.png')]
+    audit = check(tmp_path, coco)
+    folder = tmp_path / 'images'
+    assert find(audit, 'image file equal to an earlier one') == [
+        f'image id 7 ({folder}/copy.png) equals image id 1 ({folder}/1.png)'
+    ]
+    assert find(audit, 'file name') == ["'0.png' is the file of 2 images"]
+    assert audit.num_errors == 1  # no.png
+
+
+def audit_part(folder, coco, key, numbers, decode=True, **kwargs):
+    """Audit the images with these numbers under the name of a dataset of a config."""
+    part = coco | {
+        'images': [image for image in coco['images'] if image['id'] in numbers],
+        'annotations': [box for box in coco['annotations'] if box['image_id'] in numbers],
+    }
+    (folder / f'{key}.json').write_text(json.dumps(part))
+    kwargs['data_prefix'] = {'img': str(folder / 'images')}
+    kwargs['metainfo'] = {'classes': ('dog', 'c<a>t')}
+    dataset = CocoDataset(str(folder / f'{key}.json'), lazy_init=True, **kwargs)
+    return check_dataset(dataset, f'{key}_dataloader.dataset', workers=0, decode=decode)
+
+
+@pytest.mark.parametrize('decode', [True, False])
+def test_images_of_the_training_in_other_datasets_are_listed(tmp_path, coco, decode):
+    """An image is the same by its content, or by its path where images are not decoded."""
+    copy_image(tmp_path, '1.png', 'val/renamed.png')
+    copy_image(tmp_path, '0.png', 'val/3.png')  # the name of another one
+    coco['images'] += [make_image(7, 'val/renamed.png'), make_image(8, 'images/../2.png')]
+    (tmp_path / 'images' / 'images').mkdir()
+    train = audit_part(tmp_path, coco, 'train', [1, 2], decode)
+    val = audit_part(tmp_path, coco, 'val', [0, 2, 7], decode)
+    test = audit_part(tmp_path, coco | {'images': coco['images'][:1]}, 'test', [0], decode)
+    find_leaks([train, val, test])
+    folder = tmp_path / 'images'
+    same = f'image id 2 ({folder}/2.png) is image id 2 ({folder}/2.png) of train_dataloader.dataset'
+    renamed = f'image id 7 ({folder}/val/renamed.png) is image id 1 ({folder}/1.png) of train_'
+    texts = find(val, f'image of the training: {1 + decode} of 3 images of val_dataloader.dataset')
+    assert texts == [same, f'{renamed}dataloader.dataset'][: 1 + decode]
+    assert val.num_errors == 0
+    assert train.findings == test.findings == []
+
+
+def test_a_validation_inside_of_the_training(tmp_path, coco):
+    """Only images that a dataset uses count; the same config may serve for both."""
+    train = audit_part(tmp_path, coco, 'train', [0, 1, 2, 3])
+    val = audit_part(tmp_path, coco, 'val', [2, 3])
+    find_leaks([train, val])
+    assert len(find(val, 'image of the training: 2 of 2 images of val_dataloader.dataset are')) == 2
+    train = audit_part(tmp_path, coco, 'train', [0, 1, 2, 3], indices=[0, 1])
+    val = audit_part(tmp_path, coco, 'train', [0, 1, 2, 3], indices=[2, 3])
+    val.name = 'val_dataloader.dataset'
+    find_leaks([train, val])
+    assert train.findings == val.findings == []
+    train.name = 'train_dataloader.dataset, val_dataloader.dataset'
+    find_leaks([train])
+    assert len(find(train, 'image of the training: 2 of 2 images of val_dataloader.dataset')) == 2
+
+
 def die(job: ImageJob):
     """Replace the decoder in the other process, a fork of this one."""
     if job.path == 'evil':
@@ -224,5 +340,46 @@ def test_the_tool_checks_each_dataset_of_a_config(tmp_path, coco, run_tool):
         '2 used; dropped: 3 of other classes',
         f'== val_dataloader.dataset, test_dataloader.dataset: {tmp_path}/val.json\n',
         'annotation id 0 of image id 99: no image has its image_id 99',
+        'warning: 4 x image of the training: 4 of 4 images of val_dataloader.dataset, '
+        'test_dataloader.dataset are in train_dataloader.dataset.dataset too\n    image id 0 (',
     ):
         assert text in stdout
+
+
+def test_files_that_are_broken_or_disagree_are_checked_with_their_own_classes(
+    tmp_path, coco, run_tool
+):
+    """Not with COCO's 80 classes, which a dataset has by default."""
+    (tmp_path / 'train.json').write_text(json.dumps(coco))
+    val = json.dumps(coco)
+    (tmp_path / 'val.json').write_text(val.replace('"dog"', '"Dog"'))
+    (tmp_path / 'config.py').write_text(re.sub(r'metainfo=dict\(classes=.*?\)\),?', '', CONFIG))
+    args = ('config.py', '--data-root', tmp_path, '--out', 'out', '--workers', 0)
+    code, stdout, stderr = run_tool('check_dataset.py', *args)
+    assert (code, '80 classes' in stdout) == (1, False), stderr
+    assert 'the classes do not agree: val_dataloader.dataset: of' in stdout
+    assert "'dog' (did you mean 'Dog'?)" in stdout
+    (tmp_path / 'val.json').write_text(val.replace('[0, 0, 100, 80]', '[0, 0, 100,\n NaN]'))
+    code, stdout, stderr = run_tool('check_dataset.py', *args)
+    assert (code, '80 classes' in stdout, 'do not agree' in stdout) == (1, False, False), stderr
+    assert stdout.count('error: ') == 1
+    assert 'got [0, 0, 100, NaN] (line 2, column 2)' in stdout
+    (tmp_path / 'val.json').write_text(val)  # corrected
+    code, stdout, stderr = run_tool('check_dataset.py', *args)
+    assert (code, stdout.count('error: ')) == (0, 0), stderr
+
+
+@pytest.mark.parametrize(('test_mode', 'word'), [(False, 'skipped'), (True, 'used')])
+def test_what_a_test_measures_and_training_leaves_out(tmp_path, coco, test_mode, word):
+    coco['annotations'] += [
+        make_box(7, 2, [1, 2, 0.5, 4]),
+        make_box(8, 2, [1, 2, 9, 4]) | {'area': 0},
+    ]
+    audit = check(tmp_path, coco, test_mode=test_mode)
+    assert [finding.kind for finding in audit.findings] == [
+        f'box {word}, thinner than a pixel',
+        f'box {word}, with an area of 0 or less',
+    ]
+    assert audit.notes[0].startswith(
+        f'4 images, 4 used; dropped: none. 7 boxes, {5 + 2 * test_mode} u'
+    )

@@ -5,9 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from ghmdet.coco.classes import match_classes
 from ghmdet.coco.reader import read_coco, read_coco_json
-from ghmdet.coco.records import CategoryRecord, CocoRecords
+from ghmdet.coco.records import CocoRecords, convert_records
 
 
 @pytest.fixture
@@ -45,7 +44,7 @@ CHANGES = {
         ({'width': -5.5}, 'up to 1e9, got 80 and -5.5'),
         ({'width': None}, r'image id 10 \(10.jpg\) lacks width'),
         ({'id': 30.0}, r'image id 30.0 is used twice'),
-        ({'id': float('nan')}, 'id must be a number or a str, got nan'),
+        ({'id': float('nan')}, 'id must be a number or a str, got NaN'),
         ({'id': '10'}, None),
     ],
     'annotations': [
@@ -53,7 +52,7 @@ CHANGES = {
         ({'image_id': None}, 'annotation id 2 lacks image_id'),
         ({'bbox': None}, 'lacks bbox'),
         ({'bbox': [1, 2, 3]}, r'id 2 of image id 30: bbox must be four .*, got \[1, 2, 3\]'),
-        ({'bbox': [1, 2, 3, float('nan')]}, r'got \[1, 2, 3, nan\]'),
+        ({'bbox': [1, 2, 3, float('nan')]}, r'got \[1, 2, 3, NaN\]'),
         ({'bbox': [1, 2, 3, '4']}, r"got \[1, 2, 3, '4'\]"),
         ({'area': 'big'}, "annotation id 2 .*: area must be a finite number, got 'big'"),
         ({'category_id': {}}, 'id 2 of .* 30: category_id must be a number or a str, got {}'),
@@ -69,13 +68,13 @@ CHANGES = {
         ({'category_id': 9.0}, None),
         ({'bbox': [1, 2, True, 4]}, r'got \[1, 2, True, 4\]'),
         ({'bbox': '1 2 3 4'}, "up to 1e9, got '1 2 3 4'"),
-        ({'bbox': [1, 2, float('inf'), 4]}, r'got \[1, 2, inf, 4\]'),
+        ({'bbox': [1, 2, float('inf'), 4]}, r'got \[1, 2, Infinity, 4\]'),
         ({'bbox': [1e308, 2, 3, 4]}, r'got \[1e\+308, 2.0, 3.0, 4.0\]'),
         ({'bbox': [1, -2e9, 3, 4]}, r'got \[1.0, -2000000000.0, 3.0, 4.0\]'),
         ({'bbox': [1, 2, 3, 10**400]}, 'four finite numbers .*, got .*1000'),
         ({'bbox': [-1e9, 2, 1e9, 4]}, None),
         ({'bbox': [1, 2, 0, -4]}, None),
-        ({'area': float('nan')}, 'area must be a finite number, got nan'),
+        ({'area': float('nan')}, 'area must be a finite number, got NaN'),
         ({'area': 1e308}, None),
         ({'iscrowd': '0'}, "iscrowd must be 0 or 1, got '0'"),
         ({'ignore': [0]}, r'ignore must be 0 or 1, got \[0\]'),
@@ -106,7 +105,7 @@ def test_broken_entries_are_named(tmp_path, coco, section, change, words):
 
 def test_entries_that_are_no_objects_and_long_lists_are_shortened(tmp_path, coco):
     coco['annotations'] = [3] * 7
-    words = r'7 broken entries: annotations\[0\] must be an object, got 3; .*; and 2 more'
+    words = r'7 broken entries: annotations\[0\] must be an object, got 3 \(line 1, .*; and 2 more'
     with pytest.raises(ValueError, match=words):
         read_back(coco, tmp_path)
 
@@ -125,8 +124,13 @@ def test_entries_that_are_no_objects_and_long_lists_are_shortened(tmp_path, coco
         (b'[]', "lists images, annotations, categories; 'images' is missing or no list, got list"),
         (
             b'{"images": [], "annotations": {}}',
-            "'annotations' is missing or no list, got the keys .'annotations', 'images'.",
+            "'annotations' is missing or no list, got a dict",
         ),
+        (b'{"shapes": 1, "flags": {}}', r"or no list, got the keys \['flags', 'shapes'\]"),
+        (b'<?xml version="1.0"?>', 'column 1: .* this may be another kind of file, such as XML'),
+        (b'0 0.5 0.5 0.1 0.1', 'column 3: Extra data; this may be another kind of file'),
+        (b'{"a": 1}\n{"a": 2}', 'line 2, column 1: Extra data; this may be another kind of file'),
+        (b'var x = {"annotations": []}', 'line 1, column 1: .* another kind of file'),
         (b'{"images": [], "annotations": []}', "'categories' is missing"),
     ],
 )
@@ -191,8 +195,67 @@ def test_annotations_may_be_absent_if_not_needed(tmp_path, coco):
     assert read.annotations.bbox.shape == (0, 4)
 
 
-def test_a_name_used_twice_is_an_error_only_for_a_used_class():
-    categories = [CategoryRecord(9, 'a'), CategoryRecord(4, 'a'), CategoryRecord(2, 'b')]
-    assert match_classes(['b'], categories, 'ann.json') == [2]
-    with pytest.raises(ValueError, match=r"ann.json: .* several ids for \{'a': \[9, 4\]\}"):
-        match_classes(['b', 'a'], categories, 'ann.json')
+NO_JSON = """{"info": {"annotations": [{"id": 1}], "bbox": "]"},
+"images": [{"id": 30, "file_name": "a\\"].jpg", "width": 9, "height": HEIGHT},
+  {"id": 31, "file_name": "b.jpg", "width": 9, "height": 9, "score": NaN}],
+"categories": [{"id": 9, "name": "dog", "supercategory": NaN}],
+"annotations": [
+{"id": 1, "image_id": 30, "category_id": 9, "bbox": [1, 2, 3, 4], "score": -Infinity},
+{
+  "id": 2, "attributes": {"x": NaN},
+  "image_id": 30, "category_id": 9,
+  "bbox": [
+    1,
+    BBOX,
+    3,
+    4
+  ], "iscrowd": CROWD, "area":   AREA
+}]}
+"""
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'words'),
+    [
+        ('BBOX', 'NaN', r'2 of image id 30: bbox .*, got \[1, NaN, 3, 4\] \(line 12, column 5\)'),
+        ('BBOX', '-Infinity', r'got \[1, -Infinity, 3, 4\] \(line 12, column 6\)'),
+        ('BBOX', '"2.0"', r"got \[1, '2.0', 3, 4\] \(line 10, column 11\)"),
+        ('CROWD', 'NaN', r'2 of image id 30: iscrowd .*, got NaN \(line 15, column 17\)'),
+        ('AREA', 'NaN', r'annotation id 2 of .* 30: area .*, got NaN \(line 15, column 30\)'),
+        ('HEIGHT', 'Infinity', r'30 \(a"\].jpg\): height .*, got Infinity \(line 2, column 70\)'),
+        ('HEIGHT', '"640"', r"30 \(a.*\): height .*, got '640' \(line 2, column 70\)"),
+        ('BBOX', '2e9', r'id 2 of .*got \[1.0, 2000000000.0, 3.0, 4.0\] \(line 7, column 1\)'),
+    ],
+)
+@pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16'])
+def test_a_broken_value_is_found_in_the_file(tmp_path, key, value, words, encoding):
+    """NaN stands in the message as in the file; where nothing reads it, it is no fault."""
+    text = NO_JSON.replace(key, value)
+    for name in ('HEIGHT', 'BBOX', 'CROWD', 'AREA'):
+        text = text.replace(name, '1')
+    (tmp_path / 'ann.json').write_text(text, encoding=encoding)
+    with pytest.raises(ValueError, match=f'ann.json: 1 broken entries: .*{words}') as info:
+        read_coco(str(tmp_path / 'ann.json'))
+    assert 'Correct them in the file' in str(info.value)
+    (tmp_path / 'ann.json').write_text(text.replace(value, '1'), encoding=encoding)
+    assert len(read_coco(str(tmp_path / 'ann.json')).annotations) == 2
+
+
+def test_of_a_part_of_a_file_no_line_is_named(tmp_path, coco):
+    """A subclass of CocoDataset converts the entries of one image."""
+    file = tmp_path / 'ann.json'
+    file.write_text(json.dumps(coco))
+    coco['annotations'] = [coco['annotations'][1] | {'bbox': 'none'}]
+    with pytest.raises(ValueError, match=r"annotation id 2 .* got 'none'\. Correct"):
+        convert_records(coco, str(file))
+
+
+@pytest.mark.parametrize('section', ['categories', 'images'])
+def test_a_deleted_category_or_image(tmp_path, coco, section):
+    """Whoever deletes it deletes its annotations too, or adds it again."""
+    deleted = coco[section].pop(0)
+    with pytest.raises(ValueError, match='2 broken entries: annotation id 1 of image id 30: no '):
+        read_back(coco, tmp_path)
+    assert len(read_back(coco | {'annotations': []}, tmp_path).annotations) == 0
+    coco[section].append(deleted)
+    assert len(read_back(coco, tmp_path).annotations) == 2

@@ -88,7 +88,7 @@ def test_records_are_what_json_reads(tmp_path, indent, last):
         ('"bbox": [', '"bbox": [1, ', '40 broken entries: annotation id 0 of .*: bbox must be'),
         ('"bbox": [', '"box": [', 'annotation id 0 of image id 3.5 lacks bbox'),
         ('}, {"id": 9, ', '} {"id": 9, ', "column 1780: Expecting ',' delimiter; .* truncated"),
-        ('"id": 20', '"id": NaN', '1 broken entries: annotation id nan of .*: id must be a number'),
+        ('"id": 20', '"id": NaN', '1 broken entries: annotation id NaN of .*: id must be a number'),
         ('"counts": [1]', '"counts": [1', "column 609: Expecting ',' delimiter"),
         ('"categories"', '"categories', "column 6536: Expecting ':' delimiter"),
         ('"id": 20', '"id": 1' + 5000 * '0', 'ann.json: Exceeds the limit .4300 digits.'),

@@ -99,6 +99,38 @@ def test_bad_boxes_are_left_out_and_the_rest_is_not_clipped(build):
     )
 
 
+def test_with_test_mode_all_boxes_stay_that_a_detection_can_match(build):
+    dataset = build(test_mode=True)
+    assert [each['bbox'] for each in dataset.get_data_info(1)['instances']] == [
+        [-5.0, -5.0, 5.0, 5.0],
+        [0.0, 0.0, 9.0, 9.0],
+        [0.0, 0.0, 9.0, 9.0],  # area 0 in the file
+        [0.0, 0.0, 0.9, 9.0],
+    ]
+    assert dataset.counts.dropped == {'of other classes': 2, 'outside the image': 1}
+    assert dataset.count_objects().tolist() == [4, 1]  # without a crowd and one to ignore
+    assert build().count_objects().tolist() == [2, 1]
+
+
+def test_subclasses_count_their_own_boxes(build, coco):
+    class OwnFilter(CocoDataset):
+        def filter_data(self):
+            return super().filter_data()[:1]
+
+    dataset = build()
+    own = OwnFilter(**{key: getattr(dataset, key) for key in ('ann_file', 'metainfo')})
+    assert own.count_objects().tolist() == [1, 1]
+
+
+@pytest.mark.parametrize('test_mode', [False, True])
+def test_normalised_boxes_are_told(build, coco, capfd, test_mode):
+    for ann in coco['annotations']:
+        ann |= {'bbox': [0.1, 0.2, 0.3, 0.4], 'area': 0.12}
+    dataset = build(test_mode=test_mode)
+    assert dataset.counts.boxes == (6 if test_mode else 0)
+    assert 'look normalised (none is above 1): multiply x and width by' in capfd.readouterr().out
+
+
 @pytest.mark.parametrize(
     ('classes', 'cat_ids', 'labels'),
     [(('cat', 'dog'), [4, 9], [1, 0, 1]), (['dog', 'cow', 'cat'], [9, 1, 4], [0, 2, 0])],
@@ -142,6 +174,15 @@ def test_no_image_left_names_filter_and_counts(build):
     )
     with pytest.raises(ValueError, match=words):
         build(filter_cfg={'filter_empty_gt': True, 'min_size': 500})
+
+
+def test_no_image_left_for_want_of_boxes_tells_why(build, coco):
+    coco['annotations'] = [ann for ann in coco['annotations'] if ann['category_id'] == 1]
+    words = r'2 of 2 boxes cannot be used: their classes \(cow\) are not in metainfo.classes: name'
+    with pytest.raises(ValueError, match=f'no usable image .*2 of other classes. {words}'):
+        build(filter_cfg={'filter_empty_gt': True})
+    classes = {'classes': ('cow',)}
+    assert list_ids(build(filter_cfg={'filter_empty_gt': True}, metainfo=classes)) == [10, 20]
 
 
 def test_empty_images_are_counted(build, coco):

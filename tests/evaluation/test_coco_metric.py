@@ -80,9 +80,10 @@ def logged(monkeypatch):
 
 @pytest.fixture
 def two_boxes(tmp_path):
-    """A medium cat in image 1 and a large dog in image 2."""
-    content = coco_content([box(1, 1, [0, 0, 40, 40]), box(2, 2, [0, 0, 200, 100], id_=1)])
-    return write(tmp_path, content)
+    """A medium cat in image 1 and a large dog in image 2; three.json has an empty image 3 too."""
+    annotations = [box(1, 1, [0, 0, 40, 40]), box(2, 2, [0, 0, 200, 100], id_=1)]
+    write(tmp_path, coco_content(annotations, (1, 2, 3)), 'three.json')
+    return write(tmp_path, coco_content(annotations))
 
 
 def random_set(seed, num_images=25):
@@ -265,7 +266,7 @@ def test_crowd_detections_are_neither_right_nor_wrong(tmp_path):
     assert metrics['coco/bbox_mAP'] == 1
 
 
-def gathered(monkeypatch, parts, **settings):
+def gathered(monkeypatch, parts, size=2, **settings):
     """Metrics of the first rank where the ranks hold these samples."""
     ranks = []
     for samples in parts:
@@ -274,7 +275,7 @@ def gathered(monkeypatch, parts, **settings):
         metric.process({}, samples)
         ranks.append(metric.results)
     monkeypatch.setattr('ghmdet.evaluation.image_results.all_gather_object', lambda own: ranks)
-    return metric.evaluate(size=2)
+    return metric.evaluate(size=size)
 
 
 @pytest.mark.parametrize(
@@ -298,14 +299,43 @@ def test_one_id_of_two_images_is_refused(two_boxes, monkeypatch):
         gathered(monkeypatch, parts, ann_file=two_boxes)
     # The same image again, of a RepeatDataset.
     parts = [[sample(1, [[0, 0, 40, 40]], [0.9], [0]) | {'img_path': 'cats/x.jpg'}]] * 2
-    assert gathered(monkeypatch, parts, ann_file=two_boxes)['coco/bbox_mAP'] == 0.5
+    assert gathered(monkeypatch, parts, ann_file=two_boxes)['coco/bbox_mAP'] == 1
 
 
-def test_images_never_predicted_count_as_missed(two_boxes, logged):
+def test_images_that_the_dataset_does_not_have_are_not_measured(two_boxes, logged):
+    """A dataset with `indices` or filters has a part of the images of its file."""
     metrics = evaluate(two_boxes, [sample(1, [[0, 0, 40, 40]], [0.9], [0])])
-    assert metrics['coco/bbox_mAP'] == 0.5
-    (warning,) = [text for level, text in logged if level == logging.WARNING]
-    assert '1 images were not predicted' in warning
+    assert metrics['coco/bbox_mAP'] == 1
+    assert logged[0] == (
+        logging.INFO,
+        'CocoMetric: images not measured: 1 of the file that the dataset does not have',
+    )
+    # pycocotools too is told which images are evaluated.
+    found = sample(1, [[300, 0, 310, 9], [0, 0, 40, 40]], [1, 0.9], [0, 0])
+    for rule in ('matchable', 'pycocotools'):
+        metrics = evaluate(two_boxes, [found], box_rule=rule)
+        assert metrics['coco/bbox_mAP'] == pytest.approx(0.5)
+
+
+def test_images_that_were_not_predicted_are_an_error(two_boxes, monkeypatch):
+    first, second = sample(1, [[0, 0, 40, 40]], [0.9], [0]), sample(2, [[0, 0, 200, 100]], [1], [1])
+    metric = CocoMetric(two_boxes)
+    metric.dataset_meta = {'classes': ('cat', 'dog')}
+    metric.process({}, [first])
+    with pytest.raises(
+        ValueError, match=r'^CocoMetric: only 1 of the 2 images .* with the ids 2\.'
+    ):
+        metric.evaluate(size=2)
+    metric.process({}, [second])  # as the message says
+    assert metric.evaluate(size=2)['coco/bbox_mAP'] == 1
+    # Two processes, of which the second repeated an image instead of predicting another one.
+    monkeypatch.setattr('ghmdet.evaluation.image_results.get_world_size', lambda: 2)
+    with pytest.raises(ValueError, match='only 1 of the 2 images of the dataset were predicted'):
+        gathered(monkeypatch, [[first], [first]], ann_file=two_boxes)
+    # Three images in two processes, the first one again so that both have two.
+    parts = [[first, first], [second, sample(3)]]
+    metrics = gathered(monkeypatch, parts, size=3, ann_file=two_boxes.replace('truth', 'three'))
+    assert metrics['coco/bbox_mAP'] == 1
 
 
 @pytest.mark.parametrize('backend', BACKENDS)
@@ -452,6 +482,155 @@ def test_format_only_needs_neither_annotations_nor_categories(tmp_path, logged, 
     assert logged == [(logging.INFO, f'CocoMetric: 1 detections written to {out}')]
 
 
+# --- which boxes count ---------------------------------------------------------------------------
+
+CAT, IGNORED = [0, 0, 40, 40], [100, 100, 50, 50]
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+@pytest.mark.parametrize(
+    ('found', 'precision'),
+    [
+        # x of detections 50 x 50 at y 100, which have higher scores than that of the cat
+        ([], 1),
+        ([100], 1),  # it overlaps the ignored box
+        ([100, 100], 1 / 2),  # one detection for each box
+        ([110], (4 * 1 + 6 / 2) / 10),  # IoU 2/3 reaches 0.5 to 0.65, four of the ten thresholds
+        ([300], 1 / 2),
+    ],
+)
+def test_ignored_boxes_by_hand(tmp_path, backend, found, precision):
+    """The cat is found last, so mAP is the precision then; the ignored box is not missed."""
+    boxes = [box(1, 1, CAT, 1, area=1600), box(1, 1, IGNORED, 2, ignore=1, area=2500)]
+    boxes = [each | {'iscrowd': 0} for each in boxes]
+    content = coco_content(boxes, (1,))
+    corners = [*([x, 100, x + 50, 150] for x in found), [0, 0, 40, 40]]
+    samples = [sample(1, corners, np.linspace(0.9, 0.1, len(corners)), [0] * len(corners))]
+    settings = {'backend': backend, 'metric': ['bbox', 'proposal']}
+    metrics = evaluate(write(tmp_path, content), samples, **settings)
+    assert metrics['coco/bbox_mAP'] == pytest.approx(precision)
+    assert metrics['coco/AR@100'] == 1
+    assert metrics['coco/bbox_mAP_l'] == -1  # no ignored box is counted as large
+    # pycocotools does not know the key.
+    file = str(tmp_path / 'truth.json')
+    metrics = evaluate(file, samples, box_rule='pycocotools', **settings)
+    expected = oracle(content, samples, [1, 2])
+    assert metrics['coco/bbox_mAP'] == pytest.approx(expected[0], abs=1e-9)
+
+
+def test_an_ignored_box_is_of_its_class(tmp_path):
+    content = coco_content([box(1, 1, CAT), box(1, 2, IGNORED, 1, ignore=1)], (1,))
+    found = [sample(1, [[100, 100, 150, 150], [0, 0, 40, 40]], [0.9, 0.8], [0, 0])]
+    assert evaluate(write(tmp_path, content), found)['coco/bbox_mAP'] == pytest.approx(0.5)
+
+
+ODD = [
+    box(1, 1, [0, 0, 0, 0], area=0),  # a placeholder
+    box(1, 1, [50, 50, -20, 10]),
+    box(1, 2, [640, 10, 30, 30]),
+    box(1, 2, [10, -30, 30, 30], ignore=1),
+    box(2, 3, [1, 1, 9, 9]),
+    box(2, 1, [1, 1, 9, 9], iscrowd=1),
+    box(2, 1, [300, 300, 90, 90], ignore=1),
+    box(2, 1, [200, 200, 0.5, 40]),
+    box(2, 2, [200, 20, 50, 50], area=-5),
+    box(2, 2, [20, 200, 50, 50], area=0),
+    box(2, 2, [320, 20, 200, 200], area=1e11),
+    box(2, 2, [100, 100, 50, 50], area=2500),
+]
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_a_perfect_detector_gets_one_where_anything_can_be_measured(tmp_path, backend, logged):
+    """With the file and with the samples of a dataset of the same file."""
+    content = coco_content([ann | {'id': i} for i, ann in enumerate(ODD)], (1, 2))
+    content['categories'].append({'id': 3, 'name': 'owl'})
+    for image in content['images']:
+        image['file_name'] = f'{image["id"]}.jpg'
+    file = write(tmp_path, content)
+    dataset = CocoDataset(file, metainfo={'classes': ('cat', 'dog')}, test_mode=True)
+    samples = []
+    for info in (dataset.get_data_info(i) for i in range(2)):
+        objects = [each for each in info['instances'] if not each['ignore_flag']]
+        boxes, labels = ([each[key] for each in objects] for key in BOX_KEYS)
+        found = sample(info['img_id'], boxes, [0.9] * len(boxes), labels)
+        samples.append(found | {'instances': info['instances'], 'ori_shape': (480, 640)})
+    settings = {'backend': backend, 'metric': ['bbox', 'proposal']}
+    for ann_file in (file, None):
+        metrics = evaluate(ann_file, samples, **settings)
+        assert metrics['coco/bbox_mAP'] == metrics['coco/AR@100'] == 1
+    texts = [text for _, text in logged]
+    assert texts[0] == (
+        'CocoMetric: boxes not counted: 1 of other classes, 2 without width or height, 2 outside '
+        'the image, 1 marked ignore, 1 crowd regions; counted, though training leaves them out: '
+        '1 thinner than a pixel, 2 with an area of 0 or less'
+    )
+    assert dataset.summary.endswith(
+        '12 boxes, 5 used and 2 regions to ignore; dropped: 1 of other classes, 2 without width or '
+        'height, 2 outside the image'
+    )
+    # The field area decides the size: 0.5 x 40, -5 and 0 are small, 1e11 is large.
+    sizes = {f'coco/bbox_mAP_{size}': 1 for size in 'sml'}
+    found = evaluate(file, samples, **settings)
+    assert {key: found[key] for key in sizes} == pytest.approx(sizes)
+    metrics = evaluate(file, samples, box_rule='pycocotools', **settings)
+    whole = [
+        {'area': ann['bbox'][2] * ann['bbox'][3], 'iscrowd': 0} | ann | {'id': i}
+        for i, ann in enumerate(ODD, 1)
+        if ann['category_id'] != 3
+    ]
+    content |= {'annotations': whole, 'categories': content['categories'][:2]}
+    expected = oracle(content, samples, [1, 2])
+    assert 0 < metrics['coco/bbox_mAP'] < 1
+    assert metrics['coco/bbox_mAP'] == pytest.approx(expected[0], abs=1e-9)
+
+
+@pytest.mark.parametrize('seed', all_but_first_long(*range(4)))
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_pycocotools_numbers_with_degenerate_and_ignored_boxes(tmp_path, backend, seed):
+    """With `box_rule='pycocotools'`; the default differs."""
+    content, samples = random_set(seed)
+    rng = np.random.default_rng(seed)
+    for annotation in content['annotations']:
+        annotation |= {'ignore': int(rng.random() < 0.2)}
+        if rng.random() < 0.2:
+            annotation['area'] = float(rng.choice([0, -1, 1e11]))
+        if rng.random() < 0.1:
+            annotation['bbox'][int(rng.integers(2, 4))] = float(rng.choice([0, -3, 0.5]))
+    items = [*MEAN_NAMES, 'AR@1', 'AR@10', 'AR@100', 'AR_s@100', 'AR_m@100', 'AR_l@100']
+    settings = dict(backend=backend, proposal_nums=(1, 10, 100), metric_items=items)
+    file = write(tmp_path, content)
+    metrics = evaluate(file, samples, NAMES, box_rule='pycocotools', **settings)
+    expected = oracle(content, samples, [7, 5, 3])
+    np.testing.assert_allclose(list(metrics.values()), expected, rtol=0, atol=1e-9)
+    assert abs(evaluate(file, samples, NAMES, **settings)['coco/bbox_mAP'] - expected[0]) > 0.001
+
+
+@pytest.mark.parametrize(
+    'annotations',
+    [
+        [],
+        [box(1, 1, CAT, iscrowd=1)],
+        [box(1, 1, CAT, ignore=1)],
+        [box(1, 1, [0, 0, 0, 0])],
+        [box(1, 3, CAT)],
+    ],
+)
+@pytest.mark.parametrize('found', [[[0, 0, 40, 40]], []])
+def test_nothing_to_measure_is_not_a_number(tmp_path, annotations, found, logged):
+    content = coco_content(annotations, categories=((1, 'cat'), (2, 'dog'), (3, 'owl')))
+    samples = [sample(1, found, [0.9] * len(found), [0] * len(found)), sample(2)]
+    file, settings = write(tmp_path, content), {'classwise': True, 'metric': ['bbox', 'proposal']}
+    metrics = evaluate(file, samples, **settings)
+    assert len(metrics) == 14
+    assert all(math.isnan(value) for value in metrics.values())
+    (warning,) = [text for level, text in logged if level == logging.WARNING]
+    assert warning.endswith('has no object to find, so all metrics are n/a (nan)')
+    if found and annotations != [box(1, 1, CAT, ignore=1)]:
+        metrics = evaluate(file, samples, box_rule='pycocotools')
+        assert metrics['coco/bbox_mAP'] == (0 if annotations == [box(1, 1, [0, 0, 0, 0])] else -1)
+
+
 # --- ground truth from the samples ----------------------------------------------------------------
 
 
@@ -494,6 +673,17 @@ def test_truth_of_the_samples_counts_as_that_of_a_file(tmp_path, raw, logged):
     )
 
 
+def test_images_of_several_datasets_are_told_apart_by_their_paths(logged):
+    """Both datasets number their images from 1, and a third one has no paths."""
+    samples = [
+        with_truth(sample(1, boxes, [0.9], [0]) | {'img_path': path}, boxes, [0], [0], raw=False)
+        for path, boxes in (('b/1.jpg', [[0, 0, 9, 9]]), ('a/1.jpg', [[50, 50, 90, 90]]))
+    ]
+    metrics = evaluate(None, samples)
+    assert metrics['coco/bbox_mAP'] == metrics['coco/bbox_mAP_s'] == 1
+    assert logged[-1][1].startswith('CocoMetric: 2 images, ')
+
+
 def test_samples_without_truth():
     words = (
         "no ground truth for image 7: without ann_file .* Set the evaluator's ann_file to a COCO"
@@ -507,7 +697,7 @@ def test_samples_without_truth():
 def test_by_default_no_file_but_one_line_with_the_times(two_boxes, logged, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     evaluate(two_boxes, [sample(1), sample(2, [[0, 0, 200, 100]], [0.9], [1])])
-    assert [file.name for file in tmp_path.iterdir()] == ['truth.json']
+    assert {file.name for file in tmp_path.iterdir()} == {'truth.json', 'three.json'}
     ((_, line),) = logged
     assert line.startswith('CocoMetric: 2 images, loading 0.')
     assert ', bbox 0.' in line
@@ -525,6 +715,10 @@ def test_by_default_no_file_but_one_line_with_the_times(two_boxes, logged, tmp_p
         ({'metric_items': ['AP']}, r"metric_items has 'AP'; valid names are \['mAP', 'mAP_50'"),
         ({'metric_items': ['AR@100'], 'proposal_nums': (10,)}, "'AR@10', 'AR_s@10'"),
         ({'metric_items': ['mAP_50'], 'iou_thrs': 0.75}, "'mAP_50'; it needs 0.5 among"),
+        (
+            {'box_rule': 'pycocotool'},
+            r"'pycocotools'\], got 'pycocotool'; did you mean pycocotools\?",
+        ),
         ({'max_dets': 0}, 'max_dets must be positive integers, got 0'),
         ({'max_dets': ()}, r'max_dets must be positive integers, got \(\)'),
     ],
@@ -569,7 +763,8 @@ def test_bad_annotation_files_are_named(tmp_path, content, text):
 )
 def test_classes_must_be_in_the_file(tmp_path, meta, text):
     categories = ((1, 'cat'), (3, 'owl'), (4, 'owl'))
-    metric = CocoMetric(write(tmp_path, coco_content([], categories=categories)))
+    owls = [box(1, id_, [1, 2, 3, 4], id_) for id_ in (3, 4)]
+    metric = CocoMetric(write(tmp_path, coco_content(owls, categories=categories)))
     with pytest.raises(ValueError, match=text):
         metric.dataset_meta = meta
 

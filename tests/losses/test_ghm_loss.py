@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 import torch
 
-from ghmdet.losses import GHMC, GHMR, gradient_density
+from ghmdet.losses import GHMC, GHMR, FocalLoss, gradient_density
 from tests import golden
 from tests.losses.literal import Literal
 
@@ -141,7 +141,7 @@ def test_every_edge_belongs_to_the_bin_above_it(bins):
 def calls_to_compare():
     generator = torch.Generator().manual_seed(5)
     pred = torch.randn(200, 6, generator=generator) * 2
-    labels = torch.randint(0, 9, (200,), generator=generator)
+    labels = torch.randint(0, 9, (200,), generator=generator).clamp(max=6)
     row_weight = (torch.rand(200, generator=generator) > 0.2).float()
     target = (torch.rand(200, 6, generator=generator) > 0.8).float()
     weight = (torch.rand(200, 6, generator=generator) > 0.2).float()
@@ -226,3 +226,12 @@ def test_backward_twice_gives_the_same_gradient():
     loss = GHMC()(pred, torch.tensor([0]), torch.ones(1))
     first = torch.autograd.grad(3 * loss, pred, retain_graph=True)[0]
     assert torch.autograd.grad(3 * loss, pred)[0].equal(first)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason='needs a CUDA device')
+@pytest.mark.parametrize('kind', [GHMC, FocalLoss])
+def test_other_labels_are_background_on_cuda(kind):
+    """The CPU refuses them, which would wait for the device."""
+    pred = torch.zeros(4, 2, device='cuda')
+    others, background = (torch.tensor(n, device='cuda') for n in ([0, 3, -1, 255], [0, 2, 2, 2]))
+    assert kind()(pred, others).item() == pytest.approx(kind()(pred, background).item(), rel=1e-6)

@@ -233,6 +233,49 @@ def test_shapes_that_do_not_fit(target, weight, message):
         GHMR()(torch.zeros(2, 4), torch.zeros(2).long())  # boxes have no labels
 
 
+@pytest.mark.parametrize('kind', [GHMC, FocalLoss])
+@pytest.mark.parametrize(('labels', 'found'), [((0, 3), 3), ((-1, 1), -1), ((255, -1), 255)])
+@pytest.mark.parametrize('dtype', [torch.int64, torch.int32])
+def test_labels_outside_the_classes(kind, labels, found, dtype):
+    """Of 2 classes, 2 is background. Three ways to correct it, as the message says."""
+    pred, labels = torch.tensor([[0.5, -1.0], [2.0, 0.0]]), torch.tensor(labels, dtype=dtype)
+    wrong = (labels < 0) | (labels > 2)
+    message = (
+        rf'{kind.__name__}: expected labels from 0 to 2 for pred \(n, 2\), got {found} '
+        rf'\({int(wrong.sum())} of 2 labels are outside\). Background is 2; pred needs a column '
+        'for each class; give entries to ignore a weight of 0'
+    )
+    for weight in (None, torch.ones(2), torch.ones(2, 2)):
+        with pytest.raises(ValueError, match=message):
+            kind()(pred, labels, weight)
+    background = kind()(pred, labels.masked_fill(wrong, 2))
+    assert background.isfinite()
+    ignored = kind()(pred, labels, (~wrong).float(), reduction_override='sum')
+    kept = kind()(pred[~wrong], labels[~wrong], reduction_override='sum')
+    assert ignored.item() == pytest.approx(kept.item())
+    if found > 0 and labels.min() >= 0:
+        assert kind()(torch.zeros(2, found + 1), labels).isfinite()
+
+
+@pytest.mark.parametrize('kind', [GHMC, FocalLoss])
+def test_labels_of_a_type_that_is_no_integer(kind):
+    pred, labels = torch.zeros(2, 2), torch.tensor([0.0, 2.0])
+    with pytest.raises(ValueError, match=r'expected labels of type int64, got .*labels\.long\(\)'):
+        kind()(pred, labels)
+    assert kind()(pred, labels.long()).equal(kind()(pred, torch.tensor([[1, 0], [0, 0]])))
+
+
+@pytest.mark.parametrize('kind', [GHMC, FocalLoss])
+def test_a_compiled_graph_has_no_check_of_labels(kind):
+    pred, labels = torch.tensor([[0.5, -1.0], [2.0, 0.0]]), torch.tensor([0, 2])
+    torch._dynamo.reset()
+    compiled = torch.compile(kind(), backend='eager', fullgraph=kind is FocalLoss)
+    assert compiled(pred, labels).item() == pytest.approx(kind()(pred, labels).item())
+    assert compiled(pred, labels + 1).item() == pytest.approx(
+        kind()(pred, (labels + 1).clamp(max=2)).item()
+    )
+
+
 # --- hyper-parameters -------------------------------------------------------------------------
 
 NO_MOMENTUM = [1, 1.5, -0.1, True, '0.75', None, math.nan, math.inf, [0.5]]

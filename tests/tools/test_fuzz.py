@@ -27,7 +27,7 @@ from PIL import Image
 from safetensors.torch import save as save_safetensors
 
 from ghmdet.checkpoint.reader import CheckpointError, load_checkpoint_file
-from ghmdet.coco.classes import match_classes
+from ghmdet.coco.classes import find_classes, match_classes
 from ghmdet.datasets import read_coco
 from ghmdet.datasets.coco_images import build_images
 from ghmdet.datasets.image_file import ImageError, find_image_fault, read_image
@@ -121,7 +121,9 @@ JSON_TOKENS = [
 def read_images(file: Path) -> Any:
     """Read the file as a dataset does."""
     records = read_coco(str(file))
-    ids = match_classes(('cat',), records.categories, str(file))
+    annotated = records.annotations.category_ids
+    ids = match_classes(('cat',), records.categories, str(file), annotated)
+    find_classes(records)
     return build_images(records, {ids[0]: 0}, 'imgs')[0]
 
 
