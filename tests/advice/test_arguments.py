@@ -34,9 +34,7 @@ def anchors(**kwargs):
 
 
 def assigner(**kwargs):
-    return TASK_UTILS.build(
-        dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4) | kwargs
-    )
+    return TASK_UTILS.build(dict(type='MaxIoUAssigner', pos_iou_thr=0.5, neg_iou_thr=0.4) | kwargs)
 
 
 def coder(**kwargs):

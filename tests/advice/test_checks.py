@@ -34,7 +34,7 @@ class OwnTransform(BaseTransform):
 ONE_CLASS = edit(lambda data: data['categories'].pop(), 'val')
 NAMES = "('circle', 'square', 'triangle')"
 FREE = 'model = dict(bbox_head=dict(num_classes=80))\n' + '\n'.join(
-    f"{split}_dataloader = dict(dataset=dict(metainfo=None))" for split in ('train', 'val', 'test')
+    f'{split}_dataloader = dict(dataset=dict(metainfo=None))' for split in ('train', 'val', 'test')
 )
 
 
@@ -182,9 +182,10 @@ def test_what_is_to_be_set(part, wrong, right, follow):
     follow(part, wrong, right)
 
 
-OWN = "\n".join(
+OWN = '\n'.join(
     f"{split}_dataloader = dict(dataset=dict(type='OwnCoco'))" for split in ('train', 'val', 'test')
 )
+
 
 @pytest.mark.parametrize(
     ('part', 'wrong', 'pattern'),
@@ -194,7 +195,9 @@ OWN = "\n".join(
             options('model.bbox_head.num_classes=4'),
             r'set (model.bbox_head.num_classes=3)',
         ),
-        advice('the classes do not agree', options('model.bbox_head.num_classes=4'), r'set (\S+=3)'),
+        advice(
+            'the classes do not agree', options('model.bbox_head.num_classes=4'), r'set (\S+=3)'
+        ),
         advice(
             ' has a dataset of ',
             (OWN, options('model.bbox_head.num_classes=4')),
@@ -244,7 +247,7 @@ def test_classes_of_other_datasets(run):
     ': set these strides, or change ', 'add a model.neck, e.g. an FPN, that makes them equal'
 )
 def test_other_levels(run):
-    wrong = "model = dict(neck=None, bbox_head=dict(in_channels=64))"
+    wrong = 'model = dict(neck=None, bbox_head=dict(in_channels=64))'
     assert 'add a model.neck, e.g. an FPN, that makes them equal' in run(wrong).error
     neck = "dict(_delete_=True, type='FPN', in_channels=[64, 128], out_channels=64, num_outs=3)"
     then = run(f'model = dict(neck={neck}, bbox_head=dict(in_channels=64))')
@@ -260,7 +263,9 @@ LOW = 'auto_scale_lr = dict(base_batch_size=200)'
 
 
 @pytest.mark.follows('what the linear rule gives for a total batch size of')
-@pytest.mark.parametrize('pattern', ['use (--auto-scale-lr)', r'or (\S+lr=\S+?)\. ', r'set (\S+=2)\.'])
+@pytest.mark.parametrize(
+    'pattern', ['use (--auto-scale-lr)', r'or (\S+lr=\S+?)\. ', r'set (\S+=2)\.']
+)
 def test_the_learning_rate(pattern, run):
     first = run(LOW)
     advised = re.search(pattern, first.text)[1]

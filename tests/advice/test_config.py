@@ -36,7 +36,8 @@ def files(**texts):
 
 
 RENAMED = [
-    edit(lambda data: data['categories'][2].update(name='a [b]'), split) for split in ('train', 'val')
+    edit(lambda data: data['categories'][2].update(name='a [b]'), split)
+    for split in ('train', 'val')
 ]
 BASES = files(a='param_scheduler = None', b='param_scheduler = []', c="_base_ = 'a.py'")
 ROOT_IN_BASE = files(

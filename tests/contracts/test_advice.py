@@ -72,7 +72,9 @@ def messages() -> dict[str, str]:
     for file in sorted(file for folder in FOLDERS for file in (ROOT / folder).rglob('*.py')):
         name = str(file.relative_to(ROOT))
         if not name.startswith(FOR_DEVELOPERS):
-            found |= dict.fromkeys(filter(gives_advice, texts_in(ast.parse(file.read_text()))), name)
+            found |= dict.fromkeys(
+                filter(gives_advice, texts_in(ast.parse(file.read_text()))), name
+            )
     return found
 
 

@@ -189,7 +189,7 @@ def _advice(runner: Runner) -> str:
     return (
         f'  learning rate: {rates}; gradient clipping: {clipping}\n'
         'What helps: a lower learning rate (optim_wrapper.optimizer.lr, or --auto-scale-lr), '
-        'gradient clipping (optim_wrapper.clip_grad="dict(max_norm=35, norm_type=2)"), a longer '
+        'gradient clipping (optim_wrapper.clip_grad.max_norm=35), a longer '
         f'warm-up (LinearLR in param_scheduler){amp}, and a look at the annotations of these '
         f'images (tools/check_dataset.py). Earlier checkpoints are unchanged; the last is '
         f'{last_checkpoint(runner)}.'

@@ -93,8 +93,9 @@ class NonFiniteWeightsHook(Hook):
             raise NonFiniteError(
                 f'the weights are not finite at iteration {runner.iter}, so they are not saved: '
                 f'{where}{_list_bad(bad)}. The last good checkpoint is {last_checkpoint(runner)}; '
-                'resume from it with --resume and a lower optim_wrapper.optimizer.lr, or gradient '
-                'clipping (optim_wrapper.clip_grad="dict(max_norm=35, norm_type=2)").'
+                'resume from it with --resume and gradient clipping '
+                '(optim_wrapper.clip_grad.max_norm=35), or start from its weights (load_from, not '
+                '--resume, which restores the learning rate) with a lower optim_wrapper.optimizer.lr.'
             )
 
 
