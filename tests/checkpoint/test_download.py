@@ -262,6 +262,7 @@ def test_damaged_file_in_the_cache_is_told_and_fetched_again(site, monkeypatch):
     assert lines[0].endswith('it is damaged and downloaded again')
 
 
+@pytest.mark.follows('To run without a download, get', ' (its SHA-256 must begin with')
 def test_offline_the_file_that_was_put_in_its_place_is_used(site):
     name = publish(site.folder, ONES)
     with socket.create_server(('127.0.0.1', 0)) as free:
@@ -272,6 +273,7 @@ def test_offline_the_file_that_was_put_in_its_place_is_used(site):
     place = Path(str(caught.value).partition('put it at ')[2].partition(' (its')[0])
     place.write_bytes((site.folder / name).read_bytes())
     check_ones(load_from_http(url))
+    check_ones(load_from_local(str(site.folder / name)))
 
 
 def test_certificate_that_is_not_trusted(site, tmp_path):

@@ -159,6 +159,7 @@ def of_another_process(folder):
     file.write_text(file.read_text().replace(f'"pid": {os.getpid()}', '"pid": 1'))
 
 
+@pytest.mark.follows('torchrun restarted this training, and')
 @pytest.mark.parametrize(
     ('settings', 'count'),
     [
@@ -248,6 +249,7 @@ def other_process(monkeypatch):
     return answer
 
 
+@pytest.mark.follows('the processes do not find the same checkpoint to resume from')
 def test_all_processes_must_see_the_file(two_runs, other_process):
     path = f'{two_runs}/epoch_3.pth'
     cfg = Config(dict(work_dir=str(two_runs), resume=True, load_from=path))
@@ -263,6 +265,9 @@ def test_all_processes_must_see_the_file(two_runs, other_process):
         f'The work dir {two_runs} must be on a file system that all machines share, or the '
         'checkpoint must be copied to the same path on each.'
     )
+    other_process[1] = path  # after it was copied
+    confirm_start(cfg)
+    other_process[1] = None
     os.remove(path)  # not here either
     confirm_start(cfg)
 

@@ -13,9 +13,12 @@ from types import SimpleNamespace
 from unittest.mock import ANY
 
 import pytest
+from mmengine.config import Config
 
 from ghmdet.checkpoint import work_dir
+from ghmdet.checkpoint.resume import plan_start
 from ghmdet.checkpoint.work_dir import WorkDirError, hold_work_dir, own_record
+from ghmdet.engine.launcher import is_first_process
 
 
 @pytest.fixture(autouse=True)
@@ -52,6 +55,7 @@ def holder(tmp_path):
     os.close(writer)
 
 
+@pytest.mark.follows('give this one another with --work-dir, or stop that one first')
 def test_the_second_is_refused_and_changes_nothing_till_the_first_is_killed(holder):
     file = holder.folder / 'training.lock'
     before = file.read_bytes(), file.stat().st_mtime_ns
@@ -68,6 +72,7 @@ def test_the_second_is_refused_and_changes_nothing_till_the_first_is_killed(hold
     assert os.listdir(holder.folder) == ['training.lock']
     # A process that the holder forked has not inherited the lock, and does not keep it alive.
     assert holder.told == str(refused.value)
+    assert hold_work_dir(str(holder.folder.parent / 'another')) == {}
     os.kill(holder.pid, signal.SIGKILL)
     assert hold_work_dir(str(holder.folder))['pid'] == holder.pid
     os.kill(holder.child, 0)  # it lives
@@ -98,6 +103,7 @@ def test_a_lock_whose_file_does_not_say_whose_it_is(holder):
         hold_work_dir(str(holder.folder))
 
 
+@pytest.mark.follows('do not start another training')
 @pytest.mark.parametrize(
     ('problem', 'reason'),
     [
@@ -127,6 +133,7 @@ def test_a_work_dir_that_is_a_file(tmp_path):
         hold_work_dir(str(file))
 
 
+@pytest.mark.follows('whose processes train together only with --launcher pytorch')
 def test_processes_of_one_torchrun_without_the_launcher(holder, monkeypatch):
     monkeypatch.setenv('TORCHELASTIC_ERROR_FILE', '/tmp/t/none_w/attempt_0/1/error.json')
     file = holder.folder / 'training.lock'
@@ -134,3 +141,6 @@ def test_processes_of_one_torchrun_without_the_launcher(holder, monkeypatch):
     message = 'started by the same torchrun, whose .*--launcher pytor'
     with pytest.raises(WorkDirError, match=message):
         hold_work_dir(str(holder.folder))
+    cfg = Config(dict(work_dir=str(holder.folder), launcher='pytorch'))
+    monkeypatch.setenv('RANK', '1')
+    assert plan_start(cfg, is_first_process(cfg)) == []
