@@ -145,7 +145,7 @@ def find_image_fault(
         with _open(path) as file:
             header = _read_header(file, max_pixels)
             _check_end(file, header.format)
-        decoded_wh = header.shown_wh if _applies_exif(color_type) else header.stored_wh
+        decoded_wh = header.shown_wh if applies_exif(color_type) else header.stored_wh
         _check_size(decoded_wh, expected_wh, header, color_type)
     except FileNotFoundError:
         return 'does not exist'
@@ -356,7 +356,7 @@ def _check_size(
     if decoded_wh == tuple(expected_wh)[::-1]:
         why = ', which is width and height swapped'
         if header.stored_wh != header.shown_wh:
-            applied = _applies_exif(color_type)
+            applied = applies_exif(color_type)
             boxes = 'without applying it' if applied else 'with it applied'
             setting = 'color_ignore_orientation' if applied else 'color'
             why = (
@@ -370,5 +370,6 @@ def _check_size(
     )
 
 
-def _applies_exif(color_type: str) -> bool:
+def applies_exif(color_type: str) -> bool:
+    """Whether OpenCV applies the EXIF orientation with this `color_type` of `read_image`."""
     return color_type in ('color', 'grayscale')

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ghmdet.datasets.coco import CocoDataset
-from ghmdet.datasets.image_file import read_image_sizes
+from ghmdet.datasets.image_file import applies_exif, read_image_sizes
 from ghmdet.registry import DATASETS
 
 SUFFIXES = (
@@ -76,7 +76,7 @@ class ImageFolder(CocoDataset):
                 'its subfolders'
             )
         names = [name for name in names if name not in self.left_out]
-        as_shown = not self.image_loader.color_type.endswith('orientation')
+        as_shown = applies_exif(self.image_loader.color_type)
         sizes_wh = [read_image_sizes(root / name)[as_shown] for name in names]
         return [
             dict(img_id=name, img_path=f'{root}/{name}', width=width, height=height, instances=[])
