@@ -300,7 +300,8 @@ def _pack_instances(results: dict) -> tuple[InstanceData, InstanceData]:
 
 def image_name(info: Mapping) -> str:
     """Name an image in messages, by what the pipeline starts from."""
-    return f'image {info.get("img_path", "without img_path")} (id {info.get("img_id")!r})'
+    name = f'image {info.get("img_path", "without img_path")}'
+    return f'{name} (id {info["img_id"]!r})' if 'img_id' in info else name
 
 
 def run_steps(steps: Sequence[Callable], info: dict, name: str = '') -> Any:
