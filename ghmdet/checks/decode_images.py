@@ -22,6 +22,8 @@ class DecodeResult(NamedTuple):
 
     error: str | None = None
     rotated: bool = False
+    of_step: bool = False
+    """Whether a step failed that is no fault of the image (`PipelineError`)."""
 
 
 def decode_images(
@@ -91,4 +93,4 @@ def _decode(steps: Sequence[Callable], info: dict) -> DecodeResult:
         stored_wh, shown_wh = read_image_sizes(info['img_path'], max_pixels)
         return DecodeResult(rotated=stored_wh != shown_wh)
     except (ImageError, PipelineError) as error:
-        return DecodeResult(str(error))
+        return DecodeResult(str(error), of_step=isinstance(error, PipelineError))

@@ -24,7 +24,13 @@ def list_images(root: str | os.PathLike[str]) -> list[str]:
 
     Links to folders are followed, each folder once. Names that begin with a dot are left out, such
     as the files that macOS adds.
+
+    Raises:
+        NotADirectoryError: there is no such folder.
+        ValueError: there is no image in it.
     """
+    if not os.path.isdir(root):
+        raise NotADirectoryError(f'expected a folder of images, but {str(root)!r} is none')
     names, seen = [], set()
     folders, links = [Path(root)], list[Path]()
     while folders or links:  # links last: a file that is below the folder too has its name there
@@ -39,6 +45,11 @@ def list_images(root: str | os.PathLike[str]) -> list[str]:
                 (links if path.is_symlink() else folders).append(path)
             elif path.suffix.lower() in SUFFIXES:
                 names.append(path.relative_to(root).as_posix())
+    if not names:
+        raise ValueError(
+            f'{root}: no image in this folder; looked for {", ".join(SUFFIXES)} there and in its '
+            'subfolders'
+        )
     return sorted(names)
 
 
@@ -67,15 +78,7 @@ class ImageFolder(CocoDataset):
     def load_data_list(self) -> list[dict]:
         """List the images with their sizes, which are read from their headers."""
         root = Path(self.data_prefix['img'])
-        if not root.is_dir():
-            raise NotADirectoryError(f'expected a folder of images, but {str(root)!r} is none')
-        names = list_images(root)
-        if not names:
-            raise ValueError(
-                f'{root}: no image in this folder; looked for {", ".join(SUFFIXES)} there and in '
-                'its subfolders'
-            )
-        names = [name for name in names if name not in self.left_out]
+        names = [name for name in list_images(root) if name not in self.left_out]
         as_shown = applies_exif(self.image_loader.color_type)
         sizes_wh = [read_image_sizes(root / name)[as_shown] for name in names]
         return [
