@@ -262,7 +262,7 @@ def _list_used(dataset: CocoDataset, records: CocoRecords) -> dict[int, dict[str
     """What the pipeline of a dataset starts from, by the index of the image in the file."""
     indices = {image.id: index for index, image in enumerate(records.images)}
     infos = (dataset.get_data_info(index) for index in range(len(dataset)))
-    return {indices[info['img_id']]: info for info in infos}
+    return {indices[info['img_id']]: info for info in infos if info['img_id'] in indices}
 
 
 def _report_images(

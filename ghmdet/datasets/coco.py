@@ -238,12 +238,7 @@ class CocoDataset(BaseDataset):
             self.skipped = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
 
     def __getitem__(self, idx: int) -> dict:
-        """Run the pipeline on one image, or in training on another one if it is skipped.
-
-        Raises:
-            ImageError: see `prepare_data`, or `max_refetch` other images are skipped too.
-            PipelineError: a step of the pipeline fails otherwise.
-        """
+        """Run the pipeline on one image; in training, if that is skipped, on another one."""
         try:
             return super().__getitem__(idx)
         except Exception as error:
@@ -258,21 +253,15 @@ class CocoDataset(BaseDataset):
         """Run the pipeline on one image; None if it is skipped, for which mmengine takes another.
 
         Raises:
-            ImageError: the image cannot be used and `on_error` is 'raise', or a step returns None
-                with `test_mode`.
+            ImageError: the image cannot be used and `on_error` is 'raise'; with `test_mode` also if
+                a step returns None.
             PipelineError: a step of the pipeline fails otherwise.
         """
         try:
             return run_steps(self.pipeline.transforms, self.get_data_info(idx))
-        except SkippedImageError as error:
-            if self.test_mode:
-                raise ImageError(
-                    f'{error}, but a validation or test needs every image: change this step, or '
-                    f'remove the image from {self.ann_file}'
-                ) from None
-            self._skip_reason = str(error)
         except ImageError as error:
-            if self.on_error == 'raise':
+            may_skip = self.on_error == 'skip' or isinstance(error, SkippedImageError)
+            if self.test_mode or not may_skip:
                 raise
             self._skip_reason = str(error)
         if self.skipped is not None:

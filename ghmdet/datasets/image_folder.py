@@ -79,8 +79,11 @@ class ImageFolder(CocoDataset):
         """List the images with their sizes, which are read from their headers."""
         root = Path(self.data_prefix['img'])
         names = [name for name in list_images(root) if name not in self.left_out]
-        as_shown = applies_exif(self.image_loader.color_type)
-        sizes_wh = [read_image_sizes(root / name)[as_shown] for name in names]
+        loader = self.image_loader
+        sizes_wh = [
+            read_image_sizes(root / name, loader.max_pixels)[applies_exif(loader.color_type)]
+            for name in names
+        ]
         return [
             dict(img_id=name, img_path=f'{root}/{name}', width=width, height=height, instances=[])
             for name, (width, height) in zip(names, sizes_wh, strict=True)

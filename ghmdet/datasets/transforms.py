@@ -305,7 +305,7 @@ def image_name(info: Mapping) -> str:
 
 
 def run_steps(steps: Sequence[Callable], info: dict, name: str = '') -> Any:
-    """Run all steps of a pipeline.
+    """Run all steps of a pipeline on one image.
 
     Args:
         steps: transforms.
@@ -313,7 +313,7 @@ def run_steps(steps: Sequence[Callable], info: dict, name: str = '') -> Any:
         name: of the image in messages; by default its path and id.
 
     Raises:
-        ImageError: see `run_step`.
+        ImageError: the image cannot be used, see `run_step`.
         PipelineError: a step raised any other error.
     """
     results, name = info, name or image_name(info)
@@ -324,10 +324,11 @@ def run_steps(steps: Sequence[Callable], info: dict, name: str = '') -> Any:
         except ImageError:
             raise
         except Exception as error:
-            frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
-            called = [type(frame.f_locals.get('self')) for frame in frames]
-            inner = [c.__name__ for c in dict.fromkeys(called) if issubclass(c, BaseTransform)]
-            within = f' in {inner[-1]}' if inner[1:] else ''
+            callers = [
+                frame.f_locals.get('self') for frame, _ in traceback.walk_tb(error.__traceback__)
+            ]
+            inner = [type(each).__name__ for each in callers if isinstance(each, BaseTransform)]
+            within = f' in {inner[-1]}' if inner and inner[-1] != type(step).__name__ else ''
             text = ' '.join(str(error).split())
             raise PipelineError(
                 f'{name}: {place} fails{within} with {type(error).__name__}: {text}'
@@ -336,20 +337,13 @@ def run_steps(steps: Sequence[Callable], info: dict, name: str = '') -> Any:
 
 
 def run_step(step: Callable, results: Any, name: str, place: str) -> Any:
-    """Run one step.
-
-    Args:
-        step: a transform.
-        results: of the step before.
-        name: of the image, for messages.
-        place: of the step, for messages.
+    """Run one step of a pipeline; image and step are named so in messages.
 
     Raises:
         ImageError: the image cannot be read, or it is so thin that nothing is left of it.
         SkippedImageError: the step returned None.
     """
-    fields = results if isinstance(results, Mapping) else {}
-    height, width = fields.get('ori_shape') or (1, 1)
+    height, width = results.get('ori_shape', (1, 1)) if isinstance(results, Mapping) else (1, 1)
     thin = f'{name} is {width}x{height} (width x height), of which {place} leaves no pixel'
     try:
         results = step(results)
@@ -358,7 +352,9 @@ def run_step(step: Callable, results: Any, name: str, place: str) -> Any:
             raise
         raise ImageError(f'{thin}: it is too thin ({" ".join(str(error).split())})') from error
     if results is None:
-        raise SkippedImageError(f'{name} is skipped: {place} returns None')
+        raise SkippedImageError(
+            f'{name} is skipped: {place} returns None, which only training allows'
+        )
     if isinstance(results, Mapping) and getattr(results.get('img'), 'size', 1) == 0:
         raise ImageError(thin)
     return results

@@ -81,7 +81,8 @@ def test_images_can_be_left_out(tmp_path):
         Image.new('RGB', (8, 6)).save(tmp_path / name)
     (tmp_path / 'b.jpg').write_bytes(b'')
     cfg = dict(type='ImageFolder', data_prefix=dict(img=str(tmp_path)), test_mode=True)
-    dataset = DATASETS.build(cfg | dict(left_out=['b.jpg']))
+    loader = dict(type='LoadImageFromFile', max_pixels=48)
+    dataset = DATASETS.build(cfg | dict(left_out=['b.jpg'], pipeline=[loader]))
     assert [dataset.get_data_info(i)['img_id'] for i in range(len(dataset))] == ['a.jpg']
 
 
@@ -94,3 +95,11 @@ def test_folders_without_images(tmp_path):
     cfg['data_prefix'] = dict(img='nowhere')
     with pytest.raises(NotADirectoryError, match="expected a folder of images, but 'nowhere' is"):
         DATASETS.build(cfg)
+
+
+def test_the_limit_of_pixels_is_that_of_the_pipeline(tmp_path):
+    Image.new('RGB', (8, 6)).save(tmp_path / 'a.jpg')
+    loader = dict(type='LoadImageFromFile', max_pixels=47)
+    folder = dict(type='ImageFolder', data_prefix=dict(img=str(tmp_path)), test_mode=True)
+    with pytest.raises(ImageError, match='a.jpg has more than 47 pixels'):
+        DATASETS.build(folder | dict(pipeline=[loader]))

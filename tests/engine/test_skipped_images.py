@@ -13,6 +13,7 @@ from mmengine.dataset import RepeatDataset, pseudo_collate
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from ghmdet.checks.decode_images import decode_images
 from ghmdet.config.cli import describe
 from ghmdet.datasets import CocoDataset, coco
 from ghmdet.datasets.image_file import ImageError
@@ -158,8 +159,7 @@ def test_a_test_names_the_image_that_a_step_skips(root):
         dataset[1]
     assert str(caught.value) == (
         f'image {root}/1.jpg (id 1) is skipped: step 0 (LoadImageFromFile) of the pipeline returns '
-        'None, but a validation or test needs every image: change this step, or remove the image '
-        f'from {root}/train.json'
+        'None, which only training allows'
     )
 
 
@@ -233,7 +233,14 @@ def test_an_image_that_is_too_thin_is_named(thin, kind, pipeline, place):
     assert len(samples) == 6
     assert dataset.skipped.tolist() == [0, 0, 0, 1, 0, 0]
     (line,) = report(dataset)
-    assert message.removeprefix('image ') in line
+    assert line.endswith(
+        f'{thin}/3.jpg (id 3) cannot be decoded or processed (tools/check_dataset.py CONFIG '
+        '--pipeline says why)'
+    )
+    # As it does:
+    info = dataset.get_data_info(3)
+    ((_, result),) = decode_images(dataset.pipeline.transforms, {3: info}, workers=0)
+    assert result.error.startswith(message)
 
 
 def test_a_crop_of_nothing_is_named(thin):

@@ -8,20 +8,19 @@ from mmengine.dist import all_reduce
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ghmdet.datasets.image_file import ImageError
-from ghmdet.datasets.random_state import preserve_random_state
-from ghmdet.datasets.transforms import PipelineError, image_name, run_steps
 from ghmdet.datasets.wrappers import base_datasets
 from ghmdet.messages import list_items
 from ghmdet.registry import HOOKS
+
+_OTHER_FAULT = 'cannot be decoded or processed (tools/check_dataset.py CONFIG --pipeline says why)'
 
 
 @HOOKS.register_module()
 class SkippedImagesHook(Hook):
     """Count the skipped images, and log what is wrong with the first five.
 
-    Every training dataset is asked that has `skipped`, uint8 (N,), 1 for images skipped so far,
-    `find_fault(info)` and a pipeline; loader workers and processes are counted together.
+    Every training dataset is asked that has `skipped`, uint8 (N,), 1 for images skipped so far, and
+    `find_fault(info)`; loader workers and processes are counted together.
     """
 
     def after_train_epoch(self, runner: Runner) -> None:
@@ -36,23 +35,13 @@ class SkippedImagesHook(Hook):
         indices = flags.nonzero().flatten().tolist()
         if not indices:
             return
-        infos = (dataset.get_data_info(index) for index in indices[:5])
-        faults = [_explain(dataset, info) for info in infos]
+        faults = []
+        for index in indices[:5]:
+            info = dataset.get_data_info(index)
+            fault = dataset.find_fault(info) or _OTHER_FAULT
+            faults.append(f'{info["img_path"]} (id {info["img_id"]!r}) {fault}')
         faults += [''] * (len(indices) - len(faults))
         runner.logger.warning(
             f'{len(indices)} of {len(dataset)} images of {dataset.ann_file} were skipped so far '
             f"and replaced by others (on_error='skip'): {list_items(faults, separator='; ')}"
         )
-
-
-def _explain(dataset: Any, info: dict) -> str:
-    """Say why an image was skipped."""
-    name = image_name(info)
-    fault = f'{name} {dataset.find_fault(info) or "was skipped by a random step"}'
-    if fault.endswith('step'):
-        try:
-            with preserve_random_state():
-                run_steps(dataset.pipeline.transforms, info)
-        except (ImageError, PipelineError) as error:
-            fault = str(error)
-    return fault.removeprefix('image ')
