@@ -24,7 +24,7 @@ from ghmdet.coco.records import CocoRecords, convert_records
 from ghmdet.datasets.coco_images import CocoImages, build_images
 from ghmdet.datasets.file_names import check_file_names, find_image_folder, fix_names
 from ghmdet.datasets.image_file import ImageError, find_image_fault
-from ghmdet.datasets.transforms import LoadImageFromFile
+from ghmdet.datasets.transforms import LoadImageFromFile, SkippedImageError, run_steps
 from ghmdet.files import read_lines
 from ghmdet.messages import list_items
 from ghmdet.registry import DATASETS, TRANSFORMS
@@ -123,6 +123,7 @@ class CocoDataset(BaseDataset):
         self.advice = ''
         self._defects = ''
         self._ids_with_gt: set | None = None
+        self._skip_reason = ''
         # BaseDataset would use the root registry, which has another LoadAnnotations.
         steps = [TRANSFORMS.build(step) if isinstance(step, dict) else step for step in pipeline]
         loaders = (step for step in steps if isinstance(step, LoadImageFromFile))
@@ -262,21 +263,36 @@ class CocoDataset(BaseDataset):
             # Shared with the data loader workers, which write to it.
             self.skipped = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
 
+    def __getitem__(self, idx: int) -> dict:
+        """Run the pipeline on one image; in training, if that is skipped, on another one."""
+        try:
+            return super().__getitem__(idx)
+        except Exception as error:
+            if type(error) is not Exception:  # mmengine's, after max_refetch images
+                raise
+            raise ImageError(
+                f'{self.ann_file}: {self.max_refetch + 1} images drawn at random were all skipped, '
+                f'the last since {self._skip_reason}. tools/check_dataset.py --pipeline lists all'
+            ) from None
+
     def prepare_data(self, idx: int) -> dict | None:
         """Run the pipeline on one image; None if it is skipped, for which mmengine takes another.
 
         Raises:
-            ImageError: the image cannot be used and `on_error` is 'raise'.
+            ImageError: the image cannot be used and `on_error` is 'raise'; with `test_mode` also if
+                a step returns None.
+            PipelineError: a step of the pipeline fails otherwise.
         """
         try:
-            data = super().prepare_data(idx)
-        except ImageError:
-            if self.on_error == 'raise':
+            return run_steps(self.pipeline.transforms, self.get_data_info(idx))
+        except ImageError as error:
+            may_skip = self.on_error == 'skip' or isinstance(error, SkippedImageError)
+            if self.test_mode or not may_skip:
                 raise
-            data = None
-        if data is None and self.skipped is not None:
+            self._skip_reason = str(error)
+        if self.skipped is not None:
             self.skipped[idx] = 1
-        return data
+        return None
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """List the labels of one image, for mmengine's `ClassBalancedDataset`."""
