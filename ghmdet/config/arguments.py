@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 from collections.abc import Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ _MMENGINE_HOOKS = words('runtime_info timer sampler_seed logger param_scheduler 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of all programs that run a config."""
-    parser.add_argument('--work-dir', help='folder for logs, checkpoints and figures')
+    parser.add_argument('--work-dir', type=expanduser, help='for logs, checkpoints and figures')
     add_cfg_options(parser)
     add_data_root(parser)
     parser.add_argument(
@@ -51,6 +52,7 @@ def add_data_root(parser: argparse.ArgumentParser) -> None:
     """Add `--data-root`."""
     parser.add_argument(
         '--data-root',
+        type=expanduser,
         metavar='DIR',
         default=os.environ.get(DATA_ROOT_VARIABLE) or None,
         help='folder of the data, in place of the data_root of every dataset and evaluator '

@@ -11,13 +11,17 @@ import re
 import traceback
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
+from mmengine.config.utils import ConfigParsingError
 
 from ghmdet.config.cli import describe
 from ghmdet.config.origins import file_name, origins_of
 from ghmdet.config.parts import LOADER_KEYS, arguments_of, value_at
+from ghmdet.config.sources import BASE_FORM, names_in, read_config_text
+from ghmdet.files import explain_look_alike
 from ghmdet.messages import did_you_mean, nearest, type_name
 from ghmdet.registry import MODELS, UnknownPartError
 
@@ -89,15 +93,42 @@ def name_the_file() -> Iterator[None]:
         file = files[-1]
         children = [each for each in files if each != file]
         if children and not os.path.exists(file):
-            raise ConfigError(f'{children[-1]}: its _base_ {file} does not exist') from error
-        line, message = None, describe(error)
+            hint = explain_look_alike(file)
+            raise ConfigError(f'{children[-1]}: its _base_ {file} does not exist{hint}') from error
+        line, message = None, _explain_reading(error, file) or describe(error)
         for frame, number in frames:
             if os.path.realpath(frame.f_code.co_filename) == os.path.realpath(file):
                 line = number
         if isinstance(error, SyntaxError):
             line, message = error.lineno, f'SyntaxError: {error.msg}'
         where = file if line is None else f'{file}, line {line}'
-        raise ConfigError(f'{where}: {message}') from error
+        raise ConfigError(f'{where}: {message.removeprefix(f"{file}: ")}') from error
+
+
+def _explain_reading(error: Exception, file: str) -> str | None:
+    """What mmengine cannot read in a config file, and what to do; None for other errors."""
+    code = list(traceback.walk_tb(error.__traceback__))[-1][0].f_code
+    if code.co_filename == '':  # where it evaluates `_base_` alone
+        return f'{BASE_FORM}; it is read before the rest of the file ({describe(error)})'
+    if found := re.fullmatch(r"cannot pickle '(?:.*\.)?(\w+)' object", str(error)):
+        return f'a variable holds a {found[1]}, which cannot be copied: `del` it after its use'
+    is_mixed = 'inheritance chain' in str(error)
+    is_lazy = isinstance(error, RuntimeError) and not str(error)  # a call of what is not imported
+    if not is_mixed and not is_lazy and not isinstance(error, ConfigParsingError | AttributeError):
+        return None
+    text = read_config_text(file)
+    names = names_in(text)
+    if 'read_base' in names.read:
+        advice = f'with read_base(): from .{Path(file).stem} import *, not by `_base_`'
+        return f'a file with read_base is inherited by {advice}' if is_mixed else None
+    if '_base_' not in names.assigned:
+        return (
+            'imports are not run, and `with` is not allowed, in a file without `_base_`: write '
+            '_base_ = [] in its first line, which makes it a plain Python file'
+        )
+    if 'import' in text.partition('_base_')[0]:
+        return '`_base_` must stand above all imports: move it to the first line'
+    return "a file with `_base_` is inherited by _base_ = '...', not by read_base"
 
 
 class _Part(NamedTuple):

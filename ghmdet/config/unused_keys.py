@@ -8,22 +8,9 @@ from typing import Any
 from mmengine.config import Config
 
 from ghmdet.config.from_mmdet import HARMLESS_KEYS
-from ghmdet.config.parts import LOADER_KEYS, arguments_of, value_at, words
+from ghmdet.config.parts import LOADER_KEYS, TOP_LEVEL_KEYS, arguments_of, value_at, words
 from ghmdet.config.sources import names_per_file
 from ghmdet.messages import did_you_mean, list_items, nearest, shorten, type_name
-
-TOP_LEVEL_KEYS = words(
-    # Those of mmengine's Runner (a test compares), then those that it reads from the whole config.
-    'model work_dir train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg '
-    'auto_scale_lr optim_wrapper param_scheduler val_evaluator test_evaluator default_hooks '
-    'custom_hooks data_preprocessor load_from resume launcher env_cfg log_processor log_level '
-    'visualizer default_scope randomness experiment_name '
-    'model_wrapper_cfg find_unused_parameters sync_bn compile activation_checkpointing '
-    'efficient_conv_bn_eval runner_type strategy custom_imports env_variables '
-    # Of ghmdet's and MMDetection's tools.
-    'tta_model tta_pipeline'
-)
-"""Keys at the top of a config that are used."""
 
 # Variables of MMDetection's base files, which stay in a config that was dumped by a run.
 _USUAL_VARIABLES = words(

@@ -99,7 +99,7 @@ def test_config_text_when_yapf_raises(monkeypatch, tmp_path):
     assert Config(CONFIG, format_python_code=False).pretty_text.startswith('lr=0.01')
     assert Config(CONFIG).pretty_text.startswith('lr = 0.01')  # formatted by yapf
     patched = Config.pretty_text
-    compat.patch_config_formatter()
+    sources.patch_config_formatter()
     assert Config.pretty_text is patched
     monkeypatch.setattr(config_module, 'FormatCode', changed)
     Config(CONFIG).dump(tmp_path / 'a.py')
