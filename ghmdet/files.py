@@ -108,8 +108,6 @@ def find_look_alike(
     """
     listings = {} if listings is None else listings
     parts = PurePath(os.fspath(path).replace('\\', '/')).parts
-    if not parts:
-        return None
     found = parts[0] if os.path.isabs(parts[0]) else ''
     rest = parts[1:] if found else parts
     for number, part in enumerate(rest):

@@ -7,9 +7,13 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ghmdet.argument_checks import check_dataset_arguments
+from ghmdet.checks.classes import is_ours
+from ghmdet.config.data_root import find_datasets
 from ghmdet.config.errors import ConfigError
 from ghmdet.config.parts import value_at
 from ghmdet.messages import type_name
+from ghmdet.registry import DATASETS
 
 _SECTIONS = {
     'train': ('train_dataloader', 'train_cfg', 'optim_wrapper'),
@@ -71,6 +75,9 @@ least 1, got 0
             raise ConfigError(
                 f'optim_wrapper.optimizer.{name} must be a number of at least 0, got {value!r}'
             )
+    for key, part in find_datasets(cfg):
+        if is_ours(part, DATASETS, 'CocoDataset', 'ImageFolder'):
+            check_dataset_arguments(part, f'{key}.')
     _check_milestones(values.get('param_scheduler'))
     source, hooks = values.get('load_from'), values.get('custom_hooks')
     if source is not None and not isinstance(source, str):

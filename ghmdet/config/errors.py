@@ -217,6 +217,8 @@ def _explain(error: Exception, part: _Part, cfg: Config, options: Mapping[str, A
         return f'{subject}: unexpected keyword argument {argument!r}{advice or did_you_mean(near)}'
     if isinstance(error, TypeError) and missing:
         return f'{subject}: {missing[0]}'
+    if re.split('[. =]', message)[0] in part.accepts:
+        return f'{key}.{message}'
     return message if key in message else f'{subject}: {message}'
 
 

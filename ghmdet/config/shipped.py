@@ -18,7 +18,6 @@ from mmengine.fileio import load
 from ghmdet.config import package_lookup
 from ghmdet.config.from_mmdet import convert_mmdet_config
 from ghmdet.config.parts import make_plain
-from ghmdet.files import explain_look_alike
 from ghmdet.messages import did_you_mean, nearest
 
 MIM_ROOT = Path(__file__).parents[1] / '.mim'
@@ -137,8 +136,7 @@ def _shipped_name(name: str | os.PathLike[str]) -> str:
     last = wanted.split('/')[-1]
     near = [last] if last in recipes else nearest(last, recipes, count=3, cutoff=0.6)
     raise FileNotFoundError(
-        f'no config {os.fspath(name)!r} in ghmdet, and no such file'
-        f'{explain_look_alike(name) or did_you_mean(near)}. '
+        f'no config {os.fspath(name)!r} in ghmdet, and no such file{did_you_mean(near) or "."} '
         f'ghmdet has: {", ".join(recipes)}'
     )
 
