@@ -230,7 +230,9 @@ def test_trusted_file_is_loaded_and_logged(tmp_path, monkeypatch):
 def test_trusted_file_whose_class_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setenv(TRUST_VARIABLE, '1')
     file = write(tmp_path / 'gone.pth', b'\x80\x02cno_such_package\nThing\n.')
-    with pytest.raises(CheckpointError, match=r"cannot be read \(No module named 'no_such"):
+    with pytest.raises(
+        CheckpointError, match=r"needs code that is not here \(No module named 'no_such"
+    ):
         load_checkpoint_file(file)
 
 
@@ -267,9 +269,9 @@ def test_missing_files(tmp_path, names, path, error, message):
         (b'PK\x03\x04 not really', r'\(15 bytes\) cannot be read .*truncated or damaged'),
         (b'\x80\x02', r'\(2 bytes\) cannot be read .*truncated or damaged'),
         ([1, 2], 'it contains a list'),
-        ({'model': {'w': torch.ones(1)}, 'epoch': 3}, r"it contains the keys \['model', 'epoch'\]"),
+        ({'model': {'w': 1}, 'epoch': 3}, r"it contains the keys \['model', 'epoch'\]"),
         ({}, r'it contains the keys \[\]'),
-        ({'state_dict': [1]}, 'it contains a list under state_dict'),
+        ({'state_dict': [1]}, r"it contains the keys \['state_dict'\]"),
     ],
 )
 def test_file_that_is_no_checkpoint(tmp_path, content, told):
