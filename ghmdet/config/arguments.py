@@ -83,7 +83,7 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.work_dir = (
         args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(cfg.filename).stem)
     )
-    cfg.setdefault('default_scope', 'ghmdet')
+    cfg.default_scope = cfg.get('default_scope') or 'ghmdet'
     cfg.launcher = args.launcher
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return cfg
@@ -120,7 +120,7 @@ def move_data(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
 def remove_hooks(cfg: Config) -> None:
     """Remove default hooks that are None; mmengine does so only for its own."""
     hooks = cfg.get('default_hooks') or {}
-    for name in hooks.keys() - _MMENGINE_HOOKS:
+    for name in hooks.keys() - _MMENGINE_HOOKS if isinstance(hooks, dict) else ():
         if hooks[name] is None:
             del hooks[name]
 

@@ -19,7 +19,7 @@ from mmengine.config.utils import ConfigParsingError
 
 from ghmdet.config.cli import describe
 from ghmdet.config.origins import file_name, origins_of
-from ghmdet.config.parts import LOADER_KEYS, arguments_of, value_at
+from ghmdet.config.parts import LOADER_KEYS, arguments_of, find_misfits, value_at
 from ghmdet.config.sources import BASE_FORM, names_in, read_config_text
 from ghmdet.files import explain_look_alike
 from ghmdet.messages import did_you_mean, nearest, type_name
@@ -138,6 +138,7 @@ class _Part(NamedTuple):
     given: Mapping[str, Any]  # its dict in the config, with what the caller has added
     kind: str = ''  # name of its class
     accepts: Set[str] = frozenset()  # arguments that it takes, as far as they are known
+    built: Any = None  # its class or function
 
 
 def _find_part(error: BaseException, values: dict[str, Any]) -> _Part | None:
@@ -157,14 +158,15 @@ def _find_part(error: BaseException, values: dict[str, Any]) -> _Part | None:
         elif section in ('dataloader', 'evaluator'):
             section = f'{loop}_{section}'
         if section is not None and section in values:
-            accepts = LOADER_KEYS if name == 'build_dataloader' else frozenset()
+            known = LOADER_KEYS if name == 'build_dataloader' else frozenset()
             given = values[section] if isinstance(values[section], dict) else {}
-            part = _Part(section, given, accepts=accepts)
+            part = _Part(section, given, accepts=known)
         if name in _BUILDERS and isinstance(given := local.get('cfg'), Mapping):
             key = _search(given, values, part.key if part else '')
             if key:
                 built = local.get('obj_cls')
-                part = _Part(key, given, type_name(given), arguments_of(built) if built else set())
+                accepts: Set[str] = arguments_of(built) if built else frozenset()
+                part = _Part(key, given, type_name(given), accepts, built)
     return part
 
 
@@ -217,6 +219,9 @@ def _explain(error: Exception, part: _Part, cfg: Config, options: Mapping[str, A
         return f'{subject}: unexpected keyword argument {argument!r}{advice or did_you_mean(near)}'
     if isinstance(error, TypeError) and missing:
         return f'{subject}: {missing[0]}'
+    if isinstance(error, TypeError | AttributeError | AssertionError) and part.built:
+        for name, expected in find_misfits(part.built, part.given):
+            return f'{key}.{name} must be {expected}, got {part.given[name]!r} ({message})'
     if re.split('[. =]', message)[0] in part.accepts:
         return f'{key}.{message}'
     return message if key in message else f'{subject}: {message}'

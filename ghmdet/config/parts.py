@@ -5,10 +5,12 @@ from __future__ import annotations
 import inspect
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from enum import Enum
 from pathlib import PurePath
-from typing import Any
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
@@ -79,6 +81,23 @@ def arguments_of(part: Any) -> set[str]:
         return set().union(*(arguments_of(each.get(part)) for each in registries if part in each))
     classes = inspect.getmro(part) if inspect.isclass(part) else (part,)
     return set().union(*map(parameters_of, classes))
+
+
+def find_misfits(part: Any, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the arguments that are not as annotated, with the annotation."""
+    for each in inspect.getmro(part) if inspect.isclass(part) else (part,):
+        with suppress(NameError, TypeError, AttributeError):  # an annotation that has no value
+            hints = get_type_hints(each.__init__ if inspect.isclass(each) else each)
+            for name in given.keys() & hints:
+                if not _fits(given[name], hints[name]):
+                    yield name, inspect.formatannotation(hints[name])
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, each) for each in get_args(hint))
+    kind = get_origin(hint) or hint
+    return not isinstance(kind, type) or isinstance(value, (kind, int) if kind is float else kind)
 
 
 def make_plain(node: Any, key: str = '') -> Any:

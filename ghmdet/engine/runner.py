@@ -89,8 +89,8 @@ def build_runner(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Runne
     # 1. Config
     make_plain(cfg._cfg_dict)
     convert_mmdet_config(cfg)
-    _choose_own_parts(cfg)
     check_settings(cfg)
+    _choose_own_parts(cfg)
     complete_evaluators(cfg)
     check_sections(cfg)
     classes = resolve_classes(cfg, splits)
