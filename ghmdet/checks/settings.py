@@ -22,31 +22,31 @@ _SECTIONS = {
     'val': ('val_dataloader', 'val_cfg', 'val_evaluator'),
     'test': ('test_dataloader', 'test_cfg', 'test_evaluator'),
 }
+_DATASET = r'\w+_dataloader\.(dataset|.*\.dataset|.*datasets\.\d+)'
+_ITEM = (
+    r'(custom_hooks|param_scheduler|visualizer\.vis_backends|(val|test)_evaluator)\.\d+|'
+    r'\w+_dataloader\..*pipeline\.\d+|visualizer|optim_wrapper\.optimizer'
+)
+_PART = r'model\.(backbone|neck|bbox_head)|default_hooks\.\w+|\w+_dataloader\.(batch_)?sampler'
+_DICTS = (dict, list, tuple, NoneType)
 # Types of settings by their dotted keys, and what a message says of them.
-_DATASET, _DICTS = r'\w+_dataloader\.(dataset|.*\.dataset|.*datasets\.\d+)', 'a list of dicts'
 _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     'model': (dict, "a dict, e.g. dict(type='RetinaNet')"),
     _DATASET: (dict, "a dict; for several datasets dict(type='ConcatDataset', datasets=[...])"),
-    'load_from': ((str, NoneType), 'the path of a checkpoint or None'),
-    r'custom_hooks|visualizer\.vis_backends': ((list, tuple, NoneType), _DICTS),
-    'param_scheduler|(val|test)_evaluator': ((dict, list, tuple, NoneType), f'a dict or {_DICTS}'),
-    r'\w+_dataloader(\.(batch_)?sampler)?|(train|val|test)_cfg|auto_scale_lr|default_hooks(\.\w+)?|'
-    r'optim_wrapper(\.(clip_grad|paramwise_cfg))?': ((dict, NoneType), 'a dict or None'),
-    r'env_cfg(\.mp_cfg)?|randomness|log_processor|visualizer|optim_wrapper\.optimizer|'
-    r'\w+_dataloader\..*pipeline\.\d+|'
-    r'(custom_hooks|param_scheduler|visualizer\.vis_backends|\w+_evaluator)\.\d+': (dict, 'a dict'),
-    r'default_scope|log_level|work_dir|visualizer\.name|env_cfg\.mp_cfg\.\w+method': (
-        str,
-        'a text',
+    rf'{_ITEM}|env_cfg(\.mp_cfg)?|randomness|log_processor': (dict, 'a dict'),
+    rf'{_PART}|\w+_dataloader|(train|val|test)_cfg|auto_scale_lr|default_hooks|optim_wrapper|'
+    r'optim_wrapper\.(clip_grad|paramwise_cfg)|model\.(data_preprocessor|(train|test)_cfg)': (
+        (dict, NoneType),
+        'a dict or None',
     ),
+    r'param_scheduler|(val|test)_evaluator|model\..*init_cfg': (_DICTS, 'a dict or list of dicts'),
+    r'custom_hooks|visualizer\.vis_backends': (_DICTS[1:], 'a list of dicts'),
+    'load_from': ((str, NoneType), 'the path of a checkpoint or None'),
+    r'default_scope|log_level|work_dir|visualizer\.name|.*\.mp_start_method': (str, 'a text'),
     r'optim_wrapper\.clip_grad\.\w+': ((int, float, bool), 'a number'),
 }
 # Of these dicts the type has no default.
-_TYPED = re.compile(
-    rf'{_DATASET}|\w+_dataloader\.(batch_)?sampler|\w+_dataloader\..*pipeline\.\d+|visualizer|'
-    r'default_hooks\.(?!checkpoint)\w+|(val|test)_evaluator|optim_wrapper\.optimizer|'
-    r'(custom_hooks|param_scheduler|visualizer\.vis_backends|\w+_evaluator)\.\d+|param_scheduler'
-)
+_TYPED = re.compile(f'{_DATASET}|{_ITEM}|(?!.*[.]checkpoint)({_PART})|param_scheduler|.*_evaluator')
 # Settings that must be whole numbers, with their smallest value.
 _LEAST = {
     'train_cfg.max_epochs': 1,
@@ -57,6 +57,7 @@ _LEAST = {
     'default_hooks.checkpoint.max_keep_ckpts': -1,
     'env_cfg.mp_cfg.opencv_num_threads': 0,
     'log_processor.window_size': 1,
+    'model.data_preprocessor.pad_size_divisor': 1,
     **{f'{split}_dataloader.batch_size': 1 for split in _SECTIONS},
     **{f'{split}_dataloader.num_workers': 0 for split in _SECTIONS},
 }
@@ -105,6 +106,10 @@ least 1, got 0
         if is_ours(part, DATASETS, 'CocoDataset', 'ImageFolder'):
             check_dataset_arguments(part, f'{key}.')
     _check_milestones(values.get('param_scheduler'))
+    model = values.get('model') or {}
+    has_nms = 'nms' in (model.get('test_cfg') or {})
+    if values.get('val_cfg') and type_name(model) == 'RetinaNet' and not has_nms:
+        raise ConfigError("model.test_cfg needs nms, e.g. nms=dict(type='nms', iou_threshold=0.5)")
     for key, value in _nodes(values):
         if isinstance(value, dict) and 'type' not in value and _TYPED.fullmatch(key):
             raise ConfigError(f'{key} needs a `type`, the name of what to build; it has {value}')

@@ -186,7 +186,7 @@ def _follow(new: Any, old: Any, origins: Any, changer: str) -> Any:
     if isinstance(new, dict) and isinstance(old, dict):
         followed = {
             key: _follow(value, old[key], origins[key], changer)
-            if key in old
+            if key in old and key in origins
             else _mark(value, changer)
             for key, value in new.items()
         }

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from enum import Enum
+from functools import cache
 from pathlib import PurePath
 from types import UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
+from mmengine.logging import print_log
 
 from ghmdet import registry
 from ghmdet.messages import shorten
@@ -104,7 +107,8 @@ def make_plain(node: Any, key: str = '') -> Any:
     """Convert a value of a config to what can be written to a file and read back.
 
     Paths, enums, arrays, numpy numbers, dtypes and devices become text, numbers and lists. `~` at
-    the beginning of a text becomes the home folder.
+    the beginning of a text becomes the home folder. CLASSES and PALETTE in a `metainfo`, of
+    MMDetection 3.0rc, are renamed.
 
     Args:
         node: dicts in it are changed in place.
@@ -129,6 +133,10 @@ def make_plain(node: Any, key: str = '') -> Any:
                 is_variable = True
             if is_variable:
                 del node[name]
+            elif name in ('CLASSES', 'PALETTE') and key.endswith('metainfo'):
+                del node[name]
+                node.setdefault(name.lower(), plain)
+                _warn(f'metainfo.{name} is taken as metainfo.{name.lower()}, its name since 3.0')
             elif plain is not value:
                 node[name] = plain
         return node
@@ -147,7 +155,7 @@ def make_plain(node: Any, key: str = '') -> Any:
         return node
     if isinstance(node, LazyObject | LazyAttr) or (key.endswith('type') and _is_importable(node)):
         return node
-    if type(node).__name__ in ('dtype', 'device'):  # of torch, which is not imported here
+    if type(node).__name__.lower().endswith(('dtype', 'device')):  # of torch, numpy
         return str(node).removeprefix('torch.')
     if hasattr(node, 'tolist'):  # arrays, numpy numbers, tensors
         return make_plain(node.tolist(), key)
@@ -156,6 +164,12 @@ def make_plain(node: Any, key: str = '') -> Any:
         f'and read back, got the {type(node).__name__} {shorten(node)}; a part is given by name: '
         "dict(type='...')"
     )
+
+
+@cache
+def _warn(text: str) -> None:
+    if os.environ.get('RANK', '0') == '0':  # only rank 0 logs
+        print_log(text, logger='current', level=logging.WARNING)
 
 
 def _is_importable(part: Any) -> bool:

@@ -11,6 +11,7 @@ import io
 import math
 import os
 import re
+import warnings
 from contextlib import suppress
 from pprint import pformat
 from typing import IO, Any, NamedTuple
@@ -108,7 +109,8 @@ def patch_config_formatter() -> None:
         values, found = _writable(self.to_dict()), {}  # type: ignore[var-annotated]
         with suppress(Exception):  # of any kind: the text is not read
             text = formatted(Config(values, format_python_code=self._format_python_code))
-            exec(text, {}, found)
+            with warnings.catch_warnings(action='error'):  # of escapes that are none
+                exec(text, {}, found)
             if pformat(_writable(found)) == pformat(values):
                 return text
         return '\n'.join(f'{key} = {pformat(value)}' for key, value in values.items()) + '\n'

@@ -137,7 +137,11 @@ class CocoDataset(BaseDataset):
 
     @classmethod
     def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
-        info = super()._load_metainfo(metainfo)
+        old = ('CLASSES', 'PALETTE')  # in MMDetection 3.0rc
+        given = {
+            key.lower() if key in old else key: (metainfo or {})[key] for key in metainfo or ()
+        }
+        info = super()._load_metainfo(given)
         classes = info['classes']
         if isinstance(classes, str):
             raise ValueError(

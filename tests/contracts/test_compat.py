@@ -20,6 +20,7 @@ from mmengine.utils import dl_utils
 from mmengine.utils.dl_utils import misc
 
 from ghmdet import compat
+from ghmdet.config import sources
 
 
 def faulty_available():
