@@ -18,6 +18,7 @@ import struct
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from pathlib import Path, PurePosixPath, PureWindowsPath
 from pickle import UnpicklingError
 from types import SimpleNamespace
@@ -48,7 +49,7 @@ _NAMES = ('state_dict', 'model', 'model_state_dict', 'model_state', 'net', 'netw
 
 # Paths of any system, by the names that Python 3.13 and others give them.
 _PATHS = [
-    (kind, f'{module}.{prefix}{name}')
+    (partial(kind), f'{module}.{prefix}{name}')  # not a class, whose objects may get a state
     for module in ('pathlib', 'pathlib._local')
     for name, kind in (('PosixPath', PurePosixPath), ('WindowsPath', PureWindowsPath))
     for prefix in ('', 'Pure')
@@ -241,12 +242,12 @@ def _find_weights(checkpoint: Any, file: Path) -> dict[str, Any]:
 
 def _state_dicts(node: Mapping[Any, Any], key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield the state dicts in a file by dotted key, and those of the networks in it."""
-    for name, value in node.items():
+    for name, value in node.items() if 'param_groups' not in node else ():
         if isinstance(value, nn.Module):
             yield f'{key}{name}', value.state_dict()
         elif _is_state_dict(value):
             yield f'{key}{name}', value
-        elif isinstance(value, Mapping) and 'param_groups' not in value and key.count('.') < 2:
+        elif isinstance(value, Mapping) and key.count('.') < 2:
             yield from _state_dicts(value, f'{key}{name}.')
 
 
