@@ -8,11 +8,13 @@ from types import NoneType
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import MODELS as root
 
 from ghmdet.argument_checks import check_dataset_arguments
 from ghmdet.checks.classes import is_ours
 from ghmdet.config.data_root import find_datasets
 from ghmdet.config.errors import ConfigError
+from ghmdet.config.package_lookup import is_installed
 from ghmdet.config.parts import value_at
 from ghmdet.messages import type_name
 from ghmdet.registry import DATASETS
@@ -107,6 +109,9 @@ least 1, got 0
             check_dataset_arguments(part, f'{key}.')
     _check_milestones(values.get('param_scheduler'))
     model = values.get('model') or {}
+    scope = values.get('default_scope')
+    if scope not in (None, root.scope, *root.children) and not is_installed(scope):
+        raise ConfigError(f"default_scope='{scope}': there is no such package; leave it out")
     has_nms = 'nms' in (model.get('test_cfg') or {})
     if values.get('val_cfg') and type_name(model) == 'RetinaNet' and not has_nms:
         raise ConfigError("model.test_cfg needs nms, e.g. nms=dict(type='nms', iou_threshold=0.5)")

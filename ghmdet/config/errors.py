@@ -161,6 +161,8 @@ def _find_part(error: BaseException, values: dict[str, Any]) -> _Part | None:
             known = LOADER_KEYS if name == 'build_dataloader' else frozenset()
             given = values[section] if isinstance(values[section], dict) else {}
             part = _Part(section, given, accepts=known)
+        if name == '__call__' and hasattr(local.get('self'), 'optimizer_cfg'):  # its constructor
+            part = _Part('optim_wrapper.optimizer', local['self'].optimizer_cfg)
         if name in _BUILDERS and isinstance(given := local.get('cfg'), Mapping):
             key = _search(given, values, part.key if part else '')
             if key:
