@@ -6,6 +6,7 @@ import argparse
 import copy
 import os
 import warnings
+from os.path import expanduser
 
 from mmengine.config import Config, ConfigDict
 
@@ -20,8 +21,8 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Evaluate a checkpoint.')
     parser.add_argument('config', help='config file, or the name of a config that ghmdet ships')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--out', help='file for the detections: .json (COCO results) or .pkl')
+    parser.add_argument('checkpoint', type=expanduser, help='checkpoint file')
+    parser.add_argument('--out', type=expanduser, help='detections: .json (COCO results) or .pkl')
     parser.add_argument(
         '--format-only',
         action='store_true',
@@ -30,6 +31,7 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--images',
+        type=expanduser,
         metavar='DIR',
         help='detect on all images in this folder and below; implies --format-only; images that '
         'cannot be used are left out and listed at the end',
@@ -69,7 +71,7 @@ def turn_on_drawing(cfg: Config, args: argparse.Namespace) -> None:
         hook.show = True
         hook.wait_time = args.wait_time
     if args.show_dir:
-        hook.test_out_dir = args.show_dir
+        hook.test_out_dir = expanduser(args.show_dir)
 
 
 def turn_on_tta(cfg: Config) -> None:

@@ -33,7 +33,7 @@ from ghmdet.coco.classes import find_classes
 from ghmdet.coco.records import ImageRecord
 from ghmdet.config.arguments import add_data_root, move_data, read_config
 from ghmdet.config.cfg_options import add_cfg_options, merge_options
-from ghmdet.config.cli import add_debug_argument, run
+from ghmdet.config.cli import add_debug_argument, run, user_path
 from ghmdet.config.data_root import find_datasets
 from ghmdet.datasets import CocoDataset
 from ghmdet.registry import DATASETS
@@ -52,9 +52,19 @@ _GUESSES = (
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Check all annotations and images.')
-    parser.add_argument('source', help='config file, name of a config that ghmdet ships, or JSON')
-    parser.add_argument('--out', type=Path, help='folder of the report (check_<name of source>)')
-    parser.add_argument('--img-dir', help='folder of the images of a JSON (searched beside it)')
+    parser.add_argument(
+        'source',
+        type=os.path.expanduser,
+        help='config file, name of a config that ghmdet ships, or JSON',
+    )
+    parser.add_argument(
+        '--out', type=user_path, help='folder of the report (check_<name of source>)'
+    )
+    parser.add_argument(
+        '--img-dir',
+        type=os.path.expanduser,
+        help='folder of the images of a JSON (searched beside it)',
+    )
     parser.add_argument(
         '--workers', type=int, default=os.cpu_count() or 1, help='processes that decode images'
     )

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
+import math
+import os.path as osp
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
@@ -16,7 +17,7 @@ from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import print_log
 from torch import Tensor
 
-from ghmdet.argument_checks import check_flag
+from ghmdet.argument_checks import check_dataset_arguments, check_flag, check_range
 from ghmdet.coco.box_filter import CocoCounts
 from ghmdet.coco.classes import COCO_CLASSES, COCO_PALETTE, match_classes
 from ghmdet.coco.reader import read_coco, read_coco_json
@@ -102,6 +103,11 @@ class CocoDataset(BaseDataset):
         fix_names: bool = False,
         **kwargs: Any,
     ) -> None:
+        given = dict(pipeline=pipeline, data_prefix=data_prefix, filter_cfg=filter_cfg)
+        check_dataset_arguments(
+            {**kwargs, **given, 'ann_file': ann_file, 'backend_args': backend_args}
+        )
+        kwargs['data_root'] = osp.expanduser(kwargs.get('data_root') or '')
         if on_error not in ('raise', 'skip'):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         if on_error == 'skip' and kwargs.get('test_mode'):
@@ -113,6 +119,7 @@ class CocoDataset(BaseDataset):
         if 'img' not in data_prefix:
             raise ValueError(f"data_prefix must have the key 'img', got {dict(data_prefix)}")
         unknown = sorted(set(filter_cfg or ()) - {'filter_empty_gt', 'min_size'})
+        check_range('filter_cfg.min_size', (filter_cfg or {}).get('min_size', 0), 0, math.inf)
         if unknown:
             raise ValueError(f'filter_cfg may have filter_empty_gt and min_size, got {unknown}')
         self.backend_args = backend_args
@@ -128,17 +135,25 @@ class CocoDataset(BaseDataset):
         steps = [TRANSFORMS.build(step) if isinstance(step, dict) else step for step in pipeline]
         loaders = (step for step in steps if isinstance(step, LoadImageFromFile))
         self.image_loader = next(loaders, LoadImageFromFile())
+        folders = {name: osp.expanduser(path) for name, path in data_prefix.items()}
         super().__init__(
-            ann_file, data_prefix=data_prefix, filter_cfg=filter_cfg, pipeline=steps, **kwargs
+            osp.expanduser(ann_file),
+            data_prefix=folders,
+            filter_cfg=filter_cfg,
+            pipeline=steps,
+            **kwargs,
         )
 
     @classmethod
     def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
-        given = metainfo if isinstance(metainfo, Mapping) else {}
+        old = ('CLASSES', 'PALETTE')  # in MMDetection 3.0rc
+        given = {
+            key.lower() if key in old else key: (metainfo or {})[key] for key in metainfo or ()
+        }
         file = given.get('classes')
-        if isinstance(file, str) and os.path.isfile(os.path.expanduser(file)):
-            metainfo = {**given, 'classes': read_lines(file)}
-        info = super()._load_metainfo(metainfo)
+        if isinstance(file, str) and osp.isfile(osp.expanduser(file)):
+            given['classes'] = read_lines(file)
+        info = super()._load_metainfo(given)
         classes = info['classes']
         if isinstance(classes, str):
             raise ValueError(
