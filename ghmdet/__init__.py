@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ghmdet.version import __version__
 
 try:
-    from ghmdet.config import package_lookup, shipped
+    from ghmdet.config import package_lookup, shipped, sources
     from ghmdet.config.shipped import CONFIG_ROOT, config_path, get_config
 except Exception:  # mmengine is missing or broken
     if 'ghmdet.env' not in sys.orig_argv:  # which reports it
@@ -20,6 +20,8 @@ except Exception:  # mmengine is missing or broken
 else:
     package_lookup.apply()
     shipped.patch_flat_names()
+    sources.patch_reading()
+    sources.patch_config_formatter()
 
 if TYPE_CHECKING:
     from ghmdet.engine import get_model

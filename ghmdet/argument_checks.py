@@ -3,9 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral, Real
+from pathlib import PurePath
+from types import NoneType
 from typing import Any
+
+# Types of the arguments of a `CocoDataset`, and what a message says of them.
+_OF_A_DATASET: dict[str, tuple[tuple[type, ...], str]] = {
+    'ann_file': ((str, PurePath), 'the path of one file; a ConcatDataset has one dataset per file'),
+    'data_root': ((str, PurePath, NoneType), 'a path, or None'),
+    'data_prefix': ((Mapping,), "a dict, e.g. dict(img='train/')"),
+    'metainfo': ((Mapping, NoneType), "a dict, e.g. dict(classes=('cat', 'dog'))"),
+    'filter_cfg': ((Mapping, NoneType), 'a dict of filter_empty_gt and min_size, or None'),
+    'backend_args': ((Mapping, NoneType), 'a dict, or None'),
+    'pipeline': ((list, tuple), 'a list of transforms'),
+    'indices': ((int, Sequence, NoneType), 'a number of images or a list of their indices'),
+}
 
 
 def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> bool:
@@ -53,3 +67,22 @@ def check_flag(name: str, value: Any, allowed: tuple[bool, ...] = (True, False))
     """Raise a ValueError unless `value` is one of the `allowed` truth values."""
     if not isinstance(value, bool) or value not in allowed:
         raise ValueError(f'{name} must be {" or ".join(map(str, allowed))}, got {value!r}')
+
+
+def check_dataset_arguments(arguments: Mapping[str, Any], key: str = '') -> None:
+    """Check the types of a `CocoDataset`'s arguments.
+
+    Args:
+        arguments: some of them, by name.
+        key: dotted key of the dataset in the config, with a dot at the end.
+
+    Raises:
+        ValueError: one is of a type that it cannot be; the message begins with its name.
+    """
+    for name in arguments.keys() & _OF_A_DATASET:
+        value, (types, expected) = arguments[name], _OF_A_DATASET[name]
+        if not isinstance(value, types) or (isinstance(value, str) and str not in types):
+            raise ValueError(f'{key}{name} must be {expected}, got {value!r}')
+    for name, folder in arguments.get('data_prefix', {}).items():
+        if not isinstance(folder, str | PurePath):
+            raise ValueError(f'{key}data_prefix.{name} must be a folder, got {folder!r}')

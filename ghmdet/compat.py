@@ -3,7 +3,7 @@
 One function per fault, with a link to a public report of it. Each finds the fault by behaviour,
 never by version number, and changes nothing for an mmengine without it (newer, older or forked).
 `ghmdet.checkpoint` calls `apply` when it is imported; the workarounds that need no torch are in
-`ghmdet.config.package_lookup`.
+`ghmdet.config`: `package_lookup` and `sources`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from typing import Any
 
 import mmengine
 import torch
-from mmengine.config import Config
 from mmengine.fileio import file_client
 from mmengine.utils import dl_utils
 
@@ -31,7 +30,6 @@ def apply() -> None:
     patch_find_loader()
     patch_distutils()
     patch_file_client_warnings()
-    patch_config_formatter()
 
 
 def patch_find_loader() -> None:
@@ -74,26 +72,6 @@ def patch_file_client_warnings() -> None:
         original(msg, logger=logger, level=logging.DEBUG if known else level)
 
     file_client.print_log = print_log
-
-
-def patch_config_formatter() -> None:
-    """Write a config as unformatted text where yapf cannot format it.
-
-    yapf changes its interface and fails on valid code; the run then stops at its start
-    (https://github.com/open-mmlab/mmdetection/issues/10962).
-    """
-    formatted = Config.pretty_text.fget
-    if formatted.__module__ == __name__:
-        return
-
-    def pretty_text(self: Config) -> str:
-        try:
-            return formatted(self)
-        except SyntaxError:  # whatever the formatter raised
-            object.__setattr__(self, '_format_python_code', False)
-            return formatted(self)
-
-    Config.pretty_text = property(pretty_text)
 
 
 def _has_compiled_mmcv() -> bool:

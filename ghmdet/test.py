@@ -6,12 +6,14 @@ import argparse
 import copy
 import os
 import warnings
+from os.path import expanduser
 
 from mmengine.config import Config, ConfigDict
 
 from ghmdet import engine
 from ghmdet.config import arguments, cli
 from ghmdet.config.errors import name_the_key
+from ghmdet.messages import list_items
 from ghmdet.registry import METRICS
 
 
@@ -19,8 +21,8 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Evaluate a checkpoint.')
     parser.add_argument('config', help='config file, or the name of a config that ghmdet ships')
-    parser.add_argument('checkpoint', help='checkpoint file')
-    parser.add_argument('--out', help='file for the detections: .json (COCO results) or .pkl')
+    parser.add_argument('checkpoint', type=expanduser, help='checkpoint file')
+    parser.add_argument('--out', type=expanduser, help='detections: .json (COCO results) or .pkl')
     parser.add_argument(
         '--format-only',
         action='store_true',
@@ -29,8 +31,15 @@ def parse_args() -> argparse.Namespace:
     )
     parser.add_argument(
         '--images',
+        type=expanduser,
         metavar='DIR',
-        help='detect on all images in this folder and below; implies --format-only',
+        help='detect on all images in this folder and below; implies --format-only; images that '
+        'cannot be used are left out and listed at the end',
+    )
+    parser.add_argument(
+        '--allow-skipped',
+        action='store_true',
+        help='exit with code 0, not 1, although images of --images were left out',
     )
     parser.add_argument('--show', action='store_true', help='show the detections in a window')
     parser.add_argument('--show-dir', help='draw into <work dir>/<time stamp>/<this folder>')
@@ -62,7 +71,7 @@ def turn_on_drawing(cfg: Config, args: argparse.Namespace) -> None:
         hook.show = True
         hook.wait_time = args.wait_time
     if args.show_dir:
-        hook.test_out_dir = args.show_dir
+        hook.test_out_dir = expanduser(args.show_dir)
 
 
 def turn_on_tta(cfg: Config) -> None:
@@ -114,6 +123,11 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     cfg.load_from = args.checkpoint
     cfg.resume = False  # of a config that trains
     choose_results(cfg, args)
+    left_out = {}
+    if args.images is not None:
+        if '://' not in args.checkpoint:  # an error of it comes before the images are read
+            engine.load_checkpoint_file(args.checkpoint)
+        left_out = engine.leave_out_unusable(cfg)
     if args.show or args.show_dir:
         turn_on_drawing(cfg, args)
     if args.tta:
@@ -126,6 +140,15 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
         dump = METRICS.build(dict(type='DumpDetResults', out_file_path=args.out))
         runner.test_evaluator.metrics.append(dump)
     runner.test()
+    if left_out:
+        message = f'{len(left_out)} images of {args.images} cannot be used and were left out'
+        lines = '\n'.join(left_out.values())
+        runner.logger.warning(f'{message}:\n{lines}')
+        if not args.allow_skipped:
+            raise ValueError(
+                f'{message}: {list_items(left_out.values(), 5, "; ")}. The results of the others '
+                'are written; --allow-skipped accepts this'
+            )
 
 
 if __name__ == '__main__':

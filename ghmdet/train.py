@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from os.path import expanduser
 
 from mmengine.config import Config
 
@@ -30,6 +31,7 @@ def parse_args() -> argparse.Namespace:
         '--resume',
         nargs='?',
         const='auto',
+        type=expanduser,
         help='resume from this checkpoint; without a value from the newest in the work dir',
     )
     parser.add_argument('--seed', type=int, help="random seed, in place of the config's")

@@ -4,7 +4,9 @@ Checks all datasets of a config with their classes and filters, or one COCO file
 read and every image decoded; an error does not stop the check. Writes report.txt, report.html and
 pictures of the boxes with errors. The exit code is 1 if there are errors, which would stop a
 training; boxes that a training would only skip, equal boxes, equal images, and images of the
-training that are in the validation or test data too, are warnings.
+training that are in the validation or test data too, are warnings. It is
+also 1 if a dataset or images could not be checked, unless --allow-skipped is given. With --pipeline
+the images go through all steps of their dataset's pipeline.
 """
 
 from __future__ import annotations
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.logging import MMLogger
+from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -30,7 +33,7 @@ from ghmdet.coco.classes import find_classes
 from ghmdet.coco.records import ImageRecord
 from ghmdet.config.arguments import add_data_root, move_data, read_config
 from ghmdet.config.cfg_options import add_cfg_options, merge_options
-from ghmdet.config.cli import add_debug_argument, run
+from ghmdet.config.cli import add_debug_argument, run, user_path
 from ghmdet.config.data_root import find_datasets
 from ghmdet.datasets import CocoDataset
 from ghmdet.registry import DATASETS
@@ -49,11 +52,33 @@ _GUESSES = (
 
 def parse_args() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Check all annotations and images.')
-    parser.add_argument('source', help='config file, name of a config that ghmdet ships, or JSON')
-    parser.add_argument('--out', type=Path, help='folder of the report (check_<name of source>)')
-    parser.add_argument('--img-dir', help='folder of the images of a JSON (searched beside it)')
+    parser.add_argument(
+        'source',
+        type=os.path.expanduser,
+        help='config file, name of a config that ghmdet ships, or JSON',
+    )
+    parser.add_argument(
+        '--out', type=user_path, help='folder of the report (check_<name of source>)'
+    )
+    parser.add_argument(
+        '--img-dir',
+        type=os.path.expanduser,
+        help='folder of the images of a JSON (searched beside it)',
+    )
     parser.add_argument(
         '--workers', type=int, default=os.cpu_count() or 1, help='processes that decode images'
+    )
+    parser.add_argument(
+        '--pipeline',
+        action='store_true',
+        help='run the whole pipeline of each dataset of a config on its images, not only the '
+        'decoder; what is random is drawn anew',
+    )
+    parser.add_argument(
+        '--allow-skipped',
+        action='store_true',
+        help='exit with code 0 although datasets or images were not checked (other types of '
+        'datasets, no folder, not on a local disk)',
     )
     parser.add_argument('--pictures', type=int, default=6, help='how many of each kind of error')
     add_cfg_options(parser)
@@ -62,13 +87,21 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_args()
     if args.workers < 0 or args.pictures < 0:
         parser.error('--workers and --pictures must not be negative')
+    if args.pipeline and args.source.endswith('.json'):
+        parser.error('--pipeline needs a config, since a JSON has no pipeline')
     return args
 
 
 def main() -> None:
     args = parse_args()
     MMLogger.get_current_instance().setLevel(logging.ERROR)  # the report has what datasets log
-    audits = [check_json(args)] if args.source.endswith('.json') else list(check_config(args))
+    skipped: list[str] = []
+    if args.source.endswith('.json'):
+        audits = [check_json(args)]
+    else:
+        audits = list(check_config(args, skipped))
+    if not audits:
+        raise ValueError(f'{args.source}: nothing was checked: {"; ".join(skipped)}')
     find_leaks(audits)
     out = args.out or Path(f'check_{Path(args.source).stem}')
     write_report(audits, out)
@@ -77,6 +110,12 @@ def main() -> None:
     errors = sum(audit.num_errors for audit in audits)
     if errors:
         raise ValueError(f'{args.source}: {errors:,} errors in the data, see above and the report')
+    skipped += [f'{a.unchecked:,} images of {a.ann_file}' for a in audits if a.unchecked]
+    if skipped:
+        message = f'{args.source}: not checked: {"; ".join(skipped)}'
+        if not args.allow_skipped:
+            raise ValueError(f'{message}. --allow-skipped accepts this')
+        print(message, file=sys.stderr)
 
 
 def check_json(args: argparse.Namespace) -> DatasetAudit:
@@ -104,8 +143,8 @@ def guess_folder(ann_file: Path, images: Sequence[ImageRecord]) -> str | None:
     return str(found[0]) if found else None
 
 
-def check_config(args: argparse.Namespace) -> Iterator[DatasetAudit]:
-    """Check the datasets of a config; equal ones are checked once."""
+def check_config(args: argparse.Namespace, skipped: list[str]) -> Iterator[DatasetAudit]:
+    """Check the datasets of a config; equal ones are checked once, others added to `skipped`."""
     cfg = read_config(args.source)
     move_data(cfg, args)
     merge_options(cfg, args.cfg_options)
@@ -115,19 +154,24 @@ def check_config(args: argparse.Namespace) -> Iterator[DatasetAudit]:
     except (OSError, ValueError) as error:
         classes_error = str(error)
     keys: dict[str, list[str]] = {}
-    configs = {key: simplify(values) for key, values in find_datasets(cfg)}
+    init_default_scope(cfg.get('default_scope', 'ghmdet'))  # of steps inside of others
+    configs = {
+        key: dict(values) if args.pipeline else simplify(values)
+        for key, values in find_datasets(cfg)
+    }
     for key, values in configs.items():
         keys.setdefault(repr(values), []).append(key)
     num_errors = 0
     for same in keys.values():
-        dataset = DATASETS.build({**configs[same[0]], 'lazy_init': True})
-        if not isinstance(dataset, CocoDataset) or not dataset.ann_file:
-            print(f'{same[0]}: {type(dataset).__name__} is not checked', file=sys.stderr)
+        values, name = configs[same[0]], ', '.join(same)
+        kind = DATASETS.get(values['type']) if isinstance(values['type'], str) else values['type']
+        if not issubclass(kind, CocoDataset) or not values.get('ann_file'):
+            skipped.append(f'{name} ({kind.__name__})')
             continue
-        entries = None
-        if classes_error and not (configs[same[0]].get('metainfo') or {}).get('classes'):
-            entries, dataset = read_with_own_classes(dataset, configs[same[0]])
-        audit = check(args, ', '.join(same), dataset, entries=entries)
+        dataset, entries = DATASETS.build({**values, 'lazy_init': True}), None
+        if classes_error and not (values.get('metainfo') or {}).get('classes'):
+            entries, dataset = read_with_own_classes(dataset, values)
+        audit = check(args, name, dataset, entries=entries)
         num_errors += audit.num_errors
         yield audit
     if classes_error and (not num_errors or classes_error.startswith('the classes do not agree')):
@@ -182,7 +226,7 @@ def simplify(values: Mapping[str, Any]) -> dict[str, Any]:
 def check(args: argparse.Namespace, name: str, dataset: CocoDataset, **kwargs: Any) -> DatasetAudit:
     with show_progress(name) as progress:
         kwargs |= dict(workers=args.workers, max_pictures=args.pictures, progress=progress)
-        return check_dataset(dataset, name, **kwargs)
+        return check_dataset(dataset, name, pipeline=args.pipeline, **kwargs)
 
 
 @contextlib.contextmanager

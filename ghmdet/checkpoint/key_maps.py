@@ -3,6 +3,7 @@
 | in the file | here |
 |---|---|
 | `module.x`, `module.module.x`, `_orig_mod.x` | `x` |
+| `model.x`, `net.module.x`, if most names begin so | `x` |
 | `conv1.weight` (a backbone alone, loaded into a detector) | `backbone.conv1.weight` |
 | `backbone.conv1.weight` (a detector, loaded into a backbone) | `conv1.weight` |
 | torchvision's RetinaNet: `backbone.body.x` | `backbone.x` |
@@ -23,6 +24,7 @@ head with 91 classes is assumed to be COCO's, in which the index of a class is i
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -77,13 +79,33 @@ def translate(weights: Mapping[str, Any], model: nn.Module, own: Mapping[str, An
 
 
 def strip_wrappers(weights: Mapping[str, Any], own: Mapping[str, Any]) -> Weights:
-    """Remove the prefixes of DistributedDataParallel and torch.compile."""
-    return {
+    """Remove the prefixes of DistributedDataParallel, torch.compile, and of a module around all.
+
+    The last is whatever most names begin with, as `model.` in files of Lightning, if the model has
+    more than half of its names after it.
+    """
+    stripped = {
         key if key in own else _WRAPPERS.sub('', key): (
             value.detach() if isinstance(value, Tensor) else value
         )
         for key, value in weights.items()
     }
+    prefixes = Counter(_outer_names(key, own) for key in stripped)
+    del prefixes[None]
+    prefix, count = max(prefixes.items(), key=lambda item: item[1], default=('', 0))
+    if not prefix or 2 * count <= len(own):
+        return stripped
+    return {key.removeprefix(prefix): value for key, value in stripped.items()}
+
+
+def _outer_names(key: str, own: Mapping[str, Any]) -> str | None:
+    """What stands before a name of the model, or of torchvision's; None if there is no such."""
+    names = key.split('.')
+    for depth in range(min(3, len(names))):
+        rest = '.'.join(names[depth:])
+        if rest in own or f'{_BACKBONE}{rest}' in own or rest.startswith((_BODY, _TOWER)):
+            return key.removesuffix(rest)
+    return None
 
 
 def channels_per_anchor(weights: Mapping[str, Any]) -> tuple[int, int] | None:

@@ -8,16 +8,20 @@ all. A `.safetensors` file holds tensors and text only.
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
+import pickle
 import re
 import struct
 from _compat_pickle import IMPORT_MAPPING, NAME_MAPPING
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from pathlib import Path
+from functools import partial
+from pathlib import Path, PurePosixPath, PureWindowsPath
 from pickle import UnpicklingError
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,6 +29,7 @@ import torch
 from mmengine.logging import HistoryBuffer, print_log
 from mmengine.optim.scheduler.param_scheduler import OneCycleParamScheduler
 from safetensors import SafetensorError, safe_open
+from torch import nn
 
 from ghmdet.files import explain_look_alike
 from ghmdet.messages import nearest
@@ -39,6 +44,17 @@ DAMAGE = (  # what torch.load and others raise for damaged files
 _GLOBAL = re.compile(r'GLOBAL (\S+) (?:was not|whose module)')
 _ADVICE = ('Weights only load failed', 'Please file an issue', 'Check the documentation')
 _NUMERIC_KINDS = 'biufc'
+# Where other programs have the weights; the first that a file has is used.
+_NAMES = ('state_dict', 'model', 'model_state_dict', 'model_state', 'net', 'network', 'weights')
+
+
+# Paths of any system, by the names that Python 3.13 and others give them.
+_PATHS = [
+    (partial(kind), f'{module}.{prefix}{name}')  # not a class, whose objects may get a state
+    for module in ('pathlib', 'pathlib._local')
+    for name, kind in (('PosixPath', PurePosixPath), ('WindowsPath', PureWindowsPath))
+    for prefix in ('', 'Pure')
+]
 
 
 class CheckpointError(ValueError):
@@ -88,18 +104,23 @@ def load_checkpoint_file(path: str | os.PathLike[str], map_location: Any = 'cpu'
         text = f'{file} uses {refusal}; loaded because {TRUST_VARIABLE}=1 is set'
         print_log(text, logger='current', level=logging.WARNING)
         checkpoint = _read(file, map_location, weights_only=False)
-    _check_content(checkpoint, file)
-    return checkpoint
+    return _find_weights(checkpoint, file)
 
 
 def _read(file: Path, map_location: Any, weights_only: bool) -> Any:
     try:
         with torch.serialization.safe_globals(_allowed()):
-            return torch.load(file, map_location=map_location, weights_only=weights_only)
+            reader = None if weights_only else _PATH_READER
+            return torch.load(file, map_location, reader, weights_only=weights_only)
     except (UnpicklingError, *DAMAGE) as error:
         if weights_only and isinstance(error, UnpicklingError):
             found = _GLOBAL.search(str(error))
             raise _Refused(_python_3_name(found[1]) if found else _reason(error)) from None
+        if not weights_only and isinstance(error, ImportError | AttributeError):
+            raise CheckpointError(
+                f'{file} needs code that is not here ({error}): read it where that can be '
+                "imported, and save the weights alone: torch.save(dict(state_dict=...), 'new.pth')"
+            ) from error
         raise _unreadable(file, error) from error
 
 
@@ -185,21 +206,59 @@ def _neighbours(folder: Path, name: str) -> str:
     return f'it contains {", ".join(near)}' if near else 'there is no checkpoint in that folder'
 
 
-def _check_content(checkpoint: Any, file: Path) -> None:
-    if not isinstance(checkpoint, Mapping):
-        found = f'a {type(checkpoint).__name__}'
-    elif 'state_dict' in checkpoint:
-        if isinstance(checkpoint['state_dict'], Mapping):
-            return
-        found = f'a {type(checkpoint["state_dict"]).__name__} under state_dict'
-    elif checkpoint and all(isinstance(value, torch.Tensor) for value in checkpoint.values()):
-        return
+def _find_weights(checkpoint: Any, file: Path) -> dict[str, Any]:
+    """The checkpoint itself, or one with the weights that it has under another name.
+
+    Raises:
+        CheckpointError: there are no weights, or under several unknown names.
+    """
+    if isinstance(checkpoint, nn.Module):
+        return dict(state_dict=checkpoint.state_dict())
+    if isinstance(checkpoint, Mapping):
+        if isinstance(checkpoint.get('state_dict'), Mapping) or _is_state_dict(checkpoint):
+            return checkpoint  # type: ignore[return-value]
+        found = dict(_state_dicts(checkpoint, ''))
+        names = [name for name in _NAMES if name in found] or list(found)
+        if names[:1] and (names[0] in _NAMES or len(names) == 1):
+            rest = [name for name in found if name != names[0]]
+            text = f'{file}: the weights under {names[0]!r} are used'
+            print_log(f'{text}, not {", ".join(rest)}' if rest else text, logger='current')
+            return dict(state_dict=found[names[0]])
+        content = f'the keys {[*checkpoint][:8]}'
+        if 'param_groups' in checkpoint:
+            content = 'the state of an optimizer'
+        if names:
+            code = f"import torch; old = torch.load({str(file)!r}, 'cpu', weights_only=False)"
+            path = ''.join(f'[{name!r}]' for name in names[0].split('.'))
+            content += (
+                f', with tensors in {", ".join(names)}. Choose, and save it alone:\n  {code}\n'
+                f"  torch.save(dict(state_dict=old{path}), 'weights.pth')"
+            )
     else:
-        found = f'the keys {list(checkpoint)[:8]}'
+        content = f'a {type(checkpoint).__name__}'
     raise CheckpointError(
         f"{file} is not a checkpoint: expected a dict with 'state_dict' or a plain dict of tensors "
-        f'by name, but it contains {found}. If the weights are nested deeper, save them as '
-        'dict(state_dict=...).'
+        f'by name, but it contains {content}'
+    )
+
+
+def _state_dicts(node: Mapping[Any, Any], key: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Yield the state dicts in a file by dotted key, and those of the networks in it."""
+    for name, value in node.items() if 'param_groups' not in node else ():
+        if isinstance(value, nn.Module):
+            yield f'{key}{name}', value.state_dict()
+        elif _is_state_dict(value):
+            yield f'{key}{name}', value
+        elif isinstance(value, Mapping) and key.count('.') < 2:
+            yield from _state_dicts(value, f'{key}{name}.')
+
+
+def _is_state_dict(node: Any) -> bool:
+    return (
+        isinstance(node, Mapping)
+        and bool(node)
+        and all(isinstance(name, str) for name in node)
+        and all(isinstance(value, torch.Tensor) for value in node.values())
     )
 
 
@@ -215,6 +274,8 @@ def _allowed() -> list[Any]:
         (_known_method, 'builtins.getattr'),
         (_new_array, 'numpy.ndarray'),
         (np.ndarray, 'state of an array'),
+        (argparse.Namespace, 'argparse.Namespace'),
+        *_PATHS,
         (_numeric_dtype, 'numpy.dtype'),
     ]
     for module in ('numpy._core.multiarray', 'numpy.core.multiarray'):  # numpy 2 and numpy 1
@@ -223,6 +284,21 @@ def _allowed() -> list[Any]:
         if np.dtype(code).kind in _NUMERIC_KINDS:
             pairs.append((type(np.dtype(code)), f'state of a dtype {code}'))
     return pairs
+
+
+class _PurePathUnpickler(pickle.Unpickler):
+    """Reads the paths of any system, which cannot be created on another."""
+
+    def find_class(self, module: str, name: str) -> Any:
+        known = {path: kind for kind, path in _PATHS}
+        return known.get(f'{module}.{name}') or super().find_class(module, name)
+
+
+_PATH_READER = SimpleNamespace(
+    __name__='pickle',
+    Unpickler=_PurePathUnpickler,
+    load=lambda f, **k: _PurePathUnpickler(f, **k).load(),
+)
 
 
 def _known_method(owner: Any, name: str) -> Callable:

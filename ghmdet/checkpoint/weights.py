@@ -141,9 +141,12 @@ def fit_state_dict(
     """
     model = unwrap(model)
     own = model.state_dict()
-    given = strip_wrappers(checkpoint.get('state_dict', checkpoint), own)
     if prefix is not None:
-        prefix, names = f'{prefix.removesuffix(".")}.', shorten_names(given)
+        prefix = f'{prefix.removesuffix(".")}.'
+    in_file = {f'{prefix or ""}{name}': value for name, value in own.items()}
+    given = strip_wrappers(checkpoint.get('state_dict', checkpoint), in_file)
+    if prefix is not None:
+        names = shorten_names(given)
         given = {k.removeprefix(prefix): v for k, v in given.items() if k.startswith(prefix)}
         if not given:
             raise CheckpointError(
@@ -154,9 +157,9 @@ def fit_state_dict(
     report = LoadReport(source, classes=class_names(checkpoint) or translated.classes)
     report.notes += translated.notes
     report.warnings += translated.warnings
-    in_file, in_model = channels_per_anchor(given), channels_per_anchor(own)
-    if in_file is not None and in_model is not None:
-        report.num_classes = (in_file[1], in_model[1])
+    theirs, ours = channels_per_anchor(given), channels_per_anchor(own)
+    if theirs is not None and ours is not None:
+        report.num_classes = (theirs[1], ours[1])
     if match_classes is not None:
         report.notes.append(_copy_matching_rows(given, own, report, match_classes))
     fitted = _compare(given, own, report)

@@ -11,7 +11,8 @@ import cv2
 import numpy as np
 
 from ghmdet.checks.dataset_audit import DatasetAudit, Finding, Picture
-from ghmdet.datasets.image_file import ImageError, read_image
+from ghmdet.datasets.image_file import ImageError
+from ghmdet.datasets.transforms import LoadImageFromFile
 
 _SHOWN = 100  # texts per kind of finding
 _SIDE = 640  # longest of a picture
@@ -56,7 +57,7 @@ def _title(finding: Finding) -> str:
     return f'{"error" if finding.is_error else "warning"}: {finding.count:,} x {finding.kind}'
 
 
-def draw_picture(picture: Picture) -> np.ndarray:
+def draw_picture(picture: Picture, loader: LoadImageFromFile) -> np.ndarray:
     """Draw boxes in red into an image, with a grey margin for those beyond the image.
 
     A small box has a circle around it. An image that cannot be read is drawn in grey.
@@ -66,7 +67,7 @@ def draw_picture(picture: Picture) -> np.ndarray:
     """
     width, height = (max(1, round(side)) for side in picture.size_wh)
     try:
-        image = read_image(picture.path)
+        image = loader.read(picture.path, in_color=True)
         height, width = image.shape[:2]
     except ImageError:
         image = None
@@ -103,7 +104,7 @@ def _make_html(audit: DatasetAudit, number: int, out: Path) -> str:
         parts += [f'<li>{quote(text)}</li>' for text in finding.texts[:_SHOWN]]
         parts.append('</ul></details>')
         for place, picture in enumerate(finding.pictures):
-            code = cv2.imencode('.jpg', draw_picture(picture))[1].tobytes()
+            code = cv2.imencode('.jpg', draw_picture(picture, audit.image_loader))[1].tobytes()
             (out / 'pictures' / f'{number}_{index}_{place}.jpg').write_bytes(code)
             source = f'data:image/jpeg;base64,{base64.b64encode(code).decode()}'
             caption = quote(f'{picture.path}: {picture.caption}')

@@ -15,7 +15,7 @@ from mmengine.registry import Registry
 from mmengine.runner import CheckpointLoader
 from mmengine.utils import is_abs
 
-from ghmdet.checkpoint.key_maps import channels_per_anchor, strip_wrappers
+from ghmdet.checkpoint.key_maps import HEAD_CLS, HEAD_REG, channels_per_anchor, strip_wrappers
 from ghmdet.checkpoint.weights import class_names, compare_classes
 from ghmdet.coco.classes import COCO_CLASSES, FileClasses, read_categories, suggest_name
 from ghmdet.config.data_root import find_datasets
@@ -120,7 +120,9 @@ def take_checkpoint_classes(cfg: Config, checkpoint: Mapping[str, Any]) -> None:
     given = any(_read_class_names(key, part) for key, part in find_datasets(cfg))
     if not names or head is None or given or not _is_free(head, 'checkpoint'):
         return
-    shape = channels_per_anchor(strip_wrappers(checkpoint.get('state_dict', checkpoint), {}))
+    head_weights = {f'{HEAD_CLS}.weight': None, f'{HEAD_REG}.weight': None}
+    weights = strip_wrappers(checkpoint.get('state_dict', checkpoint), head_weights)
+    shape = channels_per_anchor(weights)
     if shape is not None and shape[1] == len(names):
         head.num_classes = len(names)
 

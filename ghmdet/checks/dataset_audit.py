@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ghmdet.checks.decode_images import DecodeResult, ImageJob, decode_images
+from ghmdet.checks.decode_images import DecodeResult, decode_images
 from ghmdet.coco.box_filter import DEFECTS, BoxCheck, check_boxes
 from ghmdet.coco.classes import find_classes, match_classes
 from ghmdet.coco.faults import Faults, find_outside_names, find_type_faults
@@ -20,6 +20,7 @@ from ghmdet.coco.records import CocoRecords, convert_records
 from ghmdet.datasets.coco import CocoDataset
 from ghmdet.datasets.coco_images import CocoImages
 from ghmdet.datasets.file_names import find_elsewhere_names
+from ghmdet.datasets.transforms import LoadImageFromFile
 
 _KEPT = 1000  # texts per kind of finding
 _SECTIONS = ('images', 'annotations', 'categories')
@@ -61,6 +62,10 @@ class DatasetAudit:
     notes: list[str] = field(default_factory=list)
     statistics: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     images: dict[str | bytes, tuple[str, str]] = field(default_factory=dict)
+    image_loader: LoadImageFromFile = field(default_factory=LoadImageFromFile)
+    """Decodes the images of pictures."""
+    unchecked: int = 0
+    """Images that were not checked."""
 
     def add(
         self, kind: str, texts: Sequence[str], count: int = 0, is_error: bool = True
@@ -83,6 +88,7 @@ def check_dataset(
     *,
     entries: tuple[CocoRecords, Faults] | None = None,
     decode: bool = True,
+    pipeline: bool = False,
     workers: int = 1,
     max_pictures: int = 6,
     progress: Callable[[int, int], object] = lambda done, total: None,
@@ -94,11 +100,13 @@ def check_dataset(
         name: of the dataset in the report.
         entries: of its annotation file from `read_valid_entries`, if that was read before.
         decode: whether to check the images.
-        workers: processes that decode images; 0 decodes in this process.
+        pipeline: run the pipeline on the images that the dataset uses, not only its decoder.
+        workers: processes for the images; 0 uses this process.
         max_pictures: how many pictures of each kind of box error.
         progress: called with the numbers of images that are done and of all.
     """
-    audit = DatasetAudit(name, dataset.ann_file, max_pictures)
+    loader = dataset.image_loader
+    audit = DatasetAudit(name, dataset.ann_file, max_pictures, image_loader=loader)
     try:
         records, faults = entries or read_valid_entries(
             dataset.ann_file, dataset.backend_args, not dataset.test_mode
@@ -116,6 +124,8 @@ def check_dataset(
         except (OSError, ValueError) as error:
             audit.add('dataset', [str(error)])
     dataset.fix_records(records)
+    if pipeline and audit.num_errors:
+        audit.notes.append('the pipeline was not run, only its decoder: correct the errors first')
     folder = dataset.data_prefix['img']
     _report_boxes(audit, boxes, records, folder)
     names = Counter(image.file_name for image in records.images)
@@ -123,12 +133,16 @@ def check_dataset(
     audit.add('file name', repeated, is_error=False)
     results: dict[int, DecodeResult] = {}
     if decode and dataset.is_local(folder):
-        jobs = _list_jobs(audit, dataset, records)
-        for index, result in decode_images(jobs, workers):
-            results[index] = result
-            progress(len(results), len(jobs))
+        infos = _list_images(audit, dataset, records)
+        used = _list_used(dataset, records) if pipeline and not audit.num_errors else {}
+        rest = {index: info for index, info in infos.items() if index not in used}
+        for steps, part in (([loader], rest), (dataset.pipeline.transforms, used)):
+            for index, result in decode_images(steps, part, workers):
+                results[index] = result
+                progress(len(results), len(infos))
         _report_images(audit, results, boxes, records, folder)
     else:
+        audit.unchecked = len(records.images)
         audit.notes.append(f'images were not checked: {"remote" if decode else "no folder"}')
     _find_copies(audit, dataset, records, results)
     audit.statistics = count_statistics(records, boxes, labels)
@@ -284,21 +298,28 @@ def _make_picture(
     return Picture(path, (image.width or 1, image.height or 1), shown, caption)
 
 
-def _list_jobs(
+def _list_images(
     audit: DatasetAudit, dataset: CocoDataset, records: CocoRecords
-) -> dict[int, ImageJob]:
+) -> dict[int, dict[str, Any]]:
     """The images to decode, by their index in the file."""
-    folder, loader = dataset.data_prefix['img'], dataset.image_loader
+    folder = dataset.data_prefix['img']
     names = [str(image.file_name) for image in records.images]
     outside = set() if dataset.allow_outside else set(find_outside_names(names, folder))
     audit.add('file name that leads out of the image folder', sorted(map(repr, outside)))
     outside |= set(find_elsewhere_names(names, folder))  # which full_init has reported
-    jobs = {}
+    infos = {}
     for index, name in enumerate(names):
         if name not in outside:
-            picture = _make_picture(records, folder, index)
-            jobs[index] = ImageJob(*picture[:2], loader.color_type, loader.max_pixels)
-    return jobs
+            path, (width, height), *_ = _make_picture(records, folder, index)
+            infos[index] = dict(img_path=path, width=width, height=height)
+    return infos
+
+
+def _list_used(dataset: CocoDataset, records: CocoRecords) -> dict[int, dict[str, Any]]:
+    """What the pipeline of a dataset starts from, by the index of the image in the file."""
+    indices = {image.id: index for index, image in enumerate(records.images)}
+    infos = (dataset.get_data_info(index) for index in range(len(dataset)))
+    return {indices[info['img_id']]: info for info in infos if info['img_id'] in indices}
 
 
 def _report_images(
@@ -309,7 +330,9 @@ def _report_images(
     folder: str,
 ) -> None:
     errors = {
-        index: f'{result.error} (image id {records.images[index].id!r})'
+        index: result.error
+        if f'(id {records.images[index].id!r})' in result.error
+        else f'{result.error} (image id {records.images[index].id!r})'
         for index, result in sorted(results.items())
         if result.error
     }

@@ -1,29 +1,22 @@
-"""Decodes many images in several processes, to find those that cannot be decoded."""
+"""Runs the steps of a pipeline on many images in several processes, to find those that fail."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import pickle
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from multiprocessing import get_all_start_methods, get_context
 from typing import NamedTuple
 
-from ghmdet.datasets.image_file import ImageError, read_image, read_image_sizes
+from ghmdet.datasets.image_file import MAX_PIXELS, ImageError, read_image_sizes
+from ghmdet.datasets.transforms import PipelineError, image_name, run_steps
 
 _CHUNK = 16  # images
 # fork would copy the locks that threads of OpenCV and of the progress bar may hold.
 _START_METHOD = 'forkserver' if 'forkserver' in get_all_start_methods() else 'spawn'
-
-
-class ImageJob(NamedTuple):
-    """An image to decode, see `read_image`."""
-
-    path: str
-    size_wh: tuple[float, float]
-    color_type: str
-    max_pixels: int
 
 
 class DecodeResult(NamedTuple):
@@ -35,29 +28,45 @@ class DecodeResult(NamedTuple):
     error: str | None = None
     rotated: bool = False
     digest: bytes = b''
+    of_step: bool = False
+    """Whether a step failed that is no fault of the image (`PipelineError`)."""
 
 
-def decode_images(jobs: Mapping[int, ImageJob], workers: int) -> Iterator[tuple[int, DecodeResult]]:
-    """Decode images and yield the results by key, in any order.
+def decode_images(
+    steps: Sequence[Callable], infos: Mapping[int, dict], workers: int
+) -> Iterator[tuple[int, DecodeResult]]:
+    """Run steps on images and yield the results by key, in any order.
 
-    An image at which the decoding process dies is an error of that image, unless `workers=0`, which
-    decodes in this process.
+    An image at which the process dies is an error of that image, except in this process.
+
+    Args:
+        steps: transforms; the first decodes the image.
+        infos: what it starts from, see `CocoDataset`, by key.
+        workers: processes. 0, or steps that cannot be pickled, run in this process.
     """
+    try:
+        pickle.dumps(steps)
+    except Exception:  # of many types
+        workers = 0
     if not workers:
-        yield from ((key, _decode(job)) for key, job in jobs.items())
+        yield from ((key, _decode(steps, info)) for key, info in infos.items())
         return
-    keys, lost = list(jobs), list[int]()
+    keys, lost = list(infos), list[int]()
     chunks = [keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK)]
-    yield from _decode_chunks(jobs, chunks, workers, lost)
+    yield from _decode_chunks(steps, infos, chunks, workers, lost)
     for key in lost:  # decoded one by one to find the image that stops the process
         alone = list[int]()
-        yield from _decode_chunks(jobs, [[key]], 1, alone)
+        yield from _decode_chunks(steps, infos, [[key]], 1, alone)
         if alone:
-            yield key, DecodeResult(f'image {jobs[key].path} kills the process that decodes it')
+            yield key, DecodeResult(f'{image_name(infos[key])} kills the process that decodes it')
 
 
 def _decode_chunks(
-    jobs: Mapping[int, ImageJob], chunks: Iterable[list[int]], workers: int, lost: list[int]
+    steps: Sequence[Callable],
+    infos: Mapping[int, dict],
+    chunks: Iterable[list[int]],
+    workers: int,
+    lost: list[int],
 ) -> Iterator[tuple[int, DecodeResult]]:
     """Decode chunks of images; the keys of those whose process died are appended to `lost`."""
     context = get_context(_START_METHOD)
@@ -67,7 +76,7 @@ def _decode_chunks(
     try:
         for chunk in chunks:
             try:
-                futures[pool.submit(_decode_all, [jobs[key] for key in chunk])] = chunk
+                futures[pool.submit(_decode_all, steps, [infos[key] for key in chunk])] = chunk
             except BrokenProcessPool:
                 lost += chunk
         for future in as_completed(futures):
@@ -79,20 +88,19 @@ def _decode_chunks(
         pool.shutdown(cancel_futures=True)
 
 
-def _decode_all(jobs: Sequence[ImageJob]) -> list[DecodeResult]:
-    return [_decode(job) for job in jobs]
+def _decode_all(steps: Sequence[Callable], infos: Sequence[dict]) -> list[DecodeResult]:
+    return [_decode(steps, info) for info in infos]
 
 
-def _decode(job: ImageJob) -> DecodeResult:
-    path, size_wh, color_type, max_pixels = job
+def _decode(steps: Sequence[Callable], info: dict) -> DecodeResult:
     try:
-        read_image(path, expected_wh=size_wh, color_type=color_type, max_pixels=max_pixels)
-        stored_wh, shown_wh = read_image_sizes(path, max_pixels)
-        return DecodeResult(rotated=stored_wh != shown_wh, digest=_hash(path))
-    except ImageError as error:
-        return DecodeResult(str(error), digest=_hash(path))
-    except Exception as error:  # must not stop the check of the other images
-        return DecodeResult(f'image {path}: {type(error).__name__}: {error}')
+        run_steps(steps, dict(info))
+        max_pixels = getattr(steps[0], 'max_pixels', MAX_PIXELS)
+        stored_wh, shown_wh = read_image_sizes(info['img_path'], max_pixels)
+        return DecodeResult(rotated=stored_wh != shown_wh, digest=_hash(info['img_path']))
+    except (ImageError, PipelineError) as error:
+        of_step = isinstance(error, PipelineError)
+        return DecodeResult(str(error), digest=_hash(info['img_path']), of_step=of_step)
 
 
 def _hash(path: str) -> bytes:

@@ -1,14 +1,17 @@
-"""Tries a pipeline on the first image of its dataset, so that its faults are found before a run."""
+"""Tries a pipeline on an image of its dataset, so that its faults are found before a run."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ghmdet.config.cli import describe
 from ghmdet.config.errors import ConfigError
+from ghmdet.datasets.image_file import ImageError
 from ghmdet.datasets.random_state import preserve_random_state
+from ghmdet.datasets.transforms import SkippedImageError, image_name, run_step
 
+_TRIES = 16  # images
 _MADE_BY = {'img': 'LoadImageFromFile', 'gt_bboxes': 'LoadAnnotations'}
 _NEEDS_IMAGE = 'mmcv.transforms.processing'  # most transforms here silently do nothing without one
 _MOVES_BOXES = ('scale_factor', 'flip')  # set by a transform that moves the objects in the image
@@ -18,6 +21,8 @@ def try_pipeline(
     key: str, dataset: Any, split: str, truth: bool = False, need: tuple[str, ...] = ()
 ) -> None:
     """Apply each transform of a dataset's pipeline to the first image, and check the result.
+
+    An image that the pipeline skips is replaced by the next one, up to 16 times.
 
     Args:
         key: of the pipeline in the config, for messages.
@@ -33,39 +38,53 @@ def try_pipeline(
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', None)
     if steps is None or not hasattr(dataset, 'get_data_info') or not len(dataset):
         return
-    results: Any = dataset.get_data_info(0)
-    image = results.get('img_path', 'the first image')
     truth = truth and not any('instances' in getattr(step, 'meta_keys', ()) for step in steps)
     with preserve_random_state():
-        for number, step in enumerate(steps):
-            name = f'{key}.{number} ({type(step).__name__})'
-            had_boxes, moved = _state_of(results)
-            if isinstance(results, Mapping) and 'data_samples' in results:
-                raise ConfigError(
-                    f'{name} comes after PackDetInputs, which must be the last step of a pipeline'
-                )
-            if type(step).__module__ == _NEEDS_IMAGE and 'img' not in results:
-                raise ConfigError(f'{name} needs an image: LoadImageFromFile is missing before it')
+        for index in range(tries := min(len(dataset), _TRIES)):
             try:
-                results = step(results)
-            except Exception as error:
-                if number == 0 and getattr(dataset, 'on_error', 'raise') == 'skip':
-                    return
-                raise ConfigError(_describe_failure(name, step, image, error)) from error
-            if results is None:  # the transform skips this image
-                return
-            if split == 'train' and moved and not had_boxes and _state_of(results)[0]:
-                raise ConfigError(
-                    f'{name} must come before the steps that resize or flip the image in a '
-                    'training pipeline, since they would not move its boxes'
-                )
-            if truth and had_boxes and not moved and _are_moved(results):
-                raise ConfigError(
-                    f'{name} must come before LoadAnnotations, since {split}_evaluator has no '
-                    'ann_file and needs the boxes as they are in the original image'
-                )
+                results = _try_steps(key, steps, dataset.get_data_info(index), split, truth)
+                break
+            except ImageError as error:
+                if isinstance(error, SkippedImageError):
+                    skips = split == 'train' and index < tries - 1
+                else:
+                    skips = getattr(dataset, 'on_error', 'raise') == 'skip'
+                if not skips:
+                    raise ConfigError(f'{key}: {error}') from error
+        else:
+            return
     names = [type(step).__name__ for step in steps]
     _check_packed(key, names, results, split, truth or split == 'train', need)
+
+
+def _try_steps(key: str, steps: Sequence[Callable], results: Any, split: str, truth: bool) -> Any:
+    image = image_name(results)
+    for number, step in enumerate(steps):
+        name = f'{key}.{number} ({type(step).__name__})'
+        had_boxes, moved = _state_of(results)
+        if isinstance(results, Mapping) and 'data_samples' in results:
+            raise ConfigError(
+                f'{name} comes after PackDetInputs, which must be the last step of a pipeline'
+            )
+        if type(step).__module__ == _NEEDS_IMAGE and 'img' not in results:
+            raise ConfigError(f'{name} needs an image: LoadImageFromFile is missing before it')
+        try:
+            results = run_step(step, results, image, name)
+        except ImageError:
+            raise
+        except Exception as error:
+            raise ConfigError(_describe_failure(name, step, image, error)) from error
+        if split == 'train' and moved and not had_boxes and _state_of(results)[0]:
+            raise ConfigError(
+                f'{name} must come before the steps that resize or flip the image in a '
+                'training pipeline, since they would not move its boxes'
+            )
+        if truth and had_boxes and not moved and _are_moved(results):
+            raise ConfigError(
+                f'{name} must come before LoadAnnotations, since {split}_evaluator has no ann_file '
+                'and needs the boxes as they are in the original image'
+            )
+    return results
 
 
 def _state_of(results: Any) -> tuple[bool, bool]:
@@ -87,8 +106,8 @@ def _describe_failure(name: str, step: Any, image: str, error: Exception) -> str
             f'{name} needs {error.args[0]!r} from {_MADE_BY[error.args[0]]}: that step is missing '
             'before it'
         )
-    settings = ' '.join(repr(step).split())
-    return f'{name} fails at {image}: {describe(error)} (the step is {settings})'
+    settings, path = ' '.join(repr(step).split()), image.removeprefix('image ')
+    return f'{name} fails at {path}: {describe(error)} (the step is {settings})'
 
 
 def _check_packed(

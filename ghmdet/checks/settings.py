@@ -2,27 +2,64 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections.abc import Iterator, Mapping
+from types import NoneType
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.registry import MODELS as root
 
+from ghmdet.argument_checks import check_dataset_arguments
+from ghmdet.checks.classes import is_ours
+from ghmdet.config.data_root import find_datasets
 from ghmdet.config.errors import ConfigError
+from ghmdet.config.package_lookup import is_installed
 from ghmdet.config.parts import value_at
 from ghmdet.messages import type_name
+from ghmdet.registry import DATASETS
 
 _SECTIONS = {
     'train': ('train_dataloader', 'train_cfg', 'optim_wrapper'),
     'val': ('val_dataloader', 'val_cfg', 'val_evaluator'),
     'test': ('test_dataloader', 'test_cfg', 'test_evaluator'),
 }
-# Settings that must be whole numbers or None, with their smallest value.
+_DATASET = r'\w+_dataloader\.(dataset|.*\.dataset|.*datasets\.\d+)'
+_ITEM = (
+    r'(custom_hooks|param_scheduler|visualizer\.vis_backends|(val|test)_evaluator)\.\d+|'
+    r'\w+_dataloader\..*pipeline\.\d+|visualizer|optim_wrapper\.optimizer'
+)
+_PART = r'model\.(backbone|neck|bbox_head)|default_hooks\.\w+|\w+_dataloader\.(batch_)?sampler'
+_DICTS = (dict, list, tuple, NoneType)
+# Types of settings by their dotted keys, and what a message says of them.
+_KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
+    'model': (dict, "a dict, e.g. dict(type='RetinaNet')"),
+    _DATASET: (dict, "a dict; for several datasets dict(type='ConcatDataset', datasets=[...])"),
+    rf'{_ITEM}|env_cfg(\.mp_cfg)?|randomness|log_processor': (dict, 'a dict'),
+    rf'{_PART}|\w+_dataloader|(train|val|test)_cfg|auto_scale_lr|default_hooks|optim_wrapper|'
+    r'optim_wrapper\.(clip_grad|paramwise_cfg)|model\.(data_preprocessor|(train|test)_cfg)': (
+        (dict, NoneType),
+        'a dict or None',
+    ),
+    r'param_scheduler|(val|test)_evaluator|model\..*init_cfg': (_DICTS, 'a dict or list of dicts'),
+    r'custom_hooks|visualizer\.vis_backends': (_DICTS[1:], 'a list of dicts'),
+    'load_from': ((str, NoneType), 'the path of a checkpoint or None'),
+    r'default_scope|log_level|work_dir|visualizer\.name|.*\.mp_start_method': (str, 'a text'),
+    r'optim_wrapper\.clip_grad\.\w+': ((int, float, bool), 'a number'),
+}
+# Of these dicts the type has no default.
+_TYPED = re.compile(f'{_DATASET}|{_ITEM}|(?!.*[.]checkpoint)({_PART})|param_scheduler|.*_evaluator')
+# Settings that must be whole numbers, with their smallest value.
 _LEAST = {
     'train_cfg.max_epochs': 1,
     'train_cfg.max_iters': 1,
     'train_cfg.val_interval': 1,
     'train_cfg.val_begin': 0,
     'optim_wrapper.accumulative_counts': 1,
+    'default_hooks.checkpoint.max_keep_ckpts': -1,
+    'env_cfg.mp_cfg.opencv_num_threads': 0,
+    'log_processor.window_size': 1,
+    'model.data_preprocessor.pad_size_divisor': 1,
     **{f'{split}_dataloader.batch_size': 1 for split in _SECTIONS},
     **{f'{split}_dataloader.num_workers': 0 for split in _SECTIONS},
 }
@@ -51,12 +88,8 @@ least 1, got 0
                 f'{key} ({refused}) is not supported: leave it out; several GPUs are used by '
                 'DistributedDataParallel, see docs/distributed.md'
             )
-    if not isinstance(values.get('model', {}), Mapping):
-        raise ConfigError(f"model must be a dict, e.g. dict(type='RetinaNet'), got {cfg.model!r}")
-    for key, least in _LEAST.items():
-        value = value_at(values, key)
-        if value is not None and not (_is_whole(value) and value >= least):
-            raise ConfigError(f'{key} must be a whole number of at least {least}, got {value!r}')
+    for key, value in _nodes(values):
+        _check_kind(key, value)
     interval = (value_at(values, 'default_hooks.checkpoint') or {}).get('interval', 1)
     if not _is_whole(interval) or interval == 0 or interval < -1:
         raise ConfigError(
@@ -71,12 +104,37 @@ least 1, got 0
             raise ConfigError(
                 f'optim_wrapper.optimizer.{name} must be a number of at least 0, got {value!r}'
             )
+    for key, part in find_datasets(cfg):
+        if is_ours(part, DATASETS, 'CocoDataset', 'ImageFolder'):
+            check_dataset_arguments(part, f'{key}.')
     _check_milestones(values.get('param_scheduler'))
-    source, hooks = values.get('load_from'), values.get('custom_hooks')
-    if source is not None and not isinstance(source, str):
-        raise ConfigError(f'load_from must be the path of a checkpoint or None, got {source!r}')
-    if hooks is not None and not isinstance(hooks, list | tuple):
-        raise ConfigError(f'custom_hooks must be a list of dicts, got {hooks!r}')
+    model = values.get('model') or {}
+    scope = values.get('default_scope')
+    if scope not in (None, root.scope, *root.children) and not is_installed(scope):
+        raise ConfigError(f"default_scope='{scope}': there is no such package; leave it out")
+    has_nms = 'nms' in (model.get('test_cfg') or {})
+    if values.get('val_cfg') and type_name(model) == 'RetinaNet' and not has_nms:
+        raise ConfigError("model.test_cfg needs nms, e.g. nms=dict(type='nms', iou_threshold=0.5)")
+    for key, value in _nodes(values):
+        if isinstance(value, dict) and 'type' not in value and _TYPED.fullmatch(key):
+            raise ConfigError(f'{key} needs a `type`, the name of what to build; it has {value}')
+
+
+def _check_kind(key: str, value: Any) -> None:
+    least = _LEAST.get(key)
+    if least is not None and not (_is_whole(value) and value >= least):
+        raise ConfigError(f'{key} must be a whole number of at least {least}, got {value!r}')
+    for pattern, (types, expected) in _KINDS.items():
+        if re.fullmatch(pattern, key) and not isinstance(value, types):
+            raise ConfigError(f'{key} must be {expected}, got {value!r}')
+
+
+def _nodes(node: Any, key: str = '') -> Iterator[tuple[str, Any]]:
+    """Yield everything in a config by dotted key, outer values first."""
+    items = enumerate(node) if isinstance(node, list | tuple) else ()
+    for name, value in node.items() if isinstance(node, dict) else items:
+        yield f'{key}{name}', value
+        yield from _nodes(value, f'{key}{name}.')
 
 
 def check_sections(cfg: Config) -> None:

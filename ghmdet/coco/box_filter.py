@@ -123,7 +123,8 @@ class BoxCheck:
         (reason, number), *_ = counts.most_common()
         others = list_items(names.get(id_, id_) for id_ in annotations.category_ids)
         return (
-            f'{number:,} of {len(annotations):,} boxes cannot be used: '
+            f'{number:,} of {len(annotations):,} boxes cannot be '
+            f'{"measured" if self.test_mode else "learnt"}: '
             f'{_ADVICE[reason].format(others=others)}'
         )
 

@@ -6,6 +6,7 @@ import argparse
 import logging
 import os
 from collections.abc import Sequence
+from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ _MMENGINE_HOOKS = words('runtime_info timer sampler_seed logger param_scheduler 
 
 def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of all programs that run a config."""
-    parser.add_argument('--work-dir', help='folder for logs, checkpoints and figures')
+    parser.add_argument('--work-dir', type=expanduser, help='for logs, checkpoints and figures')
     add_cfg_options(parser)
     add_data_root(parser)
     parser.add_argument(
@@ -51,6 +52,7 @@ def add_data_root(parser: argparse.ArgumentParser) -> None:
     """Add `--data-root`."""
     parser.add_argument(
         '--data-root',
+        type=expanduser,
         metavar='DIR',
         default=os.environ.get(DATA_ROOT_VARIABLE) or None,
         help='folder of the data, in place of the data_root of every dataset and evaluator '
@@ -81,7 +83,7 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.work_dir = (
         args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(cfg.filename).stem)
     )
-    cfg.setdefault('default_scope', 'ghmdet')
+    cfg.default_scope = cfg.get('default_scope') or 'ghmdet'
     cfg.launcher = args.launcher
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))
     return cfg
@@ -118,7 +120,7 @@ def move_data(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
 def remove_hooks(cfg: Config) -> None:
     """Remove default hooks that are None; mmengine does so only for its own."""
     hooks = cfg.get('default_hooks') or {}
-    for name in hooks.keys() - _MMENGINE_HOOKS:
+    for name in hooks.keys() - _MMENGINE_HOOKS if isinstance(hooks, dict) else ():
         if hooks[name] is None:
             del hooks[name]
 

@@ -12,6 +12,8 @@ from typing import Any
 
 from mmengine.config import Config, DictAction
 
+from ghmdet.config.parts import make_plain
+
 _NOT_A_LITERAL = (ValueError, SyntaxError, MemoryError, RecursionError)
 # A text with quotes, one without, or the end of a tuple that has no comma before it.
 _ITEM = re.compile(r"""'[^']*'|"[^"]*"|[^\s,()\[\]{}][^,()\[\]]*|(?<![\s,(])\)""")
@@ -114,6 +116,7 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
     """
     changes: dict[str, Any] = {}
     for key, value in clear_nones(cfg, options).items():
+        value = make_plain(value, key)
         names = key.split('.')
         node, depth = cfg, 0
         while depth < len(names) and isinstance(node, Config | dict):

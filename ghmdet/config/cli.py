@@ -38,6 +38,11 @@ def add_debug_argument(parser: argparse.ArgumentParser) -> None:
     )
 
 
+def user_path(text: str) -> Path:
+    """Return the path of an argument, with the home folder in place of `~`."""
+    return Path(os.path.expanduser(text))
+
+
 def run(main: Callable[[], Any]) -> None:
     """Run a program and exit: with code 1 after an exception, 130 after Ctrl-C.
 

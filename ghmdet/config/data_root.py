@@ -9,10 +9,12 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ghmdet.argument_checks import check_dataset_arguments
 from ghmdet.config.errors import ConfigError
 from ghmdet.config.parts import value_at
 
 DATA_ROOT_VARIABLE = 'GHMDET_DATA_ROOT'
+_PATHS = {'data_root', 'data_prefix'}
 _SPLITS = ('train', 'val', 'test')
 
 
@@ -44,6 +46,10 @@ def relocate_data(cfg: Config, root: str) -> dict[str, Any]:
     if not datasets:
         raise ConfigError(
             f'--data-root {root} (or {DATA_ROOT_VARIABLE}): there is no dataset in the config'
+        )
+    for key, dataset in datasets.items():
+        check_dataset_arguments(
+            {name: dataset[name] for name in _PATHS & dataset.keys()}, f'{key}.'
         )
     old = _old_root(values, datasets)
     changes: dict[str, Any] = {}

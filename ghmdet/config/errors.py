@@ -11,13 +11,17 @@ import re
 import traceback
 from collections.abc import Iterator, Mapping, Set
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from mmengine.config import Config
+from mmengine.config.utils import ConfigParsingError
 
 from ghmdet.config.cli import describe
 from ghmdet.config.origins import file_name, origins_of
-from ghmdet.config.parts import LOADER_KEYS, arguments_of, value_at
+from ghmdet.config.parts import LOADER_KEYS, arguments_of, find_misfits, value_at
+from ghmdet.config.sources import BASE_FORM, names_in, read_config_text
+from ghmdet.files import explain_look_alike
 from ghmdet.messages import did_you_mean, nearest, type_name
 from ghmdet.registry import MODELS, UnknownPartError
 
@@ -89,15 +93,42 @@ def name_the_file() -> Iterator[None]:
         file = files[-1]
         children = [each for each in files if each != file]
         if children and not os.path.exists(file):
-            raise ConfigError(f'{children[-1]}: its _base_ {file} does not exist') from error
-        line, message = None, describe(error)
+            hint = explain_look_alike(file)
+            raise ConfigError(f'{children[-1]}: its _base_ {file} does not exist{hint}') from error
+        line, message = None, _explain_reading(error, file) or describe(error)
         for frame, number in frames:
             if os.path.realpath(frame.f_code.co_filename) == os.path.realpath(file):
                 line = number
         if isinstance(error, SyntaxError):
             line, message = error.lineno, f'SyntaxError: {error.msg}'
         where = file if line is None else f'{file}, line {line}'
-        raise ConfigError(f'{where}: {message}') from error
+        raise ConfigError(f'{where}: {message.removeprefix(f"{file}: ")}') from error
+
+
+def _explain_reading(error: Exception, file: str) -> str | None:
+    """What mmengine cannot read in a config file, and what to do; None for other errors."""
+    code = list(traceback.walk_tb(error.__traceback__))[-1][0].f_code
+    if code.co_filename == '':  # where it evaluates `_base_` alone
+        return f'{BASE_FORM}; it is read before the rest of the file ({describe(error)})'
+    if found := re.fullmatch(r"cannot pickle '(?:.*\.)?(\w+)' object", str(error)):
+        return f'a variable holds a {found[1]}, which cannot be copied: `del` it after its use'
+    is_mixed = 'inheritance chain' in str(error)
+    is_lazy = isinstance(error, RuntimeError) and not str(error)  # a call of what is not imported
+    if not is_mixed and not is_lazy and not isinstance(error, ConfigParsingError | AttributeError):
+        return None
+    text = read_config_text(file)
+    names = names_in(text)
+    if 'read_base' in names.read:
+        advice = f'with read_base(): from .{Path(file).stem} import *, not by `_base_`'
+        return f'a file with read_base is inherited by {advice}' if is_mixed else None
+    if '_base_' not in names.assigned:
+        return (
+            'imports are not run, and `with` is not allowed, in a file without `_base_`: write '
+            '_base_ = [] in its first line, which makes it a plain Python file'
+        )
+    if 'import' in text.partition('_base_')[0]:
+        return '`_base_` must stand above all imports: move it to the first line'
+    return "a file with `_base_` is inherited by _base_ = '...', not by read_base"
 
 
 class _Part(NamedTuple):
@@ -107,6 +138,7 @@ class _Part(NamedTuple):
     given: Mapping[str, Any]  # its dict in the config, with what the caller has added
     kind: str = ''  # name of its class
     accepts: Set[str] = frozenset()  # arguments that it takes, as far as they are known
+    built: Any = None  # its class or function
 
 
 def _find_part(error: BaseException, values: dict[str, Any]) -> _Part | None:
@@ -126,14 +158,17 @@ def _find_part(error: BaseException, values: dict[str, Any]) -> _Part | None:
         elif section in ('dataloader', 'evaluator'):
             section = f'{loop}_{section}'
         if section is not None and section in values:
-            accepts = LOADER_KEYS if name == 'build_dataloader' else frozenset()
+            known = LOADER_KEYS if name == 'build_dataloader' else frozenset()
             given = values[section] if isinstance(values[section], dict) else {}
-            part = _Part(section, given, accepts=accepts)
+            part = _Part(section, given, accepts=known)
+        if name == '__call__' and hasattr(local.get('self'), 'optimizer_cfg'):  # its constructor
+            part = _Part('optim_wrapper.optimizer', local['self'].optimizer_cfg)
         if name in _BUILDERS and isinstance(given := local.get('cfg'), Mapping):
             key = _search(given, values, part.key if part else '')
             if key:
                 built = local.get('obj_cls')
-                part = _Part(key, given, type_name(given), arguments_of(built) if built else set())
+                accepts: Set[str] = arguments_of(built) if built else frozenset()
+                part = _Part(key, given, type_name(given), accepts, built)
     return part
 
 
@@ -186,6 +221,11 @@ def _explain(error: Exception, part: _Part, cfg: Config, options: Mapping[str, A
         return f'{subject}: unexpected keyword argument {argument!r}{advice or did_you_mean(near)}'
     if isinstance(error, TypeError) and missing:
         return f'{subject}: {missing[0]}'
+    if isinstance(error, TypeError | AttributeError | AssertionError) and part.built:
+        for name, expected in find_misfits(part.built, part.given):
+            return f'{key}.{name} must be {expected}, got {part.given[name]!r} ({message})'
+    if re.split('[. =]', message)[0] in part.accepts:
+        return f'{key}.{message}'
     return message if key in message else f'{subject}: {message}'
 
 

@@ -17,8 +17,9 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 
 from ghmdet.config.cfg_options import clear_nones, merge_options
+from ghmdet.config.parts import make_plain
 from ghmdet.config.shipped import CONFIG_ROOT
-from ghmdet.config.sources import names_in
+from ghmdet.config.sources import names_in, read_config_text
 
 _DELETE = '_delete_'
 _SELF = ''  # the key under which a dict of origins keeps the dict's own
@@ -87,11 +88,10 @@ class ConfigOrigins:
         origins = file.merged
         if origins is None:  # a lazy config, which is run on top of its bases' values
             origins = _follow(values, file.values, file.origins, file.path)
-            text = Path(filename).read_text(encoding='utf-8')
-            for name in names_in(text).assigned & values.keys():
+            for name in names_in(read_config_text(filename)).assigned & values.keys():
                 origins[name] = _mark(values[name], file.path)
         if not self._files:
-            self._values, self._origins = values, origins
+            self._values, self._origins = make_plain(values), origins
             return result
         parent = self._files[-1]
         for key in values:
@@ -186,7 +186,7 @@ def _follow(new: Any, old: Any, origins: Any, changer: str) -> Any:
     if isinstance(new, dict) and isinstance(old, dict):
         followed = {
             key: _follow(value, old[key], origins[key], changer)
-            if key in old
+            if key in old and key in origins
             else _mark(value, changer)
             for key, value in new.items()
         }

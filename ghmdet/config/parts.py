@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
-from typing import Any
+import logging
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from enum import Enum
+from functools import cache
+from pathlib import PurePath
+from types import UnionType
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from mmengine.config import Config
+from mmengine.config.lazy import LazyAttr, LazyObject
+from mmengine.logging import print_log
 
 from ghmdet import registry
+from ghmdet.messages import shorten
 from ghmdet.registry import Registry
 
 
@@ -16,6 +27,19 @@ def words(text: str) -> frozenset[str]:
     """Return the words of a text."""
     return frozenset(text.split())
 
+
+TOP_LEVEL_KEYS = words(
+    # Those of mmengine's Runner (a test compares), then those that it reads from the whole config.
+    'model work_dir train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg '
+    'auto_scale_lr optim_wrapper param_scheduler val_evaluator test_evaluator default_hooks '
+    'custom_hooks data_preprocessor load_from resume launcher env_cfg log_processor log_level '
+    'visualizer default_scope randomness experiment_name '
+    'model_wrapper_cfg find_unused_parameters sync_bn compile activation_checkpointing '
+    'efficient_conv_bn_eval runner_type strategy custom_imports env_variables '
+    # Of ghmdet's and MMDetection's tools.
+    'tta_model tta_pipeline'
+)
+"""Keys at the top of a config that are used."""
 
 LOADER_KEYS = words(
     'dataset sampler batch_sampler batch_size num_workers collate_fn pin_memory drop_last timeout '
@@ -60,3 +84,97 @@ def arguments_of(part: Any) -> set[str]:
         return set().union(*(arguments_of(each.get(part)) for each in registries if part in each))
     classes = inspect.getmro(part) if inspect.isclass(part) else (part,)
     return set().union(*map(parameters_of, classes))
+
+
+def find_misfits(part: Any, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """Yield the arguments that are not as annotated, with the annotation."""
+    for each in inspect.getmro(part) if inspect.isclass(part) else (part,):
+        with suppress(NameError, TypeError, AttributeError):  # an annotation that has no value
+            hints = get_type_hints(each.__init__ if inspect.isclass(each) else each)
+            for name in given.keys() & hints:
+                if not _fits(given[name], hints[name]):
+                    yield name, inspect.formatannotation(hints[name])
+
+
+def _fits(value: Any, hint: Any) -> bool:
+    if get_origin(hint) in (Union, UnionType):
+        return any(_fits(value, each) for each in get_args(hint))
+    kind = get_origin(hint) or hint
+    return not isinstance(kind, type) or isinstance(value, (kind, int) if kind is float else kind)
+
+
+def make_plain(node: Any, key: str = '') -> Any:
+    """Convert a value of a config to what can be written to a file and read back.
+
+    Paths, enums, arrays, numpy numbers, dtypes and devices become text, numbers and lists. `~` at
+    the beginning of a text becomes the home folder. CLASSES and PALETTE in a `metainfo`, of
+    MMDetection 3.0rc, are renamed.
+
+    Args:
+        node: dicts in it are changed in place.
+        key: its dotted key, '' for a whole config. Of that, variables are removed that cannot be
+            written, as mmengine does with functions and modules.
+
+    Raises:
+        TypeError: there is no plain value for it.
+
+    Example:
+        >>> make_plain(dict(data_root=PurePath('data', 'coco'), scale={(1333, 800)}))
+        {'data_root': 'data/coco', 'scale': {(1333, 800)}}
+    """
+    if isinstance(node, dict):
+        for name, value in list(dict.items(node)):  # ConfigDict's own imports what is named lazily
+            try:
+                plain = make_plain(value, f'{key}.{name}' if key else str(name))
+                is_variable = not key and not str(name).isidentifier()
+            except TypeError:
+                if key or name in TOP_LEVEL_KEYS:
+                    raise
+                is_variable = True
+            if is_variable:
+                del node[name]
+            elif name in ('CLASSES', 'PALETTE') and key.endswith('metainfo'):
+                del node[name]
+                node.setdefault(name.lower(), plain)
+                _warn(f'metainfo.{name} is taken as metainfo.{name.lower()}, its name since 3.0')
+            elif plain is not value:
+                node[name] = plain
+        return node
+    for kind in (list, tuple, set, frozenset):
+        if isinstance(node, kind):
+            items = [make_plain(item, f'{key}.{number}') for number, item in enumerate(node)]
+            unchanged = type(node) is kind and all(map(lambda a, b: a is b, items, node))
+            return node if unchanged else kind(items)
+    if isinstance(node, Enum):
+        return make_plain(node.value, key)
+    if isinstance(node, str | PurePath):
+        text = str(node)
+        return os.path.expanduser(text) if text[:2] in ('~', '~/', f'~{os.sep}') else text
+    is_constant = node is None or node is Ellipsis
+    if is_constant or type(node) in (bool, int, float, complex, bytes, range):
+        return node
+    if isinstance(node, LazyObject | LazyAttr) or (key.endswith('type') and _is_importable(node)):
+        return node
+    if type(node).__name__.lower().endswith(('dtype', 'device')):  # of torch, numpy
+        return str(node).removeprefix('torch.')
+    if hasattr(node, 'tolist'):  # arrays, numpy numbers, tensors
+        return make_plain(node.tolist(), key)
+    raise TypeError(
+        f'{key}: expected a text, number, list, dict or None, which can be written to the work dir '
+        f'and read back, got the {type(node).__name__} {shorten(node)}; a part is given by name: '
+        "dict(type='...')"
+    )
+
+
+@cache
+def _warn(text: str) -> None:
+    if os.environ.get('RANK', '0') == '0':  # only rank 0 logs
+        print_log(text, logger='current', level=logging.WARNING)
+
+
+def _is_importable(part: Any) -> bool:
+    """Whether a class or function is found by its module and name."""
+    found = sys.modules.get(getattr(part, '__module__', ''))
+    for name in getattr(part, '__qualname__', '').split('.'):
+        found = getattr(found, name, None)
+    return callable(part) and found is part

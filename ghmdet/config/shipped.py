@@ -17,6 +17,7 @@ from mmengine.fileio import load
 
 from ghmdet.config import package_lookup
 from ghmdet.config.from_mmdet import convert_mmdet_config
+from ghmdet.config.parts import make_plain
 from ghmdet.files import explain_look_alike
 from ghmdet.messages import did_you_mean, nearest
 
@@ -63,6 +64,7 @@ def get_config(name: str | os.PathLike[str]) -> Config:
         'GHMC'
     """
     cfg = Config.fromfile(_existing_file(name) or config_path(name))
+    make_plain(cfg._cfg_dict)
     convert_mmdet_config(cfg)
     return cfg
 

@@ -7,23 +7,11 @@ from typing import Any
 
 from mmengine.config import Config
 
+from ghmdet.config.data_root import find_datasets
 from ghmdet.config.from_mmdet import HARMLESS_KEYS
-from ghmdet.config.parts import LOADER_KEYS, arguments_of, value_at, words
+from ghmdet.config.parts import LOADER_KEYS, TOP_LEVEL_KEYS, arguments_of, value_at, words
 from ghmdet.config.sources import names_per_file
 from ghmdet.messages import did_you_mean, list_items, nearest, shorten, type_name
-
-TOP_LEVEL_KEYS = words(
-    # Those of mmengine's Runner (a test compares), then those that it reads from the whole config.
-    'model work_dir train_dataloader val_dataloader test_dataloader train_cfg val_cfg test_cfg '
-    'auto_scale_lr optim_wrapper param_scheduler val_evaluator test_evaluator default_hooks '
-    'custom_hooks data_preprocessor load_from resume launcher env_cfg log_processor log_level '
-    'visualizer default_scope randomness experiment_name '
-    'model_wrapper_cfg find_unused_parameters sync_bn compile activation_checkpointing '
-    'efficient_conv_bn_eval runner_type strategy custom_imports env_variables '
-    # Of ghmdet's and MMDetection's tools.
-    'tta_model tta_pipeline'
-)
-"""Keys at the top of a config that are used."""
 
 # Variables of MMDetection's base files, which stay in a config that was dumped by a run.
 _USUAL_VARIABLES = words(
@@ -43,6 +31,10 @@ _KEYS = {
     'optim_wrapper.paramwise_cfg': 'custom_keys bias_lr_mult bias_decay_mult norm_decay_mult '
     'dwconv_decay_mult flat_decay_mult dcn_offset_lr_mult bypass_duplicate',
 }
+# Those of MMDetection's datasets; `classes` and `palette` are used.
+_METAINFO_KEYS = (
+    'classes palette dataset_type task_name thing_classes stuff_classes classes_supervised'
+)
 # Taken out of a dict by mmengine or mmcv before the constructor sees it.
 _TAKEN_OUT = words(
     'type constructor paramwise_cfg by_epoch convert_to_iter_based priority requires_grad '
@@ -140,7 +132,11 @@ def _keys_of_dicts(values: Mapping[str, Any]) -> dict[str, str]:
     """Known keys by the dotted key of the dict that they are in."""
     kinds = [type_name(value_at(values, key) or '') for key in ('model', 'model.bbox_head')]
     is_ours = [kind.rpartition('.')[2] for kind in kinds] == ['RetinaNet', 'RetinaHead']
-    return _KEYS | _RETINANET_KEYS if is_ours else _KEYS
+    keys = _KEYS | _RETINANET_KEYS if is_ours else dict(_KEYS)
+    for key, dataset in find_datasets(values):
+        if type_name(dataset).rpartition('.')[2] == 'CocoDataset':
+            keys[f'{key}.metainfo'] = _METAINFO_KEYS
+    return keys
 
 
 def _keys_with(values: Mapping[str, Any], name: str) -> Iterator[str]:

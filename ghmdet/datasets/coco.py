@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-import os
+import math
+import os.path as osp
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import compress
@@ -16,7 +17,7 @@ from mmengine.fileio import LocalBackend, get_file_backend
 from mmengine.logging import print_log
 from torch import Tensor
 
-from ghmdet.argument_checks import check_flag
+from ghmdet.argument_checks import check_dataset_arguments, check_flag, check_range
 from ghmdet.coco.box_filter import CocoCounts
 from ghmdet.coco.classes import COCO_CLASSES, COCO_PALETTE, match_classes
 from ghmdet.coco.reader import read_coco, read_coco_json
@@ -24,7 +25,7 @@ from ghmdet.coco.records import CocoRecords, convert_records
 from ghmdet.datasets.coco_images import CocoImages, build_images
 from ghmdet.datasets.file_names import check_file_names, find_image_folder, fix_names
 from ghmdet.datasets.image_file import ImageError, find_image_fault
-from ghmdet.datasets.transforms import LoadImageFromFile
+from ghmdet.datasets.transforms import LoadImageFromFile, SkippedImageError, run_steps
 from ghmdet.files import read_lines
 from ghmdet.messages import list_items
 from ghmdet.registry import DATASETS, TRANSFORMS
@@ -102,6 +103,11 @@ class CocoDataset(BaseDataset):
         fix_names: bool = False,
         **kwargs: Any,
     ) -> None:
+        given = dict(pipeline=pipeline, data_prefix=data_prefix, filter_cfg=filter_cfg)
+        check_dataset_arguments(
+            {**kwargs, **given, 'ann_file': ann_file, 'backend_args': backend_args}
+        )
+        kwargs['data_root'] = osp.expanduser(kwargs.get('data_root') or '')
         if on_error not in ('raise', 'skip'):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
         if on_error == 'skip' and kwargs.get('test_mode'):
@@ -113,6 +119,7 @@ class CocoDataset(BaseDataset):
         if 'img' not in data_prefix:
             raise ValueError(f"data_prefix must have the key 'img', got {dict(data_prefix)}")
         unknown = sorted(set(filter_cfg or ()) - {'filter_empty_gt', 'min_size'})
+        check_range('filter_cfg.min_size', (filter_cfg or {}).get('min_size', 0), 0, math.inf)
         if unknown:
             raise ValueError(f'filter_cfg may have filter_empty_gt and min_size, got {unknown}')
         self.backend_args = backend_args
@@ -123,21 +130,30 @@ class CocoDataset(BaseDataset):
         self.advice = ''
         self._defects = ''
         self._ids_with_gt: set | None = None
+        self._skip_reason = ''
         # BaseDataset would use the root registry, which has another LoadAnnotations.
         steps = [TRANSFORMS.build(step) if isinstance(step, dict) else step for step in pipeline]
         loaders = (step for step in steps if isinstance(step, LoadImageFromFile))
         self.image_loader = next(loaders, LoadImageFromFile())
+        folders = {name: osp.expanduser(path) for name, path in data_prefix.items()}
         super().__init__(
-            ann_file, data_prefix=data_prefix, filter_cfg=filter_cfg, pipeline=steps, **kwargs
+            osp.expanduser(ann_file),
+            data_prefix=folders,
+            filter_cfg=filter_cfg,
+            pipeline=steps,
+            **kwargs,
         )
 
     @classmethod
     def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
-        given = metainfo if isinstance(metainfo, Mapping) else {}
+        old = ('CLASSES', 'PALETTE')  # in MMDetection 3.0rc
+        given = {
+            key.lower() if key in old else key: (metainfo or {})[key] for key in metainfo or ()
+        }
         file = given.get('classes')
-        if isinstance(file, str) and os.path.isfile(os.path.expanduser(file)):
-            metainfo = {**given, 'classes': read_lines(file)}
-        info = super()._load_metainfo(metainfo)
+        if isinstance(file, str) and osp.isfile(osp.expanduser(file)):
+            given['classes'] = read_lines(file)
+        info = super()._load_metainfo(given)
         classes = info['classes']
         if isinstance(classes, str):
             raise ValueError(
@@ -262,21 +278,36 @@ class CocoDataset(BaseDataset):
             # Shared with the data loader workers, which write to it.
             self.skipped = torch.zeros(len(self), dtype=torch.uint8).share_memory_()
 
+    def __getitem__(self, idx: int) -> dict:
+        """Run the pipeline on one image; in training, if that is skipped, on another one."""
+        try:
+            return super().__getitem__(idx)
+        except Exception as error:
+            if type(error) is not Exception:  # mmengine's, after max_refetch images
+                raise
+            raise ImageError(
+                f'{self.ann_file}: {self.max_refetch + 1} images drawn at random were all skipped, '
+                f'the last since {self._skip_reason}. tools/check_dataset.py --pipeline lists all'
+            ) from None
+
     def prepare_data(self, idx: int) -> dict | None:
         """Run the pipeline on one image; None if it is skipped, for which mmengine takes another.
 
         Raises:
-            ImageError: the image cannot be used and `on_error` is 'raise'.
+            ImageError: the image cannot be used and `on_error` is 'raise'; with `test_mode` also if
+                a step returns None.
+            PipelineError: a step of the pipeline fails otherwise.
         """
         try:
-            data = super().prepare_data(idx)
-        except ImageError:
-            if self.on_error == 'raise':
+            return run_steps(self.pipeline.transforms, self.get_data_info(idx))
+        except ImageError as error:
+            may_skip = self.on_error == 'skip' or isinstance(error, SkippedImageError)
+            if self.test_mode or not may_skip:
                 raise
-            data = None
-        if data is None and self.skipped is not None:
+            self._skip_reason = str(error)
+        if self.skipped is not None:
             self.skipped[idx] = 1
-        return data
+        return None
 
     def get_cat_ids(self, idx: int) -> list[int]:
         """List the labels of one image, for mmengine's `ClassBalancedDataset`."""

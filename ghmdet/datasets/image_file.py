@@ -6,7 +6,8 @@ Training, test, `inference_detector` and `tools/check_dataset.py` all use it. Op
 - grey, palette, 1-bit and CMYK images become three channels, alpha is dropped;
 - 16 bits per channel are scaled to 8 (65535 becomes 255), never clipped; float images are refused;
 - a file that is missing, empty, truncated, damaged, no image, too large, or of another size than
-  the annotation file says raises an `ImageError` that names it.
+  the annotation file says raises an `ImageError` that names it;
+- what OpenCV decodes is not refused because Pillow, which reads most headers, does not know it.
 
 Damaged JPEG data that OpenCV can decode is not detected.
 """
@@ -14,6 +15,7 @@ Damaged JPEG data that OpenCV can decode is not detected.
 from __future__ import annotations
 
 import os
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
@@ -146,7 +148,7 @@ def find_image_fault(
         with _open(path) as file:
             header = _read_header(file, max_pixels)
             _check_end(file, header.format)
-        decoded_wh = header.shown_wh if _applies_exif(color_type) else header.stored_wh
+        decoded_wh = header.shown_wh if applies_exif(color_type) else header.stored_wh
         _check_size(decoded_wh, expected_wh, header, color_type)
     except FileNotFoundError:
         return f'does not exist{_explain_missing(path)}'
@@ -201,7 +203,7 @@ def _decode(
     except cv2.error as error:
         raise _BadImageError(f'cannot be decoded ({" ".join(str(error).split())})') from None
     if img is None:
-        kind = 'JPEG' if header is None else header.format
+        kind = 'JPEG' if header is None else header.format or 'image'
         raise _BadImageError(
             f'cannot be decoded: it is damaged, or a kind of {kind} that OpenCV does not read, '
             'such as float pixels'
@@ -242,6 +244,41 @@ def _read_header(file: BinaryIO, max_pixels: int) -> _Header:
     if not file.read(1):
         raise _BadImageError('is empty (0 bytes)')
     file.seek(0)
+    header = _read_png_header(file) or _read_with_pillow(file, max_pixels)
+    width, height = header.stored_wh
+    if width * height > max_pixels:
+        raise _too_large(max_pixels, f'{width}x{height}')
+    return header
+
+
+def _read_png_header(file: BinaryIO) -> _Header | None:
+    """Read what OpenCV reads, but not text and colour profiles, whose size Pillow limits."""
+    start, exif, has_pixels = file.read(33), b'', False
+    if start[:16] == b'\x89PNG\r\n\x1a\n\0\0\0\rIHDR' and _is_valid(start[12:]):
+        while len(head := file.read(8)) == 8 and head[4:] != b'IEND':
+            length, kind = int.from_bytes(head[:4], 'big'), head[4:]
+            has_pixels |= kind == b'IDAT'
+            if kind == b'eXIf' and _is_valid(chunk := kind + file.read(length + 4)):
+                exif = exif or chunk[4:-4]
+            elif kind != b'eXIf':
+                file.seek(length + 4, os.SEEK_CUR)
+    if has_pixels:
+        stored_wh = int.from_bytes(start[16:20], 'big'), int.from_bytes(start[20:24], 'big')
+        return _make_header('PNG', stored_wh, find_orientation(exif))
+    file.seek(0)
+    return None
+
+
+def _is_valid(chunk: bytes) -> bool:
+    return zlib.crc32(chunk[:-4]) == int.from_bytes(chunk[-4:], 'big')
+
+
+def _make_header(kind: str, stored_wh: tuple[int, int], orientation: object) -> _Header:
+    turned = orientation in (5, 6, 7, 8)
+    return _Header(kind, stored_wh, stored_wh[::-1] if turned else stored_wh)
+
+
+def _read_with_pillow(file: BinaryIO, max_pixels: int) -> _Header:
     # Pillow's limit is for the whole process; raise it if ours is larger.
     if Image.MAX_IMAGE_PIXELS is not None and max_pixels > 2 * Image.MAX_IMAGE_PIXELS:
         Image.MAX_IMAGE_PIXELS = max_pixels
@@ -251,25 +288,35 @@ def _read_header(file: BinaryIO, max_pixels: int) -> _Header:
         raise _too_large(max_pixels, str(error)) from None
     except Exception as error:  # Pillow raises errors of many types for a damaged header
         reason = str(error).partition(' <_io')[0].removesuffix(' file') or type(error).__name__
-        raise _BadImageError(f'cannot be read as an image ({reason})') from None
-    width, height = image.size
-    if width * height > max_pixels:
-        raise _too_large(max_pixels, f'{width}x{height}')
-    stored_wh = (width, height)
+        return _read_with_opencv(file, reason)
+    stored_wh = image.size
     if image.format == 'TIFF':  # of which newer versions of Pillow return the displayed size
         stored_wh = (image.tag_v2[_IMAGE_WIDTH], image.tag_v2[_IMAGE_LENGTH])  # type: ignore[attr-defined]
-    turned = _read_orientation(image) in (5, 6, 7, 8)
-    return _Header(image.format or '', stored_wh, stored_wh[::-1] if turned else stored_wh)
+        return _make_header('TIFF', stored_wh, image.tag_v2.get(_ORIENTATION))  # type: ignore[attr-defined]
+    return _make_header(
+        image.format or '', stored_wh, find_orientation(image.info.get('exif', b''))
+    )
 
 
-def _read_orientation(image: Image.Image) -> object:
-    """Read it as OpenCV does: not from XMP, and not from a PNG chunk after the pixels."""
-    if image.format == 'TIFF':
-        return image.tag_v2.get(_ORIENTATION)  # type: ignore[attr-defined]
-    exif = Image.Exif()
+def _read_with_opencv(file: BinaryIO, reason: str) -> _Header:
+    """Decode what Pillow refuses for this reason; the number of pixels is known only then."""
+    file.seek(0)
+    content = np.frombuffer(file.read(), np.uint8)
     try:
-        exif.load(image.info.get('exif', b''))
-        return exif.get(_ORIENTATION)
+        stored, shown = (cv2.imdecode(content, COLOR_TYPES[k]) for k in ('unchanged', 'color'))
+    except cv2.error:
+        stored = shown = None
+    if stored is None or shown is None or stored.dtype.kind == 'f':
+        raise _BadImageError(f'cannot be read as an image ({reason})') from None
+    return _Header('', stored.shape[1::-1], shown.shape[1::-1])
+
+
+def find_orientation(exif: bytes) -> object:
+    """Return the orientation that OpenCV applies, None without one; OpenCV does not read XMP."""
+    tags = Image.Exif()
+    try:
+        tags.load(exif)
+        return tags.get(_ORIENTATION)
     except Exception:  # damaged EXIF is no EXIF
         return None
 
@@ -317,7 +364,7 @@ def _check_size(
     if decoded_wh == tuple(expected_wh)[::-1]:
         why = ', which is width and height swapped'
         if header.stored_wh != header.shown_wh:
-            applied = _applies_exif(color_type)
+            applied = applies_exif(color_type)
             boxes = 'without applying it' if applied else 'with it applied'
             setting = 'color_ignore_orientation' if applied else 'color'
             why = (
@@ -331,5 +378,6 @@ def _check_size(
     )
 
 
-def _applies_exif(color_type: str) -> bool:
+def applies_exif(color_type: str) -> bool:
+    """Whether OpenCV applies the EXIF orientation with this `color_type` of `read_image`."""
     return color_type in ('color', 'grayscale')

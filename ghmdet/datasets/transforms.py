@@ -1,12 +1,15 @@
-"""The first and last steps of a pipeline; mmcv's transforms are used between them.
+"""The first and last steps of a pipeline, and what runs its steps on an image.
 
-mmcv's Resize, RandomFlip, RandomChoiceResize, RandomResize and Pad act on a plain `gt_bboxes` array
-and never drop a box, so labels and ignore flags stay aligned with it.
+mmcv's transforms are used between the former. Its Resize, RandomFlip, RandomChoiceResize,
+RandomResize and Pad act on a plain `gt_bboxes` array and never drop a box, so labels and ignore
+flags stay aligned with it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import cv2
 import numpy as np
@@ -15,9 +18,26 @@ from mmcv.transforms import BaseTransform
 from torch import Tensor
 
 from ghmdet.argument_checks import check_integer
-from ghmdet.datasets.image_file import COLOR_TYPES, MAX_PIXELS, ImageError, read_image
+from ghmdet.datasets.image_file import (
+    COLOR_TYPES,
+    MAX_PIXELS,
+    ImageError,
+    applies_exif,
+    read_image,
+)
 from ghmdet.registry import TRANSFORMS
 from ghmdet.structures import DetDataSample, InstanceData
+
+# Where the sides differ by this factor, a side can become 0 pixels when the image is resized.
+_THIN = 10
+
+
+class SkippedImageError(ImageError):
+    """A step returned None, by which it asks for another image."""
+
+
+class PipelineError(RuntimeError):
+    """A step failed, and not because of the image file; the message names image, step and error."""
 
 
 @TRANSFORMS.register_module()
@@ -86,13 +106,10 @@ class LoadImageFromFile(BaseTransform):
         path = results['img_path']
         sized = 'height' in results and 'width' in results
         try:
-            img = read_image(
+            img = self.read(
                 path,
                 expected_wh=(results['width'], results['height']) if sized else None,
-                color_type=self.color_type,
-                max_pixels=self.max_pixels,
-                backend_args=self.backend_args,
-                name=f'image {path} (id {results.get("img_id")!r})' if sized else None,
+                name=image_name(results) if sized else None,
             )
         except ImageError:
             if self.ignore_empty:
@@ -101,6 +118,21 @@ class LoadImageFromFile(BaseTransform):
         results['img'] = img.astype(np.float32) if self.to_float32 else img
         results['img_shape'] = results['ori_shape'] = img.shape[:2]
         return results
+
+    def read(self, path: str, *, in_color: bool = False, **kwargs: Any) -> np.ndarray:
+        """Decode an image with these settings.
+
+        Args:
+            path: of the image.
+            in_color: return uint8 (h, w, 3) in BGR for any `color_type`, for drawing; EXIF is
+                applied or not as by `color_type`.
+            **kwargs: `expected_wh` and `name` of `read_image`.
+        """
+        color_type = self.color_type
+        if in_color:
+            color_type = 'color' if applies_exif(color_type) else 'color_ignore_orientation'
+        kwargs |= dict(max_pixels=self.max_pixels, backend_args=self.backend_args)
+        return read_image(path, color_type=color_type, **kwargs)
 
     def __repr__(self) -> str:
         return (
@@ -264,3 +296,65 @@ def _pack_instances(results: dict) -> tuple[InstanceData, InstanceData]:
         setattr(gt, name, torch.from_numpy(value[~flags]))
         setattr(ignored, name, torch.from_numpy(value[flags]))
     return gt, ignored
+
+
+def image_name(info: Mapping) -> str:
+    """Name an image in messages, by what the pipeline starts from."""
+    name = f'image {info.get("img_path", "without img_path")}'
+    return f'{name} (id {info["img_id"]!r})' if 'img_id' in info else name
+
+
+def run_steps(steps: Sequence[Callable], info: dict, name: str = '') -> Any:
+    """Run all steps of a pipeline on one image.
+
+    Args:
+        steps: transforms.
+        info: what the first of them starts from.
+        name: of the image in messages; by default its path and id.
+
+    Raises:
+        ImageError: the image cannot be used, see `run_step`.
+        PipelineError: a step raised any other error.
+    """
+    results, name = info, name or image_name(info)
+    for number, step in enumerate(steps):
+        place = f'step {number} ({type(step).__name__}) of the pipeline'
+        try:
+            results = run_step(step, results, name, place)
+        except ImageError:
+            raise
+        except Exception as error:
+            callers = [
+                frame.f_locals.get('self') for frame, _ in traceback.walk_tb(error.__traceback__)
+            ]
+            inner = [type(each).__name__ for each in callers if isinstance(each, BaseTransform)]
+            within = f' in {inner[-1]}' if inner and inner[-1] != type(step).__name__ else ''
+            text = ' '.join(str(error).split())
+            raise PipelineError(
+                f'{name}: {place} fails{within} with {type(error).__name__}: {text}'
+            ) from error
+    return results
+
+
+def run_step(step: Callable, results: Any, name: str, place: str) -> Any:
+    """Run one step of a pipeline; image and step are named so in messages.
+
+    Raises:
+        ImageError: the image cannot be read, or it is so thin that nothing is left of it.
+        SkippedImageError: the step returned None.
+    """
+    height, width = results.get('ori_shape', (1, 1)) if isinstance(results, Mapping) else (1, 1)
+    thin = f'{name} is {width}x{height} (width x height), of which {place} leaves no pixel'
+    try:
+        results = step(results)
+    except cv2.error as error:
+        if max(height, width) < _THIN * min(height, width):
+            raise
+        raise ImageError(f'{thin}: it is too thin ({" ".join(str(error).split())})') from error
+    if results is None:
+        raise SkippedImageError(
+            f'{name} is skipped: {place} returns None, which only training allows'
+        )
+    if isinstance(results, Mapping) and getattr(results.get('img'), 'size', 1) == 0:
+        raise ImageError(thin)
+    return results

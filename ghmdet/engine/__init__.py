@@ -25,6 +25,7 @@ _MODULE_OF = {
     'get_model': 'engine.inference',
     'inference_detector': 'engine.inference',
     'init_detector': 'engine.inference',
+    'leave_out_unusable': 'engine.format_only',
     'load_checkpoint_file': 'checkpoint.reader',
     'load_config': 'config.arguments',
     'skip_evaluation': 'engine.format_only',

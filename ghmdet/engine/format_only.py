@@ -5,9 +5,15 @@ from __future__ import annotations
 import os
 
 from mmengine.config import Config, ConfigDict
+from mmengine.registry import init_default_scope
+from rich.console import Console
+from rich.progress import track
 
 from ghmdet.checks.classes import is_ours, list_metrics
-from ghmdet.registry import DATASETS, METRICS
+from ghmdet.checks.decode_images import decode_images
+from ghmdet.datasets.image_folder import list_images
+from ghmdet.messages import list_items
+from ghmdet.registry import DATASETS, METRICS, TRANSFORMS
 
 
 def write_coco_results(cfg: Config, path: str | os.PathLike[str]) -> None:
@@ -65,6 +71,42 @@ def use_image_folder(cfg: Config, folder: str | os.PathLike[str], path: str) -> 
     )
     cfg.test_evaluator = dict()
     skip_evaluation(cfg, path)
+
+
+def leave_out_unusable(cfg: Config, workers: int = os.cpu_count() or 1) -> dict[str, str]:
+    """Leave the images out that the test pipeline cannot use; after `use_image_folder`.
+
+    Args:
+        cfg: `left_out` of its `ImageFolder` is set.
+        workers: processes that run the pipeline.
+
+    Returns:
+        What is wrong with each image that is left out, by its path in the folder.
+
+    Raises:
+        ValueError: no image is left.
+    """
+    dataset = cfg.test_dataloader.dataset
+    folder = dataset.data_prefix.img
+    init_default_scope(cfg.get('default_scope', 'ghmdet'))  # of steps inside of others
+    steps = [TRANSFORMS.build(step) for step in dataset.pipeline]
+    names = list_images(folder)
+    infos = {
+        number: dict(img_id=name, img_path=f'{folder}/{name}', instances=[])
+        for number, name in enumerate(names)
+    }
+    results = decode_images(steps, infos, workers)
+    shown = track(results, 'checking images', len(infos), console=Console(stderr=True))
+    errors = {
+        names[number]: result.error
+        for number, result in sorted(shown)
+        if result.error and not result.of_step  # the test raises it
+    }
+    if len(errors) == len(names):
+        raise ValueError(f'{folder}: no image can be used: {list_items(errors.values(), 5, "; ")}')
+    if errors:
+        dataset.left_out = list(errors)
+    return errors
 
 
 def innermost(dataset: ConfigDict) -> ConfigDict:

@@ -4,28 +4,36 @@ from __future__ import annotations
 
 import copy
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import torch
-from mmcv.transforms import Compose
 from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader
+from PIL import ImageOps
+from PIL.Image import Image as PillowImage
+from torch import Tensor
 
 from ghmdet.checkpoint.pretrained import use_own_initializer
 from ghmdet.checkpoint.weights import compare_classes, fit_state_dict
 from ghmdet.checks.classes import take_checkpoint_classes
 from ghmdet.config.from_mmdet import convert_mmdet_config
 from ghmdet.config.shipped import get_config, published_weights
+from ghmdet.datasets.image_file import ImageError, applies_exif, find_orientation
+from ghmdet.datasets.transforms import LoadImageFromFile, run_steps
 from ghmdet.engine.format_only import innermost
-from ghmdet.messages import list_items
+from ghmdet.messages import list_items, type_name
 from ghmdet.models.speedup import fuse_conv_bn
 from ghmdet.registry import DATASETS, MODELS, TRANSFORMS
 from ghmdet.structures import DetDataSample
 
-Image = str | os.PathLike[str] | np.ndarray
+Image = str | os.PathLike[str] | np.ndarray | Tensor | PillowImage
+_EXPECTED = (
+    'expected a path, a Pillow image, an array uint8 (h, w, 3) in BGR or a tensor uint8 (3, h, w) '
+    'in BGR (the model normalises it), or a list of these'
+)
 
 
 def init_detector(
@@ -116,19 +124,29 @@ def get_model(
 
 @torch.no_grad()
 def inference_detector(
-    model: BaseModel, imgs: Image | Sequence[Image]
+    model: BaseModel, imgs: Image | Iterable[Image]
 ) -> DetDataSample | list[DetDataSample]:
     """Detect the objects in images, one after the other.
 
     Args:
         model: from `init_detector`.
-        imgs: path of an image, or an image uint8 (h, w, 3) in BGR, or a list of these.
+        imgs: path of an image (str or path object), a Pillow image (of a mode that Pillow converts
+            to RGB, or 16-bit grey; EXIF is applied or not as for a file, that of a TIFF always), an
+            array uint8 (h, w, 3) in BGR, a tensor uint8 (3, h, w) in BGR on any device, or a list
+            or other iterable of these.
 
     Returns:
         One sample per image (a list for a list); its `pred_instances` hold `bboxes` (n, 4) x1 y1 x2
         y2 in pixels of the original image, `scores` (n,) best first, and `labels` (n,).
+
+    Raises:
+        TypeError: what is given is no image; encoded bytes are read with
+            `PIL.Image.open(io.BytesIO(content))`.
+        ValueError: an array or tensor is not uint8, or of another shape.
+        ImageError: an image cannot be read or used.
     """
-    if isinstance(imgs, str | os.PathLike | np.ndarray):
+    one = str | bytes | np.ndarray | Tensor | Mapping
+    if isinstance(imgs, one) or not isinstance(imgs, Iterable):
         return _detect(model, imgs)
     return [_detect(model, img) for img in imgs]
 
@@ -156,20 +174,54 @@ def _test_dataset(cfg: Config) -> dict[str, Any]:
     return innermost((cfg.get('test_dataloader') or {}).get('dataset', {}))
 
 
-def _detect(model: BaseModel, img: Image) -> DetDataSample:
+def _detect(model: BaseModel, img: Any) -> DetDataSample:
     results: dict[str, Any] = dict(img_id=0)
-    skipped = {'LoadAnnotations'}
-    if isinstance(img, np.ndarray):
-        if img.shape[2:] != (3,) or str(img.dtype) not in ('uint8', 'float32'):
-            raise ValueError(
-                'img must be uint8 (h, w, 3) in BGR, got an array '
-                f'{img.dtype} {img.shape}; cv2.imread returns such an image for any file'
-            )
-        results.update(img=img, img_shape=img.shape[:2], ori_shape=img.shape[:2])
-        skipped.add('LoadImageFromFile')
-    else:
+    cfgs = _test_dataset(model.cfg)['pipeline']
+    steps = [TRANSFORMS.build(s) for s in cfgs if not type_name(s).endswith('LoadAnnotations')]
+    loader = next((s for s in steps if isinstance(s, LoadImageFromFile)), LoadImageFromFile())
+    name = 'the image'
+    if isinstance(img, str | os.PathLike):
         results['img_path'] = os.fspath(img)
-    steps = _test_dataset(model.cfg)['pipeline']
-    pipeline = Compose([TRANSFORMS.build(step) for step in steps if step['type'] not in skipped])
-    data: Any = pipeline(results)
+        name = f'image {img}'
+    else:
+        array = _to_array(img, loader)
+        results.update(img=array, img_shape=array.shape[:2], ori_shape=array.shape[:2])
+        steps = [step for step in steps if not isinstance(step, LoadImageFromFile)]
+    data = run_steps(steps, results, name)
     return model.test_step(dict(inputs=[data['inputs']], data_samples=[data['data_samples']]))[0]
+
+
+def _to_array(img: Any, loader: LoadImageFromFile) -> np.ndarray:
+    """Return an image as an array uint8 (h, w, 3) in BGR."""
+    if isinstance(img, PillowImage):
+        return _convert_pillow(img, applies_exif(loader.color_type))
+    if not isinstance(img, np.ndarray | Tensor):
+        raise TypeError(f'{_EXPECTED}; got {type(img).__name__}')
+    shape = tuple(img.shape)
+    valid = len(shape) == 3 and shape[0 if isinstance(img, Tensor) else 2] == 3 and 0 not in shape
+    if not valid or img.dtype not in (np.uint8, torch.uint8):
+        kind = 'a tensor' if isinstance(img, Tensor) else 'an array'
+        raise ValueError(f'{_EXPECTED}; got {kind} {img.dtype} {shape}')
+    if isinstance(img, Tensor):
+        return np.ascontiguousarray(img.detach().cpu().permute(1, 2, 0).numpy())
+    return img
+
+
+def _convert_pillow(image: PillowImage, apply_exif: bool) -> np.ndarray:
+    """Convert to what `read_image` returns for a file of the image."""
+    try:
+        image.load()  # applies the orientation of a TIFF
+        if apply_exif and find_orientation(image.info.get('exif', b'')) in range(2, 9):
+            image = ImageOps.exif_transpose(image)
+        if image.mode.startswith('I;16'):
+            grey = (np.asarray(image) >> 8).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
+        if image.mode in ('I', 'F'):
+            raise ValueError(
+                f'its pixels (mode {image.mode}) have no known range; scale them to 0 to 255 and '
+                "convert it to mode 'L'"
+            )
+        return np.ascontiguousarray(np.asarray(image.convert('RGB'))[..., ::-1])
+    except (OSError, ValueError, SyntaxError) as error:
+        name = getattr(image, 'filename', '') or repr(image)
+        raise ImageError(f'the Pillow image {name} cannot be used: {error}') from error

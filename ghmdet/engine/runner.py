@@ -33,6 +33,7 @@ from ghmdet.checks.settings import check_sections, check_settings
 from ghmdet.checks.start_check import StartCheckHook
 from ghmdet.checks.start_report import StartReportHook, log_package_path
 from ghmdet.config.from_mmdet import convert_mmdet_config
+from ghmdet.config.parts import make_plain
 from ghmdet.engine.hooks.fast_network import TestSpeedupHook
 from ghmdet.engine.hooks.ghm_stats import GHMStatsHook
 from ghmdet.engine.hooks.log_values import LogHistoryHook, MeanLossesHook, PeakMemoryHook
@@ -86,9 +87,10 @@ def build_runner(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Runne
     keep_freed_memory()  # before anything large is allocated
     trains = 'train' in splits and cfg.get('train_cfg') is not None
     # 1. Config
+    make_plain(cfg._cfg_dict)
     convert_mmdet_config(cfg)
-    _choose_own_parts(cfg)
     check_settings(cfg)
+    _choose_own_parts(cfg)
     complete_evaluators(cfg)
     check_sections(cfg)
     classes = resolve_classes(cfg, splits)

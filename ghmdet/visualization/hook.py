@@ -6,12 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import mmcv
-from mmengine.fileio import get
+import numpy as np
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
 from ghmdet.argument_checks import check_integer
+from ghmdet.datasets.image_file import read_image
+from ghmdet.datasets.wrappers import base_datasets
 from ghmdet.registry import HOOKS
 from ghmdet.structures import DetDataSample
 from ghmdet.visualization.drawing import DetLocalVisualizer
@@ -20,6 +21,9 @@ from ghmdet.visualization.drawing import DetLocalVisualizer
 @HOOKS.register_module()
 class DetVisualizationHook(Hook):
     """Draw boxes into the original images during validation and test.
+
+    An image is decoded as its dataset decodes it (`color_type`, `max_pixels`, `backend_args` of
+    `LoadImageFromFile`), but always in colour.
 
     Detections are in pixels of the original image, and so is the ground truth if `LoadAnnotations`
     comes after `Resize`, as in the shipped test pipelines; otherwise its boxes would be misplaced.
@@ -33,7 +37,8 @@ class DetVisualizationHook(Hook):
         wait_time: seconds to keep a window open; 0: until the space key is pressed.
         test_out_dir: write test images to `<work_dir>/<timestamp>/<test_out_dir>/<file name>`, with
             the name of its folder before it if the file name is taken; None: to the backends.
-        backend_args: how to read images, see `mmengine.fileio.get`.
+        backend_args: how to read the images of a dataset that is not a `CocoDataset`, see
+            `mmengine.fileio.get`.
 
     Raises:
         ValueError: `interval` < 1, a visualizer that draws no boxes, a sample without `img_path`.
@@ -55,6 +60,7 @@ class DetVisualizationHook(Hook):
         self.test_out_dir, self.backend_args = test_out_dir, backend_args
         self._test_index = 0
         self._drawn: dict[Path, str] = {}
+        self._loaders: dict[str, dict[str, Any]] = {}
 
     def before_run(self, runner: Runner) -> None:
         """Check that the visualizer can draw boxes."""
@@ -73,7 +79,7 @@ class DetVisualizationHook(Hook):
     ) -> None:
         """Draw the first image of every `interval`-th batch."""
         if self.draw and outputs and batch_idx % self.interval == 0:
-            self._draw_sample(runner, outputs[0], 'val_img', runner.iter + batch_idx, None)
+            self._draw_sample(runner, outputs[0], 'val', runner.iter + batch_idx, None)
 
     def after_test_iter(
         self,
@@ -85,10 +91,10 @@ class DetVisualizationHook(Hook):
         """Draw each image of the batch."""
         for sample in outputs if self.draw and outputs else ():
             self._test_index += 1
-            self._draw_sample(runner, sample, 'test_img', self._test_index, self.test_out_dir)
+            self._draw_sample(runner, sample, 'test', self._test_index, self.test_out_dir)
 
     def _draw_sample(
-        self, runner: Runner, sample: DetDataSample, name: str, step: int, out_dir: str | None
+        self, runner: Runner, sample: DetDataSample, split: str, step: int, out_dir: str | None
     ) -> None:
         if 'img_path' not in sample:
             raise ValueError(
@@ -97,10 +103,10 @@ class DetVisualizationHook(Hook):
         path, out_file = sample.img_path, None
         if out_dir is not None:
             out_file = self._find_out_file(Path(runner.work_dir, runner.timestamp, out_dir), path)
-        image = mmcv.imfrombytes(get(path, backend_args=self.backend_args), channel_order='rgb')
+        image = self._read(path, getattr(runner, f'{split}_dataloader').dataset, split)
         runner.visualizer.add_datasample(
-            Path(path).name if self.show else name,
-            image,
+            Path(path).name if self.show else f'{split}_img',
+            np.ascontiguousarray(image[..., ::-1]),
             data_sample=sample,
             show=self.show,
             wait_time=self.wait_time,
@@ -108,6 +114,21 @@ class DetVisualizationHook(Hook):
             pred_score_thr=self.score_thr,
             step=step,
         )
+
+    def _read(self, path: str, dataset: Any, split: str) -> np.ndarray:
+        """Decode an image as the part of the dataset that has it does; (h, w, 3) in BGR."""
+        if split not in self._loaders:
+            parts = [each for each in base_datasets(dataset) if hasattr(each, 'image_loader')]
+            loaders = {repr(each.image_loader): each.image_loader for each in parts}
+            self._loaders[split] = {'': next(iter(loaders.values()), None)}
+            for part in parts if len(loaders) > 1 else ():
+                for index in range(len(part)):
+                    image = part.get_data_info(index)['img_path']
+                    self._loaders[split][image] = part.image_loader
+        loader = self._loaders[split].get(path, self._loaders[split][''])
+        if loader is None:
+            return read_image(path, backend_args=self.backend_args)
+        return loader.read(path, in_color=True)
 
     def _find_out_file(self, folder: Path, img_path: str) -> Path:
         """Return a file to which this process wrote no other image."""

@@ -15,6 +15,7 @@ from torchvision.models.detection import backbone_utils, retinanet
 from torchvision.ops import FrozenBatchNorm2d
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
+from ghmdet.checkpoint.key_maps import strip_wrappers
 from ghmdet.datasets.coco import COCO_CLASSES
 from ghmdet.engine import fit_state_dict
 from ghmdet.registry import MODELS
@@ -225,3 +226,46 @@ def test_a_classifier_as_load_from_of_a_detector():
     assert {name.split('.')[0] for name in report.missing} == {'neck', 'bbox_head'}
     expected = {f'backbone.{name}': value for name, value in theirs.state_dict().items()}
     assert_same(model, expected, report.loaded)
+
+
+PREFIXES = ['', 'module.', 'module.module.', '_orig_mod.', 'model.', 'net.', 'my_detector.']
+
+
+@pytest.mark.parametrize(
+    'prefix', [*PREFIXES, 'model.module.', 'module.model.', 'model._orig_mod.']
+)
+@pytest.mark.parametrize('theirs', ['ours', 'torchvision', 'backbone'])
+def test_any_wrapper_around_all_is_removed(prefix, theirs):
+    model = our_retinanet(num_classes=91 if theirs == 'torchvision' else 3)
+    given = their_v1().state_dict() if theirs == 'torchvision' else model.state_dict()
+    if theirs == 'backbone':
+        given = {k.removeprefix('backbone.'): v for k, v in given.items() if 'backbone.' in k}
+    wrapped = {f'{prefix}{name}': value for name, value in given.items()}
+    plain, expected = fit_state_dict(given, model)
+    extra = {'criterion.weight': torch.ones(1)} if prefix else {}
+    fitted, report = fit_state_dict({**wrapped, **extra}, model)
+    assert report.loaded == expected.loaded != []
+    assert report.missing == expected.missing
+    assert all(torch.equal(fitted[name], plain[name]) for name in plain)
+
+
+@pytest.mark.parametrize('prefix', ['backbone.', 'backbone'])
+def test_a_part_of_a_wrapped_file(prefix):
+    model = our_retinanet(num_classes=3)
+    given = {f'model.{name}': value for name, value in model.state_dict().items()}
+    assert fit_state_dict(given, model.backbone, prefix=prefix)[1].fits_exactly
+
+
+def test_of_two_copies_the_first_is_used():
+    model = our_retinanet(num_classes=3)
+    given = {f'model.{name}': value for name, value in model.state_dict().items()}
+    ema = {f'ema_model.{name}': value * 2 for name, value in model.state_dict().items()}
+    fitted, report = fit_state_dict({**given, **ema}, model)
+    assert all(torch.equal(fitted[name], value) for name, value in model.state_dict().items())
+    assert len(report.unexpected) == len(ema)
+
+
+def test_few_names_that_end_alike_are_no_wrapper():
+    own = {f'layer.{i}.weight': 1 for i in range(9)} | {'weight': 1}
+    given = {'head.weight': 1, 'head.bias': 2}
+    assert strip_wrappers(given, own) == given

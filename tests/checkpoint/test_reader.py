@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import argparse
+import importlib
 import json
 import pickle
 import random
 import re
+import sys
 import zipfile
 from collections import OrderedDict
+from pathlib import PosixPath, PurePosixPath, PureWindowsPath
 
 import numpy as np
 import pytest
@@ -20,7 +24,8 @@ from safetensors.torch import save_file
 from torch.utils.data import Dataset
 
 from ghmdet.checkpoint import reader
-from ghmdet.checkpoint.reader import TRUST_VARIABLE
+from ghmdet.checkpoint.reader import TRUST_VARIABLE, RefusedError
+from ghmdet.checkpoint.weights import fit_state_dict
 from ghmdet.engine import CheckpointError, load_checkpoint_file
 from tests.hostile import HOSTILE, write
 
@@ -230,7 +235,9 @@ def test_trusted_file_is_loaded_and_logged(tmp_path, monkeypatch):
 def test_trusted_file_whose_class_is_not_installed(tmp_path, monkeypatch):
     monkeypatch.setenv(TRUST_VARIABLE, '1')
     file = write(tmp_path / 'gone.pth', b'\x80\x02cno_such_package\nThing\n.')
-    with pytest.raises(CheckpointError, match=r"cannot be read \(No module named 'no_such"):
+    with pytest.raises(
+        CheckpointError, match=r"needs code that is not here \(No module named 'no_such"
+    ):
         load_checkpoint_file(file)
 
 
@@ -277,9 +284,9 @@ def test_a_checkpoint_under_nearly_its_name(tmp_path):
         (b'PK\x03\x04 not really', r'\(15 bytes\) cannot be read .*truncated or damaged'),
         (b'\x80\x02', r'\(2 bytes\) cannot be read .*truncated or damaged'),
         ([1, 2], 'it contains a list'),
-        ({'model': {'w': torch.ones(1)}, 'epoch': 3}, r"it contains the keys \['model', 'epoch'\]"),
+        ({'model': {'w': 1}, 'epoch': 3}, r"it contains the keys \['model', 'epoch'\]"),
         ({}, r'it contains the keys \[\]'),
-        ({'state_dict': [1]}, 'it contains a list under state_dict'),
+        ({'state_dict': [1]}, r"it contains the keys \['state_dict'\]"),
     ],
 )
 def test_file_that_is_no_checkpoint(tmp_path, content, told):
@@ -379,3 +386,176 @@ def test_hostile_safetensors(tmp_path, case):
     file.write_bytes(content)
     with pytest.raises(CheckpointError, match=f'(?s)^{file}.*({told})'):
         load_checkpoint_file(file)
+
+
+# --- files of other programs ------------------------------------------------------------------
+
+WEIGHTS = {'conv.weight': torch.arange(4.0).reshape(2, 2), 'conv.bias': torch.tensor([5.0, 6.0])}
+OPTIMIZER = {'state': {0: {'momentum_buffer': torch.ones(2)}}, 'param_groups': [{'lr': 0.1}]}
+
+
+def holds_weights(checkpoint):
+    found = checkpoint['state_dict']
+    return list(found) == list(WEIGHTS) and all(torch.equal(found[k], WEIGHTS[k]) for k in WEIGHTS)
+
+
+@pytest.mark.parametrize(
+    ('content', 'told'),
+    [
+        # torchvision's references/detection/train.py
+        (
+            dict(
+                model=WEIGHTS,
+                optimizer=OPTIMIZER,
+                lr_scheduler={},
+                args=argparse.Namespace(lr=0.02, out=PosixPath('a'), device='cuda'),
+                epoch=3,
+            ),
+            "the weights under 'model' are used",
+        ),
+        # its references/classification/train.py with --model-ema
+        (dict(model=WEIGHTS, model_ema={'x': torch.ones(1)}), "'model' are used, not model_ema"),
+        (dict(model_state_dict=WEIGHTS, optimizer_state_dict=OPTIMIZER), "'model_state_dict' are"),
+        (dict(net=OrderedDict(WEIGHTS), acc=0.9, epoch=1), "the weights under 'net' are used"),
+        (dict(weights=WEIGHTS, best=torch.ones(1)), "the weights under 'weights' are used"),
+        (dict(my_detector=WEIGHTS, optimizer=OPTIMIZER), "under 'my_detector' are used"),
+        (dict(ema=dict(module=WEIGHTS, updates=3), date='x'), "under 'ema.module' are used"),
+    ],
+)
+@pytest.mark.parametrize('legacy', [False, True])
+def test_where_other_programs_have_the_weights(content, told, legacy, tmp_path, monkeypatch):
+    logged = []
+    monkeypatch.setattr(reader, 'print_log', lambda text, **_: logged.append(text))
+    file = tmp_path / 'a.pth'
+    torch.save(content, file, _use_new_zipfile_serialization=not legacy)
+    assert holds_weights(load_checkpoint_file(file))
+    assert len(logged) == 1
+    assert logged[0].startswith(f'{file}: ')
+    assert told in logged[0]
+
+
+def test_a_checkpoint_of_lightning(tmp_path):
+    content = {
+        'epoch': 3,
+        'global_step': 90,
+        'pytorch-lightning_version': '2.4.0',
+        'state_dict': OrderedDict((f'model.{name}', value) for name, value in WEIGHTS.items()),
+        'loops': {'fit_loop': {'state_dict': {}}},
+        'callbacks': {"ModelCheckpoint{'monitor': 'ap'}": {'best': torch.tensor(0.5), 'dir': 'x'}},
+        'optimizer_states': [OPTIMIZER],
+        'lr_schedulers': [],
+        'hparams_name': 'kwargs',
+        'hyper_parameters': {'lr': 0.1, 'data': PosixPath('/data'), 'args': argparse.Namespace()},
+    }
+    torch.save(content, tmp_path / 'a.ckpt')
+    found = load_checkpoint_file(tmp_path / 'a.ckpt')
+    model = torch.nn.ModuleDict(dict(conv=torch.nn.Linear(2, 2)))
+    fitted, report = fit_state_dict(found, model)
+    assert report.fits_exactly
+    assert holds_weights(dict(state_dict=fitted))
+
+
+class Settings:
+    """A class that a checkpoint needs."""
+
+
+@pytest.mark.parametrize('module', ['pathlib', 'pathlib._local'])
+@pytest.mark.parametrize('kind', ['PosixPath', 'WindowsPath', 'PurePosixPath', 'PureWindowsPath'])
+@pytest.mark.parametrize('trusted', [False, True])
+def test_paths_of_other_systems(module, kind, trusted, tmp_path, monkeypatch):
+    path = PureWindowsPath('C:/a/b.txt')
+    content = dict(model={}, args=path, other=Settings() if trusted else None)
+    raw = pickle.dumps(content, 2)
+    raw = raw.replace(b'cpathlib\nPureWindowsPath', f'c{module}\n{kind}'.encode())
+    file = write(
+        tmp_path / 'a.pth', raw.replace(b'X\x05\x00\x00\x00model', b'X\x0a\x00\x00\x00state_dict')
+    )
+    if trusted:
+        with pytest.raises(CheckpointError, match=rf'{Settings.__qualname__}.*{TRUST_VARIABLE}=1'):
+            load_checkpoint_file(file)
+        monkeypatch.setenv(TRUST_VARIABLE, '1')
+    found = load_checkpoint_file(file)
+    pure = PureWindowsPath if 'Windows' in kind else PurePosixPath
+    assert type(found['args']) is pure
+    assert found['args'].parts[1:] == ('a', 'b.txt')
+
+
+@pytest.mark.parametrize(
+    ('payload', 'told'),
+    [
+        (
+            b'\x80\x02cpathlib\nPosixPath\nX\x01\x00\x00\x00a\x85R}X\x05\x00\x00\x00_rootK\x01sb.',
+            'Can only build',
+        ),
+        (b'\x80\x02cpathlib\nPath\nX\x01\x00\x00\x00a\x85R.', 'pathlib.Path'),
+        (b'\x80\x02cargparse\nArgumentParser\n)R.', 'argparse.ArgumentParser'),
+        (b'\x80\x02cargparse\nNamespace._get_kwargs\n)R.', 'Namespace._get_kwargs'),
+    ],
+)
+def test_nothing_else_of_these_modules_is_allowed(payload, told, tmp_path):
+    with pytest.raises(RefusedError, match=re.escape(told)):
+        load_checkpoint_file(write(tmp_path / 'a.pth', payload))
+
+
+@pytest.mark.parametrize('inside', [False, True])
+def test_advice_for_a_whole_network(inside, tmp_path, monkeypatch):
+    network = torch.nn.ModuleDict(dict(conv=torch.nn.Linear(2, 2)))
+    network.load_state_dict(WEIGHTS)
+    torch.save(dict(model=network, epoch=1) if inside else network, tmp_path / 'a.pth')
+    with pytest.raises(RefusedError, match=f'ModuleDict.*set {TRUST_VARIABLE}=1'):
+        load_checkpoint_file(tmp_path / 'a.pth')
+    monkeypatch.setenv(TRUST_VARIABLE, '1')
+    assert holds_weights(load_checkpoint_file(tmp_path / 'a.pth'))
+
+
+def test_advice_for_weights_under_several_names(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    file = tmp_path / "it's.pth"
+    torch.save(dict(a=dict(generator=WEIGHTS), b={'x': torch.ones(1)}), file)
+    with pytest.raises(CheckpointError, match=r'tensors in a\.generator, b\. Choose') as caught:
+        load_checkpoint_file(file)
+    lines = [line.strip() for line in str(caught.value).splitlines()[1:]]
+    assert len(lines) == 2
+    exec('\n'.join(lines), {})
+    assert holds_weights(load_checkpoint_file('weights.pth'))
+
+
+@pytest.mark.parametrize(
+    ('content', 'told'),
+    [
+        (OPTIMIZER, 'it contains the state of an optimizer$'),
+        (
+            dict(args=argparse.Namespace(lr=1), epoch=1),
+            r"it contains the keys \['args', 'epoch'\]$",
+        ),
+        (argparse.Namespace(lr=1), 'it contains a Namespace$'),
+        (dict(optimizer=OPTIMIZER), r"it contains the keys \['optimizer'\]$"),
+        ({0: torch.ones(1)}, r'it contains the keys \[0\]$'),
+    ],
+)
+def test_files_without_weights(content, told, tmp_path):
+    torch.save(content, tmp_path / 'a.pth')
+    with pytest.raises(CheckpointError, match=told):
+        load_checkpoint_file(tmp_path / 'a.pth')
+
+
+def test_advice_for_a_file_that_needs_other_code(tmp_path, monkeypatch):
+    code = 'import torch\nclass Net(torch.nn.Linear): pass\n'
+    (tmp_path / 'their_module.py').write_text(code)
+    monkeypatch.syspath_prepend(tmp_path)
+    net = importlib.import_module('their_module').Net(2, 2)
+    torch.save(net, tmp_path / 'a.pth')
+    monkeypatch.setenv(TRUST_VARIABLE, '1')
+    monkeypatch.delitem(sys.modules, 'their_module')
+    monkeypatch.setattr(sys, 'path', [each for each in sys.path if each != str(tmp_path)])
+    importlib.invalidate_caches()
+    with pytest.raises(
+        CheckpointError, match=r"needs code that is not here \(No module named 'the"
+    ):
+        load_checkpoint_file(tmp_path / 'a.pth')
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)  # where that can be imported
+    torch.save(
+        dict(state_dict=torch.load(tmp_path / 'a.pth', weights_only=False).state_dict()), 'n.pth'
+    )
+    assert torch.equal(load_checkpoint_file('n.pth')['state_dict']['weight'], net.weight)

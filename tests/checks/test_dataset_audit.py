@@ -11,12 +11,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from ghmdet.checks import decode_images
 from ghmdet.checks.audit_report import draw_picture, list_findings, write_report
 from ghmdet.checks.dataset_audit import Picture, check_dataset
-from ghmdet.checks.decode_images import ImageJob
 from ghmdet.datasets import CocoDataset
+from ghmdet.datasets.transforms import LoadImageFromFile
 from tests.checks.conftest import TOOLS
 
 find_leaks = runpy.run_path(str(TOOLS / 'check_dataset.py'))['find_leaks']
@@ -45,12 +46,12 @@ def make_box(id_, image_id, bbox, category_id=1):
     return {'id': id_, 'image_id': image_id, 'category_id': category_id, 'bbox': bbox}
 
 
-def check(folder: Path, coco: dict, **kwargs):
+def check(folder: Path, coco: dict, workers=0, **kwargs):
     (folder / 'ann.json').write_text(json.dumps(coco))
     kwargs['data_prefix'] = {'img': str(folder / 'images')}
     kwargs['metainfo'] = {'classes': ('dog', 'c<a>t')}
     dataset = CocoDataset(str(folder / 'ann.json'), lazy_init=True, **kwargs)
-    return check_dataset(dataset, 'train', workers=0)
+    return check_dataset(dataset, 'train', workers=workers, pipeline='pipeline' in kwargs)
 
 
 def test_nothing_is_found_in_a_valid_dataset(tmp_path, coco):
@@ -245,9 +246,9 @@ def test_a_validation_inside_of_the_training(tmp_path, coco):
     assert len(find(train, 'image of the training: 2 of 2 images of val_dataloader.dataset')) == 2
 
 
-def die(job: ImageJob):
+def die(steps, info):
     """Replace the decoder in the other process, a fork of this one."""
-    if job.path == 'evil':
+    if info['img_path'] == 'evil':
         os._exit(9)
     return decode_images.DecodeResult()
 
@@ -258,8 +259,8 @@ def test_an_image_that_kills_its_process_stops_no_other(monkeypatch):
     monkeypatch.setattr(decode_images, '_CHUNK', 2)
     monkeypatch.setattr(decode_images, '_START_METHOD', 'fork')
     paths = ['a', 'b', 'evil', 'c', 'd', 'e', 'f', 'g', 'h']
-    jobs = {path: ImageJob(path, (1, 1), 'color', 9) for path in paths}
-    results = dict(decode_images.decode_images(jobs, workers=2))
+    infos = {path: dict(img_path=path) for path in paths}
+    results = dict(decode_images.decode_images([], infos, workers=2))
     assert sorted(results) == sorted(paths)
     errors = {path: result.error for path, result in results.items() if result.error}
     assert errors == {'evil': 'image evil kills the process that decodes it'}
@@ -286,14 +287,16 @@ def test_boxes_beyond_the_image_are_drawn_in_a_margin(tmp_path):
     """The margin is 4 pixels and what the box needs, at most the size of the image."""
     cv2.imwrite(str(tmp_path / 'x.png'), np.full((40, 60, 3), 7, np.uint8))
     path = str(tmp_path / 'x.png')
-    drawn = draw_picture(Picture(path, (60, 40), [[50, -10, 30, 20]], ''))
+    drawn = draw_picture(Picture(path, (60, 40), [[50, -10, 30, 20]], ''), LoadImageFromFile())
     assert drawn.shape == (10 + 40 + 8, 60 + 20 + 8, 3)
     assert drawn[14, 4].tolist() == [7, 7, 7]
     assert drawn[4, 54].tolist() == drawn[24, 84].tolist() == [0, 0, 255]
     assert drawn[3, 54].tolist() == [99, 99, 99]
-    drawn = draw_picture(Picture(path, (60, 40), [[-1e9, 0, 2e9, 5]], ''))
+    drawn = draw_picture(Picture(path, (60, 40), [[-1e9, 0, 2e9, 5]], ''), LoadImageFromFile())
     assert drawn.shape[1] == 30 + 60 + 30 + 8
-    drawn = draw_picture(Picture('nowhere.png', (10**9, 10), [[0, 0, 9, 9]], ''))
+    drawn = draw_picture(
+        Picture('nowhere.png', (10**9, 10), [[0, 0, 9, 9]], ''), LoadImageFromFile()
+    )
     assert drawn.shape[1] == 320 + 8
 
 
@@ -383,3 +386,121 @@ def test_what_a_test_measures_and_training_leaves_out(tmp_path, coco, test_mode,
     assert audit.notes[0].startswith(
         f'4 images, 4 used; dropped: none. 7 boxes, {5 + 2 * test_mode} u'
     )
+
+
+LOAD, PACK = dict(type='LoadImageFromFile'), dict(type='PackDetInputs')
+RESIZE = dict(type='Resize', scale=(32, 32), keep_ratio=True)
+
+
+def fail_at_two(results):
+    """A step of a user with a fault."""
+    return results['gt_masks'] if results['img_id'] == 2 else results
+
+
+@pytest.mark.parametrize('workers', [0, 2])
+@pytest.mark.parametrize('pickled', [True, False])
+def test_the_pipeline_is_run_on_the_images_that_the_dataset_uses(tmp_path, coco, workers, pickled):
+    """Image 0 is empty and not used, 1 too thin, 2 fails in a step, 3 is damaged."""
+    if not pickled:
+        workers, own = min(workers, 1), lambda results: fail_at_two(results)
+    folder = tmp_path / 'images'
+    cv2.imwrite(str(folder / '0.png'), np.zeros((1, 3000, 3), np.uint8))
+    cv2.imwrite(str(folder / '1.png'), np.zeros((1, 3000, 3), np.uint8))
+    (folder / '3.png').write_bytes(b'no image')
+    for number in range(2):
+        coco['images'][number] |= dict(width=3000, height=1)
+    coco['annotations'][0:2] = [make_box(1, 1, [0, 0, 9, 1])]
+    pipeline = [LOAD, RESIZE, fail_at_two if pickled else own, PACK]
+    settings = dict(filter_cfg=dict(filter_empty_gt=True), workers=workers, pipeline=pipeline)
+    (finding,) = check(tmp_path, coco, **settings).findings
+    assert (finding.kind, finding.is_error, finding.count) == ('image file', True, 3)
+    thin, failed, damaged = finding.texts
+    assert thin.startswith(
+        f'image {folder}/1.png (id 1) is 3000x1 (width x height), of which step 1 (Resize) of the '
+        'pipeline leaves no pixel: it is too thin'
+    )
+    assert failed == (
+        f'image {folder}/2.png (id 2): step 2 (function) of the pipeline fails with KeyError: '
+        "'gt_masks'"
+    )
+    assert damaged.startswith(f'image {folder}/3.png (id 3) cannot be read as an image')
+
+
+def test_the_pipeline_is_not_run_on_broken_entries(tmp_path, coco):
+    coco['annotations'][0]['image_id'] = 99
+    audit = check(tmp_path, coco, pipeline=[LOAD, fail_at_two])
+    assert audit.num_errors == 1
+    assert 'the pipeline was not run, only its decoder: correct the errors first' in audit.notes
+
+
+PIPELINES = """
+common = dict(type='CocoDataset', data_prefix=dict(img='images'), ann_file='train.json',
+              metainfo=dict(classes=('dog', 'c<a>t')))
+load, pack = dict(type='LoadImageFromFile'), dict(type='PackDetInputs')
+small = dict(type='Resize', scale=(32, 32), keep_ratio=True)
+train_dataloader = dict(dataset=dict(pipeline=[load, pack], **common))
+val_dataloader = dict(dataset=dict(
+    pipeline=[load, dict(type='TestTimeAug', transforms=[[small], [pack]])],
+    test_mode=True, **common,
+))
+"""
+
+
+def test_the_tool_runs_the_pipeline_of_each_dataset(tmp_path, coco, run_tool):
+    cv2.imwrite(str(tmp_path / 'images' / '1.png'), np.zeros((1, 3000, 3), np.uint8))
+    coco['images'][1] |= dict(width=3000, height=1)
+    coco['annotations'][1]['bbox'] = [0, 0, 9, 1]
+    (tmp_path / 'train.json').write_text(json.dumps(coco))
+    (tmp_path / 'config.py').write_text(PIPELINES)
+    args = ('check_dataset.py', 'config.py', '--workers', 0)
+    assert run_tool(*args)[0] == 0
+    code, stdout, stderr = run_tool(*args, '--pipeline')
+    assert code == 1, stderr
+    train, val = stdout.split('== val_dataloader')
+    assert 'no errors' in train
+    assert 'error: 1 x image file\n    image images/1.png (id 1) is 3000x1' in val
+    assert 'of which step 1 (TestTimeAug) of the pipeline leaves no pixel' in val
+    code, _, stderr = run_tool('check_dataset.py', 'train.json', '--pipeline')
+    assert (code, '--pipeline needs a config' in stderr) == (2, True)
+
+
+def test_what_the_tool_does_not_check_is_listed_and_an_error(tmp_path, coco, run_tool):
+    folder = "custom = dict(type='ImageFolder', data_prefix=dict(img='images'), test_mode=True)\n"
+    test = f'{folder}test_dataloader = dict(dataset=custom)\n'
+    (tmp_path / 'config.py').write_text(test)
+    code, _, stderr = run_tool('check_dataset.py', 'config.py', '--allow-skipped')
+    assert code == 1
+    assert 'config.py: nothing was checked: test_dataloader.dataset (ImageFolder)' in stderr
+    (tmp_path / 'train.json').write_text(json.dumps(coco))
+    (tmp_path / 'config.py').write_text(PIPELINES.partition('val_')[0] + test)
+    args = ('check_dataset.py', 'config.py', '--workers', 0)
+    code, stdout, stderr = run_tool(*args)
+    assert code == 1
+    assert 'no errors' in stdout
+    words = 'config.py: not checked: test_dataloader.dataset (ImageFolder)'
+    assert f'error: {words}. --allow-skipped accepts this' in stderr
+    code, _, stderr = run_tool(*args, '--allow-skipped')
+    assert (code, words in stderr) == (0, True)
+
+
+def test_images_that_the_tool_does_not_find_are_an_error(tmp_path, coco, run_tool):
+    (tmp_path / 'ann.json').write_text(json.dumps(coco))
+    (tmp_path / 'images').rename(tmp_path / 'elsewhere')
+    code, stdout, stderr = run_tool('check_dataset.py', 'ann.json', '--workers', 0)
+    assert code == 1
+    assert 'images were not checked: no folder' in stdout
+    assert 'no folder of images beside the file; name it with --img-dir' in stderr
+    assert 'error: ann.json: not checked: 4 images of ann.json. --allow-skipped accepts' in stderr
+    args = ('check_dataset.py', 'ann.json', '--workers', 0)
+    assert run_tool(*args, '--allow-skipped')[0] == 0
+    assert run_tool(*args, '--img-dir', 'elsewhere')[0] == 0
+
+
+def test_pictures_are_read_as_the_dataset_reads_them(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new('RGB', (60, 40)).save(tmp_path / 'x.png', exif=exif)
+    picture = Picture(str(tmp_path / 'x.png'), (60, 40), [], '')
+    loader = LoadImageFromFile(color_type='grayscale_ignore_orientation')
+    assert draw_picture(picture, loader).shape == (48, 68, 3)
+    assert draw_picture(picture, LoadImageFromFile()).shape == (68, 48, 3)

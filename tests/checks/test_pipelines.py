@@ -1,8 +1,10 @@
 """Pipelines are applied to the first image before a run."""
 
+import json
 import random
 from types import SimpleNamespace
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -37,7 +39,7 @@ def shapes(tmp_path_factory):
     return root
 
 
-def make(shapes, pipeline, split='train'):
+def make(shapes, pipeline, split='train', **settings):
     return CocoDataset(
         ann_file='annotations/train.json',
         data_root=str(shapes),
@@ -45,6 +47,7 @@ def make(shapes, pipeline, split='train'):
         metainfo=dict(classes=('circle', 'square', 'triangle')),
         pipeline=pipeline,
         test_mode=split != 'train',
+        **settings,
     )
 
 
@@ -113,3 +116,43 @@ def test_random_numbers_stay_as_they_are(check):
     expected = state()
     check([LOAD, BOXES, dict(type='RandomResize', scale=(9, 9), ratio_range=(1, 2)), FLIP, PACK])
     assert state() == expected
+
+
+@pytest.mark.parametrize(
+    ('on_error', 'spoil', 'message'),
+    [
+        (
+            'raise',
+            'thin',
+            f'{TRAIN}: image {{}} is 3000x1 .* of which {TRAIN}.2 .Resize. leaves no',
+        ),
+        ('skip', 'thin', f'{TRAIN} must end with PackDetInputs'),  # found with the second image
+        ('skip', 'gone', f'{TRAIN} must end with PackDetInputs'),
+    ],
+)
+def test_an_image_that_is_skipped_is_replaced(tmp_path, on_error, spoil, message):
+    draw_shapes(tmp_path, dict(train=2), seed=0)
+    data = json.loads((tmp_path / 'annotations/train.json').read_text())
+    first = data['images'][0]
+    path = tmp_path / 'train' / first['file_name']
+    path.unlink()
+    if spoil == 'thin':
+        first |= dict(width=3000, height=1)
+        cv2.imwrite(str(path), np.zeros((1, 3000, 3), np.uint8))
+        (tmp_path / 'annotations/train.json').write_text(json.dumps(data))
+    dataset = make(tmp_path, [LOAD, BOXES, RESIZE], on_error=on_error)
+    with pytest.raises(ConfigError, match=message.format(f'{path} .id {first["id"]}.')):
+        try_pipeline(TRAIN, dataset, 'train')
+
+
+def skip_some(*ids):
+    return lambda results: None if results['img_id'] in ids else results
+
+
+def test_a_step_may_skip_an_image_in_training_but_not_all(check, shapes):
+    check([LOAD, BOXES, skip_some(1), PACK])
+    words = r'00002.jpg \(id 2\) is skipped: .*pipeline.2 \(function\) returns None'
+    with pytest.raises(ConfigError, match=words):
+        check([LOAD, BOXES, skip_some(1, 2), PACK])
+    with pytest.raises(ConfigError, match=r'00001.jpg \(id 1\) is skipped: val_dataloader'):
+        check([LOAD, BOXES, skip_some(1), PACK], 'val')

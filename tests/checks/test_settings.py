@@ -57,7 +57,7 @@ def test_milestones_of_several_schedulers():
     'cfg',
     [
         dict(model=dict(), param_scheduler=None, custom_hooks=None),
-        dict(optim_wrapper=dict(accumulative_counts=4, optimizer=dict(lr=0))),
+        dict(optim_wrapper=dict(accumulative_counts=4, optimizer=dict(type='SGD', lr=0))),
         dict(default_hooks=dict(checkpoint=dict(interval=-1)), train_cfg=dict(max_iters=9)),
         dict(model_wrapper_cfg=dict(find_unused_parameters=True)),
         dict(runner_type='OwnRunner'),

@@ -291,7 +291,7 @@ def test_a_training_without_boxes_is_refused(make, warnings):
     message = message_of(ValueError, check, TinyModel(3), train=none)
     assert message == (
         f'train_dataloader has no box to learn from: {none.ann_file}: {none.summary}; '
-        f"{count} of {count} boxes cannot be used: the key 'area' is 0 or negative, as some "
+        f"{count} of {count} boxes cannot be learnt: the key 'area' is 0 or negative, as some "
         'converters write it: write width x height, or remove the key'
     )
     assert f'dropped: {count} with an area of 0 or less' in message

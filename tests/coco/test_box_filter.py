@@ -70,8 +70,8 @@ PIXELS = [10, 16, 50, 20]  # UNIT times 100, 80, 100, 80
     [
         (
             box(area=0),
-            "of 3 boxes cannot be used: the key 'area' is 0 or negative, as some converters write "
-            'it: write width x height, or remove the key',
+            "of 3 boxes cannot be learnt: the key 'area' is 0 or negative, as some converters "
+            'write it: write width x height, or remove the key',
             [box(area=400), box()],
         ),
         (
@@ -113,7 +113,7 @@ PIXELS = [10, 16, 50, 20]  # UNIT times 100, 80, 100, 80
 def test_what_is_wrong_where_no_box_can_be_used(faulty, words, repaired):
     """The advice is followed: each repair makes the boxes usable, or leaves a file without any."""
     check = check_boxes(make([faulty] * 3), LABELS)
-    assert check.explain(NAMES).startswith('3 of 3 boxes cannot be used: ')
+    assert check.explain(NAMES).startswith('3 of 3 boxes cannot be learnt: ')
     assert words in check.explain(NAMES)
     for good in repaired:
         check = check_boxes(make([good] * 3), LABELS)
@@ -133,7 +133,7 @@ def test_the_most_frequent_reason_is_named():
     """Boxes of other classes do not matter where there are some of the classes."""
     boxes = [box(category_id=2)] * 9 + [box(iscrowd=1)] * 2 + [box(area=0)] * 3
     check = check_boxes(make(boxes), LABELS)
-    assert check.explain(NAMES).startswith("3 of 14 boxes cannot be used: the key 'area'")
+    assert check.explain(NAMES).startswith("3 of 14 boxes cannot be learnt: the key 'area'")
     # In a test they count, so that nothing is wrong.
     assert check_boxes(make(boxes), LABELS, test_mode=True).explain(NAMES) == ''
 
@@ -141,4 +141,6 @@ def test_the_most_frequent_reason_is_named():
 def test_normalised_boxes_of_a_test_are_told():
     check = check_boxes(make([box(bbox=UNIT)]), LABELS, test_mode=True)
     assert check.used.tolist() == [0]
-    assert 'look normalised' in check.explain(NAMES)
+    assert check.explain(NAMES).startswith(
+        '1 of 1 boxes cannot be measured: their coordinates look'
+    )

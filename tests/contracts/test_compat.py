@@ -20,6 +20,7 @@ from mmengine.utils import dl_utils
 from mmengine.utils.dl_utils import misc
 
 from ghmdet import compat
+from ghmdet.config import sources
 
 
 def faulty_available():
@@ -99,7 +100,7 @@ def test_config_text_when_yapf_raises(monkeypatch, tmp_path):
     assert Config(CONFIG, format_python_code=False).pretty_text.startswith('lr=0.01')
     assert Config(CONFIG).pretty_text.startswith('lr = 0.01')  # formatted by yapf
     patched = Config.pretty_text
-    compat.patch_config_formatter()
+    sources.patch_config_formatter()
     assert Config.pretty_text is patched
     monkeypatch.setattr(config_module, 'FormatCode', changed)
     Config(CONFIG).dump(tmp_path / 'a.py')

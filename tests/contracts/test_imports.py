@@ -27,7 +27,9 @@ ALLOWED = {
     'models': {'registry', 'structures', 'boxes', 'losses'},
     'datasets': {'registry', 'structures', 'coco'},
     'evaluation': {'registry', 'coco'},
-    'visualization': {'registry', 'structures', 'coco', 'datasets.image_file'},
+    'visualization': {
+        *('registry', 'structures', 'coco', 'datasets.image_file', 'datasets.wrappers'),
+    },
     'compat': {'config.package_lookup'},
     'checkpoint': {'registry', 'compat', 'models.wrappers', 'models.buffers', 'datasets.wrappers'},
     'checks': {

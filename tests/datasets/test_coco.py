@@ -178,7 +178,9 @@ def test_no_image_left_names_filter_and_counts(build):
 
 def test_no_image_left_for_want_of_boxes_tells_why(build, coco):
     coco['annotations'] = [ann for ann in coco['annotations'] if ann['category_id'] == 1]
-    words = r'2 of 2 boxes cannot be used: their classes \(cow\) are not in metainfo.classes: name'
+    words = (
+        r'2 of 2 boxes cannot be learnt: their classes \(cow\) are not in metainfo.classes: name'
+    )
     with pytest.raises(ValueError, match=f'no usable image .*2 of other classes. {words}'):
         build(filter_cfg={'filter_empty_gt': True})
     classes = {'classes': ('cow',)}

@@ -44,13 +44,13 @@ def rotated(folder: Path, orientation: int, suffix='jpg', image=None) -> Path:
     return file
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    content = kind + data
+    return struct.pack('>I', len(data)) + content + struct.pack('>I', zlib.crc32(content))
+
+
 def png_header(width: int, height: int) -> bytes:
     """A PNG that claims a size and has next to no pixels."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        content = kind + data
-        return struct.pack('>I', len(data)) + content + struct.pack('>I', zlib.crc32(content))
-
     header = struct.pack('>IIBBBBB', width, height, 8, 2, 0, 0, 0)
     chunks = [(b'IHDR', header), (b'IDAT', zlib.compress(b'')), (b'IEND', b'')]
     return b'\x89PNG\r\n\x1a\n' + b''.join(chunk(*each) for each in chunks)
@@ -154,6 +154,77 @@ def test_missing(tmp_path):
         read_image(tmp_path / 'a.jpg', name='picture 7')
     with pytest.raises(ImageError, match='cannot be read'):
         read_image(f'{tmp_path}/a\0.jpg')
+
+
+# What OpenCV reads and Pillow does not
+
+LONG = zlib.compress(bytes(1_500_000))
+
+
+@pytest.mark.parametrize(
+    'chunks',
+    [
+        [(b'zTXt', b'render\0\0' + LONG)],
+        [(b'iTXt', b'render\0\1\0\0\0' + LONG)],
+        [(b'zTXt', b'render\0\0' + zlib.compress(bytes(900_000)))] * 80,
+        [(b'iCCP', b'profile\0\0' + LONG)],
+        [(b'iCCP', b'profile\0\1' + LONG)],  # an unknown compression
+        [(b'pHYs', b'ab')],
+        [(b'tEXt', b'render\0' + b'x' * 3_000_000)],
+    ],
+)
+def test_what_else_is_in_a_png_does_not_matter(tmp_path, capfd, chunks):
+    """Pillow refuses all but the last; OpenCV skips what it cannot use."""
+    file = tmp_path / 'a.png'
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    Image.fromarray(pixels()).save(file, exif=exif)
+    content = file.read_bytes()
+    assert content.index(b'eXIf') < content.index(b'IDAT')
+    extra = b''.join(chunk(*each) for each in chunks)
+    file.write_bytes(content[:33] + extra + content[33:])
+    assert read_image_sizes(file) == ((100, 80), (80, 100))
+    assert find_image_fault(file, (80, 100)) is None
+    img = read_image(file, expected_wh=(80, 100))
+    np.testing.assert_array_equal(img, np.rot90(pixels()[..., ::-1], -1))
+    with pytest.raises(ImageError, match='has more than 7999 pixels .100x80'):
+        read_image(file, max_pixels=7999)
+    file.write_bytes(file.read_bytes()[:-30])
+    assert find_image_fault(file) == TRUNCATED
+
+
+@pytest.mark.parametrize(
+    ('place', 'lost', 'shown_wh'),
+    [(33, 0, (80, 100)), (-12, 0, (80, 100)), (33, 3, (100, 80)), (-12, 3, (100, 80))],
+)
+def test_exif_of_a_png_counts_as_opencv_counts_it(tmp_path, capfd, place, lost, shown_wh):
+    """Before and after the pixels, but not if its checksum is wrong."""
+    file, exif = tmp_path / 'a.png', Image.Exif()
+    exif[ORIENTATION] = 6
+    part = chunk(b'eXIf', exif.tobytes()[6:])
+    Image.fromarray(pixels()).save(file)
+    content = file.read_bytes()
+    part = part[: len(part) - lost] + bytes(lost)
+    file.write_bytes(content[:place] + part + content[place:])
+    assert read_image_sizes(file) == ((100, 80), shown_wh)
+    assert read_image(file, expected_wh=shown_wh).shape == (*shown_wh[::-1], 3)
+
+
+def test_formats_that_pillow_does_not_know(tmp_path):
+    """A PAM; a float image is refused, which OpenCV would clip."""
+    file = tmp_path / 'a.pam'
+    cv2.imwrite(str(file), pixels())
+    with pytest.raises(OSError, match='cannot identify'):
+        Image.open(file)
+    assert read_image_sizes(file) == ((100, 80), (100, 80))
+    assert find_image_fault(file, (100, 80)) is None
+    assert find_image_fault(file, (100, 81)).endswith('the annotation file says 100x81')
+    np.testing.assert_array_equal(read_image(file, expected_wh=(100, 80)), pixels())
+    for read in (read_image, read_image_sizes):
+        with pytest.raises(ImageError, match='a.pam has more than 7999 pixels .100x80'):
+            read(file, max_pixels=7999)
+    cv2.imwrite(str(tmp_path / 'a.hdr'), pixels().astype(np.float32))
+    assert find_image_fault(tmp_path / 'a.hdr').startswith('cannot be read as an image')
 
 
 # Sizes and EXIF

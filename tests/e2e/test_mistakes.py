@@ -119,6 +119,14 @@ WILD = (
 )
 MISTAKES = [
     # --- the annotation file
+    in_json(
+        'all boxes empty',
+        all_annotations(bbox=[3, 3, 0, 0]),
+        *('train_dataloader has no box to learn from', 'width or height is 0', 'placeholders'),
+    ),
+    in_json('no objects', edit(lambda d: d.update(annotations=[])), 'the file has no annotations'),
+    in_json('all crowd', all_annotations(iscrowd=1), 'set iscrowd to 0 for single objects'),
+    in_json('no area', all_annotations(area=0), "the key 'area' is 0", 'write width x height'),
     in_json('truncated', raw(lambda text: text[:200]), 'JSON', 'line 1'),
     in_json('empty', raw(lambda text: b'')),
     in_json('not UTF-8', raw(lambda text: text.replace(b'circle', b'c\xff\xferc'))),
@@ -378,8 +386,6 @@ RIGHT = {
     'string ids': edit(lambda data: rename_images(data, 'i{}'.format)),
     'huge ids': edit(lambda data: rename_images(data, lambda i: 10**25 + i)),
     'one box empty': annotation(bbox=[3, 3, 0, 0]),
-    'all boxes empty': all_annotations(bbox=[3, 3, 0, 0]),
-    'no objects': edit(lambda d: d.update(annotations=[])),
     'grey': image(lambda f: cv2.imwrite(str(f), cv2.imread(str(f), 0))),
     'UTF-8 mark': raw(lambda text: b'\xef\xbb\xbf' + text),
 }

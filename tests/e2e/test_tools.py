@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import shutil
 import subprocess
 import sys
 
@@ -187,7 +188,16 @@ def test_results_with_and_without_annotations(trained, shapes, tmp_path):
     assert [row['category_name'] for row in found] == [names[r['category_id']] for r in measured]
     assert {row['category_id'] for row in found} <= {1, 2, 3}
 
-    run('test.py', *args[:4], '--images', shapes / 'val', '--out', tmp_path / 'z.json')
+    photos = shutil.copytree(shapes / 'val', tmp_path / 'photos')
+    (photos / 'cut.jpg').write_bytes((photos / '00001.jpg').read_bytes()[:-50])
+    args = ('test.py', *args[:4], '--images', photos, '--out', tmp_path / 'z.json')
+    done = run(*args, check=False)
+    assert done.returncode == 1
+    fault = f'image {photos}/cut.jpg is truncated: its end marker is missing'
+    assert f'error: 1 images of {photos} cannot be used and were left out: {fault}' in done.stderr
+    (tmp_path / 'z.json').rename(tmp_path / 'partial.json')
+    assert f'were left out:\n{fault}\n' in run(*args, '--allow-skipped').stdout
+    assert (tmp_path / 'z.json').read_bytes() == (tmp_path / 'partial.json').read_bytes()
     found = json.loads((tmp_path / 'z.json').read_text())
     assert [row['image_id'] for row in found] == [file_names[r['image_id']] for r in measured]
     assert [row['bbox'] for row in found] == [row['bbox'] for row in measured]

@@ -1,6 +1,7 @@
 """Detections in Python equal those of the pipeline that tools/test.py runs."""
 
 import copy
+from io import BytesIO
 
 import mmcv
 import numpy as np
@@ -137,19 +138,109 @@ def test_get_model_with_published_weights(monkeypatch, setting):
         get_model('retinanet_ghm_r18_fpn_shapes', pretrained=True)
 
 
+EXPECTED = (
+    r'expected a path, a Pillow image, an array uint8 \(h, w, 3\) in BGR or a tensor uint8 '
+    r'\(3, h, w\) in BGR \(the model normalises it\), or a list of these; got'
+)
+
+
 def test_images_that_cannot_be_used(setting, tmp_path):
     model = init_detector(setting[1])
     (tmp_path / 'a.jpg').write_text('<html>')
-    array = 'img must be uint8 .* in BGR, got an array '
+    Image.new('RGB', (3000, 1)).save(tmp_path / 'thin.png')
+    Image.new('RGB', (40, 30)).save(tmp_path / 'b.png')
+    content = (tmp_path / 'b.png').read_bytes()
+    (tmp_path / 'cut.png').write_bytes(content[:-30])
     for img, message in [
         ('nowhere.jpg', 'image nowhere.jpg does not exist$'),
         (tmp_path / 'a.jpg', r'image .*a.jpg cannot be read as an image \(cannot iden'),
-        (np.zeros((8, 9), np.uint8), rf'{array}uint8 \(8, 9\); '),
-        (np.zeros((8, 9, 4), np.uint8), rf'{array}uint8 \(8, 9, 4\); '),
-        (np.zeros((8, 9, 3), np.uint16), rf'{array}uint16 \(8, 9, 3\); '),
+        (tmp_path / 'thin.png', r'image .*thin.png is 3000x1 .* of which step . \(Resize\) of'),
+        (np.zeros((1, 3000, 3), np.uint8), r'the image is 3000x1 .* step . \(Resize\) of the'),
+        (np.zeros((8, 9), np.uint8), rf'{EXPECTED} an array uint8 \(8, 9\)$'),
+        (np.zeros((8, 9, 4), np.uint8), rf'{EXPECTED} an array uint8 \(8, 9, 4\)$'),
+        (np.zeros((1, 8, 9, 3), np.uint8), rf'{EXPECTED} an array uint8 \(1, 8, 9, 3\)$'),
+        (np.zeros((0, 9, 3), np.uint8), rf'{EXPECTED} an array uint8 \(0, 9, 3\)$'),
+        (np.zeros((8, 9, 3), np.uint16), rf'{EXPECTED} an array uint16 \(8, 9, 3\)$'),
+        (np.zeros((8, 9, 3), np.float32), rf'{EXPECTED} an array float32 \(8, 9, 3\)$'),
+        (torch.zeros(3, 8, 9), rf'{EXPECTED} a tensor torch.float32 \(3, 8, 9\)$'),
+        (torch.zeros(8, 9, 3, dtype=torch.uint8), rf'{EXPECTED} a tensor torch.uint8 \(8, 9, 3\)'),
+        (torch.zeros(1, 3, 8, 9, dtype=torch.uint8), rf'{EXPECTED} a tensor torch.uint8 \(1, 3,'),
+        (content, f'{EXPECTED} bytes$'),
+        (None, f'{EXPECTED} NoneType$'),
+        (dict(img='b.png'), f'{EXPECTED} dict$'),
+        ([[tmp_path / 'b.png']], f'{EXPECTED} list$'),
+        (Image.open(tmp_path / 'cut.png'), 'the Pillow image .*cut.png cannot be used: '),
+        (Image.new('F', (9, 8)), 'the Pillow image .* its pixels .mode F. have no known range'),
+        (Image.new('I', (9, 8)), 'the Pillow image .* its pixels .mode I. have no known range'),
     ]:
-        with pytest.raises((FileNotFoundError, ValueError), match=f'^{message}'):
+        with pytest.raises((FileNotFoundError, ValueError, TypeError), match=f'^{message}'):
             inference_detector(model, img)
+
+
+def assert_equal_detections(found, expected):
+    assert len(found.pred_instances) == len(expected.pred_instances) > 0
+    assert found.ori_shape == expected.ori_shape
+    for key in ('bboxes', 'scores', 'labels'):
+        assert torch.equal(found.pred_instances[key], expected.pred_instances[key])
+
+
+@pytest.mark.parametrize(
+    ('suffix', 'color_type'),
+    [
+        *((suffix, 'color') for suffix in ('jpg', 'png', 'tiff', 'webp')),
+        # Pillow itself turns a TIFF.
+        *((suffix, 'color_ignore_orientation') for suffix in ('jpg', 'png', 'webp')),
+    ],
+)
+@pytest.mark.parametrize('orientation', [1, 6, 7])
+def test_a_pillow_image_gives_what_its_file_gives(
+    setting, tmp_path, suffix, orientation, color_type
+):
+    root, cfg, checkpoint = setting
+    cfg = copy.deepcopy(cfg)
+    cfg.test_dataloader.dataset.pipeline[0].color_type = color_type
+    model, exif = init_detector(cfg, checkpoint), Image.Exif()
+    exif[0x0112] = orientation
+    options = dict(lossless=True) if suffix == 'webp' else {}
+    with Image.open(next((root / 'val').iterdir())) as image:
+        image.resize((160, 120)).save(tmp_path / f'a.{suffix}', exif=exif, **options)
+    expected = inference_detector(model, tmp_path / f'a.{suffix}')
+    turned = orientation != 1 and color_type == 'color'
+    assert expected.ori_shape == ((160, 120) if turned else (120, 160))
+    with Image.open(tmp_path / f'a.{suffix}') as image:
+        assert_equal_detections(inference_detector(model, image), expected)
+        assert_equal_detections(inference_detector(model, [image, image])[1], expected)
+    # What the message of bytes says.
+    content = BytesIO((tmp_path / f'a.{suffix}').read_bytes())
+    assert_equal_detections(inference_detector(model, Image.open(content)), expected)
+
+
+@pytest.mark.parametrize('mode', ['1', 'L', 'LA', 'P', 'PA', 'RGB', 'RGBA', 'I;16', 'CMYK'])
+def test_a_pillow_image_of_any_mode(setting, tmp_path, mode):
+    model = init_detector(setting[1], setting[2])
+    with Image.open(next((setting[0] / 'val').iterdir())) as image:
+        image = image.convert('L' if mode == 'I;16' else mode)
+    if mode == 'I;16':
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 256 + 200)
+        assert image.mode == mode
+    if mode in ('LA', 'RGBA'):
+        image.putalpha(0)
+    file = tmp_path / ('a.tiff' if mode in ('CMYK', 'PA') else 'a.png')
+    if mode == 'PA':  # no file has this mode
+        image.convert('RGB').save(file)
+    else:
+        image.save(file)
+    assert_equal_detections(inference_detector(model, image), inference_detector(model, file))
+
+
+def test_a_tensor_gives_what_its_array_gives(setting):
+    model = init_detector(setting[1], setting[2])
+    array = mmcv.imread(next((setting[0] / 'val').iterdir()))
+    expected = inference_detector(model, array)
+    tensor = torch.from_numpy(array).permute(2, 0, 1)
+    for given in (tensor, tensor.contiguous(), (tensor,), iter([tensor])):
+        found = inference_detector(model, given)
+        assert_equal_detections(found[0] if isinstance(found, list) else found, expected)
 
 
 def test_any_kind_of_png(setting, tmp_path):

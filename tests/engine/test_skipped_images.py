@@ -8,13 +8,18 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from mmcv.transforms import BaseTransform
 from mmengine.dataset import RepeatDataset, pseudo_collate
 from PIL import Image
 from torch.utils.data import DataLoader
 
+from ghmdet.checks.decode_images import decode_images
+from ghmdet.config.cli import describe
 from ghmdet.datasets import CocoDataset, coco
 from ghmdet.datasets.image_file import ImageError
+from ghmdet.datasets.transforms import PipelineError
 from ghmdet.engine.hooks.skipped_images import SkippedImagesHook
+from ghmdet.registry import TRANSFORMS
 
 STEPS = [
     dict(type='LoadImageFromFile'),
@@ -41,8 +46,8 @@ def root(tmp_path) -> Path:
     return tmp_path
 
 
-def build(root: Path, **settings) -> CocoDataset:
-    return CocoDataset(
+def build(root: Path, kind=CocoDataset, **settings) -> CocoDataset:
+    return kind(
         'train.json',
         data_root=str(root),
         metainfo=dict(classes=('cat',)),
@@ -115,8 +120,12 @@ def test_more_than_five_are_counted(root):
     for number in range(6):
         (root / f'{number}.jpg').unlink(missing_ok=True)
     dataset = build(root, on_error='skip', max_refetch=50)
-    with pytest.raises(Exception, match='Cannot find valid image after 50'):
+    with pytest.raises(ImageError) as caught:
         dataset[0]
+    assert str(caught.value).startswith(
+        f'{root}/train.json: 51 images drawn at random were all skipped, the last since image '
+    )
+    assert str(caught.value).endswith('does not exist. tools/check_dataset.py --pipeline lists all')
     dataset.skipped.fill_(1)
     (line,) = report(dataset)
     assert line.startswith('6 of 6 images of ')
@@ -140,6 +149,131 @@ def test_ignore_empty_of_mmcv_skips_too(root):
     torch.manual_seed(0)
     assert dataset[1]['data_samples'].img_id in (0, 2, 5)
     assert dataset.skipped[1] == 1
+
+
+def test_a_test_names_the_image_that_a_step_skips(root):
+    pipeline = [dict(type='LoadImageFromFile', ignore_empty=True), *STEPS[1:]]
+    dataset = build(root, pipeline=pipeline, test_mode=True)
+    assert dataset[0]['data_samples'].img_id == 0
+    with pytest.raises(ImageError) as caught:
+        dataset[1]
+    assert str(caught.value) == (
+        f'image {root}/1.jpg (id 1) is skipped: step 0 (LoadImageFromFile) of the pipeline returns '
+        'None, which only training allows'
+    )
+
+
+# Images that are too thin, and steps that fail
+
+RESIZE = dict(type='Resize', scale=(32, 32), keep_ratio=True)
+RESIZED = [STEPS[0], STEPS[1], RESIZE, STEPS[2]]
+TO_ONE = dict(type='RandomChoice', transforms=[[RESIZE]])
+
+
+class AsDicts(CocoDataset):
+    """Its images are a list of dicts."""
+
+    def filter_data(self):
+        return list(super().filter_data())
+
+
+class Broken(BaseTransform):
+    """Fails for image 2 as a step of a user may."""
+
+    def __init__(self, error=KeyError):
+        self.error = error
+
+    def transform(self, results):
+        if results['img_id'] == 2:
+            raise self.error('gt_masks')
+        return results
+
+
+@pytest.fixture
+def thin(root) -> Path:
+    """Six images without a fault, but the fourth is 3000 wide and 1 high."""
+    coco = json.loads((root / 'train.json').read_text())
+    for number in range(6):
+        wh = (3000, 1) if number == 3 else (32, 24)
+        coco['images'][number] |= dict(width=wh[0], height=wh[1])
+        Image.new('RGB', wh).save(root / f'{number}.jpg')
+    coco['annotations'][3]['bbox'] = [0, 0, 9, 1]
+    (root / 'train.json').write_text(json.dumps(coco))
+    return root
+
+
+@pytest.mark.parametrize('kind', [CocoDataset, AsDicts])
+@pytest.mark.parametrize(
+    ('pipeline', 'place'),
+    [
+        (RESIZED, 'step 2 (Resize)'),
+        ([*STEPS[:2], TO_ONE, STEPS[2]], 'step 2 (RandomChoice)'),
+        (
+            [
+                *STEPS[:2],
+                dict(type='TestTimeAug', transforms=[[RESIZE], [TRANSFORMS.build(STEPS[2])]]),
+            ],
+            'step 2 (TestTimeAug)',
+        ),
+    ],
+)
+def test_an_image_that_is_too_thin_is_named(thin, kind, pipeline, place):
+    message = (
+        f'image {thin}/3.jpg (id 3) is 3000x1 (width x height), of which {place} of the pipeline '
+        'leaves no pixel: it is too thin (OpenCV'
+    )
+    for settings in (dict(test_mode=True), {}):
+        dataset = build(thin, kind, pipeline=pipeline, **settings)
+        assert dataset[2]['data_samples'] is not None
+        with pytest.raises(ImageError) as caught:
+            dataset[3]
+        assert str(caught.value).startswith(message)
+    dataset = build(thin, kind, pipeline=pipeline, on_error='skip')
+    samples = [dataset[index]['data_samples'] for index in range(6)]
+    assert len(samples) == 6
+    assert dataset.skipped.tolist() == [0, 0, 0, 1, 0, 0]
+    (line,) = report(dataset)
+    assert line.endswith(
+        f'{thin}/3.jpg (id 3) cannot be decoded or processed (tools/check_dataset.py CONFIG '
+        '--pipeline says why)'
+    )
+    # As it does:
+    info = dataset.get_data_info(3)
+    ((_, result),) = decode_images(dataset.pipeline.transforms, {3: info}, workers=0)
+    assert result.error.startswith(message)
+
+
+def test_a_crop_of_nothing_is_named(thin):
+    crop = lambda results: results | dict(img=results['img'][2:])  # noqa: E731
+    dataset = build(thin, pipeline=[STEPS[0], crop, STEPS[2]])
+    with pytest.raises(ImageError, match=r'3.jpg .id 3. is 3000x1 .*which step 1 .function. of'):
+        dataset[3]
+
+
+@pytest.mark.parametrize('workers', [0, 1])
+@pytest.mark.parametrize('on_error', ['raise', 'skip'])
+@pytest.mark.parametrize(
+    ('step', 'fails'),
+    [
+        (Broken(), "(Broken) of the pipeline fails with KeyError: 'gt_masks'"),
+        (
+            dict(type='RandomChoice', transforms=[[Broken(IndexError)]]),
+            '(RandomChoice) of the pipeline fails in Broken with IndexError: gt_masks',
+        ),
+        # The setting is wrong, not the image.
+        (dict(RESIZE, scale=(0, 0)), '(Resize) of the pipeline fails with error: OpenCV'),
+    ],
+)
+def test_another_error_is_never_skipped_and_names_image_and_step(
+    thin, workers, on_error, step, fails
+):
+    dataset = build(thin, pipeline=[*STEPS[:2], step, STEPS[2]], on_error=on_error)
+    loader = DataLoader(dataset, sampler=[2], num_workers=workers, collate_fn=pseudo_collate)
+    with pytest.raises(PipelineError) as caught:
+        list(loader)
+    assert describe(caught.value).startswith(f'image {thin}/2.jpg (id 2): step 2 {fails}')
+    assert '\n' not in describe(caught.value)
+    assert dataset.skipped.sum() == 0
 
 
 @pytest.mark.parametrize(

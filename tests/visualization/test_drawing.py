@@ -9,8 +9,12 @@ import mmcv
 import numpy as np
 import pytest
 import torch
+from mmengine.dataset import ConcatDataset
 from mmengine.visualization import Visualizer
+from PIL import Image
 
+from ghmdet.datasets import ImageFolder
+from ghmdet.datasets.image_file import ImageError
 from ghmdet.registry import HOOKS, VISUALIZERS
 from ghmdet.structures import DetDataSample, InstanceData
 from ghmdet.visualization import DetLocalVisualizer, DetVisualizationHook
@@ -235,6 +239,8 @@ def runner(tmp_path):
         work_dir=str(tmp_path / 'work'),
         timestamp='20260101',
         iter=1000,
+        val_dataloader=SimpleNamespace(dataset=[]),
+        test_dataloader=SimpleNamespace(dataset=[]),
     )
 
 
@@ -293,6 +299,66 @@ def test_without_a_folder_test_images_go_to_the_backends_or_a_window(runner, tmp
     hook = DetVisualizationHook(draw=True, show=True, wait_time=1.5)
     hook.after_test_iter(runner, 0, outputs=outputs)
     assert (shown, stored) == ([{'win_name': 'a.png', 'wait_time': 1.5}], ['test_img'])
+
+
+def store_rotated(folder, name):
+    """An image, 50 wide and 40 high with a red half at the left, whose EXIF turns it clockwise."""
+    folder.mkdir()
+    stored = np.zeros((40, 50, 3), np.uint8)
+    stored[:, :25] = RED
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(stored).save(folder / name, exif=exif)
+    return stored, np.rot90(stored, -1)
+
+
+def make_dataset(folder, **settings):
+    """An `ImageFolder`, whose first step has these settings."""
+    steps = [dict(type='LoadImageFromFile', **settings), dict(type='PackDetInputs')]
+    return ImageFolder(data_prefix=dict(img=str(folder)), pipeline=steps, test_mode=True)
+
+
+@pytest.mark.parametrize(
+    ('color_type', 'turned'),
+    [
+        ('color', True),
+        ('grayscale', True),
+        ('color_ignore_orientation', False),
+        ('grayscale_ignore_orientation', False),
+        ('unchanged', False),
+    ],
+)
+def test_the_image_is_read_as_its_dataset_reads_it_but_in_colour(
+    runner, tmp_path, color_type, turned
+):
+    expected = store_rotated(tmp_path / 'a', '1.png')[turned]
+    dataset = make_dataset(tmp_path / 'a', color_type=color_type)
+    runner.test_dataloader.dataset = dataset
+    sample = dataset[0]['data_samples']
+    assert sample.ori_shape == expected.shape[:2]
+    DetVisualizationHook(draw=True).after_test_iter(runner, 0, outputs=[sample])
+    np.testing.assert_array_equal(runner.visualizer.calls[0]['image'], expected)
+
+
+def test_each_part_of_a_dataset_has_its_own_settings(runner, tmp_path):
+    stored, turned = store_rotated(tmp_path / 'a', '1.png')
+    store_rotated(tmp_path / 'b', '1.png')
+    runner.val_dataloader.dataset = ConcatDataset(
+        [
+            make_dataset(tmp_path / 'a'),
+            make_dataset(tmp_path / 'b', color_type='color_ignore_orientation', max_pixels=2000),
+        ]
+    )
+    hook = DetVisualizationHook(draw=True, interval=1)
+    for index in range(2):
+        sample = runner.val_dataloader.dataset[index]['data_samples']
+        hook.after_val_iter(runner, index, outputs=[sample])
+    first, second = (call['image'] for call in runner.visualizer.calls)
+    np.testing.assert_array_equal(first, turned)
+    np.testing.assert_array_equal(second, stored)
+    Image.new('RGB', (100, 80)).save(tmp_path / 'b' / '1.png')
+    with pytest.raises(ImageError, match='b/1.png has more than 2000 pixels'):
+        hook.after_val_iter(runner, 1, outputs=[sample])
 
 
 def test_hook_errors_say_what_to_do(runner):

@@ -60,7 +60,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument('config', help='config file, or the name of a config that ghmdet ships')
     parser.add_argument('--max-images', type=int, help='images to read, evenly spread (all)')
     parser.add_argument(
-        '--out-dir', type=Path, help='folder of the report (work_dirs/NAME OF THE CONFIG)'
+        '--out-dir', type=cli.user_path, help='folder of the report (work_dirs/NAME OF THE CONFIG)'
     )
     add_cfg_options(parser)
     cli.add_debug_argument(parser)

@@ -20,7 +20,6 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +27,7 @@ from benchmarks import dataloader, dataset, evaluation, inference, loss, startup
 from benchmarks.machine import describe_machine, list_versions, measure_rates
 from benchmarks.measure import quiet_log
 
-from ghmdet.config.cli import add_debug_argument, run
+from ghmdet.config.cli import add_debug_argument, run, user_path
 
 TASKS = {
     'loss': loss,
@@ -48,7 +47,7 @@ def make_parser() -> argparse.ArgumentParser:
     common.add_argument('--compile', action='store_true', help='step, inference: also compiled')
     common.add_argument('--runs', type=int, default=5, help='timed runs of each variant')
     add_debug_argument(common)
-    common.add_argument('--json', type=Path, help='also write the figures here')
+    common.add_argument('--json', type=user_path, help='also write the figures here')
     parser = argparse.ArgumentParser(description='Measure against a reference.')
     tasks = parser.add_subparsers(dest='task', required=True)
     for name, task in TASKS.items():

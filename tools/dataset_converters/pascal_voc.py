@@ -32,7 +32,7 @@ from typing import NoReturn
 from xml.etree import ElementTree
 
 from ghmdet.coco.classes import suggest_name
-from ghmdet.config.cli import add_debug_argument, run
+from ghmdet.config.cli import add_debug_argument, run, user_path
 from ghmdet.datasets.image_file import ImageError, read_image_sizes
 from ghmdet.datasets.image_folder import SUFFIXES
 from ghmdet.files import decode_text, find_look_alike, fold_name, read_lines, replacing
@@ -119,9 +119,11 @@ class RefuseDoctype(ElementTree.TreeBuilder):
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description='Convert a Pascal VOC dataset to COCO format.')
-    parser.add_argument('voc_root', type=Path, help='folder of Annotations, ImageSets, JPEGImages')
     parser.add_argument(
-        '--out', type=Path, required=True, help='folder to create, the data_root of a config'
+        'voc_root', type=user_path, help='folder of Annotations, ImageSets, JPEGImages'
+    )
+    parser.add_argument(
+        '--out', type=user_path, required=True, help='folder to create, the data_root of a config'
     )
     parser.add_argument('--sets', nargs='+', help='lists to convert (train, val, test if present)')
     parser.add_argument('--classes', nargs='+', help='classes in id order (all, alphabetically)')

@@ -8,13 +8,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from ghmdet.config.cli import add_debug_argument, run
+from ghmdet.config.cli import add_debug_argument, run, user_path
 from ghmdet.datasets import draw_shapes
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description='Draw COCO-format images of coloured shapes.')
-    parser.add_argument('--out', default='data/shapes', help='folder to write to (%(default)s)')
+    parser.add_argument(
+        '--out', type=user_path, default='data/shapes', help='folder to write to (%(default)s)'
+    )
     parser.add_argument('--train', type=int, default=300, help='images to train on (%(default)s)')
     parser.add_argument('--val', type=int, default=60, help='images to validate on (%(default)s)')
     parser.add_argument('--seed', type=int, default=0, help='same seed, same bytes (%(default)s)')

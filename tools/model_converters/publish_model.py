@@ -25,7 +25,7 @@ from safetensors.torch import save
 from ghmdet import __version__
 from ghmdet.checkpoint.download import file_sha256
 from ghmdet.checkpoint.reader import SAFETENSORS
-from ghmdet.config.cli import add_debug_argument, run
+from ghmdet.config.cli import add_debug_argument, run, user_path
 from ghmdet.engine import load_checkpoint_file
 from ghmdet.files import publish
 
@@ -34,11 +34,11 @@ KEPT_META = ('epoch', 'iter', 'mmengine_version', 'mmdet_version', 'mmcv_version
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description='Publish a checkpoint without the optimizer.')
-    parser.add_argument('checkpoint', metavar='IN', type=Path, help='checkpoint to publish')
+    parser.add_argument('checkpoint', metavar='IN', type=user_path, help='checkpoint to publish')
     parser.add_argument(
         'out',
         metavar='OUT',
-        type=Path,
+        type=user_path,
         help='file to write, .pth or .safetensors; its hash is added',
     )
     parser.add_argument(

@@ -12,6 +12,8 @@ from ghmdet.datasets.wrappers import base_datasets
 from ghmdet.messages import list_items
 from ghmdet.registry import HOOKS
 
+_OTHER_FAULT = 'cannot be decoded or processed (tools/check_dataset.py CONFIG --pipeline says why)'
+
 
 @HOOKS.register_module()
 class SkippedImagesHook(Hook):
@@ -36,7 +38,7 @@ class SkippedImagesHook(Hook):
         faults = []
         for index in indices[:5]:
             info = dataset.get_data_info(index)
-            fault = dataset.find_fault(info) or 'cannot be decoded'
+            fault = dataset.find_fault(info) or _OTHER_FAULT
             faults.append(f'{info["img_path"]} (id {info["img_id"]!r}) {fault}')
         faults += [''] * (len(indices) - len(faults))
         runner.logger.warning(
