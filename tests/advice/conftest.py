@@ -191,6 +191,25 @@ def print_config(monkeypatch, capfd):
     return print_config
 
 
+@pytest.fixture
+def run_tool(monkeypatch, capfd):
+    """Run a file of tools/ in the current folder; gives its exit code and all that it writes."""
+
+    def run_tool(tool, *args):
+        monkeypatch.setattr(sys, 'argv', [tool, *map(str, args)])
+        capfd.readouterr()
+        main = runpy.run_path(str(TOOLS / tool))['main']
+        try:
+            cli.run(main)
+        except SystemExit as stop:
+            return stop.code, ''.join(capfd.readouterr())
+        finally:
+            forget_loggers()
+        return 0, ''.join(capfd.readouterr())
+
+    return run_tool
+
+
 def pipeline(*steps, split='train'):
     """Lines of the config that set a pipeline, of names of STEPS and of dicts as text."""
     steps = ', '.join(str(STEPS.get(step, step)) for step in steps)
