@@ -71,20 +71,27 @@ def says(text, part):
 
 @dataclass
 class Answer:
-    """How a program ended: exit code, all that it wrote, and the error message in it."""
+    """How a program ended: exit code, what it wrote, and the folder that it ran in."""
 
     code: int
-    text: str
+    stdout: str
+    stderr: str
     folder: Path
 
     @property
+    def text(self):
+        """All that it wrote."""
+        return self.stdout + self.stderr
+
+    @property
     def error(self):
-        return self.text.rpartition('error: ')[2] if self.code else ''
+        """The message with which it ended."""
+        return self.stderr.rpartition('error: ')[2] if self.code else ''
 
     @property
     def ap(self):
         """The AP that was written last."""
-        return self.text.rpartition('coco/bbox_mAP: ')[2].split()[0]
+        return self.stdout.rpartition('coco/bbox_mAP: ')[2].split()[0]
 
 
 @pytest.fixture(scope='session')
@@ -156,7 +163,7 @@ def run(small, tmp_path, monkeypatch, capfd):
         except SystemExit as stop:
             code = stop.code
         forget_loggers()
-        return Answer(code, ''.join(reversed(capfd.readouterr())), folder)
+        return Answer(code, *capfd.readouterr(), folder)
 
     return run
 

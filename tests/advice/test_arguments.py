@@ -8,6 +8,7 @@ from mmengine.dataset import DefaultSampler
 
 from ghmdet.boxes.anchor_generator import AnchorGenerator
 from ghmdet.boxes.postprocess import check_test_cfg
+from ghmdet.datasets import CocoDataset
 from ghmdet.datasets.samplers import AspectRatioBatchSampler
 from ghmdet.datasets.transforms import LoadAnnotations, LoadImageFromFile, PackDetInputs
 from ghmdet.engine.amp import AmpOptimWrapper, apply_amp
@@ -25,6 +26,7 @@ ANCHORS = dict(type='AnchorGenerator', strides=[8, 16], ratios=[1.0])
 OCTAVE = dict(octave_base_scale=4, scales_per_octave=3)
 NMS = dict(type='nms', iou_threshold=0.5)
 BOXES = dict(gt_bboxes=np.zeros((2, 4)), gt_bboxes_labels=np.zeros(2), img=np.zeros((4, 4, 3)))
+LAZY = dict(ann_file='a.json', lazy_init=True)
 PIXELS = torch.zeros(3, 8, 8, dtype=torch.uint8)
 NORMALIZED = dict(mean=[1, 2, 3], std=[1, 1, 1])
 
@@ -99,6 +101,11 @@ def reduce(**kwargs):
     return FocalLoss()(torch.zeros(1, 2), torch.zeros(1, dtype=torch.int64), **kwargs)
 
 
+def lose(labels, columns=2, weight=None):
+    weight = None if weight is None else torch.tensor(weight)
+    return FocalLoss()(torch.zeros(len(labels), columns), torch.tensor(labels), weight)
+
+
 def make(kind, **fixed):
     """A constructor for the table."""
     return lambda **kwargs: kind(**fixed | kwargs)
@@ -170,6 +177,13 @@ class UnequalAnchors(AnchorGenerator):
             make(GHMC, use_sigmoid=True),
             dict(bins=0),
             [dict(bins=1)],
+        ),
+        advice('use labels.long()', lose, ([0.0],), [([0],)]),
+        advice(
+            'expected labels from 0 to {} for pred (n, {})',
+            lose,
+            ([0, 3],),
+            [([0, 2],), ([0, 3], 3), ([0, 3], 2, [1.0, 0.0])],
         ),
         advice(
             '.reduction must be one of ',
@@ -288,6 +302,24 @@ class UnequalAnchors(AnchorGenerator):
             [dict(sampler=DefaultSampler(Sizes()))],
         ),
         advice('or use a mmengine dataset and sampler', group, ([0, 1],), [(Sizes(),)]),
+        advice(
+            "a dict, e.g. dict(img='train/')",
+            CocoDataset,
+            LAZY | dict(data_prefix='train/'),
+            [LAZY | dict(data_prefix=dict(img='train/'))],
+        ),
+        advice(
+            "a dict, e.g. dict(classes=('cat', 'dog'))",
+            CocoDataset,
+            LAZY | dict(metainfo=('cat', 'dog')),
+            [LAZY | dict(metainfo=dict(classes=('cat', 'dog')))],
+        ),
+        advice(
+            'data_prefix.{} must be a folder',
+            CocoDataset,
+            LAZY | dict(data_prefix=dict(img=['train/'])),
+            [LAZY | dict(data_prefix=dict(img='train/'))],
+        ),
         # --- evaluation
         advice(
             "metric must be 'bbox', 'proposal' or a list of them",
@@ -296,7 +328,7 @@ class UnequalAnchors(AnchorGenerator):
             [dict(metric=each) for each in ('bbox', 'proposal', ['bbox', 'proposal'])],
         ),
         advice(
-            'CocoMetric: backend must be of ',
+            'CocoMetric: {} must be of {}, got {}',
             CocoMetric,
             dict(backend='coco'),
             [dict(backend='pycocotools'), dict(backend='faster_coco_eval')],

@@ -1,19 +1,23 @@
 """Advice of `checkpoint`."""
 
 import errno
+import importlib
 import os
 import re
 import shutil
+import sys
 from functools import partial
 
 import pytest
 import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.runner.checkpoint import CheckpointLoader
+from safetensors.torch import save_file
 
 import ghmdet.test
 from ghmdet.checkpoint import download, load_hook, save_hook
 from ghmdet.checkpoint.download import TIMEOUT_VARIABLE
+from ghmdet.checkpoint.reader import TRUST_VARIABLE
 from ghmdet.engine import CheckpointError
 from ghmdet.registry import METRICS
 from tests.advice import advice
@@ -302,3 +306,95 @@ def test_a_path_as_an_address(tmp_path, monkeypatch):
     with pytest.raises(CheckpointError, match='file:// is not one of .*its path alone'):
         CheckpointLoader.load_checkpoint('file://ones.pth')
     check_ones(CheckpointLoader.load_checkpoint('ones.pth'))
+
+
+# --- files that are no checkpoints --------------------------------------------------------------
+
+
+class Thing:
+    """A class that checkpoints need not have."""
+
+
+@pytest.mark.follows('If you trust whoever made it, set {}=1 in the environment and run again')
+def test_a_file_that_needs_code(run, monkeypatch):
+    wrong = change_checkpoint(lambda checkpoint: checkpoint.update(thing=Thing()))
+    first = run(wrong, LOAD)
+    variable = re.search(r'set (\w+)=1 in the environment', first.error)[1]
+    monkeypatch.setenv(variable, '1')
+    then = run(wrong, LOAD)
+    assert then.code == 0, then.error
+
+
+@pytest.mark.follows('read it where that can be imported, and save the weights alone')
+def test_a_file_that_needs_other_code(run, tmp_path, monkeypatch):
+    elsewhere = tmp_path / 'elsewhere'
+    elsewhere.mkdir()
+    (elsewhere / 'far_away.py').write_text('class Thing:\n    pass\n')
+
+    def damage(folder):
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(elsewhere)
+            thing = importlib.import_module('far_away').Thing()
+            change_checkpoint(lambda checkpoint: checkpoint.update(thing=thing))(folder)
+        del sys.modules['far_away']
+
+    def save_alone(folder):
+        with monkeypatch.context() as patch:
+            patch.syspath_prepend(elsewhere)
+            weights = torch.load(folder / 'checkpoint.pth', weights_only=False)['state_dict']
+        torch.save(dict(state_dict=weights), folder / 'new.pth')
+        del sys.modules['far_away']
+
+    monkeypatch.setenv(TRUST_VARIABLE, '1')
+    first = run(damage, LOAD)
+    assert "torch.save(dict(state_dict=...), 'new.pth')" in first.error
+    monkeypatch.delenv(TRUST_VARIABLE)
+    then = run(damage, save_alone, options('load_from=new.pth'))
+    assert then.code == 0, then.error
+
+
+def safetensors(name):
+    def act(folder):
+        weights = torch.load(folder / 'checkpoint.pth', weights_only=False)['state_dict']
+        save_file({key: value.contiguous() for key, value in weights.items()}, folder / name)
+
+    return act
+
+
+def cut(folder):
+    os.truncate(folder / 'checkpoint.pth', 9999)
+
+
+@pytest.mark.parametrize(
+    ('part', 'wrong', 'right'),
+    [
+        advice('take an earlier checkpoint or fetch it again', (cut, LOAD), LOAD),
+        advice(
+            'Give the .pth file itself',
+            options('load_from=small.py'),
+            options('load_from=checkpoint.pth'),
+        ),
+        advice(
+            '(a safetensors file must be called .safetensors)',
+            (safetensors('model.bin'), options('load_from=model.bin')),
+            (safetensors('model.safetensors'), options('load_from=model.safetensors')),
+        ),
+    ],
+)
+def test_files_of_other_kinds(part, wrong, right, follow):
+    follow(part, wrong, right)
+
+
+@pytest.mark.follows(', with tensors in {}. Choose, and save it alone')
+def test_weights_under_other_names(run):
+    def bury(checkpoint):
+        weights = checkpoint['state_dict']
+        return dict(one=dict(net=weights), two=dict(net=weights))
+
+    first = run(change_checkpoint(bury), LOAD)
+    assert 'with tensors in one.net, two.net. Choose, and save it alone' in first.error
+    code = first.error.partition('alone:')[2].partition('(--debug')[0]
+    code = '\n'.join(line.strip() for line in code.splitlines())
+    then = run(change_checkpoint(bury), lambda _: exec(code), options('load_from=weights.pth'))
+    assert then.code == 0, then.error
+    assert '82 of 82 tensors of the model loaded' in then.text

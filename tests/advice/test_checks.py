@@ -14,7 +14,7 @@ from ghmdet.config.errors import ConfigError
 from ghmdet.datasets import CocoDataset
 from ghmdet.registry import DATASETS, TRANSFORMS
 from tests.advice import advice
-from tests.advice.conftest import edit, options, pipeline, says, write
+from tests.advice.conftest import STEPS, edit, options, pipeline, says, write
 
 
 @DATASETS.register_module(force=True)
@@ -31,7 +31,10 @@ class OwnTransform(BaseTransform):
         return results
 
 
-ONE_CLASS = edit(lambda data: data['categories'].pop(), 'val')
+ONE_CIRCLE = edit(
+    lambda data: [a.update(category_id=1) for a in data['annotations'] if not a['iscrowd']][:0]
+)
+UNKNOWN_FILE = options('val_dataloader.dataset.type=OwnCoco', 'val_evaluator.ann_file=None')
 NAMES = "('circle', 'square', 'triangle')"
 FREE = 'model = dict(bbox_head=dict(num_classes=80))\n' + '\n'.join(
     f'{split}_dataloader = dict(dataset=dict(metainfo=None))' for split in ('train', 'val', 'test')
@@ -60,6 +63,7 @@ def without_annotations_of(number, split='train'):
     return edit(change, split)
 
 
+@pytest.mark.follows('{} needs {} in the config, {}')
 @pytest.mark.parametrize(
     ('part', 'wrong', 'right'),
     [
@@ -71,8 +75,8 @@ def without_annotations_of(number, split='train'):
         ),
         advice(
             'there is no file of that name with one class per line{}; a tuple of one',
-            (options('model.bbox_head.num_classes=1'), metainfo("('circle')")),
-            (options('model.bbox_head.num_classes=1'), metainfo("('circle',)")),
+            (ONE_CIRCLE, options('model.bbox_head.num_classes=1'), metainfo("('circle')")),
+            (ONE_CIRCLE, options('model.bbox_head.num_classes=1'), metainfo("('circle',)")),
         ),
         advice('must be a sequence of names, got {}', metainfo('7'), metainfo(NAMES)),
         advice(
@@ -126,7 +130,7 @@ def without_annotations_of(number, split='train'):
             pipeline('load', 'boxes', 'pack'),
         ),
         advice(
-            'to train on: LoadAnnotations (with with_bbox=True and with_label=True) is missing',
+            'LoadAnnotations (with with_bbox=True and with_label=True) is missing',
             pipeline('load', 'resize', 'pack'),
             pipeline(
                 'load',
@@ -148,7 +152,17 @@ def without_annotations_of(number, split='train'):
                 split='val',
             ),
         ),
+        advice(
+            'must come before LoadAnnotations, since {}_evaluator has no ann_file',
+            (UNKNOWN_FILE, pipeline('load', 'boxes', 'resize', 'pack', split='val')),
+            (UNKNOWN_FILE, pipeline('load', 'resize', 'boxes', 'pack', split='val')),
+        ),
         # --- evaluator
+        advice(
+            'so that the metrics would be of a part: remove it',
+            'val_dataloader = dict(drop_last=True)',
+            'val_dataloader = dict(drop_last=False)',
+        ),
         advice(
             '_evaluator.ann_file or give both the same file',
             options('val_evaluator.ann_file=data/annotations/train.json'),
@@ -167,7 +181,7 @@ def without_annotations_of(number, split='train'):
         ),
         # --- learning rate
         advice(
-            '{} needs {} in the config, {}',
+            'e.g. auto_scale_lr=dict(enable=False, base_batch_size=16)',
             ('auto_scale_lr = dict(_delete_=True)', '--auto-scale-lr'),
             ('auto_scale_lr = dict(enable=False, base_batch_size=16)', '--auto-scale-lr'),
         ),
@@ -194,9 +208,6 @@ OWN = '\n'.join(
             'but there are {} classes: set model.bbox_head.num_classes=',
             options('model.bbox_head.num_classes=4'),
             r'set (model.bbox_head.num_classes=3)',
-        ),
-        advice(
-            'the classes do not agree', options('model.bbox_head.num_classes=4'), r'set (\S+=3)'
         ),
         advice(
             ' has a dataset of ',
@@ -315,7 +326,7 @@ def test_another_source_tree(tmp_path, monkeypatch, capfd):
             {},
         ),
         advice(
-            "model must be a dict, e.g. dict(type='RetinaNet')",
+            "a dict, e.g. dict(type='RetinaNet')",
             check_settings,
             dict(model='RetinaNet'),
             dict(model=dict(type='RetinaNet')),
@@ -327,6 +338,33 @@ def test_another_source_tree(tmp_path, monkeypatch, capfd):
             dict(train_cfg=dict(max_epochs=1)),
         ),
         advice(
+            "a dict; for several datasets dict(type='ConcatDataset', datasets=[...])",
+            check_settings,
+            dict(val_dataloader=dict(dataset=[dict(type='CocoDataset')] * 2)),
+            dict(
+                val_dataloader=dict(
+                    dataset=dict(type='ConcatDataset', datasets=[dict(type='CocoDataset')] * 2)
+                )
+            ),
+        ),
+        advice(
+            'there is no such package; leave it out',
+            check_settings,
+            dict(default_scope='mmdett'),
+            {},
+        ),
+        advice(
+            "needs nms, e.g. nms=dict(type='nms', iou_threshold=0.5)",
+            check_settings,
+            dict(val_cfg={'a': 1}, model=dict(type='RetinaNet', test_cfg=dict(score_thr=0.1))),
+            dict(
+                val_cfg={'a': 1},
+                model=dict(
+                    type='RetinaNet', test_cfg=dict(nms=dict(type='nms', iou_threshold=0.5))
+                ),
+            ),
+        ),
+        advice(
             'or -1 for never',
             check_settings,
             dict(default_hooks=dict(checkpoint=dict(interval=0))),
@@ -336,7 +374,7 @@ def test_another_source_tree(tmp_path, monkeypatch, capfd):
             'optim_wrapper.optimizer.{} must be a number of at least 0',
             check_settings,
             dict(optim_wrapper=dict(optimizer=dict(lr='fast'))),
-            dict(optim_wrapper=dict(optimizer=dict(lr=0))),
+            dict(optim_wrapper=dict(optimizer=dict(type='SGD', lr=0))),
         ),
         advice(
             'load_from must be the path of a checkpoint or None',
@@ -354,7 +392,7 @@ def test_another_source_tree(tmp_path, monkeypatch, capfd):
             'each larger than the one before',
             check_settings,
             dict(param_scheduler=dict(milestones=[8, 8])),
-            dict(param_scheduler=dict(milestones=[8, 11])),
+            dict(param_scheduler=dict(type='MultiStepLR', milestones=[8, 11])),
         ),
         advice(
             'set all three, or none of them: ',
@@ -369,3 +407,64 @@ def test_ranges(part, check, wrong, right):
         check(Config(wrong))
     assert says(str(caught.value), part)
     check(Config(right))
+
+
+NO_OBJECT = edit(lambda data: data['annotations'].clear(), 'val')
+
+
+@pytest.mark.follows('which are not learnt: {}. Correct the annotations or metainfo.classes')
+def test_classes_without_a_box(run):
+    """The circle of the training is none of the objects."""
+    assert 'which are not learnt: circle. Correct the annotations' in run().text
+    others = metainfo("('square', 'triangle')"), options('model.bbox_head.num_classes=2')
+    for each in ((ONE_CIRCLE,), others):
+        then = run(*each)
+        assert then.code == 0, then.error
+        assert 'not learnt: circle' not in then.text
+
+
+@pytest.mark.follows('Use a file with objects; to train without validation, set val_dataloader')
+def test_nothing_to_find(run):
+    assert 'no object to find' in run(NO_OBJECT).text
+    file = 'annotations/train.json'
+    found = options(
+        *(f'val_dataloader.dataset.ann_file={file}', f'val_evaluator.ann_file=data/{file}'),
+        'val_dataloader.dataset.data_prefix.img=train/',
+    )
+    none = 'val_dataloader = None\nval_cfg = None\nval_evaluator = None'
+    for each in (found, none):
+        then = run(NO_OBJECT, each)
+        assert then.code == 0, then.error
+        assert 'no object to find' not in then.text
+
+
+@pytest.mark.follows('tells images apart. Give them different ids, remove {}, or evaluate one')
+def test_images_of_several_datasets(run):
+    def several(*splits, evaluator="outfile_prefix='found'"):
+        parts = ', '.join(
+            f"dict(type='CocoDataset', data_root='data/', ann_file='annotations/{split}.json', "
+            f"data_prefix=dict(img='{split}/'), test_mode=True, metainfo=dict(classes={NAMES}), "
+            f'pipeline={[STEPS[step] for step in ("load", "resize", "boxes", "pack")]})'
+            for split in splits
+        )
+        return (
+            "val_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDataset', "
+            f"datasets=[{parts}]))\nval_evaluator = dict(_delete_=True, type='CocoMetric', "
+            f'{evaluator})'
+        )
+
+    def other_ids(data):
+        data['images'][0]['id'] = 9
+        for each in data['annotations']:
+            each['image_id'] = 9
+
+    first = run(several('train', 'val'))
+    assert 'remove val_evaluator.outfile_prefix, or evaluate one dataset at a time' in first.error
+    for each in (
+        (several('train', 'val'), edit(other_ids, 'val')),
+        (several('train', 'val', evaluator=''),),
+        (several('val'),),
+    ):
+        then = run(*each)
+        assert then.code == 0, then.error
+        assert then.ap

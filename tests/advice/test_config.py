@@ -5,6 +5,8 @@ import re
 import pytest
 
 from ghmdet import utils
+from ghmdet.config.arguments import read_config
+from ghmdet.config.errors import ConfigError
 from ghmdet.registry import (
     DATA_SAMPLERS,
     DATASETS,
@@ -18,7 +20,7 @@ from ghmdet.registry import (
     VISBACKENDS,
 )
 from tests.advice import advice
-from tests.advice.conftest import edit, options, pipeline
+from tests.advice.conftest import edit, options, pipeline, says
 
 FOCAL = "type='FocalLoss', use_sigmoid=True"
 ROOTS = [f'{split}_dataloader.dataset.data_root=data/' for split in ('train', 'val', 'test')]
@@ -267,3 +269,68 @@ def test_the_traceback_of_an_error(run):
     then = run(wrong, '--debug')
     assert 'gradient_density.py' in then.text
     assert 'shows where' not in then.text
+
+
+# --- config files -------------------------------------------------------------------------------
+
+READ_BASE = 'from mmengine.config import read_base\nwith read_base():\n    from .a import *\n'
+
+
+@pytest.mark.parametrize(
+    ('part', 'wrong', 'right', 'inherited'),
+    [
+        advice(
+            'write _base_ = [] in its first line',
+            'import os\nwork_dir = os.sep.join("ab")',
+            '_base_ = []\nimport os\nwork_dir = os.sep.join("ab")',
+            '',
+        ),
+        advice(
+            '`_base_` must stand above all imports: move it to the first line',
+            'import os\n_base_ = "a.py"\nwork_dir = os.sep.join("ab")',
+            '_base_ = "a.py"\nimport os\nwork_dir = os.sep.join("ab")',
+            'resume = False',
+        ),
+        advice(
+            "`_base_` must be a text or a list of texts without variables, e.g. './base.py'",
+            'name = "a.py"\n_base_ = name\nwork_dir = "a/b"',
+            '_base_ = "./a.py"\nwork_dir = "a/b"',
+            'resume = False',
+        ),
+        advice(
+            'a variable holds a {}, which cannot be copied: `del` it after its use',
+            '_base_ = []\nfile = open("a.py")\nwork_dir = file.read()',
+            '_base_ = []\nfile = open("a.py")\nwork_dir = file.read()\nfile.close()\ndel file',
+            'a/b',
+        ),
+        advice(
+            'a file with read_base is inherited by ',
+            '_base_ = "b.py"\nwork_dir = "a/b"',
+            f'{READ_BASE.replace(".a", ".b")}\nwork_dir = "a/b"',
+            'resume = False',
+        ),
+        advice(
+            "a file with `_base_` is inherited by _base_ = '...', not by read_base",
+            f'{READ_BASE.replace(".a", ".c")}\nwork_dir = "a/b"',
+            "_base_ = 'c.py'\nwork_dir = 'a/b'",
+            'resume = False',
+        ),
+        advice(
+            "a part is given by name: dict(type='...')",
+            '_base_ = []\nclass Hook: pass\ncustom_hooks = [Hook()]\nwork_dir = "a/b"',
+            '_base_ = []\ncustom_hooks = [dict(type="EMAHook")]\nwork_dir = "a/b"',
+            '',
+        ),
+    ],
+)
+def test_files_of_configs(part, wrong, right, inherited, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name, text in (('a', inherited), ('b', READ_BASE), ('c', "_base_ = 'a.py'")):
+        (tmp_path / f'{name}.py').write_text(text)
+    file = tmp_path / 'config.py'
+    file.write_text(wrong)
+    with pytest.raises((ConfigError, TypeError)) as caught:
+        read_config(str(file))
+    assert says(str(caught.value), part)
+    file.write_text(right)
+    assert read_config(str(file)).work_dir == 'a/b'

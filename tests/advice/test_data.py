@@ -15,6 +15,7 @@ from tests.advice.conftest import edit, options
 TRAIN = 'train_dataloader.dataset'
 FILE = 'data/annotations/train.json'
 IMAGE = 'data/train/00001.jpg'
+PREFIX = "train_dataloader = dict(dataset=dict(data_prefix=dict(_delete_=True, {}='train/')))"
 
 
 def annotations(change):
@@ -151,8 +152,8 @@ OUTSIDE = (
         ),
         advice(
             "data_prefix must have the key 'img'",
-            "train_dataloader = dict(dataset=dict(data_prefix=dict(_delete_=True, image='train/')))",
-            "train_dataloader = dict(dataset=dict(data_prefix=dict(_delete_=True, img='train/')))",
+            PREFIX.format('image'),
+            PREFIX.format('img'),
         ),
         advice(
             'change it, metainfo.classes or the file',

@@ -7,7 +7,6 @@ import re
 import signal
 import warnings
 
-import cv2
 import pytest
 import torch
 from mmengine.config import Config
@@ -19,7 +18,7 @@ from mmengine.structures import InstanceData
 import ghmdet.test
 from ghmdet import utils
 from ghmdet.datasets import CocoDataset
-from ghmdet.engine import build_runner, get_model, inference_detector, init_detector
+from ghmdet.engine import build_runner, get_model
 from ghmdet.engine.amp import low_precision
 from ghmdet.engine.val_loop import _scale_to_input
 from ghmdet.evaluation import CocoMetric
@@ -184,7 +183,10 @@ def test_no_annotations_for_the_loss(run):
 @pytest.mark.follows('LoadAnnotations must come before Resize in the pipelines of all datasets')
 def test_the_order_of_several_datasets(run):
     first, second = ('load', 'resize', 'boxes', 'pack'), ('load', 'boxes', 'resize', 'pack')
-    several = """val_dataloader = dict(dataset=dict(_delete_=True, type='ConcatDataset', datasets=[{}, {}]))
+    several = """
+val_dataloader = dict(
+    dataset=dict(_delete_=True, type='ConcatDataset', datasets=[{}, {}])
+)
 val_evaluator = dict(_delete_=True, type='DumpDetResults', out_file_path='found.pkl')
 val_cfg = dict(compute_loss=True)
 default_hooks = dict(checkpoint=dict(save_best=None))"""
@@ -320,6 +322,36 @@ def test_a_file_without_annotations(run):
     assert json.loads((then.folder / 'found.bbox.json').read_text())
 
 
+@pytest.mark.follows('give these the same category_id, or rename a category in the file')
+def test_two_categories_of_one_name(measure, small, tmp_path):
+    content = json.loads((small / 'data/annotations/val.json').read_text())
+    for each in content['categories']:
+        each['name'] = 'circle'
+    box = dict(content['annotations'][0], category_id=1)
+    content['annotations'] = [box, dict(box, id=99, category_id=2)]
+
+    def measured():
+        (tmp_path / 'val.json').write_text(json.dumps(content))
+        return measure(tmp_path / 'val.json', classes=('circle',))
+
+    with pytest.raises(ValueError, match='give these the same category_id, or rename a category'):
+        measured()
+    content['annotations'][-1]['category_id'] = 1
+    assert 'coco/bbox_mAP' in measured()
+    content['annotations'][-1]['category_id'] = 2
+    content['categories'][1]['name'] = 'other'
+    assert 'coco/bbox_mAP' in measured()
+
+
+@pytest.mark.follows('The results of the others are written; --allow-skipped accepts this')
+def test_images_that_cannot_be_used(run):
+    wrong = lambda folder: (folder / 'data/train/00001.jpg').write_bytes(b'')  # noqa: E731
+    first = run(wrong, '--images data/train', program=ghmdet.test)
+    assert '--allow-skipped accepts this' in first.error
+    then = run(wrong, '--images data/train --allow-skipped', program=ghmdet.test)
+    assert then.code == 0, then.error
+
+
 # --- programs -----------------------------------------------------------------------------------
 
 
@@ -393,17 +425,6 @@ def test_weights_of_a_model(small, monkeypatch):
     assert torch.equal(model.state_dict()[name], expected[name])
 
 
-@pytest.mark.follows('cv2.imread returns such an image')
-def test_an_image_as_an_array(small, monkeypatch):
-    monkeypatch.chdir(small)
-    model = init_detector('small.py', 'checkpoint.pth')
-    with pytest.raises(ValueError, match=r'img must be uint8 \(h, w, 3\) in BGR'):
-        inference_detector(model, cv2.imread('data/val/00001.jpg', cv2.IMREAD_GRAYSCALE))
-    found = inference_detector(model, cv2.imread('data/val/00001.jpg'))
-    of_file = inference_detector(model, 'data/val/00001.jpg')
-    assert torch.equal(found.pred_instances.bboxes, of_file.pred_instances.bboxes)
-
-
 @pytest.mark.follows('is not available on mps; remove it, or run on the CPU or on CUDA')
 def test_mixed_precision_on_mps():
     with pytest.raises(ValueError, match='remove it, or run on the CPU'):
@@ -475,7 +496,10 @@ def test_steps_that_are_not_finite(wrong, right, run):
 
 @pytest.mark.follows(', training without --amp')
 def test_steps_that_are_not_finite_in_float16(run):
-    half = "optim_wrapper = dict(type='AmpOptimWrapper', dtype='float16', loss_scale=dict(init_scale=1.0))"
+    half = (
+        "optim_wrapper = dict(type='AmpOptimWrapper', dtype='float16', "
+        'loss_scale=dict(init_scale=1.0))'
+    )
     small = pipeline('load', 'boxes', "dict(type='Resize', scale=(32, 32))", 'pack')
     once = 'default_hooks.finite_steps.max_in_a_row=1', 'train_cfg.val_interval=9'
     settings = options(*once, LARGE, 'train_cfg.max_epochs=2')

@@ -58,6 +58,7 @@ def test_errors_of_the_data(run, run_tool):
 
 @pytest.mark.follows('--pipeline needs a config', '--workers and --pictures must not be negative')
 @pytest.mark.follows('no folder of images beside the file; name it with --img-dir')
+@pytest.mark.follows('{}. --allow-skipped accepts this')
 def test_arguments_of_the_check(run, run_tool):
     run()
     file = 'data/annotations/val.json'
@@ -71,6 +72,8 @@ def test_arguments_of_the_check(run, run_tool):
     os.rename('data/val', 'pictures')
     code, text = run_tool('check_dataset.py', file, '--workers', 0)
     assert (code, 'name it with --img-dir' in text) == (1, True)
+    assert '--allow-skipped accepts this' in text
+    assert run_tool('check_dataset.py', file, '--workers', 0, '--allow-skipped')[0] == 0
     assert run_tool('check_dataset.py', file, '--workers', 0, '--img-dir', 'pictures')[0] == 0
 
 

@@ -127,6 +127,7 @@ def test_datasets_with_other_classes(val, difference):
     )
 
 
+@pytest.mark.follows('but is the string {}; for one class write classes=({},)')
 def test_a_concatenation_and_classes_that_are_one_string():
     parts = {'datasets': [data(), data(('dog', 'cat'))], 'ignore_keys': ['classes']}
     assert message_of(ValueError, check, train={'type': 'ConcatDataset', **parts}).startswith(
@@ -135,6 +136,7 @@ def test_a_concatenation_and_classes_that_are_one_string():
     assert check(train={'type': 'ConcatDataset', 'datasets': [data()] * 3}) == [7] * 3
     with pytest.raises(ValueError, match=r"string 'person'; for one class write.*\('person',\)"):
         check(train=data('person'))
+    assert check(TinyModel(1), train=data(('person',))) == [7]
 
 
 LAZY = {'lazy_init': True}

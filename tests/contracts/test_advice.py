@@ -14,19 +14,23 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 FOLDERS = 'ghmdet', 'tools'
 FOR_DEVELOPERS = 'tools/dev/', 'tools/analysis_tools/benchmarks/'
+OF_TORCH = 'Check the documentation'  # a text that is looked for
 MARK = 'pytest.mark.follows'
 NOT_SHOWN_IN_ERRORS = 'help', 'description'
 VERBS = (
-    'add ask call change check choose copy correct delete drop expand fetch get give install keep '
-    'leave let lower make move name pass put raise read remove rename repair replace restore '
-    'resume run save see set split start take train try turn use want write'
+    'add ask call change check choose copy correct del delete drop expand fetch get give install '
+    'keep leave let lower make move multiply name pass put raise read remove rename repair replace '
+    'restore resume run save see set split start take train try turn use want write'
 )
 ADVICE = re.compile(
     # An imperative at the beginning of a sentence or clause
-    rf'(?:^|[.:;,(] ?|\b(?:and|or|then|otherwise|instead) )(?:{"|".join(VERBS.split())})\b'
-    r'|\bmust\b|\bneeds?\b|is missing|did you mean|e\.g\.|what helps|make room|should be|pip '
-    r'|\buses it|another with|given by|chosen by|\bchange it\b|replaced here|new keys|sets another'
-    r'|trains? together only|(?:continues|sets|shows|skips) |\bdo not\b|is for|cv2\.imread returns',
+    rf'(?:^|[.:;,(] ?|\b(?:or|then|otherwise|instead) )[`"]?(?:{"|".join(VERBS.split())})\b'
+    # What is needed
+    r'|\bmust\b|\bneeds?\b|(?:step|file|\)|\}) is missing|new keys are|is inherited by'
+    # What helps
+    r'|did you mean|e\.g\.|what helps|make room|do not start|pip |replaced here|another with'
+    r'|(?:given|chosen) by|accepts this|uses it|change it|is for|together only'
+    r'|(?:continues|sets|shows|skips) ',
     re.IGNORECASE,
 )
 """What a text that gives advice contains."""
@@ -62,7 +66,8 @@ def texts_in(node: ast.AST) -> Iterator[str]:
 
 def gives_advice(text: str) -> bool:
     """Whether it is a message, no program or list of names, that says what to do."""
-    return len(text.split()) > 2 and text[:1] != '\n' and bool(ADVICE.search(text))
+    is_sentence = len(text.split()) > 2 and text[:1] != '\n' and text.count(',') < 30
+    return is_sentence and not text.startswith(OF_TORCH) and bool(ADVICE.search(text))
 
 
 @cache

@@ -190,6 +190,8 @@ def test_validation_inside_of_a_training_is_that_of_one_process(trained, expecte
 # --- trainings that fail ------------------------------------------------------------------------
 
 
+@pytest.mark.follows('another process of this run has ended; see its error message')
+@pytest.mark.follows('processes {} of {} did not join within {}; see their own output')
 def test_a_rank_that_raises_wakes_the_others(ranks, shapes, tmp_path):
     """Started by hand, the others have only the broken connection to notice it by."""
     config = write_config(tmp_path / 'tiny.py', shapes, FAIL.format(how='raise'))
