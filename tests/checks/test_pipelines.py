@@ -141,7 +141,9 @@ def test_an_image_that_is_skipped_is_replaced(tmp_path, on_error, spoil, message
         cv2.imwrite(str(path), np.zeros((1, 3000, 3), np.uint8))
         (tmp_path / 'annotations/train.json').write_text(json.dumps(data))
     dataset = make(tmp_path, [LOAD, BOXES, RESIZE], on_error=on_error)
-    with pytest.raises(ConfigError, match=message.format(f'{path} .id {first["id"]}.')):
+    with pytest.raises(
+        ConfigError, match=message.format(TRAIN, f'{path} .id {first["id"]}.', TRAIN)
+    ):
         try_pipeline(TRAIN, dataset, 'train')
 
 
