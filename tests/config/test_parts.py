@@ -189,3 +189,5 @@ def test_arguments_that_are_not_as_annotated():
     assert dict(find_misfits(Annotated, dict(scale=3, width=True, names=None, path='x'))) == {}
     assert dict(find_misfits(Part, dict(scale='x', width='x'))) == dict(width='int')
     assert dict(find_misfits(local, dict(a=1))) == {}
+    for names in ('ab', ['a', 1]):
+        assert dict(find_misfits(Base, dict(names=names))) == dict(names='list[str] | None')
