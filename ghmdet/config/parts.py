@@ -89,7 +89,7 @@ def arguments_of(part: Any) -> set[str]:
     return set().union(*map(parameters_of, classes))
 
 
-def find_misfits(part: Any, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def find_mismatches(part: Any, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the arguments that are not as annotated, with the annotation."""
     for each in inspect.getmro(part) if inspect.isclass(part) else (part,):
         with suppress(NameError, TypeError, AttributeError):  # an annotation that has no value
