@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os.path as osp
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -105,8 +105,7 @@ def check_dataset(
         max_pictures: how many pictures of each kind of box error.
         progress: called with the numbers of images that are done and of all.
     """
-    loader = dataset.image_loader
-    audit = DatasetAudit(name, dataset.ann_file, max_pictures, image_loader=loader)
+    audit = DatasetAudit(name, dataset.ann_file, max_pictures, image_loader=dataset.image_loader)
     try:
         records, faults = entries or read_valid_entries(
             dataset.ann_file, dataset.backend_args, not dataset.test_mode
@@ -135,11 +134,9 @@ def check_dataset(
     if decode and dataset.is_local(folder):
         infos = _list_images(audit, dataset, records)
         used = _list_used(dataset, records) if pipeline and not audit.num_errors else {}
-        rest = {index: info for index, info in infos.items() if index not in used}
-        for steps, part in (([loader], rest), (dataset.pipeline.transforms, used)):
-            for index, result in decode_images(steps, part, workers):
-                results[index] = result
-                progress(len(results), len(infos))
+        for index, result in _run_images(dataset, infos, used, workers):
+            results[index] = result
+            progress(len(results), len(infos))
         _report_images(audit, results, boxes, records, folder)
     else:
         audit.unchecked = len(records.images)
@@ -320,6 +317,15 @@ def _list_used(dataset: CocoDataset, records: CocoRecords) -> dict[int, dict[str
     indices = {image.id: index for index, image in enumerate(records.images)}
     infos = (dataset.get_data_info(index) for index in range(len(dataset)))
     return {indices[info['img_id']]: info for info in infos if info['img_id'] in indices}
+
+
+def _run_images(
+    dataset: CocoDataset, infos: dict[int, dict], used: dict[int, dict], workers: int
+) -> Iterator[tuple[int, DecodeResult]]:
+    """Run the pipeline on the images that are used, and its decoder on the others."""
+    yield from decode_images(dataset.pipeline.transforms, used, workers)
+    rest = {index: info for index, info in infos.items() if index not in used}
+    yield from decode_images([dataset.image_loader], rest, workers)
 
 
 def _report_images(

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import suppress
 from multiprocessing import get_all_start_methods, get_context
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ghmdet.datasets.image_file import MAX_PIXELS, ImageError, read_image_sizes
 from ghmdet.datasets.transforms import PipelineError, image_name, run_steps
@@ -33,8 +33,8 @@ class DecodeResult(NamedTuple):
 
 
 def decode_images(
-    steps: Sequence[Callable], infos: Mapping[int, dict], workers: int
-) -> Iterator[tuple[int, DecodeResult]]:
+    steps: Sequence[Callable], infos: Mapping[Any, dict], workers: int
+) -> Iterator[tuple[Any, DecodeResult]]:
     """Run steps on images and yield the results by key, in any order.
 
     An image at which the process dies is an error of that image, except in this process.
@@ -51,11 +51,11 @@ def decode_images(
     if not workers:
         yield from ((key, _decode(steps, info)) for key, info in infos.items())
         return
-    keys, lost = list(infos), list[int]()
+    keys, lost = list(infos), list[Any]()
     chunks = [keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK)]
     yield from _decode_chunks(steps, infos, chunks, workers, lost)
     for key in lost:  # decoded one by one to find the image that stops the process
-        alone = list[int]()
+        alone = list[Any]()
         yield from _decode_chunks(steps, infos, [[key]], 1, alone)
         if alone:
             yield key, DecodeResult(f'{image_name(infos[key])} kills the process that decodes it')
@@ -63,16 +63,16 @@ def decode_images(
 
 def _decode_chunks(
     steps: Sequence[Callable],
-    infos: Mapping[int, dict],
-    chunks: Iterable[list[int]],
+    infos: Mapping[Any, dict],
+    chunks: Iterable[list[Any]],
     workers: int,
-    lost: list[int],
-) -> Iterator[tuple[int, DecodeResult]]:
+    lost: list[Any],
+) -> Iterator[tuple[Any, DecodeResult]]:
     """Decode chunks of images; the keys of those whose process died are appended to `lost`."""
     context = get_context(_START_METHOD)
     context.set_forkserver_preload([__name__])
     pool = ProcessPoolExecutor(workers, mp_context=context)
-    futures: dict[Future, list[int]] = {}
+    futures: dict[Future, list[Any]] = {}
     try:
         for chunk in chunks:
             try:

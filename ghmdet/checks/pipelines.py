@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import cv2
+import numpy as np
+
 from ghmdet.config.cli import describe
 from ghmdet.config.errors import ConfigError
-from ghmdet.datasets.image_file import ImageError
+from ghmdet.datasets.coco_images import CocoImages
+from ghmdet.datasets.image_file import ImageError, opencv_text
 from ghmdet.datasets.random_state import preserve_random_state
-from ghmdet.datasets.transforms import SkippedImageError, image_name, run_step
+from ghmdet.datasets.transforms import THIN, SkippedImageError, image_name, run_step
 
 _TRIES = 16  # images
 _MADE_BY = {'img': 'LoadImageFromFile', 'gt_bboxes': 'LoadAnnotations'}
@@ -20,9 +24,10 @@ _MOVES_BOXES = ('scale_factor', 'flip')  # set by a transform that moves the obj
 def try_pipeline(
     key: str, dataset: Any, split: str, truth: bool = False, need: tuple[str, ...] = ()
 ) -> None:
-    """Apply each transform of a dataset's pipeline to the first image, and check the result.
+    """Apply each transform of a dataset's pipeline to one image, and check the result.
 
-    An image that the pipeline skips is replaced by the next one, up to 16 times.
+    This is the first image, or one that may be too thin to be resized. An image that the pipeline
+    skips is replaced by the next one, up to 16 times.
 
     Args:
         key: of the pipeline in the config, for messages.
@@ -40,13 +45,14 @@ def try_pipeline(
         return
     truth = truth and not any('instances' in getattr(step, 'meta_keys', ()) for step in steps)
     with preserve_random_state():
-        for index in range(tries := min(len(dataset), _TRIES)):
+        order = [*_find_thinnest(dataset), *range(min(len(dataset), _TRIES))]
+        for index in order:
             try:
                 results = _try_steps(key, steps, dataset.get_data_info(index), split, truth)
                 break
             except ImageError as error:
                 if isinstance(error, SkippedImageError):
-                    skips = split == 'train' and index < tries - 1
+                    skips = split == 'train' and index != order[-1]
                 else:
                     skips = getattr(dataset, 'on_error', 'raise') == 'skip'
                 if not skips:
@@ -55,6 +61,16 @@ def try_pipeline(
             return
     names = [type(step).__name__ for step in steps]
     _check_packed(key, names, results, split, truth or split == 'train', need)
+
+
+def _find_thinnest(dataset: Any) -> list[int]:
+    """Return the index of the thinnest image, if it is so thin that resizing it may fail."""
+    images = getattr(dataset, 'data_list', None)
+    if not isinstance(images, CocoImages):
+        return []
+    sides = np.array([images.fields[side].tolist() for side in ('width', 'height')])
+    ratios = sides.max(axis=0) / sides.min(axis=0)
+    return [int(ratios.argmax())] if ratios.max() >= THIN else []
 
 
 def _try_steps(key: str, steps: Sequence[Callable], results: Any, split: str, truth: bool) -> Any:
@@ -107,7 +123,8 @@ def _describe_failure(name: str, step: Any, image: str, error: Exception) -> str
             'before it'
         )
     settings, path = ' '.join(repr(step).split()), image.removeprefix('image ')
-    return f'{name} fails at {path}: {describe(error)} (the step is {settings})'
+    text = opencv_text(error) if isinstance(error, cv2.error) else describe(error)
+    return f'{name} fails at {path}: {text} (the step is {settings})'
 
 
 def _check_packed(

@@ -116,7 +116,6 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
     """
     changes: dict[str, Any] = {}
     for key, value in clear_nones(cfg, options).items():
-        value = make_plain(value, key)
         names = key.split('.')
         node, depth = cfg, 0
         while depth < len(names) and isinstance(node, Config | dict):
@@ -127,6 +126,7 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
         else:
             changes[key] = value
     cfg.merge_from_dict(changes)
+    make_plain(cfg._cfg_dict)
 
 
 def clear_nones(cfg: Config, options: Mapping[str, Any]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ from mmengine.config.utils import ConfigParsingError
 
 from ghmdet.config.cli import describe
 from ghmdet.config.origins import file_name, origins_of
-from ghmdet.config.parts import LOADER_KEYS, arguments_of, find_misfits, value_at
+from ghmdet.config.parts import LOADER_KEYS, arguments_of, find_mismatches, value_at
 from ghmdet.config.sources import BASE_FORM, names_in, read_config_text
 from ghmdet.files import explain_look_alike
 from ghmdet.messages import did_you_mean, nearest, type_name
@@ -222,7 +222,7 @@ def _explain(error: Exception, part: _Part, cfg: Config, options: Mapping[str, A
     if isinstance(error, TypeError) and missing:
         return f'{subject}: {missing[0]}'
     if isinstance(error, TypeError | AttributeError | AssertionError) and part.built:
-        for name, expected in find_misfits(part.built, part.given):
+        for name, expected in find_mismatches(part.built, part.given):
             return f'{key}.{name} must be {expected}, got {part.given[name]!r} ({message})'
     if re.split('[. =]', message)[0] in part.accepts:
         return f'{key}.{message}'

@@ -5,8 +5,9 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
 from functools import cache
@@ -21,6 +22,8 @@ from mmengine.logging import print_log
 from ghmdet import registry
 from ghmdet.messages import shorten
 from ghmdet.registry import Registry
+
+_MODULES = re.compile(r'\w+(\.\w+)*\.')
 
 
 def words(text: str) -> frozenset[str]:
@@ -86,21 +89,25 @@ def arguments_of(part: Any) -> set[str]:
     return set().union(*map(parameters_of, classes))
 
 
-def find_misfits(part: Any, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+def find_mismatches(part: Any, given: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """Yield the arguments that are not as annotated, with the annotation."""
     for each in inspect.getmro(part) if inspect.isclass(part) else (part,):
         with suppress(NameError, TypeError, AttributeError):  # an annotation that has no value
             hints = get_type_hints(each.__init__ if inspect.isclass(each) else each)
             for name in given.keys() & hints:
                 if not _fits(given[name], hints[name]):
-                    yield name, inspect.formatannotation(hints[name])
+                    yield name, _MODULES.sub('', inspect.formatannotation(hints[name]))
 
 
 def _fits(value: Any, hint: Any) -> bool:
-    if get_origin(hint) in (Union, UnionType):
-        return any(_fits(value, each) for each in get_args(hint))
-    kind = get_origin(hint) or hint
-    return not isinstance(kind, type) or isinstance(value, (kind, int) if kind is float else kind)
+    kind, inner = get_origin(hint) or hint, get_args(hint)
+    if kind in (Union, UnionType):
+        return any(_fits(value, each) for each in inner)
+    if kind in (Sequence, list) and inner:
+        kinds = list if kind is list else (list, tuple)
+        return isinstance(value, kinds) and all(_fits(each, inner[0]) for each in value)
+    kind = (kind, int) if kind is float else kind
+    return not isinstance(kind, type | tuple) or isinstance(value, kind)
 
 
 def make_plain(node: Any, key: str = '') -> Any:

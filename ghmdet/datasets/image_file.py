@@ -201,7 +201,7 @@ def _decode(
     try:
         img = cv2.imdecode(np.frombuffer(content, np.uint8), COLOR_TYPES[color_type])
     except cv2.error as error:
-        raise _BadImageError(f'cannot be decoded ({" ".join(str(error).split())})') from None
+        raise _BadImageError(f'cannot be decoded ({opencv_text(error)})') from None
     if img is None:
         kind = 'JPEG' if header is None else header.format or 'image'
         raise _BadImageError(
@@ -213,6 +213,11 @@ def _decode(
         header = header or _inspect(content, max_pixels)
         _check_size((width, height), expected_wh, header, color_type)
     return img
+
+
+def opencv_text(error: cv2.error) -> str:
+    """Return the message of an error in one line, without the place in OpenCV's code."""
+    return ' '.join(str(error).split()).rpartition('error: ')[2]
 
 
 def _inspect(content: bytes, max_pixels: int) -> _Header:

@@ -23,13 +23,14 @@ from ghmdet.datasets.image_file import (
     MAX_PIXELS,
     ImageError,
     applies_exif,
+    opencv_text,
     read_image,
 )
 from ghmdet.registry import TRANSFORMS
 from ghmdet.structures import DetDataSample, InstanceData
 
 # Where the sides differ by this factor, a side can become 0 pixels when the image is resized.
-_THIN = 10
+THIN = 10
 
 
 class SkippedImageError(ImageError):
@@ -329,10 +330,10 @@ def run_steps(steps: Sequence[Callable], info: dict, name: str = '') -> Any:
             ]
             inner = [type(each).__name__ for each in callers if isinstance(each, BaseTransform)]
             within = f' in {inner[-1]}' if inner and inner[-1] != type(step).__name__ else ''
-            text = ' '.join(str(error).split())
-            raise PipelineError(
-                f'{name}: {place} fails{within} with {type(error).__name__}: {text}'
-            ) from error
+            text = f'{type(error).__name__}: {" ".join(str(error).split())}'
+            if isinstance(error, cv2.error):
+                text = f'OpenCV: {opencv_text(error)}'
+            raise PipelineError(f'{name}: {place} fails{within} with {text}') from error
     return results
 
 
@@ -348,9 +349,12 @@ def run_step(step: Callable, results: Any, name: str, place: str) -> Any:
     try:
         results = step(results)
     except cv2.error as error:
-        if max(height, width) < _THIN * min(height, width):
+        if max(height, width) < THIN * min(height, width):
             raise
-        raise ImageError(f'{thin}: it is too thin ({" ".join(str(error).split())})') from error
+        raise ImageError(
+            f"{thin}: it is too thin. Remove it, or set on_error='skip' of the training dataset "
+            f'(OpenCV: {opencv_text(error)})'
+        ) from error
     if results is None:
         raise SkippedImageError(
             f'{name} is skipped: {place} returns None, which only training allows'

@@ -90,19 +90,15 @@ def leave_out_unusable(cfg: Config, workers: int = os.cpu_count() or 1) -> dict[
     folder = dataset.data_prefix.img
     init_default_scope(cfg.get('default_scope', 'ghmdet'))  # of steps inside of others
     steps = [TRANSFORMS.build(step) for step in dataset.pipeline]
-    names = list_images(folder)
     infos = {
-        number: dict(img_id=name, img_path=f'{folder}/{name}', instances=[])
-        for number, name in enumerate(names)
+        name: dict(img_id=name, img_path=f'{folder}/{name}', instances=[])
+        for name in list_images(folder)
     }
     results = decode_images(steps, infos, workers)
     shown = track(results, 'checking images', len(infos), console=Console(stderr=True))
-    errors = {
-        names[number]: result.error
-        for number, result in sorted(shown)
-        if result.error and not result.of_step  # the test raises it
-    }
-    if len(errors) == len(names):
+    found = sorted((name, each) for name, each in shown if each.error and not each.of_step)
+    errors = {name: str(each.error) for name, each in found}  # the test raises those of steps
+    if len(errors) == len(infos):
         raise ValueError(f'{folder}: no image can be used: {list_items(errors.values(), 5, "; ")}')
     if errors:
         dataset.left_out = list(errors)

@@ -6,6 +6,7 @@ import contextlib
 import gc
 import io
 import logging
+import os
 import time
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
@@ -144,6 +145,8 @@ class CocoMetric(ImageResults):
         box_rule: str = 'matchable',
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
+        ann_file = ann_file and os.path.expanduser(ann_file)
+        outfile_prefix = outfile_prefix and os.path.expanduser(outfile_prefix)
         self.metrics = [metric] if isinstance(metric, str) else list(metric)
         if not self.metrics or not {'bbox', 'proposal'}.issuperset(self.metrics):
             raise ValueError(

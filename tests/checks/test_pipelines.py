@@ -119,21 +119,19 @@ def test_random_numbers_stay_as_they_are(check):
 
 
 @pytest.mark.parametrize(
-    ('on_error', 'spoil', 'message'),
+    ('on_error', 'spoil', 'number', 'message'),
     [
-        (
-            'raise',
-            'thin',
-            f'{TRAIN}: image {{}} is 3000x1 .* of which {TRAIN}.2 .Resize. leaves no',
-        ),
-        ('skip', 'thin', f'{TRAIN} must end with PackDetInputs'),  # found with the second image
-        ('skip', 'gone', f'{TRAIN} must end with PackDetInputs'),
+        ('raise', 'thin', 0, '{0}: image {1} is 3000x1 .* of which {0}.2 .Resize. leaves no'),
+        ('raise', 'thin', 1, '{0}: image {1} is 3000x1 .* of which {0}.2 .Resize. leaves no'),
+        ('skip', 'thin', 0, '{0} must end with PackDetInputs'),  # found with the second image
+        ('skip', 'gone', 0, '{0} must end with PackDetInputs'),
     ],
 )
-def test_an_image_that_is_skipped_is_replaced(tmp_path, on_error, spoil, message):
+def test_an_image_that_is_skipped_is_replaced(tmp_path, on_error, spoil, number, message):
+    """The thinnest image is tried first, wherever it is."""
     draw_shapes(tmp_path, dict(train=2), seed=0)
     data = json.loads((tmp_path / 'annotations/train.json').read_text())
-    first = data['images'][0]
+    first = data['images'][number]
     path = tmp_path / 'train' / first['file_name']
     path.unlink()
     if spoil == 'thin':
@@ -141,7 +139,9 @@ def test_an_image_that_is_skipped_is_replaced(tmp_path, on_error, spoil, message
         cv2.imwrite(str(path), np.zeros((1, 3000, 3), np.uint8))
         (tmp_path / 'annotations/train.json').write_text(json.dumps(data))
     dataset = make(tmp_path, [LOAD, BOXES, RESIZE], on_error=on_error)
-    with pytest.raises(ConfigError, match=message.format(f'{path} .id {first["id"]}.')):
+    with pytest.raises(
+        ConfigError, match=message.format(TRAIN, f'{path} .id {first["id"]}.', TRAIN)
+    ):
         try_pipeline(TRAIN, dataset, 'train')
 
 

@@ -170,3 +170,103 @@ def test_the_file_and_the_line(text, told, tmp_path):
     with pytest.raises(ConfigError) as caught:
         arguments.read_config(tmp_path / 'mine.py')
     assert told.replace('{}', str(tmp_path)) in str(caught.value)
+
+
+SUB = 'from mmengine.config import read_base\nwith read_base():\n    from .sub import *\n'
+
+
+@pytest.mark.parametrize(
+    ('text', 'told', 'remedied'),
+    [
+        (
+            "import numpy as np\n_base_ = 'sub.py'\ny = int(np.sqrt(4))\n",
+            'mine.py: `_base_` must stand above all imports: move it to the first line',
+            "_base_ = 'sub.py'\nimport numpy as np\ny = int(np.sqrt(4))\n",
+        ),
+        (
+            "name = 'sub.py'\n_base_ = name\ny = 2\n",
+            "mine.py: `_base_` must be a text or a list of texts without variables, e.g. './base",
+            "_base_ = './sub.py'\ny = 2\n",
+        ),
+        (
+            "_base_ = ('sub.py',)\ny = 2\n",
+            "without variables, e.g. './base.py'; got ('sub.py',)",
+            "_base_ = ['./sub.py']\ny = 2\n",
+        ),
+        (
+            'import numpy as np\nx = 1\ny = int(np.sqrt(4))\n',
+            'mine.py, line 3: imports are not run, and `with` is not allowed, in a file without '
+            '`_base_`: write _base_ = [] in its first line',
+            '_base_ = []\nimport numpy as np\nx = 1\ny = int(np.sqrt(4))\n',
+        ),
+        (
+            "with open('list.txt') as file:\n    y = int(file.read())\nx = 1\n",
+            'mine.py: imports are not run, and `with` is not allowed, in a file without `_base_`: '
+            'write _base_ = [] in its first line',
+            "_base_ = []\nwith open('list.txt') as f:\n    y = int(f.read())\ndel f\nx = 1\n",
+        ),
+        (
+            "_base_ = 'sub.py'\nwith open('list.txt') as file:\n    y = int(file.read())\n",
+            'mine.py: a variable holds a TextIOWrapper, which cannot be copied: `del` it after its',
+            "_base_ = 'sub.py'\nwith open('list.txt') as f:\n    y = int(f.read())\ndel f\n",
+        ),
+        (
+            "_base_ = 'lazy.py'\ny = 2\n",
+            'lazy.py: a file with read_base is inherited by with read_base(): from .lazy import *',
+            SUB.replace('sub', 'lazy') + 'y = 2\n',
+        ),
+        (
+            SUB.replace('sub', 'heir') + 'y = 2\n',
+            "heir.py: a file with `_base_` is inherited by _base_ = '...', not by read_base",
+            "_base_ = 'heir.py'\ny = 2\n",
+        ),
+        (
+            "_base_ = 'SUB.py'\ny = 2\n",
+            'mine.py: its _base_ {}/SUB.py does not exist',
+            "_base_ = 'sub.py'\ny = 2\n",
+        ),
+    ],
+)
+def test_advice_about_base_files(text, told, remedied, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    files = {'sub.py': 'x = 1\n', 'heir.py': "_base_ = 'sub.py'\n", 'lazy.py': SUB}
+    for name, content in {**files, 'list.txt': '2', 'mine.py': text}.items():
+        (tmp_path / name).write_text(content)
+    with pytest.raises(ConfigError) as caught:
+        arguments.read_config('mine.py')
+    assert told.replace('{}', str(tmp_path)) in str(caught.value)
+    assert 'inheritance chain' not in str(caught.value)
+    (tmp_path / 'mine.py').write_text(remedied)
+    assert arguments.read_config('mine.py').to_dict() == dict(x=1, y=2)
+
+
+def test_a_base_under_nearly_its_name(tmp_path):
+    (tmp_path / 'sub.py').write_text('x = 1\n')
+    (tmp_path / 'mine.py').write_text("_base_ = 'SUB.py'\n")
+    with pytest.raises(
+        ConfigError, match=rf"SUB\.py does not exist.* there is '{tmp_path}/sub\.py'"
+    ):
+        arguments.read_config(tmp_path / 'mine.py')
+
+
+@pytest.mark.parametrize(
+    ('key', 'value', 'told'),
+    [
+        ('backbone.frozen_stages', None, 'model.backbone.frozen_stages must be int, got None ('),
+        ('neck.in_channels', 3, 'model.neck.in_channels must be Sequence[int], got 3 ('),
+        ('bbox_head.feat_channels', 'x', "model.bbox_head.feat_channels must be int, got 'x' ("),
+    ],
+)
+def test_arguments_of_another_type(key, value, told):
+    cfg, options = with_options({f'model.{key}': value})
+    cfg.model.data_preprocessor = None
+    assert build(cfg, options).startswith(told)
+
+
+def test_the_optimizer(tmp_path):
+    cfg, options = with_options({'optim_wrapper.optimizer.type': 'SGDD'})
+    cfg.work_dir = str(tmp_path)
+    runner = Runner.from_cfg(cfg)
+    told = '^optim_wrapper.optimizer.type: SGDD is not in the'
+    with pytest.raises(ConfigError, match=told), name_the_key(cfg, options):
+        runner.build_optim_wrapper(runner.optim_wrapper)

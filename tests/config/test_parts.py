@@ -17,7 +17,7 @@ from mmengine.config import Config
 from ghmdet.config.arguments import read_config
 from ghmdet.config.cfg_options import merge_options
 from ghmdet.config.origins import origins_of
-from ghmdet.config.parts import _warn, find_misfits, make_plain
+from ghmdet.config.parts import _warn, find_mismatches, make_plain
 from ghmdet.registry import MODELS
 
 
@@ -183,9 +183,11 @@ class Annotated(Base):
 
 def test_arguments_that_are_not_as_annotated():
     given = dict(scale='x', width=[1], names=('a',), path=Path(), extra=object())
-    assert dict(find_misfits(Annotated, given)) == dict(
+    assert dict(find_mismatches(Annotated, given)) == dict(
         scale='float', width='int', names='list[str] | None'
     )
-    assert dict(find_misfits(Annotated, dict(scale=3, width=True, names=None, path='x'))) == {}
-    assert dict(find_misfits(Part, dict(scale='x', width='x'))) == dict(width='int')
-    assert dict(find_misfits(local, dict(a=1))) == {}
+    assert dict(find_mismatches(Annotated, dict(scale=3, width=True, names=None, path='x'))) == {}
+    assert dict(find_mismatches(Part, dict(scale='x', width='x'))) == dict(width='int')
+    assert dict(find_mismatches(local, dict(a=1))) == {}
+    for names in ('ab', ['a', 1]):
+        assert dict(find_mismatches(Base, dict(names=names))) == dict(names='list[str] | None')

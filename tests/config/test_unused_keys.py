@@ -181,3 +181,32 @@ def test_a_json_config_has_no_variables(tmp_path):
     file = tmp_path / 'mine.json'
     file.write_text('{"model": {"type": "A"}, "foo": {"x": 1}}')
     assert list(find_unused_keys(Config.fromfile(file))) == ["foo={'x': 1} is not used"]
+
+
+METAINFO = """
+inner = dict(type='CocoDataset', metainfo=dict(classes=('cat',), pallete=[(1, 2, 3)]))
+train_dataloader = dict(dataset=dict(type='RepeatDataset', dataset=inner))
+val_dataloader = dict(dataset=dict(type='Other', metainfo=dict(pallete=1)))
+test_dataloader = dict(
+    dataset=dict(
+        type='ghmdet.CocoDataset',
+        metainfo=dict(CLASSES=('cat',), PALETTE=None, dataset_type='a', task_name='b', names=1),
+    )
+)
+"""
+
+
+def test_keys_of_metainfo(tmp_path):
+    inner, outer = 'train_dataloader.dataset.dataset.metainfo', 'test_dataloader.dataset.metainfo'
+    (tmp_path / 'a.py').write_text(METAINFO)
+    assert list(find_unused_parts(get_config(tmp_path / 'a.py'))) == [
+        f'{inner}.pallete=[(1, 2, 3)] is not used; did you mean {inner}.palette?',
+        f'{outer}.names=1 is not used; the keys of {outer} are classes, palette, dataset_type, '
+        'task_name, thing_classes, stuff_classes, classes_supervised',
+    ]
+
+
+def test_metainfo_in_capitals_as_an_option(load):
+    key = 'train_dataloader.dataset.metainfo'
+    cfg = load('', '--strict', '--cfg-options', f'{key}.CLASSES=["circle"]')
+    assert cfg.train_dataloader.dataset.metainfo.classes == ('circle', 'square', 'triangle')

@@ -287,6 +287,21 @@ def test_builds_from_a_config(build, tmp_path):
         ({'ann_file': 'imgs'}, FileNotFoundError, 'data_root and ann_file'),
         ({'data_prefix': {'img': 'gone'}}, FileNotFoundError, 'gone.*data_prefix.img'),
         ({'data_prefix': {'img_path': ''}}, ValueError, "key 'img', got .*img_path"),
+        ({'data_prefix': 'imgs/'}, ValueError, r"must be a dict, e\.g\. dict\(img='train/'\), got"),
+        (
+            {'data_prefix': {'img': None}},
+            ValueError,
+            r'data_prefix\.img must be a folder, got None',
+        ),
+        ({'ann_file': ['ann.json']}, ValueError, 'ann_file must be the path of one file; a Conc'),
+        ({'data_root': 3}, ValueError, 'data_root must be a path, or None, got 3'),
+        ({'metainfo': ('cat', 'dog')}, ValueError, r"dict\(classes=\('cat', 'dog'\)\), got \('cat"),
+        (
+            {'filter_cfg': {'min_size': 'x'}},
+            ValueError,
+            r"filter_cfg\.min_size must be .*, got 'x'",
+        ),
+        ({'indices': 'x'}, ValueError, 'indices must be a number of images or a list of their'),
         ({'filter_cfg': {'minsize': 3}}, ValueError, r"and min_size, got \['minsize'\]"),
         ({'metainfo': {'classes': 'cat'}}, ValueError, r"needs a comma: classes=\('cat',\)"),
         ({'metainfo': {'classes': ('a', 'b', 'a')}}, ValueError, r"twice: \['a'\]"),
@@ -386,3 +401,33 @@ def test_coco_mini():
     expected = [x * scale_w, y * scale_h, (x + w) * scale_w, (y + h) * scale_h]
     assert sample.ignored_instances.bboxes[0].tolist() == pytest.approx(expected, rel=1e-5)
     assert len(sample.gt_instances) == objects[sample.img_id]
+
+
+def test_several_annotation_files_as_advised(build, tmp_path):
+    with pytest.raises(ValueError, match='a ConcatDataset has one dataset per file'):
+        build(ann_file=['ann.json', 'ann.json'])
+    common = dict(type='CocoDataset', data_root=str(tmp_path), data_prefix={'img': 'imgs/'})
+    each = {**common, 'ann_file': 'ann.json', 'metainfo': {'classes': ('cat', 'dog')}}
+    each = DATASETS.build(each)
+    assert len(DATASETS.build(dict(type='ConcatDataset', datasets=[each, each]))) == 8
+
+
+@pytest.mark.parametrize('kind', [str, Path])
+def test_the_home_folder_and_path_objects(kind, build, tmp_path, monkeypatch):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    (tmp_path / 'home.txt').write_text('cat\ndog\n')
+    dataset = build(
+        data_root=kind('~'), ann_file=kind('~/ann.json'), metainfo={'classes': ('cat',)}
+    )
+    assert dataset.ann_file == str(tmp_path / 'ann.json')
+    assert dataset.get_data_info(0)['img_path'] == str(tmp_path / 'imgs/30.jpg')
+    dataset = build(data_root=None, ann_file='~/ann.json', data_prefix={'img': kind('~/imgs')})
+    assert dataset.get_data_info(0)['img_path'] == str(tmp_path / 'imgs/30.jpg')
+
+
+def test_metainfo_as_in_the_release_candidates(build):
+    metainfo = {'CLASSES': ('dog', 'cow'), 'PALETTE': [(1, 2, 3), (4, 5, 6)]}
+    dataset = build(metainfo=metainfo)
+    assert dataset.metainfo == {'classes': ('dog', 'cow'), 'palette': [(1, 2, 3), (4, 5, 6)]}
+    assert list(metainfo) == ['CLASSES', 'PALETTE']
+    assert dataset.cat_ids == [9, 1]

@@ -220,7 +220,8 @@ def thin(root) -> Path:
 def test_an_image_that_is_too_thin_is_named(thin, kind, pipeline, place):
     message = (
         f'image {thin}/3.jpg (id 3) is 3000x1 (width x height), of which {place} of the pipeline '
-        'leaves no pixel: it is too thin (OpenCV'
+        'leaves no pixel: it is too thin. Remove it, or set on_error='
+        "'skip' of the training dataset (OpenCV: (-215:Assertion failed) inv_scale_x > 0"
     )
     for settings in (dict(test_mode=True), {}):
         dataset = build(thin, kind, pipeline=pipeline, **settings)
@@ -261,7 +262,10 @@ def test_a_crop_of_nothing_is_named(thin):
             '(RandomChoice) of the pipeline fails in Broken with IndexError: gt_masks',
         ),
         # The setting is wrong, not the image.
-        (dict(RESIZE, scale=(0, 0)), '(Resize) of the pipeline fails with error: OpenCV'),
+        (
+            dict(RESIZE, scale=(0, 0)),
+            '(Resize) of the pipeline fails with OpenCV: (-215:Assertion failed)',
+        ),
     ],
 )
 def test_another_error_is_never_skipped_and_names_image_and_step(

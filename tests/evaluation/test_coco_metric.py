@@ -453,11 +453,15 @@ def test_samples_of_the_model_pass_through_the_evaluator(two_boxes):
 @pytest.mark.parametrize(
     ('prefix', 'name'), [('a/b/run', 'run.bbox.json'), ('a/mine.json', 'mine.json')]
 )
-def test_results_file(tmp_path, prefix, name):
+@pytest.mark.parametrize('in_home', [False, True])
+def test_results_file(tmp_path, monkeypatch, prefix, name, in_home):
+    monkeypatch.setenv('HOME', str(tmp_path))
+    folder = '~' if in_home else str(tmp_path)
     annotations = [box('b', 2, [1, 2, 3, 6]), box('not in the file', 2, [1, 2, 3, 6])]
     ann_file = write(tmp_path, coco_content(annotations, ('b', 7)))
+    ann_file = str(ann_file).replace(str(tmp_path), folder)
     samples = [sample('b', [[1, 2, 4, 8]], [0.5], [1]), sample(7)]
-    metrics = evaluate(ann_file, samples, outfile_prefix=str(tmp_path / prefix))
+    metrics = evaluate(ann_file, samples, outfile_prefix=f'{folder}/{prefix}')
     assert metrics['coco/bbox_mAP'] == 1
     (file,) = (tmp_path / prefix).parent.iterdir()
     assert file.name == name
