@@ -160,7 +160,8 @@ def make_plain(node: Any, key: str = '') -> Any:
     is_constant = node is None or node is Ellipsis
     if is_constant or type(node) in (bool, int, float, complex, bytes, range):
         return node
-    if isinstance(node, LazyObject | LazyAttr) or (key.endswith('type') and _is_importable(node)):
+    is_named = key.endswith(('type', 'constructor')) and _is_importable(node)
+    if is_named or isinstance(node, LazyObject | LazyAttr):
         return node
     if type(node).__name__.lower().endswith(('dtype', 'device')):  # of torch, numpy
         return str(node).removeprefix('torch.')
