@@ -160,7 +160,9 @@ def make_plain(node: Any, key: str = '') -> Any:
     is_constant = node is None or node is Ellipsis
     if is_constant or type(node) in (bool, int, float, complex, bytes, range):
         return node
-    if isinstance(node, LazyObject | LazyAttr) or (key.endswith('type') and _is_importable(node)):
+    if isinstance(node, LazyObject | LazyAttr):
+        return node
+    if key.endswith(('type', 'constructor')) and _is_importable(node):
         return node
     if type(node).__name__.lower().endswith(('dtype', 'device')):  # of torch, numpy
         return str(node).removeprefix('torch.')
@@ -180,7 +182,9 @@ def _warn(text: str) -> None:
 
 
 def _is_importable(part: Any) -> bool:
-    """Whether a class or function is found by its module and name."""
+    """Whether a class or function is found by its module and name, or only a program has it."""
+    if isinstance(part, type) and '<locals>' in part.__qualname__:
+        return True
     found = sys.modules.get(getattr(part, '__module__', ''))
     for name in getattr(part, '__qualname__', '').split('.'):
         found = getattr(found, name, None)

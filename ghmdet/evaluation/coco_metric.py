@@ -145,8 +145,6 @@ class CocoMetric(ImageResults):
         box_rule: str = 'matchable',
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
-        ann_file = ann_file and os.path.expanduser(ann_file)
-        outfile_prefix = outfile_prefix and os.path.expanduser(outfile_prefix)
         self.metrics = [metric] if isinstance(metric, str) else list(metric)
         if not self.metrics or not {'bbox', 'proposal'}.issuperset(self.metrics):
             raise ValueError(
@@ -159,7 +157,8 @@ class CocoMetric(ImageResults):
             raise ValueError(
                 "CocoMetric: format_only=True needs outfile_prefix, e.g. 'work_dirs/test/results'"
             )
-        self.ann_file, self.check_ann_file = ann_file, check_ann_file
+        self.ann_file = ann_file and os.path.expanduser(ann_file)
+        self.check_ann_file = check_ann_file
         self.backend, self.count_all = backend, box_rule == 'pycocotools'
         self.classwise = classwise
         self.metric_items, self.format_only = metric_items, format_only
@@ -174,8 +173,8 @@ class CocoMetric(ImageResults):
         }
         check_metric_items(metric_items or (), self._items)
         self._truth: CocoAnnotations | None = None
-        if ann_file is not None:
-            self._truth = CocoAnnotations.from_file(ann_file, backend_args, not format_only)
+        if self.ann_file is not None:
+            self._truth = CocoAnnotations.from_file(self.ann_file, backend_args, not format_only)
             self.known_ids = self._truth.images
         self._category_ids: list[Hashable] = []
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 
@@ -18,8 +19,8 @@ def results_path(outfile_prefix: str) -> Path:
         >>> str(results_path('mine')), str(results_path('mine.json'))
         ('mine.bbox.json', 'mine.json')
     """
-    named = str(outfile_prefix).endswith('.json')
-    return Path(outfile_prefix if named else f'{outfile_prefix}.bbox.json')
+    path = os.path.expanduser(outfile_prefix)
+    return Path(path if str(path).endswith('.json') else f'{path}.bbox.json')
 
 
 def write_results(
