@@ -176,7 +176,8 @@ class GradientDensityLoss(nn.Module):
         Its gradient is attached. In training mode the running counts move.
 
         Args:
-            pred, target: (n, C), see `GHMC` and `GHMR`.
+            pred: (n, C), see `GHMC` and `GHMR`.
+            target: likewise.
             label_weight: (n,) or (n, C); entries with a positive one are used. None: all are.
             avg_factor: ignored; the loss divides by its own number of entries or sum of weights.
             reduction_override: instead of `reduction`.
