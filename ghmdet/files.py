@@ -109,7 +109,7 @@ def read_lines(file: str | os.PathLike[str]) -> list[str]:
 
 
 def find_look_alike(path: str | os.PathLike[str]) -> str | None:
-    r"""Find what exists under nearly the name of a missing file or folder, None unless it is one.
+    r"""Find what exists under nearly the name of a missing path; None if nothing does, or several.
 
     Any part of the path may differ in case, in the Unicode normal form, and in `\` for `/`.
     """

@@ -85,7 +85,7 @@ class SampleIndex(NamedTuple):
 
     sample: int  # index in the dataset
     epoch: int  # passes over the dataset before this one
-    is_padding: bool = False  # of a process that has no other sample in this step
+    is_padding: bool = False  # pads the batch of a process that has no other sample
 
 
 @DATA_SAMPLERS.register_module()
