@@ -37,11 +37,6 @@ def config_path(name: str | os.PathLike[str]) -> str:
 
     Raises:
         FileNotFoundError: there is no such config; the message gives the nearest names.
-
-    Example:
-        >>> from ghmdet import config_path
-        >>> Path(config_path('retinanet_ghm_r50_fpn_1x_coco')).name
-        'retinanet_ghm_r50_fpn_1x_coco.py'
     """
     return str((CONFIG_ROOT / f'{_shipped_name(name)}.py').resolve())
 
@@ -57,11 +52,6 @@ def get_config(name: str | os.PathLike[str]) -> Config:
     Raises:
         FileNotFoundError: it is neither.
         ValueError: the file has keys of MMDetection 2.x.
-
-    Example:
-        >>> from ghmdet import get_config
-        >>> get_config('retinanet_ghm_r50_fpn_1x_coco').model.bbox_head.loss_cls.type
-        'GHMC'
     """
     cfg = Config.fromfile(_existing_file(name) or config_path(name))
     make_plain(cfg._cfg_dict)
@@ -72,11 +62,10 @@ def get_config(name: str | os.PathLike[str]) -> Config:
 def published_weights(name: str | os.PathLike[str] | None) -> str:
     """Return the URL of the weights that were published for a shipped config.
 
-    Args:
-        name: as for `get_config`; None is a config that came from no file.
+    None stands for a config that came from no file.
 
     Raises:
-        FileNotFoundError: neither a file nor a name.
+        FileNotFoundError: neither a file nor a name, see `get_config`.
         LookupError: there are none; the message lists the configs that have some.
     """
     path = None if name is None else Path(_existing_file(name) or config_path(name)).resolve()

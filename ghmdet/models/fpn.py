@@ -114,14 +114,9 @@ class FPN(BaseModule):
             coarser = F.interpolate(laterals[i], size=size, **self.upsample_cfg)
             laterals[i - 1] = laterals[i - 1] + coarser
         outs = [conv(lateral) for conv, lateral in zip(self.fpn_convs, laterals, strict=False)]
-        self._add_extra_levels(outs, inputs[self.end_level], laterals[-1])
-        return tuple(outs)
-
-    def _add_extra_levels(
-        self, outs: list[Tensor], last_input: Tensor, last_lateral: Tensor
-    ) -> None:
         num_used = len(outs)
-        sources = dict(on_input=last_input, on_lateral=last_lateral, on_output=outs[-1])
+        last_input = inputs[self.end_level]
+        sources = dict(on_input=last_input, on_lateral=laterals[-1], on_output=outs[-1])
         for i in range(num_used, self.num_outs):
             if not self.add_extra_convs:
                 outs.append(F.max_pool2d(outs[-1], 1, stride=2))
@@ -130,6 +125,7 @@ class FPN(BaseModule):
             if self.relu_before_extra_convs and i > num_used:
                 source = F.relu(source)
             outs.append(self.fpn_convs[i](source))
+        return tuple(outs)
 
 
 def _check_levels(num_inputs: int, start_level: int, end_level: int, num_outs: int) -> None:

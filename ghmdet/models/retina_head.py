@@ -263,34 +263,27 @@ class RetinaHead(BaseModule):
             rescale: return boxes in pixels of the original image, not of the network's input.
         """
         cls_scores, bbox_preds = self(feats)
-        level_scores = [
-            _by_prior(score, self.num_classes).float().sigmoid() for score in cls_scores
-        ]
-        level_deltas = [_by_prior(pred, 4).float() for pred in bbox_preds]
         level_priors = self.prior_generator.grid_priors(
             [tuple(score.shape[-2:]) for score in cls_scores], device=cls_scores[0].device
         )
+        levels = [
+            (_by_prior(logits, self.num_classes).float().sigmoid(), _by_prior(deltas, 4).float())
+            for logits, deltas in zip(cls_scores, bbox_preds, strict=True)
+        ]
         return [
-            self._predict_image(
-                [scores[i] for scores in level_scores],
-                [deltas[i] for deltas in level_deltas],
-                level_priors,
-                sample,
-                rescale,
-            )
+            self._predict_image([(s[i], d[i]) for s, d in levels], level_priors, sample, rescale)
             for i, sample in enumerate(data_samples)
         ]
 
     def _predict_image(
         self,
-        level_scores: list[Tensor],
-        level_deltas: list[Tensor],
+        levels: list[tuple[Tensor, Tensor]],
         level_priors: list[Tensor],
         sample: DetDataSample,
         rescale: bool,
     ) -> InstanceData:
         candidates = []
-        for scores, deltas, priors in zip(level_scores, level_deltas, level_priors, strict=True):
+        for (scores, deltas), priors in zip(levels, level_priors, strict=True):
             best, labels, prior_inds = select_candidates(
                 scores, self.test_cfg.get('score_thr', 0), self.test_cfg.get('nms_pre', -1)
             )

@@ -29,12 +29,6 @@ def fuse_conv_bn(model: nn.Module) -> None:
     bias, and its norm becomes `nn.Identity`. Outputs differ by rounding only. Fused are only pairs
     that are known to follow each other: in ghmdet's modules, mmcv's ConvModule, `nn.Sequential`.
     mmcv's function of this name fuses all pairs in the order of registration.
-
-    Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)).eval()
-        >>> fuse_conv_bn(model)
-        >>> model[1]
-        Identity()
     """
     for module in [module for module in model.modules() if _runs_in_order(module)]:
         for (conv_name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
