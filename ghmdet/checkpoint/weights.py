@@ -220,12 +220,10 @@ def shorten_names(names: Collection[str]) -> str:
 def class_names(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Return the class names in a checkpoint's meta, None if it has none."""
     meta = checkpoint.get('meta')
-    meta = meta if isinstance(meta, Mapping) else {}
-    dataset_meta = meta.get('dataset_meta')
-    dataset_meta = dataset_meta if isinstance(dataset_meta, Mapping) else {}
+    dataset_meta = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
     # as mmengine, its first releases and MMDetection 2.x write them
     for part, key in ((dataset_meta, 'classes'), (dataset_meta, 'CLASSES'), (meta, 'CLASSES')):
-        if names := part.get(key):
+        if isinstance(part, Mapping) and (names := part.get(key)):
             return (names,) if isinstance(names, str) else tuple(map(str, names))
     return None
 

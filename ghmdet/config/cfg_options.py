@@ -70,7 +70,8 @@ def parse_value(text: str) -> Any:
     elif ',' not in text:
         return _parse_item(text)
     try:
-        items = ast.literal_eval(f'[{_ITEM.sub(_quote_item, text)}]')
+        quoted = _ITEM.sub(lambda m: ',)' if m[0] == ')' else repr(_parse_item(m[0])), text)
+        items = ast.literal_eval(f'[{quoted}]')
     except _NOT_A_LITERAL:
         raise ValueError(
             f'cannot read {text!r}: each bracket must be closed, and texts with brackets need '
@@ -81,10 +82,6 @@ def parse_value(text: str) -> Any:
 
 def _parse_item(text: str) -> Any:
     return DictAction._parse_int_float_bool(text.strip().strip('\'"'))
-
-
-def _quote_item(match: re.Match[str]) -> str:
-    return ',)' if match[0] == ')' else repr(_parse_item(match[0]))
 
 
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:

@@ -28,7 +28,7 @@ def relocate_data(cfg: Config, root: str) -> dict[str, Any]:
     Raises:
         ConfigError: the datasets have several roots, or a path would stay outside of the new one.
     """
-    root = _with_slash(os.path.expanduser(root))
+    root = posixpath.join(os.path.expanduser(root), '')
     values = cfg.to_dict()
     datasets = dict(find_datasets(values))
     if not datasets:
@@ -75,13 +75,13 @@ def relocate_data(cfg: Config, root: str) -> dict[str, Any]:
 def _old_root(values: Mapping[str, Any], datasets: Mapping[str, Mapping[str, Any]]) -> str:
     found = {f'{key}.data_root': part.get('data_root') for key, part in datasets.items()}
     roots = {key: root for key, root in found.items() if root}
-    if len({_with_slash(root) for root in roots.values()}) > 1:
+    if len({posixpath.join(root, '') for root in roots.values()}) > 1:
         raise ConfigError(
             f'--data-root (or {DATA_ROOT_VARIABLE}) needs all data below one folder, but there are '
             f'several: {_list_settings(roots)}. Set each with --cfg-options KEY=VALUE'
         )
     old = next(iter(roots.values()), None) or values.get('data_root')
-    return _with_slash(old) if isinstance(old, str) else ''
+    return posixpath.join(old, '') if isinstance(old, str) else ''
 
 
 def find_datasets(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
@@ -111,10 +111,6 @@ def _find_evaluator_files(values: Mapping[str, Any]) -> Iterator[tuple[str, str]
 
 def _list_settings(settings: Mapping[str, str]) -> str:
     return ', '.join(f'{key}={value!r}' for key, value in settings.items())
-
-
-def _with_slash(path: str) -> str:
-    return posixpath.join(path, '')
 
 
 def _relative(path: str, root: str) -> str | None:

@@ -49,22 +49,19 @@ def convert_mmdet_config(cfg: Config) -> None:
         )
 
 
-def _rename(node: Any, prefix: str) -> int:
-    """Rename everything inside a node, in place, and return how many values were changed."""
+def _rename(node: Any, prefix: str) -> bool:
+    """Rename everything inside a node, in place, and return whether a value was changed."""
     if isinstance(node, list | tuple):
-        return sum(_rename(inner, prefix) for inner in node)
-    if not isinstance(node, dict):
-        return 0
-    renamed = 0
-    for key, value in list(dict.items(node)):  # ConfigDict's own imports what is named lazily
+        return sum(_rename(inner, prefix) for inner in node) > 0
+    renamed = False
+    # ConfigDict's own `items` imports what is named lazily.
+    for key, value in list(dict.items(node)) if isinstance(node, dict) else ():
         if key in ('default_scope', '_scope_') and value == _THEIRS:
-            node[key] = _OURS
+            node[key], renamed = _OURS, True
         elif key in _NAMING_KEYS and _is_theirs(value):
-            node[key] = prefix + str(value).rpartition('.')[2]
+            node[key], renamed = prefix + str(value).rpartition('.')[2], True
         else:
-            renamed += _rename(value, prefix)
-            continue
-        renamed += 1
+            renamed |= _rename(value, prefix)
     return renamed
 
 

@@ -112,10 +112,8 @@ def make_plain(node: Any, key: str = '') -> Any:
     the beginning of a text becomes the home folder. CLASSES and PALETTE in a `metainfo`, of
     MMDetection 3.0rc, are renamed.
 
-    Args:
-        node: dicts in it are changed in place.
-        key: its dotted key, '' for a whole config. Of that, variables are removed that cannot be
-            written, as mmengine does with functions and modules.
+    Dicts in it are changed in place. From a whole config (`key` is '') variables are removed that
+    cannot be written, as mmengine does with functions and modules.
 
     Raises:
         TypeError: there is no plain value for it.

@@ -32,8 +32,7 @@ _original_package_and_path = config_utils._get_package_and_cfg_path
 def config_path(name: str | os.PathLike[str]) -> str:
     """Return the file of a shipped config, for `Config.fromfile` or a `_base_` of your own.
 
-    Args:
-        name: path below `configs/`, with or without `.py` and a leading `ghmdet::`.
+    `name` is a path below `configs/`, with or without `.py` and a leading `ghmdet::`.
 
     Raises:
         FileNotFoundError: there is no such config; the message gives the nearest names.
@@ -44,10 +43,8 @@ def config_path(name: str | os.PathLike[str]) -> str:
 def get_config(name: str | os.PathLike[str]) -> Config:
     """Read a config: a file of yours, or one that ghmdet ships.
 
-    A file written for MMDetection is converted (see `convert_mmdet_config`).
-
-    Args:
-        name: path of an existing file, which goes first, or a name as for `config_path`.
+    `name` is the path of an existing file, which goes first, or a name as for `config_path`. A file
+    written for MMDetection is converted (see `convert_mmdet_config`).
 
     Raises:
         FileNotFoundError: it is neither.

@@ -39,13 +39,6 @@ class FPN(BaseModule):
 
     Raises:
         ValueError: levels and num_outs disagree, or add_extra_convs is unknown.
-
-    Example:
-        >>> import torch
-        >>> fpn = FPN([8, 16], out_channels=4, num_outs=3)
-        >>> outs = fpn((torch.zeros(1, 8, 8, 8), torch.zeros(1, 16, 4, 4)))
-        >>> [tuple(out.shape) for out in outs]
-        [(1, 4, 8, 8), (1, 4, 4, 4), (1, 4, 2, 2)]
     """
 
     def __init__(
@@ -95,11 +88,7 @@ class FPN(BaseModule):
                 self.fpn_convs.append(output(channels, stride=2))
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return L maps (N, out_channels, h, w), finest first.
-
-        Args:
-            inputs: the backbone's maps, as many as `in_channels`, finest first.
-        """
+        """Return L maps (N, out_channels, h, w), given one per `in_channels`; all finest first."""
         if len(inputs) <= self.end_level:
             raise ValueError(
                 f'neck.in_channels names {self.end_level + 1} inputs or more, the backbone gave '
