@@ -140,10 +140,9 @@ class CocoMetric(ImageResults):
                 "CocoMetric: format_only=True needs outfile_prefix, e.g. 'work_dirs/test/results'"
             )
         self.ann_file = ann_file and os.path.expanduser(ann_file)
-        self.check_ann_file = check_ann_file
+        self.check_ann_file, self.format_only = check_ann_file, format_only
         self.backend, self.count_all = backend, box_rule == 'pycocotools'
         self.classwise, self.metric_items = classwise, metric_items
-        self.format_only = format_only
         self.outfile = None if outfile_prefix is None else results_path(outfile_prefix)
         limits = (proposal_nums, 'proposal_nums') if max_dets is None else (max_dets, 'max_dets')
         self.max_dets = check_limits(*limits)
