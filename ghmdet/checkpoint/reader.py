@@ -207,11 +207,7 @@ def _neighbours(folder: Path, name: str) -> str:
 
 
 def _find_weights(checkpoint: Any, file: Path) -> dict[str, Any]:
-    """The checkpoint itself, or one with the weights that it has under another name.
-
-    Raises:
-        CheckpointError: there are no weights, or under several unknown names.
-    """
+    """The checkpoint itself, or one with the weights that it has under another name."""
     if isinstance(checkpoint, nn.Module):
         return dict(state_dict=checkpoint.state_dict())
     if isinstance(checkpoint, Mapping):

@@ -51,13 +51,10 @@ class ConfigError(ValueError):
 
 @contextmanager
 def name_the_key(cfg: Config, options: Mapping[str, Any]) -> Iterator[None]:
-    """Add the dotted key of the part that was being built to the error of its constructor.
+    """Replace an error of a constructor by a ConfigError with the dotted key of what was built.
 
     For example `model (GHMC): unexpected keyword argument 'binz'; did you mean bins?`. `options`
     is what `--cfg-options` has set, by dotted key.
-
-    Raises:
-        ConfigError: in place of an error that was raised while a part was built.
     """
     try:
         yield
@@ -70,11 +67,7 @@ def name_the_key(cfg: Config, options: Mapping[str, Any]) -> Iterator[None]:
 
 @contextmanager
 def name_the_file() -> Iterator[None]:
-    """Add the file, and the line where there is one, to an error in a config file.
-
-    Raises:
-        ConfigError: in place of an error that was raised while mmengine read a config file.
-    """
+    """Replace an error in a config file by a ConfigError with the file, and the line if known."""
     try:
         yield
     except Exception as error:

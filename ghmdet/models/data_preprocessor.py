@@ -61,10 +61,8 @@ class DetDataPreprocessor(ImgDataPreprocessor):
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Return `inputs` float32 (N, 3, H, W) and the samples, in the order given.
 
-        Args:
-            data: `inputs`, a list of uint8 (3, h, w) or one tensor (N, 3, h, w), and
-                `data_samples`, a list of DetDataSample or None.
-            training: whether this is a training step.
+        `data` has `inputs`, a list of uint8 (3, h, w) or one tensor (N, 3, h, w), and
+        `data_samples`, a list of DetDataSample or None.
 
         Every sample gains `batch_input_shape` (H, W) and `pad_shape`, the (h, w) of its own image
         padded to the divisor: anchors beyond it are on padding only.

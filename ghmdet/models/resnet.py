@@ -27,13 +27,8 @@ _BLOCKS = {
 class _ResidualBlock(BaseModule):
     """A block of either kind: convolutions conv1, conv2, ..., each with its norm.
 
-    Args:
-        in_channels: of the input.
-        convs: (out_channels, kernel_size, stride, groups) of each convolution.
-        norm_cfg: of the norm layers.
-        downsample: of the shortcut, where its shape changes.
-        with_cp: recompute the activations in the backward pass instead of keeping them.
-        zero_init_residual: initialise the last norm with 0, so that the block starts as identity.
+    `convs` has (out_channels, kernel_size, stride, groups) of each; `downsample` is of the shortcut
+    where its shape changes. With `zero_init_residual` the block starts as identity.
     """
 
     def __init__(

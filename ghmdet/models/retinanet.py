@@ -60,13 +60,10 @@ class RetinaNet(BaseModel):
         data_samples: list[DetDataSample] | None = None,
         mode: str = 'tensor',
     ) -> dict[str, list[Tensor]] | list[DetDataSample] | tuple[list[Tensor], list[Tensor]]:
-        """Run one of the three modes.
+        """Return losses ('loss'), samples with `pred_instances` ('predict') or maps ('tensor').
 
-        Args:
-            inputs: (N, 3, H, W), as the data preprocessor gives them.
-            data_samples: one per image; needed by 'loss' and 'predict'.
-            mode: 'loss' gives a dict of losses, 'predict' the samples with `pred_instances`,
-                'tensor' the head's raw maps.
+        The inputs (N, 3, H, W) are as the data preprocessor gives them. 'loss' and 'predict' need
+        one sample per image; 'tensor' returns the raw maps of the head.
 
         Raises:
             ValueError: another mode, or no data_samples where they are needed.
