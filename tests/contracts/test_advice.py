@@ -20,7 +20,8 @@ NOT_SHOWN_IN_ERRORS = 'help', 'description'
 VERBS = (
     'add ask call change check choose convert copy correct del delete drop expand fetch '
     'get give install keep leave let lower make move multiply name pass put raise read remove '
-    'rename repair replace restore resume run save scale see set split start take train try turn use want write'
+    'rename repair replace restore resume run save scale see set split start take train try turn '
+    'use want write'
 )
 ADVICE = re.compile(
     # An imperative at the beginning of a sentence or clause
@@ -31,7 +32,7 @@ ADVICE = re.compile(
     # What helps
     r'|did you mean|e\.g\.|what helps|make room|do not start|pip |replaced here|another with'
     r'|(?:given|chosen) by|accepts this|uses it|change it|is for|together only'
-    r'|(?:continues|sets|shows|skips) |lists? all|says why|: --cfg-options|later see'
+    r'|(?:continues|sets|shows|skips) |lists? all|says why|: --cfg-options|later see|it may be'
     r'|--data-root DIR|only: tools/|in the environment',
     re.IGNORECASE,
 )
