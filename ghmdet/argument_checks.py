@@ -29,14 +29,7 @@ def is_number(value: Any, low: float = -math.inf, high: float = math.inf) -> boo
 
 
 def check_number(name: str, value: Any, expected: str, is_valid: Callable[[Any], bool]) -> None:
-    """Raise a ValueError unless `value` is a number and `is_valid`.
-
-    Example:
-        >>> check_number('GHMC.momentum', 1, 'a number in [0, 1)', lambda m: 0 <= m < 1)
-        Traceback (most recent call last):
-        ...
-        ValueError: GHMC.momentum must be a number in [0, 1), got 1
-    """
+    """Raise a ValueError unless `value` is a number and `is_valid`."""
     if not is_number(value) or not is_valid(value):
         raise ValueError(f'{name} must be {expected}, got {value!r}')
 
@@ -70,14 +63,9 @@ def check_flag(name: str, value: Any, allowed: tuple[bool, ...] = (True, False))
 
 
 def check_dataset_arguments(arguments: Mapping[str, Any], key: str = '') -> None:
-    """Check the types of a `CocoDataset`'s arguments.
+    """Raise a ValueError unless these arguments of a `CocoDataset` have types that they can have.
 
-    Args:
-        arguments: some of them, by name.
-        key: dotted key of the dataset in the config, with a dot at the end.
-
-    Raises:
-        ValueError: one is of a type that it cannot be; the message begins with its name.
+    `key` is the dotted key of the dataset in the config, with a dot at the end.
     """
     for name in arguments.keys() & _OF_A_DATASET:
         value, (types, expected) = arguments[name], _OF_A_DATASET[name]

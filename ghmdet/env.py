@@ -28,10 +28,8 @@ _SAME_MODULE = {
     'mmcv-lite': ('mmcv-lite', 'mmcv', 'onedl-mmcv'),
     'mmengine': ('mmengine', 'mmengine-lite', 'onedl-mmengine'),
     'opencv-python': (
-        'opencv-python',
-        'opencv-python-headless',
-        'opencv-contrib-python',
-        'opencv-contrib-python-headless',
+        *('opencv-python', 'opencv-python-headless'),
+        *('opencv-contrib-python', 'opencv-contrib-python-headless'),
     ),
 }
 _MODULES = {

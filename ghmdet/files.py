@@ -30,14 +30,6 @@ def replacing(file: Path) -> Iterator[Path]:
     """Yield a temporary name in the same folder; what was written there becomes `file`.
 
     If the body fails, `file` stays as it was and the temporary file is removed.
-
-    Example:
-        >>> from tempfile import mkdtemp
-        >>> file = Path(mkdtemp(), 'a.txt')
-        >>> with replacing(file) as draft:
-        ...     _ = draft.write_text('whole')
-        >>> [each.name for each in file.parent.iterdir()]
-        ['a.txt']
     """
     draft = file.with_name(f'.{file.name}.tmp')
     try:
@@ -64,20 +56,11 @@ def decode_text(content: bytes, source: str, encoding: str = 'utf-8') -> str:
     r"""Decode a text file of any system; line ends become `\n`.
 
     UTF-8 is tried before the declared encoding, which is left as it was by many programs that
-    convert a file to UTF-8.
-
-    Args:
-        content: of the file. UTF-16 is recognised with and without a byte order mark, which is
-            removed.
-        source: name of the file, for messages.
-        encoding: that the file declares.
+    convert a file to UTF-8. UTF-16 is recognised with and without a byte order mark, which is
+    removed. `source` is the name of the file, for messages.
 
     Raises:
         ValueError: the content is in none of these, or the encoding is unknown.
-
-    Example:
-        >>> decode_text('cat\r\ndog'.encode('utf-16'), 'classes.txt')
-        'cat\ndog'
     """
     found = next((name for mark, name in _MARKS.items() if content.startswith(mark)), '')
     if not found and (zero := content.find(b'\0')) >= 0:  # half of an ASCII character
@@ -106,10 +89,7 @@ def _decode_8_bit(content: bytes, declared: str) -> str:
 
 
 def explain_undecodable(error: UnicodeDecodeError, offset: int = 0, line: int = 0) -> str:
-    """Return a message about a byte of a text file that is not in its encoding.
-
-    `offset` and `line` of the byte in the file are needed if only a part of it was decoded.
-    """
+    """Say which byte is not in the encoding; its `offset` and `line` if a part was decoded."""
     content, start = error.object, error.start
     return (
         f'expected text in {error.encoding.upper()}, but byte 0x{content[start]:02x} at offset '
@@ -129,12 +109,9 @@ def read_lines(file: str | os.PathLike[str]) -> list[str]:
 
 
 def find_look_alike(path: str | os.PathLike[str]) -> str | None:
-    r"""Find what exists under nearly the name of a missing file or folder.
+    r"""Find what exists under nearly the name of a missing path; None if nothing does, or several.
 
     Any part of the path may differ in case, in the Unicode normal form, and in `\` for `/`.
-
-    Returns:
-        The path; None if there is no such file, or more than one.
     """
     found = ''
     parts = PurePath(os.fspath(path).replace('\\', '/')).parts
@@ -159,11 +136,11 @@ def explain_look_alike(path: str | os.PathLike[str]) -> str:
     if found is None or found == asked:
         return ''
     a, b = (PurePath(name.replace('\\', '/')).as_posix() for name in (asked, found))
+    nfc_a, nfc_b = (unicodedata.normalize('NFC', name) for name in (a, b))
     differences = {
         r'in \ for /': asked.count('\\') != found.count('\\'),
         'in the Unicode normal form (both look the same)': a.casefold() != b.casefold(),
-        'in upper and lower case': unicodedata.normalize('NFC', a)
-        != unicodedata.normalize('NFC', b),
+        'in upper and lower case': nfc_a != nfc_b,
     }
     listed = ' and '.join(text for text, differs in differences.items() if differs)
     return f', but there is {found!r}, which differs {listed}'

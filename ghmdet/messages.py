@@ -10,12 +10,7 @@ from typing import Any
 def list_items(
     items: Iterable[Any], limit: int = 5, separator: str = ', ', total: int | None = None
 ) -> str:
-    """Return the first `limit` items, and how many more there are of `total`, by default all items.
-
-    Example:
-        >>> list_items('abcd', 2), list_items(['x; y'], separator='; ')
-        ('a, b and 2 more', 'x; y')
-    """
+    """Return the first `limit` items, and how many more there are of `total` (all items)."""
     texts = [str(item) for item in items]
     rest = (len(texts) if total is None else total) - limit
     listed = separator.join(texts[:limit])
@@ -23,12 +18,7 @@ def list_items(
 
 
 def shorten(value: Any, limit: int = 120) -> str:
-    """Return the `repr` of a value, cut off after `limit` characters.
-
-    Example:
-        >>> shorten(dict(type='CocoDataset'), 10)
-        "{'type': '..."
-    """
+    """Return the `repr` of a value, cut off after `limit` characters."""
     text = repr(value)
     return text if len(text) <= limit else f'{text[:limit]}...'
 
@@ -44,12 +34,7 @@ def nearest(name: str, names: Iterable[str], count: int = 2, cutoff: float = 0.7
 
 
 def did_you_mean(near: Iterable[str], prefix: str = '') -> str:
-    """Return the question that ends a message, '' where nothing is near.
-
-    Example:
-        >>> did_you_mean(['bins'], 'loss_cls.'), did_you_mean([])
-        ('; did you mean loss_cls.bins?', '')
-    """
+    """Return the question that ends a message, '' where nothing is near."""
     listed = ' or '.join(f'{prefix}{name}' for name in near)
     return f'; did you mean {listed}?' if listed else ''
 
@@ -57,13 +42,8 @@ def did_you_mean(near: Iterable[str], prefix: str = '') -> str:
 def type_name(part: Any, default: str = '') -> str:
     """Return the name of the class that a config of a part names, with its scope if it has one.
 
-    Args:
-        part: a dict with `type`, or what stands there: a name, perhaps with a scope, or the class.
-        default: where the dict has no `type`.
-
-    Example:
-        >>> type_name(dict(type='mmdet.RetinaNet')), type_name({}, 'OptimWrapper')
-        ('mmdet.RetinaNet', 'OptimWrapper')
+    `part` is a dict with `type`, else `default` is the answer, or what stands there: a name or the
+    class.
     """
     kind = part.get('type', default) if isinstance(part, Mapping) else part
     return str(getattr(kind, '__name__', kind))

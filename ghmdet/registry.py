@@ -115,7 +115,9 @@ class Registry(_MMEngineRegistry):
         else:
             other = self._default_scope()
             searched = ', '.join(dict.fromkeys([*scopes, *filter(None, (scope, other))]))
-        near = [each for registry in chain for each in _near(name, registry.module_dict)]
+        near: list[str] = []
+        for names in (registry.module_dict for registry in chain):
+            near += [name] if name in names else nearest(name, names, count=3, cutoff=0.65)
         message = f'{key} is not in the {self.scope}::{self.name} registry'
         if name in REPLACED_PARTS:
             message += f'; it is a part of MMDetection, replaced here by {REPLACED_PARTS[name]}'
@@ -126,10 +128,6 @@ class Registry(_MMEngineRegistry):
             "your own needs custom_imports=dict(imports=['mypackage.mymodule']), the module that "
             'registers it; docs/from_mmdet.md lists the parts of MMDetection that ghmdet has'
         )
-
-
-def _near(name: str, names: dict[str, Any]) -> list[str]:
-    return [name] if name in names else nearest(name, names, count=3, cutoff=0.65)
 
 
 def _child_of(parent: _MMEngineRegistry, *locations: str) -> Registry:

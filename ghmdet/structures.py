@@ -27,15 +27,6 @@ class DetDataSample(BaseDataElement):
 
     Boxes are (n, 4) x1, y1, x2, y2 in pixels: `gt_instances` and `ignored_instances` in the frame
     of the network's input, `pred_instances` in the original frame unless `predict(rescale=False)`.
-
-    Example:
-        >>> import torch
-        >>> sample = DetDataSample(metainfo=dict(img_id=7, ori_shape=(480, 640)))
-        >>> sample.gt_instances = InstanceData(
-        ...     bboxes=torch.tensor([[0.0, 0.0, 10.0, 20.0]]), labels=torch.tensor([3])
-        ... )
-        >>> len(sample.gt_instances), sample.ori_shape
-        (1, (480, 640))
     """
 
     gt_instances: InstanceData

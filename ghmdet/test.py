@@ -68,8 +68,7 @@ def turn_on_drawing(cfg: Config, args: argparse.Namespace) -> None:
         )
     hook.draw = True
     if args.show:
-        hook.show = True
-        hook.wait_time = args.wait_time
+        hook.show, hook.wait_time = True, args.wait_time
     if args.show_dir:
         hook.test_out_dir = expanduser(args.show_dir)
 
@@ -142,8 +141,7 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     runner.test()
     if left_out:
         message = f'{len(left_out)} images of {args.images} cannot be used and were left out'
-        lines = '\n'.join(left_out.values())
-        runner.logger.warning(f'{message}:\n{lines}')
+        runner.logger.warning('\n'.join([f'{message}:', *left_out.values()]))
         if not args.allow_skipped:
             raise ValueError(
                 f'{message}: {list_items(left_out.values(), 5, "; ")}. The results of the others '

@@ -10,12 +10,10 @@ from torch import Tensor
 
 
 class AnchorFit(NamedTuple):
-    """The best anchor of each of n boxes."""
+    """IoU float32 (n,) and pyramid level int64 (n,), the first of several, of n best anchors."""
 
     ious: Tensor
-    """float32 (n,) in [0, 1]."""
     levels: Tensor
-    """int64 (n,), its pyramid level, the first one of several."""
 
 
 def fit_anchors(
@@ -34,12 +32,6 @@ def fit_anchors(
         input_wh: (n, 2), size of each box's image there, padded to the size divisor.
         base_anchors: anchors (A, 4) of the cell at the origin, one tensor per level.
         strides: (w, h) of a cell, one per level.
-
-    Example:
-        >>> anchors = [torch.tensor([[-8.0, -8.0, 8.0, 8.0]])]
-        >>> box, size = torch.tensor([[10.0, 8.0, 26.0, 24.0]]), torch.tensor([[64.0, 64.0]])
-        >>> fit_anchors(box, size, anchors, [(16, 16)]).ious  # best centred on (16, 16)
-        tensor([0.7778])
     """
     bboxes = bboxes.float()
     centers, sizes = (bboxes[:, :2] + bboxes[:, 2:]) / 2, bboxes[:, 2:] - bboxes[:, :2]

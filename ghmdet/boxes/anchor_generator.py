@@ -81,16 +81,9 @@ class AnchorGenerator:
         self.scale_major = scale_major
         self.center_offset = center_offset
         self.base_anchors = [self._base_anchors_of(size) for size in self.base_sizes]
-
-    @property
-    def num_levels(self) -> int:
-        """Number of pyramid levels, L."""
-        return len(self.strides)
-
-    @property
-    def num_base_priors(self) -> list[int]:
-        """Anchors per cell, one number a level."""
-        return [len(anchors) for anchors in self.base_anchors]
+        self.num_levels = len(self.strides)
+        # Anchors per cell, one number a level.
+        self.num_base_priors = [len(anchors) for anchors in self.base_anchors]
 
     def _base_anchors_of(self, base_size: float) -> Tensor:
         """Anchors (A, 4) of the cell at the origin; each has the area (base_size * scale) ** 2."""
@@ -103,9 +96,8 @@ class AnchorGenerator:
             widths = (base_size * self.scales[:, None] * width_factors[None, :]).flatten()
             heights = (base_size * self.scales[:, None] * height_factors[None, :]).flatten()
         center = self.center_offset * base_size
-        half_widths, half_heights = 0.5 * widths, 0.5 * heights
-        left, top = center - half_widths, center - half_heights
-        return torch.stack([left, top, center + half_widths, center + half_heights], dim=-1)
+        halves = 0.5 * torch.stack([widths, heights], dim=-1)
+        return torch.cat([center - halves, center + halves], dim=-1)
 
     def grid_priors(
         self,
@@ -113,16 +105,11 @@ class AnchorGenerator:
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = 'cpu',
     ) -> list[Tensor]:
-        """Anchors of whole feature maps.
-
-        Args:
-            featmap_sizes: (h, w) in cells, one per level.
-            dtype: of the result.
-            device: of the result.
+        """Anchors of whole feature maps, whose sizes are (h, w) in cells.
 
         Returns:
-            L tensors (h * w * A, 4), x1 y1 x2 y2 in pixels of the padded network input, over rows,
-            then columns, then the anchors of a cell; they may reach beyond the image.
+            One tensor (h * w * A, 4) per level, x1 y1 x2 y2 in pixels of the padded network input,
+            over rows, then columns, then the anchors of a cell; they may reach beyond the image.
         """
         self._check_levels(featmap_sizes)
         grids = []
@@ -145,13 +132,8 @@ class AnchorGenerator:
     ) -> list[Tensor]:
         """Return which anchors have their cell on the image, not on the padding of the batch.
 
-        Args:
-            featmap_sizes: (h, w) in cells, one per level.
-            pad_shape: (h, w, ...) in pixels of this image padded to the size divisor.
-            device: of the result.
-
-        Returns:
-            L bool tensors (h * w * A,), in the order of `grid_priors`.
+        `pad_shape` is (h, w, ...) in pixels of this image padded to the size divisor. The result is
+        one bool tensor (h * w * A,) per level, in the order of `grid_priors`.
         """
         self._check_levels(featmap_sizes)
         flags = []

@@ -44,18 +44,14 @@ class DeltaXYWHBBoxCoder:
                 'bbox_coder needs four target_means and four positive target_stds, got '
                 f'target_means={tuple(target_means)}, target_stds={tuple(target_stds)}'
             )
-        self.means = tuple(target_means)
-        self.stds = tuple(target_stds)
+        self.means, self.stds = tuple(target_means), tuple(target_stds)
         self.clip_border = clip_border
 
     def encode(self, bboxes: Tensor, gt_bboxes: Tensor) -> Tensor:
         """Return deltas (n, 4) from anchors `bboxes` (n, 4) to `gt_bboxes` (n, 4)."""
-        bboxes, gt_bboxes = bboxes.float(), gt_bboxes.float()
-        centers, sizes = _centers_and_sizes(bboxes)
-        gt_centers, gt_sizes = _centers_and_sizes(gt_bboxes)
-        shifts = (gt_centers - centers) / sizes
-        scales = torch.log(gt_sizes / sizes)
-        deltas = torch.cat([shifts, scales], dim=-1)
+        centers, sizes = _centers_and_sizes(bboxes.float())
+        gt_centers, gt_sizes = _centers_and_sizes(gt_bboxes.float())
+        deltas = torch.cat([(gt_centers - centers) / sizes, torch.log(gt_sizes / sizes)], dim=-1)
         return (deltas - deltas.new_tensor(self.means)) / deltas.new_tensor(self.stds)
 
     def decode(
@@ -73,9 +69,8 @@ class DeltaXYWHBBoxCoder:
             max_shape: (h, w, ...) to clip to when `clip_border`; None leaves boxes as they are.
             wh_ratio_clip: sizes change at most by this factor or its inverse.
         """
-        deltas = pred_bboxes * pred_bboxes.new_tensor(self.stds) + pred_bboxes.new_tensor(
-            self.means
-        )
+        means, stds = map(pred_bboxes.new_tensor, (self.means, self.stds))
+        deltas = pred_bboxes * stds + means
         centers, sizes = _centers_and_sizes(bboxes)
         max_log = abs(math.log(wh_ratio_clip))
         new_centers = centers + sizes * deltas[:, :2]

@@ -101,7 +101,6 @@ class MaxIoUAssigner:
             overlaps = self._compare(gt_bboxes, part, ignored)
             by_prior.append(overlaps.max(dim=0))
             by_gt.append(overlaps.max(dim=1))
-
         max_overlaps, argmax_overlaps = map(torch.cat, zip(*by_prior, strict=True))
         gt_inds = torch.full_like(argmax_overlaps, -1)
         low, high = self.neg_iou_range
@@ -110,9 +109,7 @@ class MaxIoUAssigner:
         gt_inds[positive] = argmax_overlaps[positive] + 1
         if self.match_low_quality:
             best, argbest = map(torch.stack, zip(*by_gt, strict=True))
-            low_quality = torch.cat(
-                self._find_best_priors(parts, gt_bboxes, ignored, best, argbest)
-            )
+            low_quality = self._find_best_priors(parts, gt_bboxes, ignored, best, argbest)
             gt_inds = torch.where(low_quality > 0, low_quality, gt_inds)
         return AssignResult(gt_inds, max_overlaps)
 
@@ -138,15 +135,11 @@ class MaxIoUAssigner:
         ignored: Tensor,
         best: Tensor,
         argbest: Tensor,
-    ) -> list[Tensor]:
+    ) -> Tensor:
         """Return for each prior the gt (i + 1) that it is the best of, the last of several, or 0.
 
-        Args:
-            parts: the priors, in K parts.
-            gt_bboxes: (G, 4).
-            ignored: (I, 4).
-            best: (K, G), best IoU of each gt in each part.
-            argbest: (K, G), its first index in the part.
+        The priors come in K parts; `best` and `argbest` (K, G) are the best IoU of each gt in each
+        part and its first index there.
         """
         overall, first_part = best.max(dim=0)
         low_quality = []
@@ -164,19 +157,13 @@ class MaxIoUAssigner:
                 inds = argbest[k, gts]
             none = torch.zeros(len(part), dtype=torch.int64, device=part.device)
             low_quality.append(none.scatter_reduce(0, inds, gts + 1, 'amax'))
-        return low_quality
+        return torch.cat(low_quality)
 
 
 def bbox_overlaps(bboxes1: Tensor, bboxes2: Tensor, mode: str = 'iou') -> Tensor:
-    """Overlap of every box of one set with every box of another.
+    """Overlaps (m, n) in [0, 1] of boxes (m, 4) and (n, 4) in one frame; 0 where both are empty.
 
-    Args:
-        bboxes1: (m, 4).
-        bboxes2: (n, 4), in the same frame.
-        mode: 'iou' divides by the union, 'iof' by the area of the box of `bboxes1`.
-
-    Returns:
-        (m, n) in [0, 1]; 0 where both boxes are empty.
+    Mode 'iou' divides by the union, 'iof' by the area of the box of `bboxes1`.
     """
     top_left = torch.maximum(bboxes1[:, None, :2], bboxes2[None, :, :2])
     bottom_right = torch.minimum(bboxes1[:, None, 2:], bboxes2[None, :, 2:])

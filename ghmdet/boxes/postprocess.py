@@ -59,11 +59,6 @@ def select_candidates(
     Returns:
         scores (k,), best first, equal ones in the order of priors and classes; labels (k,);
         indices of the priors (k,).
-
-    Example:
-        >>> import torch
-        >>> select_candidates(torch.tensor([[0.1, 0.9], [0.6, 0.2]]), score_thr=0.15, nms_pre=2)
-        (tensor([0.9000, 0.6000]), tensor([1, 0]), tensor([0, 1]))
     """
     flat = scores.flatten()
     inds = (flat > score_thr).nonzero().squeeze(1)
@@ -122,19 +117,11 @@ def class_wise_nms(
 ) -> Tensor:
     """Suppress every box that overlaps a better one of its class by more than `iou_threshold`.
 
-    Args:
-        bboxes: (n, 4).
-        scores: (n,).
-        labels: int64 (n,).
-        iou_threshold: in [0, 1].
-        type: only 'nms'.
-        class_agnostic: compare boxes of different classes too.
-
-    Returns:
-        Indices of the boxes kept, best first.
+    Takes boxes (n, 4), scores and int64 labels (n,); `class_agnostic` compares boxes of different
+    classes too. Returns the indices of the boxes kept, best first.
 
     Raises:
-        ValueError: another `type`.
+        ValueError: `type` is not 'nms'.
     """
     _check_nms_type(type)
     if bboxes.numel() == 0:

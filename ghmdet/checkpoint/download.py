@@ -15,7 +15,6 @@ import contextlib
 import hashlib
 import itertools
 import logging
-import math
 import os
 import re
 import socket
@@ -93,16 +92,16 @@ def load_from_http(filename: str, map_location: Any = None) -> dict[str, Any]:
 
 def load_from_torchvision(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Loader for `torchvision://resnet50`."""
-    urls = mmengine_checkpoint.get_torchvision_models()
-    return load_from_http(_resolve(filename, urls), map_location)
+    url = _resolve(filename, mmengine_checkpoint.get_torchvision_models())
+    return load_from_http(url, map_location)
 
 
 def load_from_openmmlab(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Loader for `open-mmlab://name`: a URL, or a file below `MMENGINE_HOME`."""
     renamed = mmengine_checkpoint.get_deprecated_model_names()
     scheme, _, name = filename.partition('://')
-    urls = mmengine_checkpoint.get_external_models()
-    target = _resolve(f'{scheme}://{renamed.get(name, name)}', urls)
+    name = renamed.get(name, name)
+    target = _resolve(f'{scheme}://{name}', mmengine_checkpoint.get_external_models())
     if target.startswith(('http://', 'https://')):
         return load_from_http(target, map_location)
     home = os.environ.get('MMENGINE_HOME', '~/.cache/mmengine')
@@ -258,14 +257,10 @@ def _reason(error: BaseException, timeout: float) -> str:
 
 def _timeout() -> float:
     text = os.environ.get(TIMEOUT_VARIABLE, '30')
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < 1e6:
-        message = f'{TIMEOUT_VARIABLE} must be a number of seconds above 0, got {text!r}'
-        raise CheckpointError(message)
-    return seconds
+    with contextlib.suppress(ValueError):
+        if 0 < float(text) < 1e6:
+            return float(text)
+    raise CheckpointError(f'{TIMEOUT_VARIABLE} must be a number of seconds above 0, got {text!r}')
 
 
 def _resolve(filename: str, urls: Mapping[str, str]) -> str:

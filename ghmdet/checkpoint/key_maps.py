@@ -65,13 +65,7 @@ class Translated(NamedTuple):
 
 
 def translate(weights: Mapping[str, Any], model: nn.Module, own: Mapping[str, Any]) -> Translated:
-    """Rename weights of other projects to the names that a model uses; see the table above.
-
-    Args:
-        weights: state dict of the file, without wrappers' prefixes.
-        model: the model to load them into.
-        own: its state dict.
-    """
+    """Rename weights of other projects to the names of a model, whose state dict is `own`."""
     translated = Translated(dict(weights))
     if any(key.startswith(_BODY) for key in weights):
         translated = _from_torchvision(weights, model, own)

@@ -110,8 +110,8 @@ def load_checkpoint_file(path: str | os.PathLike[str], map_location: Any = 'cpu'
 def _read(file: Path, map_location: Any, weights_only: bool) -> Any:
     try:
         with torch.serialization.safe_globals(_allowed()):
-            reader = None if weights_only else _PATH_READER
-            return torch.load(file, map_location, reader, weights_only=weights_only)
+            reader: Any = {} if weights_only else {'pickle_module': _PATH_READER}
+            return torch.load(file, map_location=map_location, weights_only=weights_only, **reader)
     except (UnpicklingError, *DAMAGE) as error:
         if weights_only and isinstance(error, UnpicklingError):
             found = _GLOBAL.search(str(error))

@@ -26,13 +26,8 @@ def plan_start(cfg: Config, is_first: bool) -> list[tuple[int, str]]:
     `resume=True` without `load_from` resumes from the newest checkpoint that can be read, see
     `choose_checkpoint`, and begins at the start if there is none.
 
-    Args:
-        cfg: changed in place.
-        is_first: whether this process has rank 0. If the processes have joined already, it chooses
-            for all; otherwise each process chooses by itself, with the same result.
-
-    Returns:
-        (level, text) of what is to be logged.
+    If the processes have joined already, that of rank 0 (`is_first`) chooses for all; otherwise
+    each chooses by itself, with the same result. Returned is (level, text) of what is to be logged.
 
     Raises:
         WorkDirError: another training runs there; or torchrun restarted this one, there are
@@ -102,12 +97,12 @@ def choose_checkpoint(cfg: Config) -> tuple[str | None, list[tuple[int, str]]]:
     elif paths and not problem:
         problem = f'there is no last_checkpoint in {os.path.abspath(cfg.work_dir)}'
     if problem:
-        notes.append(_warn(problem))
+        notes.append((logging.WARNING, problem))
     for path in paths:
         damage = find_damage(path)
         if damage is None:
             return path, notes
-        notes.append(_warn(f'skipped: {damage}'))
+        notes.append((logging.WARNING, f'skipped: {damage}'))
     if paths:
         listed = '\n  '.join(text for _, text in notes)
         raise CheckpointError(
@@ -155,10 +150,6 @@ def _refuse_overwriting(cfg: Config) -> None:
         )
 
 
-def _warn(text: str) -> tuple[int, str]:
-    return logging.WARNING, text
-
-
 def _warn_of_earlier(cfg: Config) -> list[tuple[int, str]]:
     """What a run that begins at the start would overwrite."""
     names = [os.path.basename(path) for path in list_checkpoints(cfg)]
@@ -167,4 +158,4 @@ def _warn_of_earlier(cfg: Config) -> list[tuple[int, str]]:
         'This run begins at the start and overwrites files of the same names. --resume continues '
         'the earlier run; --work-dir sets another folder.'
     )
-    return [_warn(text)] if names else []
+    return [(logging.WARNING, text)] if names else []

@@ -67,9 +67,7 @@ class CheckpointHook(_CheckpointHook):
     def save_before_stop(self, runner: Runner, batch_idx: int | None = None) -> None:
         """Save as `iter_N.pth` unless that was just done; the next regular save deletes this file.
 
-        Args:
-            runner: in `after_train_iter` or `after_train_epoch`, after this hook.
-            batch_idx: of the iteration, or None at the end of an epoch.
+        To be called after this hook; `batch_idx` is None at the end of an epoch.
         """
         meta = dict(epoch=runner.epoch, iter=runner.iter)
         meta['epoch' if batch_idx is None else 'iter'] += 1

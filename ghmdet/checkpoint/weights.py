@@ -17,13 +17,8 @@ from typing import Any
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ghmdet.checkpoint.key_maps import (
-    HEAD_CLS,
-    Weights,
-    channels_per_anchor,
-    strip_wrappers,
-    translate,
-)
+from ghmdet.checkpoint import key_maps
+from ghmdet.checkpoint.key_maps import HEAD_CLS, Weights, channels_per_anchor
 from ghmdet.checkpoint.reader import CheckpointError
 from ghmdet.messages import list_items
 from ghmdet.models.wrappers import unwrap
@@ -131,20 +126,13 @@ def fit_state_dict(
     Raises:
         CheckpointError: no tensor fits, no name begins with `prefix`, or the classes cannot be
             matched.
-
-    Example:
-        >>> import torch
-        >>> weights = dict(weight=torch.zeros(2, 3), other=torch.zeros(1))
-        >>> fitted, report = fit_state_dict(weights, nn.Linear(3, 2))
-        >>> list(fitted), report.loaded, report.missing, report.unexpected
-        (['weight', 'bias'], ['weight'], ['bias'], ['other'])
     """
     model = unwrap(model)
     own = model.state_dict()
     if prefix is not None:
         prefix = f'{prefix.removesuffix(".")}.'
     in_file = {f'{prefix or ""}{name}': value for name, value in own.items()}
-    given = strip_wrappers(checkpoint.get('state_dict', checkpoint), in_file)
+    given = key_maps.strip_wrappers(checkpoint.get('state_dict', checkpoint), in_file)
     if prefix is not None:
         names = shorten_names(given)
         given = {k.removeprefix(prefix): v for k, v in given.items() if k.startswith(prefix)}
@@ -152,7 +140,7 @@ def fit_state_dict(
             raise CheckpointError(
                 f'prefix={prefix!r}: no name in {source} begins with it; it has {names}'
             )
-    translated = translate(given, model, own)
+    translated = key_maps.translate(given, model, own)
     given = translated.weights
     report = LoadReport(source, classes=class_names(checkpoint) or translated.classes)
     report.notes += translated.notes
@@ -211,24 +199,16 @@ def _shape(value: Any) -> Shape:
 
 
 def shorten_names(names: Collection[str]) -> str:
-    """Return a list of dotted names, those with the same parent together.
-
-    Example:
-        >>> shorten_names(['conv.weight', 'conv.bias', 'fc.bias'])
-        'conv.{weight, bias}, fc.bias'
-        >>> shorten_names([f'layer1.{i}.weight' for i in range(9)])
-        'layer1.* (9)'
-    """
+    """Return a list of dotted names, those with the same parent together."""
     parents: dict[str, list[str]] = {}
     for name in names:
         parent, _, last = name.rpartition('.')
         parents.setdefault(parent, []).append(last)
     if len(parents) <= _LISTED and len(names) <= 4 * _LISTED:
+        together = {parent: ', '.join(lasts) for parent, lasts in parents.items()}
         return ', '.join(
-            f'{parent}.{{{", ".join(lasts)}}}'
-            if len(lasts) > 1 and parent
-            else ', '.join(f'{parent}.{last}' if parent else last for last in lasts)
-            for parent, lasts in parents.items()
+            (f'{parent}.{{{text}}}' if ', ' in text else f'{parent}.{text}') if parent else text
+            for parent, text in together.items()
         )
     for depth in (3, 2, 1):
         groups = Counter('.'.join(name.split('.')[:depth]) for name in names)
@@ -240,12 +220,10 @@ def shorten_names(names: Collection[str]) -> str:
 def class_names(checkpoint: Mapping[str, Any]) -> tuple[str, ...] | None:
     """Return the class names in a checkpoint's meta, None if it has none."""
     meta = checkpoint.get('meta')
-    meta = meta if isinstance(meta, Mapping) else {}
-    dataset_meta = meta.get('dataset_meta')
-    dataset_meta = dataset_meta if isinstance(dataset_meta, Mapping) else {}
+    dataset_meta = meta.get('dataset_meta') if isinstance(meta, Mapping) else None
     # as mmengine, its first releases and MMDetection 2.x write them
     for part, key in ((dataset_meta, 'classes'), (dataset_meta, 'CLASSES'), (meta, 'CLASSES')):
-        if names := part.get(key):
+        if isinstance(part, Mapping) and (names := part.get(key)):
             return (names,) if isinstance(names, str) else tuple(map(str, names))
     return None
 
@@ -299,19 +277,9 @@ def compare_classes(
     labels: tuple[str, str] = ('the file', 'the dataset'),
     exact: bool = False,
 ) -> str:
-    """Describe how two class lists, in the order of the labels, differ; '' if they do not.
+    """Describe how two class lists differ; '' if they do not. `labels` say whose they are.
 
-    Args:
-        one: the first list.
-        other: the list to compare it with.
-        labels: what has these lists, for the text.
-        exact: False ignores upper case and `_` for a space: MMDetection 1.x has `traffic_light`.
-
-    Example:
-        >>> compare_classes(['Cat', 'hot_dog'], ['cat', 'hot dog'])
-        ''
-        >>> compare_classes(['cat'], ['cat', 'dog'])
-        "1 of 2 classes differ: number 1 is missing in the file, 'dog' in the dataset"
+    Unless `exact`, upper case and `_` for a space are alike: MMDetection 1.x has `traffic_light`.
     """
 
     def plain(name: str | None) -> str | None:

@@ -65,9 +65,7 @@ def hold_work_dir(folder: str) -> dict[str, Any]:
     """Create a work dir if it does not exist, and lock it until the process ends.
 
     A process may lock the same one again. If the file system has no locks, a warning is logged.
-
-    Returns:
-        The record of the training that held the lock last; an empty dict if there was none.
+    Returned is the record of the training that held the lock last, empty if there was none.
 
     Raises:
         WorkDirError: another training holds the lock, or the folder is not writable.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -17,14 +17,16 @@ from mmengine.utils import is_abs
 
 from ghmdet.checkpoint.key_maps import HEAD_CLS, HEAD_REG, channels_per_anchor, strip_wrappers
 from ghmdet.checkpoint.weights import class_names, compare_classes
-from ghmdet.coco.classes import COCO_CLASSES, FileClasses, read_categories, suggest_name
+from ghmdet.coco.classes import COCO_CLASSES, FileClasses, find_classes, suggest_name
+from ghmdet.coco.reader import read_coco
 from ghmdet.config.data_root import find_datasets
 from ghmdet.files import explain_look_alike, read_lines
 from ghmdet.messages import list_items
 from ghmdet.registry import DATASETS, METRICS
 
-_FILE_ARGUMENTS = ('ann_file', 'data_root', 'backend_args', 'test_mode')
 _INHERITED = 80  # `num_classes` of the shipped base config, which the user need not have chosen
+# Names, the kind of their source (config, COCO, checkpoint, file), its name, and the file's roots.
+_Choice = tuple[tuple[str, ...], str, str, dict[str, str]]
 
 
 @dataclass
@@ -37,12 +39,19 @@ class _Source:
     ann_file: str = ''
     file: FileClasses | None = None
 
+    def read(self) -> None:
+        """Read the annotation file, which the dataset then need not read again."""
+        self.ann_file = _ann_path(self.cfg)
+        with suppress(FileNotFoundError):  # the dataset raises it too, if it is built
+            need = not self.cfg.get('test_mode')
+            backend = self.cfg.get('backend_args')
+            records = read_coco(self.ann_file, backend, need_annotations=need, keep=True)
+            self.file = find_classes(records)
+
     def __str__(self) -> str:
-        text = f'{self.key}: metainfo.classes {list_items(self.given or ("none",), 20)}'
-        if self.file is None:
-            return text
-        listed = list_items(self.file.categories, 20) or 'none'
-        return f'{text}, categories of {self.ann_file}: {listed}'
+        categories = list_items(self.file.categories, 20) if self.file else ''
+        listed = f', categories of {self.ann_file}: {categories or "none"}' if self.file else ''
+        return f'{self.key}: metainfo.classes {list_items(self.given or ("none",), 20)}{listed}'
 
 
 def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> str | None:
@@ -52,8 +61,7 @@ def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> st
     the checkpoint for a test or validation, else from the first annotation file, in the order of
     the category ids, without roots (see `FileClasses`); a file with all 80 of COCO keeps COCO's.
     `model.bbox_head.num_classes` is set with them if it is absent or still 80. Datasets of other
-    types are not changed, nor configs for an installed MMDetection. Files that are read here are
-    kept for the datasets.
+    types are not changed, nor configs for an installed MMDetection.
 
     Args:
         cfg: changed: `metainfo.classes` of the datasets, `model.bbox_head.num_classes`.
@@ -61,8 +69,7 @@ def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> st
             must have the same classes.
 
     Returns:
-        For the log: what was taken from where, and which of two categories of one name counts;
-            None if nothing is missing in the config, and nothing ambiguous in the files.
+        For the log: what was taken from where, and which of two categories of one name counts.
 
     Raises:
         ValueError: the names, their order or their number disagree. One message names the key of
@@ -78,20 +85,16 @@ def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> st
     ]
     for source in sources:
         if _split(source.key) in splits and source.cfg.get('ann_file'):
-            arguments = {key: source.cfg[key] for key in _FILE_ARGUMENTS if key in source.cfg}
-            with suppress(FileNotFoundError):  # the dataset raises it too, if it is built
-                source.ann_file, source.file = read_categories(**arguments)
+            source.read()
     chosen = _choose(cfg, sources, splits, others=len(sources) < len(parts))
     notes = [f'{s.ann_file}: {note}' for s in sources if s.file for note in s.file.notes]
     if chosen is None:
         return '. '.join(dict.fromkeys(notes)) or None
-    names, kind, origin = chosen
-    files = (s.file for s in sources if s.file and kind == 'file' and s.ann_file == origin)
-    roots = file.roots if (file := next(files, None)) else {}
+    names, kind, _, roots = chosen
     notes += roots.values()
     if 'train' not in splits:
         sources = [source for source in sources if _split(source.key) in splits]
-    errors = [error for s in sources for error in _find_errors(s, names, kind, origin, roots)]
+    errors = [error for source in sources for error in _find_errors(source, chosen)]
     head = _head(cfg)
     number = None if head is None or _is_free(head, kind) else head.get('num_classes')
     if isinstance(number, int) and number != len(names):
@@ -105,16 +108,14 @@ def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> st
     if errors:
         listed = '; '.join(map(str, sources))
         raise ValueError(f'the classes do not agree: {"; ".join(errors)}. [{listed}]')
-    text = _apply(sources, names, kind, origin, head)
+    text = _apply(sources, chosen, head)
     return '. '.join(dict.fromkeys(filter(None, [text, *notes]))) or None
 
 
 def take_checkpoint_classes(cfg: Config, checkpoint: Mapping[str, Any]) -> None:
     """Give the head as many classes as the checkpoint names and has, where the config names none.
 
-    Args:
-        cfg: `model.bbox_head.num_classes` is changed if it is absent or still 80.
-        checkpoint: as loaded.
+    That is, `model.bbox_head.num_classes` of `cfg` is changed if it is absent or still 80.
     """
     names, head = class_names(checkpoint), _head(cfg)
     given = any(_read_class_names(key, part) for key, part in find_datasets(cfg))
@@ -137,6 +138,11 @@ def is_ours(part: Mapping[str, Any], registry: Registry, *names: str) -> bool:
 
 def _split(key: str) -> str:
     return key.partition('_dataloader')[0]
+
+
+def _ann_path(dataset: Mapping[str, Any]) -> str:
+    path, root = dataset.get('ann_file', ''), dataset.get('data_root')
+    return join_path(root, path) if root and path and not is_abs(path) else path
 
 
 def _head(cfg: Config) -> ConfigDict | None:
@@ -177,34 +183,30 @@ def _read_class_names(key: str, dataset: Mapping[str, Any]) -> tuple[str, ...] |
 
 def _choose(
     cfg: Config, sources: Sequence[_Source], splits: Sequence[str], others: bool
-) -> tuple[tuple[str, ...], str, str] | None:
-    """Return the classes, the kind of their source (config, COCO, checkpoint, file), its name.
-
-    `sources` begin with those of `splits`; `others` says whether there are datasets of other types.
-    """
+) -> _Choice | None:
+    """Choose the classes; `sources` begin with those of `splits`, `others` are of other types."""
     given = next((source for source in sources if source.given), None)
-    of_coco = COCO_CLASSES, 'COCO', "COCO's 80 classes"
+    of_coco: _Choice = COCO_CLASSES, 'COCO', "COCO's 80 classes", {}
     config_first = 'train' in splits or (given and _split(given.key) in splits)
     if sources and not config_first and cfg.get('load_from'):
         names = class_names(CheckpointLoader.load_checkpoint(cfg.load_from, 'meta', 'silent'))
         if names:
             differ = compare_classes(names, COCO_CLASSES)
-            return (names, 'checkpoint', cfg.load_from) if differ else of_coco
+            return (names, 'checkpoint', cfg.load_from, {}) if differ else of_coco
     if given:
-        return given.given or (), 'config', 'metainfo.classes'
+        return given.given or (), 'config', 'metainfo.classes', {}
     files = ((s.file, s.ann_file) for s in sources if s.file and s.file.categories)
     file, path = next(files, (None, ''))
     if file is None or others:  # which may have their own classes
         return None
     if set(COCO_CLASSES) <= set(file.categories):
         return of_coco
-    return file.classes, 'file', path
+    return file.classes, 'file', path, file.roots
 
 
-def _find_errors(
-    source: _Source, names: tuple[str, ...], kind: str, origin: str, roots: Collection[str]
-) -> list[str]:
-    """Compare a dataset and its file with the classes chosen; `roots` were left out of them."""
+def _find_errors(source: _Source, chosen: _Choice) -> list[str]:
+    """Compare a dataset and its file with the classes chosen."""
+    names, kind, origin, roots = chosen
     errors = []
     labels = 'this list', f'the {origin} of the other datasets'
     if source.given and (difference := compare_classes(source.given, names, labels, exact=True)):
@@ -214,14 +216,14 @@ def _find_errors(
         )
     if source.file is None or (not source.file.categories and source.cfg.get('test_mode')):
         return errors
-    missing = [name for name in source.given or names if name not in source.file.categories]
-    if missing:
-        hints = list_items([suggest_name(name, source.file.categories) for name in missing], 10)
+    known = source.file.categories
+    if missing := [name for name in source.given or names if name not in known]:
+        hints = list_items((suggest_name(name, known) for name in missing), 10)
         errors.append(
             f'{source.key}: of {origin}, {len(missing)} of {len(names)} are not among the '
             f'categories of {source.ann_file}: {hints}'
         )
-    without = {*names, *(source.file.unused.intersection(roots))}
+    without = {*names, *source.file.unused.intersection(roots)}
     extra = [name for name in source.file.classes if name not in without]
     if extra and kind == 'file':
         errors.append(
@@ -232,10 +234,9 @@ def _find_errors(
     return errors
 
 
-def _apply(
-    sources: Sequence[_Source], names: tuple[str, ...], kind: str, origin: str, head: Any
-) -> str | None:
+def _apply(sources: Sequence[_Source], chosen: _Choice, head: Any) -> str | None:
     """Write the classes where the config has none, and describe this for the log."""
+    names, kind, origin, _ = chosen
     for source in sources:
         if source.given or kind != 'COCO':
             source.cfg.metainfo = {**(source.cfg.get('metainfo') or {}), 'classes': names}
@@ -257,9 +258,6 @@ def complete_evaluators(cfg: Config) -> None:
 
     For subclasses, other datasets, and several datasets in one loader nothing is set: the metric
     then takes the ground truth from the samples.
-
-    Args:
-        cfg: `val_evaluator` and `test_evaluator` are changed in place.
     """
     if cfg.get('default_scope') == 'mmdet':  # kept by convert_mmdet_config for MMDetection
         return
@@ -269,8 +267,7 @@ def complete_evaluators(cfg: Config) -> None:
             continue
         for metric in list_metrics(cfg, split):
             if is_ours(metric, METRICS, 'CocoMetric') and not metric.get('ann_file'):
-                path, root = datasets[0].get('ann_file', ''), datasets[0].get('data_root')
-                metric.ann_file = join_path(root, path) if root and not is_abs(path) else path
+                metric.ann_file = _ann_path(datasets[0])
                 metric.setdefault('backend_args', datasets[0].get('backend_args'))
 
 

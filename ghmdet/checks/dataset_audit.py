@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os.path as osp
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any, NamedTuple
@@ -23,7 +23,7 @@ from ghmdet.datasets.file_names import find_elsewhere_names
 from ghmdet.datasets.transforms import LoadImageFromFile
 
 _KEPT = 1000  # texts per kind of finding
-_SECTIONS = ('images', 'annotations', 'categories')
+_SIDES = (0, 8, 16, 32, 64, 96, 128, 256, 512)
 
 
 class Picture(NamedTuple):
@@ -51,21 +51,18 @@ class DatasetAudit:
     """The result of `check_dataset`.
 
     `statistics` are tables: title -> rows of (name, count). `images` are those in use: digest of
-    the content, or real path -> name and path.
+    the content, or real path -> name and path. `unchecked` counts the images not checked.
     """
 
     name: str
     ann_file: str
-    max_pictures: int = 6
-    """Per finding."""
+    max_pictures: int = 6  # per finding
+    image_loader: LoadImageFromFile = field(default_factory=LoadImageFromFile)  # of pictures
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     statistics: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
     images: dict[str | bytes, tuple[str, str]] = field(default_factory=dict)
-    image_loader: LoadImageFromFile = field(default_factory=LoadImageFromFile)
-    """Decodes the images of pictures."""
     unchecked: int = 0
-    """Images that were not checked."""
 
     def add(
         self, kind: str, texts: Sequence[str], count: int = 0, is_error: bool = True
@@ -105,11 +102,10 @@ def check_dataset(
         max_pictures: how many pictures of each kind of box error.
         progress: called with the numbers of images that are done and of all.
     """
-    audit = DatasetAudit(name, dataset.ann_file, max_pictures, image_loader=dataset.image_loader)
+    audit = DatasetAudit(name, dataset.ann_file, max_pictures, dataset.image_loader)
+    arguments = dataset.ann_file, dataset.backend_args, not dataset.test_mode
     try:
-        records, faults = entries or read_valid_entries(
-            dataset.ann_file, dataset.backend_args, not dataset.test_mode
-        )
+        records, faults = entries or read_valid_entries(*arguments)
     except (OSError, ValueError) as error:
         audit.add('annotation file', [str(error)])
         return audit
@@ -132,11 +128,7 @@ def check_dataset(
     audit.add('file name', repeated, is_error=False)
     results: dict[int, DecodeResult] = {}
     if decode and dataset.is_local(folder):
-        infos = _list_images(audit, dataset, records)
-        used = _list_used(dataset, records) if pipeline and not audit.num_errors else {}
-        for index, result in _run_images(dataset, infos, used, workers):
-            results[index] = result
-            progress(len(results), len(infos))
+        results = _run_images(audit, dataset, records, pipeline, workers, progress)
         _report_images(audit, results, boxes, records, folder)
     else:
         audit.unchecked = len(records.images)
@@ -156,15 +148,14 @@ def read_valid_entries(
         ValueError: it is not JSON, or not a COCO file.
     """
     try:
-        records = read_coco(ann_file, backend_args, need_annotations=need_annotations)
-        return records, Faults()
+        return read_coco(ann_file, backend_args, need_annotations=need_annotations), Faults()
     except ValueError as error:
         reason = error
-        data = load_json(ann_file, backend_args)
+    data = load_json(ann_file, backend_args)
     if not isinstance(data, dict):
         raise reason
     faults, found = Faults(limit=_KEPT), Faults(limit=_KEPT)
-    for section in _SECTIONS:
+    for section in ('images', 'annotations', 'categories'):
         entries = data.get(section)
         find_type_faults(faults, section, entries if isinstance(entries, list) else ())
     faults.add_lines(ann_file)
@@ -202,9 +193,7 @@ def count_statistics(
     return {
         'boxes by class': [(str(names[id_]), per_class[label]) for id_, label in labels.items()],
         'boxes per image': _bin(per_image, [0, 1, 2, 6, 11, 21, 51, 101]),
-        'boxes by side (square root of the area in pixels)': _bin(
-            sides, [0, 8, 16, 32, 64, 96, 128, 256, 512]
-        ),
+        'boxes by side (square root of the area in pixels)': _bin(sides, _SIDES),
         'images by width x height (most frequent)': sizes.most_common(10),
     }
 
@@ -268,13 +257,11 @@ def _find_equal_boxes(boxes: BoxCheck) -> np.ndarray:
 def _report_boxes(audit: DatasetAudit, boxes: BoxCheck, records: CocoRecords, folder: str) -> None:
     pairs, name = _find_equal_boxes(boxes), boxes.annotations.name
     texts = [f'{boxes.describe(i)} equals {name(other)}' for i, other in pairs[:_KEPT].tolist()]
-    kind = 'box equal to another one of its class and image'
-    audit.add(kind, texts, len(pairs), is_error=False)
-    kinds = {
-        f'box {"skipped" if reason in boxes.dropped_for else "used"}, {reason}': indices
-        for reason in DEFECTS
-        for indices in [boxes.indices_of(reason)]
-    }
+    audit.add('box equal to another one of its class and image', texts, len(pairs), is_error=False)
+    kinds = {}
+    for reason in DEFECTS:
+        use = 'skipped' if reason in boxes.dropped_for else 'used'
+        kinds[f'box {use}, {reason}'] = boxes.indices_of(reason)
     kinds['box used, more than a pixel beyond the image'] = np.flatnonzero(boxes.beyond)
     for kind, indices in kinds.items():
         texts = [boxes.describe(index) for index in indices[:_KEPT].tolist()]
@@ -295,37 +282,36 @@ def _make_picture(
     return Picture(path, (image.width or 1, image.height or 1), shown, caption)
 
 
-def _list_images(
-    audit: DatasetAudit, dataset: CocoDataset, records: CocoRecords
-) -> dict[int, dict[str, Any]]:
-    """The images to decode, by their index in the file."""
+def _run_images(
+    audit: DatasetAudit,
+    dataset: CocoDataset,
+    records: CocoRecords,
+    pipeline: bool,
+    workers: int,
+    progress: Callable[[int, int], object],
+) -> dict[int, DecodeResult]:
+    """Run the pipeline on the images that are used, its decoder on the others; by their index."""
     folder = dataset.data_prefix['img']
     names = [str(image.file_name) for image in records.images]
     outside = set() if dataset.allow_outside else set(find_outside_names(names, folder))
     audit.add('file name that leads out of the image folder', sorted(map(repr, outside)))
     outside |= set(find_elsewhere_names(names, folder))  # which full_init has reported
-    infos = {}
+    infos, used = {}, {}
     for index, name in enumerate(names):
         if name not in outside:
             path, (width, height), *_ = _make_picture(records, folder, index)
             infos[index] = dict(img_path=path, width=width, height=height)
-    return infos
-
-
-def _list_used(dataset: CocoDataset, records: CocoRecords) -> dict[int, dict[str, Any]]:
-    """What the pipeline of a dataset starts from, by the index of the image in the file."""
-    indices = {image.id: index for index, image in enumerate(records.images)}
-    infos = (dataset.get_data_info(index) for index in range(len(dataset)))
-    return {indices[info['img_id']]: info for info in infos if info['img_id'] in indices}
-
-
-def _run_images(
-    dataset: CocoDataset, infos: dict[int, dict], used: dict[int, dict], workers: int
-) -> Iterator[tuple[int, DecodeResult]]:
-    """Run the pipeline on the images that are used, and its decoder on the others."""
-    yield from decode_images(dataset.pipeline.transforms, used, workers)
+    if pipeline and not audit.num_errors:
+        starts = {info['img_id']: info for info in map(dataset.get_data_info, range(len(dataset)))}
+        ids = enumerate(image.id for image in records.images)
+        used = {index: starts[id_] for index, id_ in ids if id_ in starts}
     rest = {index: info for index, info in infos.items() if index not in used}
-    yield from decode_images([dataset.image_loader], rest, workers)
+    results: dict[int, DecodeResult] = {}
+    for steps, part in ((dataset.pipeline.transforms, used), ([dataset.image_loader], rest)):
+        for index, result in decode_images(steps, part, workers):
+            results[index] = result
+            progress(len(results), len(infos))
+    return results
 
 
 def _report_images(

@@ -20,16 +20,12 @@ _START_METHOD = 'forkserver' if 'forkserver' in get_all_start_methods() else 'sp
 
 
 class DecodeResult(NamedTuple):
-    """What is wrong with an image, and whether its EXIF orientation rotates it by 90 degrees.
-
-    `digest` is that of the file's content, empty if it cannot be read.
-    """
+    """What is wrong with an image."""
 
     error: str | None = None
-    rotated: bool = False
-    digest: bytes = b''
-    of_step: bool = False
-    """Whether a step failed that is no fault of the image (`PipelineError`)."""
+    rotated: bool = False  # by 90 degrees, by its EXIF orientation
+    digest: bytes = b''  # of the file's content, empty if it cannot be read
+    of_step: bool = False  # whether a step failed, no fault of the image (`PipelineError`)
 
 
 def decode_images(
@@ -37,12 +33,13 @@ def decode_images(
 ) -> Iterator[tuple[Any, DecodeResult]]:
     """Run steps on images and yield the results by key, in any order.
 
-    An image at which the process dies is an error of that image, except in this process.
+    An image at which the process dies is an error of that image, except in this process, in which
+    the steps run if there are 0 workers, or if they cannot be pickled.
 
     Args:
         steps: transforms; the first decodes the image.
         infos: what it starts from, see `CocoDataset`, by key.
-        workers: processes. 0, or steps that cannot be pickled, run in this process.
+        workers: processes.
     """
     try:
         pickle.dumps(steps)

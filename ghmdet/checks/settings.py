@@ -24,6 +24,7 @@ _SECTIONS = {
     'val': ('val_dataloader', 'val_cfg', 'val_evaluator'),
     'test': ('test_dataloader', 'test_cfg', 'test_evaluator'),
 }
+_LOADERS = [keys[0] for keys in _SECTIONS.values()]
 _DATASET = r'\w+_dataloader\.(dataset|.*\.dataset|.*datasets\.\d+)'
 _ITEM = (
     r'(custom_hooks|param_scheduler|visualizer\.vis_backends|(val|test)_evaluator)\.\d+|'
@@ -120,8 +121,11 @@ least 1, got 0
     if values.get('val_cfg') and type_name(model) == 'RetinaNet' and not has_nms:
         raise ConfigError("model.test_cfg needs nms, e.g. nms=dict(type='nms', iou_threshold=0.5)")
     for key, value in _nodes(values):
-        if isinstance(value, dict) and 'type' not in value and _TYPED.fullmatch(key):
-            raise ConfigError(f'{key} needs a `type`, the name of what to build; it has {value}')
+        needed = 'type' if _TYPED.fullmatch(key) else 'dataset'
+        is_part = needed == 'type' or key in _LOADERS
+        if is_part and isinstance(value, dict) and needed not in value:
+            what = ', the name of what to build' if needed == 'type' else ''
+            raise ConfigError(f'{key} needs a `{needed}`{what}; it has {value}')
 
 
 def _check_kind(key: str, value: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
@@ -48,23 +47,14 @@ _MARGIN = 1
 
 @dataclass(eq=False)
 class BoxCheck:
-    """Which of the n annotations of a file are used, and why the others are not.
-
-    Args:
-        annotations: the annotations.
-        owner: int64 (n,), the index of its image.
-        label: int64 (n,), -1 for classes that are not used.
-        reason: uint8 (n,), index in `REASONS`, or their number where none applies.
-        beyond: bool (n,), used though more than a pixel of the box is outside the image.
-        test_mode: whether those of `ONLY_TESTED` are used.
-    """
+    """Which of the n annotations of a file are used, and why the others are not."""
 
     annotations: AnnotationColumns
-    owner: np.ndarray
-    label: np.ndarray
-    reason: np.ndarray
-    beyond: np.ndarray
-    test_mode: bool = False
+    owner: np.ndarray  # int64 (n,), the index of its image
+    label: np.ndarray  # int64 (n,), -1 for classes that are not used
+    reason: np.ndarray  # uint8 (n,), index in `REASONS`, or their number where none applies
+    beyond: np.ndarray  # bool (n,), used though more than a pixel of the box is outside the image
+    test_mode: bool = False  # whether those of `ONLY_TESTED` are used
 
     @property
     def dropped_for(self) -> tuple[str, ...]:
@@ -90,36 +80,30 @@ class BoxCheck:
         box = ', '.join(f'{value:g}' for value in self.annotations.bbox[index].tolist())
         return f'{self.annotations.name(index)}: [{box}]'
 
-    def describe_defects(self, limit: int = 5) -> str:
+    def describe_defects(self) -> str:
         """Name the first boxes left out for each of `DEFECTS`; '' if there are none."""
         texts = []
         for reason in self.dropped_for[1:]:
-            indices = self.indices_of(reason)
-            if len(indices):
-                named = map(self.describe, indices[:limit].tolist())
-                listed = list_items(named, limit, '; ', total=len(indices))
-                texts.append(f'{len(indices):,} {reason} ({listed})')
+            if total := len(indices := self.indices_of(reason)):
+                named = map(self.describe, indices[:5].tolist())
+                texts.append(f'{total:,} {reason} ({list_items(named, 5, "; ", total)})')
         return ', '.join(texts)
 
     def explain(self, names: Mapping[Any, str]) -> str:
-        """Say why no object is used and what to do; '' if one is used.
-
-        Args:
-            names: of the categories, by id.
-        """
+        """Say why no object is used and what to do; '' if one is used. `names` are by id."""
         annotations, ours = self.annotations, self.label >= 0
         if not len(annotations):
             return 'the file has no annotations'
-        normalised = _look_normalised(annotations.bbox[ours])
-        counts = self.count_dropped()
-        crowd, ignore = annotations.is_crowd[self.used], annotations.is_ignored[self.used]
-        counts['crowd'], counts['ignore'] = int(crowd.sum()), int((ignore & ~crowd).sum())
-        if not normalised and len(self.used) > counts['crowd'] + counts['ignore']:
-            return ''
-        if ours.any():
-            del counts[REASONS[0]]
-        if normalised:
+        if _look_normalised(annotations.bbox[ours]):
             counts = Counter(normalised=int(ours.sum()))
+        else:
+            counts = self.count_dropped()
+            crowd, ignore = annotations.is_crowd[self.used], annotations.is_ignored[self.used]
+            if not (crowd | ignore).all():
+                return ''
+            counts['crowd'], counts['ignore'] = int(crowd.sum()), int((ignore & ~crowd).sum())
+            if ours.any():
+                del counts[REASONS[0]]
         (reason, number), *_ = counts.most_common()
         others = list_items(names.get(id_, id_) for id_ in annotations.category_ids)
         return (
@@ -143,13 +127,13 @@ def check_boxes(
         label_of: the label of each category id that is used.
         test_mode: whether the boxes are for a test.
     """
-    annotations = records.annotations
-    owner = annotations.find_images({image.id: i for i, image in enumerate(records.images)})
+    annotations, images = records.annotations, records.images
+    owner = annotations.find_images({image.id: i for i, image in enumerate(images)})
     label = annotations.find_categories(label_of)
-    sides = np.full((2, len(records.images) + 1), np.nan)  # the last one is for the owner -1
-    for values, name in zip(sides, ('width', 'height'), strict=True):
-        values[:-1] = np.fromiter(map(attrgetter(name), records.images), np.float64)
-    image_w, image_h = np.where(sides > 0, sides, np.nan)[:, owner]
+    # None becomes nan; the last one is for the owner -1.
+    sides = [[*(i.width for i in images), None], [*(i.height for i in images), None]]
+    sizes_wh = np.array(sides, np.float64)
+    image_w, image_h = np.where(sizes_wh > 0, sizes_wh, np.nan)[:, owner]
     x, y, w, h = np.ascontiguousarray(annotations.bbox.T)
     right, bottom = x + w, y + h
     area = np.where(np.isnan(annotations.area), w * h, annotations.area)
@@ -173,58 +157,36 @@ def _look_normalised(bboxes: np.ndarray) -> bool:
 
 @dataclass
 class CocoCounts:
-    """How many images and boxes of a file are used, and how many are left out for which reason.
+    """How many images and boxes of a file are used, and how many are left out for which reason."""
 
-    Args:
-        images: all images of the file.
-        used: used images.
-        empty: images left out by `filter_empty_gt`.
-        small: images left out by `min_size`.
-        without_boxes: used images that have no box.
-        boxes: used boxes, without regions to ignore.
-        crowds: used regions to ignore: crowds, and boxes marked `ignore`.
-        elsewhere: usable boxes and regions of images that are left out.
-        dropped: boxes left out, by reason.
-        beyond: used boxes of which more than a pixel is outside the image.
-    """
-
-    images: int = 0
+    images: int = 0  # of the file
     used: int = 0
-    empty: int = 0
-    small: int = 0
-    without_boxes: int = 0
-    boxes: int = 0
-    crowds: int = 0
-    elsewhere: int = 0
-    dropped: Mapping[str, int] = field(default_factory=dict)
-    beyond: int = 0
+    empty: int = 0  # images left out by `filter_empty_gt`
+    small: int = 0  # images left out by `min_size`
+    without_boxes: int = 0  # used images that have none
+    boxes: int = 0  # used ones, without regions to ignore
+    crowds: int = 0  # used regions to ignore: crowds, and boxes marked `ignore`
+    elsewhere: int = 0  # usable boxes and regions of images that are left out
+    dropped: Mapping[str, int] = field(default_factory=dict)  # boxes left out, by reason
+    beyond: int = 0  # used boxes of which more than a pixel is outside the image
 
     def describe(self, filter_empty_gt: bool, min_size: float) -> str:
-        """Return one line of text, with the filters that were set.
-
-        Example:
-            >>> CocoCounts(3, 2, 1, boxes=7, dropped={'outside the image': 1}).describe(True, 0)
-            '3 images, 2 used; dropped: 1 without objects of the classes \
-(filter_cfg.filter_empty_gt=True). 8 boxes, 7 used; dropped: 1 outside the image'
-        """
-        used = f'{self.used:,} used'
-        if self.without_boxes:
-            used += f' ({self.without_boxes:,} without boxes)'
+        """Return one line of text, with the filters that were set."""
         images = []
         if filter_empty_gt:
             rule = 'filter_cfg.filter_empty_gt=True'
             images.append(f'{self.empty:,} without objects of the classes ({rule})')
         if min_size:
-            rule = f'filter_cfg.min_size={min_size}'
-            images.append(f'{self.small:,} smaller ({rule})')
+            images.append(f'{self.small:,} smaller (filter_cfg.min_size={min_size})')
         boxes = [f'{count:,} {reason}' for reason, count in self.dropped.items()]
         if self.elsewhere:
             boxes.append(f'{self.elsewhere:,} of dropped images')
         total = self.boxes + self.crowds + self.elsewhere + sum(self.dropped.values())
+        without = f' ({self.without_boxes:,} without boxes)' if self.without_boxes else ''
         crowds = f' and {self.crowds:,} regions to ignore' if self.crowds else ''
         beyond = f' ({self.beyond:,} of all reach beyond their image)' if self.beyond else ''
         return (
-            f'{self.images:,} images, {used}; '
+            f'{self.images:,} images, {self.used:,} used{without}; '
             f'dropped: {", ".join(images) or "none"}. {total:,} boxes, {self.boxes:,} used{crowds}'
             f'{beyond}; dropped: {", ".join(boxes) or "none"}'
         )

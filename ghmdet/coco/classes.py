@@ -5,10 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
-from mmengine.fileio import join_path
-from mmengine.utils import is_abs
-
-from ghmdet.coco.reader import read_coco
 from ghmdet.coco.records import CategoryRecord, CocoRecords, Id
 from ghmdet.messages import list_items, nearest
 
@@ -19,8 +15,7 @@ _COCO_NAMES = (
     'baseball glove,skateboard,surfboard,tennis racket,bottle,wine glass,cup,fork,knife,spoon,bowl,'
     'banana,apple,sandwich,orange,broccoli,carrot,hot dog,pizza,donut,cake,chair,couch,'
     'potted plant,bed,dining table,toilet,tv,laptop,mouse,remote,keyboard,cell phone,microwave,'
-    'oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,'
-    'toothbrush'
+    'oven,toaster,sink,refrigerator,book,clock,vase,scissors,teddy bear,hair drier,toothbrush'
 )
 COCO_CLASSES = tuple(_COCO_NAMES.split(','))
 # Steps of three primes modulo 200 keep neighbouring classes apart and every colour bright.
@@ -119,29 +114,6 @@ def suggest_name(name: str, known: Sequence[str]) -> str:
     """Return a class name, and the nearest of the known ones."""
     near = nearest(str(name), known, count=1, cutoff=0.6)
     return f'{name!r} (did you mean {near[0]!r}?)' if near else repr(name)
-
-
-def read_categories(
-    ann_file: str,
-    data_root: str | None = '',
-    backend_args: dict[str, Any] | None = None,
-    test_mode: bool = False,
-) -> tuple[str, FileClasses]:
-    """Read an annotation file before its `CocoDataset` does, which then need not read it again.
-
-    Args:
-        ann_file: as in the config of a `CocoDataset`, like the other arguments.
-        data_root: folder of `ann_file` unless that is absolute.
-        backend_args: what `mmengine.fileio.get` needs for storage that is not a local disk.
-        test_mode: whether annotations and categories may be absent.
-
-    Returns:
-        The path of the file, and its classes.
-    """
-    if data_root and ann_file and not is_abs(ann_file):
-        ann_file = join_path(data_root, ann_file)
-    records = read_coco(ann_file, backend_args, need_annotations=not test_mode, keep=True)
-    return ann_file, find_classes(records)
 
 
 def _id_order(id_: Id) -> tuple[int, float, str]:

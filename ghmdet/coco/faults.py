@@ -24,34 +24,28 @@ from ghmdet.messages import list_items
 MAX_PIXELS = 1e9
 BOX_WORDS = 'four finite numbers [x, y, width, height] up to 1e9'
 _SHOWN = 5
-_LINE_BLOCK = 2**20
+_BLOCK = 2**20  # bytes
 _LF = '\n'
 _NEXT = re.compile(r'\s*,?\s*')
 # After a key: up to its value, or up to the NaN in it.
 _VALUE = r'\s*:\s*([\[\d\s,.eE+-]*(?=NaN|Infinity))?'
 
-
 _REPR = reprlib.Repr()
 _REPR.repr_float = lambda value, level: json.dumps(value)  # type: ignore[attr-defined]  # NaN
 _REPR.maxstring, _REPR.maxlong, _REPR.maxother = 100, 60, 60
+show = _REPR.repr  # of a value of any size and depth, shortened
 
 
 @dataclass
 class Faults:
-    """The faults of a file: how many, in which entries, and the first of them as text.
+    """The faults of a file: how many, in which entries, and the first of them as text."""
 
-    Args:
-        limit: how many texts to keep.
-        count: number of all faults.
-        texts: the first `limit` of them.
-        places: by list and index of an entry, the numbers of its texts, each with a key or ''.
-        indices: for each list of the file, the indices of its broken entries.
-    """
-
-    limit: int = _SHOWN
+    limit: int = _SHOWN  # of `texts`
     count: int = 0
     texts: list[str] = field(default_factory=list)
+    # By list and index of an entry, the numbers of its texts, each with a key or ''.
     places: dict[tuple[str, int], list[tuple[int, str]]] = field(default_factory=dict)
+    # Of the broken entries, by list.
     indices: dict[str, set[int]] = field(default_factory=dict)
 
     def add(self, section: str, index: int, text: str, key: str = '') -> None:
@@ -87,17 +81,10 @@ class Faults:
             )
 
 
-# --- entries ------------------------------------------------------------------------------------
-
-
 def find_type_faults(faults: Faults, section: str, entries: Iterable[Any], first: int = 0) -> None:
     """Add the entries that are no objects, lack a key, or have a value of a wrong type.
 
-    Args:
-        faults: what is found is added to it.
-        section: `images`, `annotations` or `categories`.
-        entries: this list of the file, or a part of it, as `json.loads` returns it.
-        first: index of the first entry in its list.
+    `entries` are the list `section` of the file, or a part of it that begins at index `first`.
     """
     for index, entry in enumerate(entries, first):
         name = _name_entry(section, index, entry)
@@ -113,21 +100,14 @@ def find_type_faults(faults: Faults, section: str, entries: Iterable[Any], first
                 faults.add(section, index, text, key)
 
 
-def show(value: Any) -> str:
-    """Return the repr of a value of any size and depth, shortened."""
-    return _REPR.repr(value)
-
-
 def _name_entry(section: str, index: int, entry: Any) -> str:
-    if not isinstance(entry, dict):
-        return f'{section}[{index}]'
-    if section == 'images' and 'id' in entry:
-        return name_image(entry['id'], entry.get('file_name'))
-    if section == 'annotations':
+    if isinstance(entry, dict) and section == 'annotations':
         return name_annotation(index, entry.get('id'), entry.get('image_id'))
-    if section == 'categories' and 'id' in entry:
-        return f'category id {show(entry["id"])}'
-    return f'{section}[{index}]'
+    if not isinstance(entry, dict) or 'id' not in entry:
+        return f'{section}[{index}]'
+    if section == 'images':
+        return name_image(entry['id'], entry.get('file_name'))
+    return f'category id {show(entry["id"])}'
 
 
 def name_image(id_: Any, file_name: Any = None) -> str:
@@ -193,9 +173,6 @@ _REQUIRED = {
 }
 
 
-# --- JSON ---------------------------------------------------------------------------------------
-
-
 @contextmanager
 def explain_json(ann_file: str) -> Iterator[None]:
     """Turn the errors of decoding JSON into ValueErrors that name the file."""
@@ -239,20 +216,13 @@ def find_line(text: bytes | mmap.mmap, offset: int) -> tuple[str, int]:
 
     `json.JSONDecodeError` computes line and column from these two.
     """
-    line_feeds, begin = 0, -1
-    for start in range(offset // _LINE_BLOCK * _LINE_BLOCK, -1, -_LINE_BLOCK):
-        block = text[start : min(start + _LINE_BLOCK, offset)]
-        line_feeds += block.count(b'\n')
-        if begin < 0 <= (last := block.rfind(b'\n')):
-            begin = start + last + 1
-    begin = max(begin, 0)
+    blocks = (text[i : min(i + _BLOCK, offset)] for i in range(0, offset, _BLOCK))
+    line_feeds = sum(block.count(b'\n') for block in blocks)
+    begin = text.rfind(b'\n', 0, offset) + 1
     # In a very long line the column counts bytes instead of characters.
-    short = offset - begin < _LINE_BLOCK
+    short = offset - begin < _BLOCK
     column = len(text[begin:offset].decode(errors='replace')) if short else offset - begin
     return '\n' * line_feeds + ' ' * (column + 1), line_feeds + column  # never empty
-
-
-# --- file names ---------------------------------------------------------------------------------
 
 
 def can_be_path(text: str) -> bool:
@@ -264,14 +234,11 @@ def can_be_path(text: str) -> bool:
 
 
 def find_outside_names(names: Iterable[str], folder: str) -> list[str]:
-    """Return the names that lead out of a folder: absolute paths, and `..` past its top.
+    """Return the names that lead out of a folder, '' for the working directory.
 
-    An absolute path below the folder is inside. Links are resolved in paths with `..`, since
-    `link/..` is the parent of the link's target. Other links may point outside the folder.
-
-    Args:
-        names: file names of images.
-        folder: the folder, '' for the working directory.
+    These are absolute paths and `..` past its top, but not an absolute path below it. Links are
+    resolved in paths with `..`, since `link/..` is the parent of the link's target. Other links may
+    point outside the folder.
 
     Example:
         >>> find_outside_names(['a.jpg', 'b/../c.jpg', '../d.jpg', '/etc/passwd'], 'images')
@@ -283,11 +250,7 @@ def find_outside_names(names: Iterable[str], folder: str) -> list[str]:
 
 
 def _is_inside(name: str, folder: str) -> bool:
-    path = osp.join(folder, name)
-    if '..' not in PurePath(name).parts and _is_below(osp.abspath(path), osp.abspath(folder)):
+    path, parts = osp.join(folder, name), PurePath(name).parts
+    if '..' not in parts and PurePath(osp.abspath(path)).is_relative_to(osp.abspath(folder)):
         return True
-    return _is_below(osp.realpath(osp.dirname(path)), osp.realpath(folder))
-
-
-def _is_below(path: str, folder: str) -> bool:
-    return PurePath(path).is_relative_to(folder)
+    return PurePath(osp.realpath(osp.dirname(path))).is_relative_to(osp.realpath(folder))

@@ -30,6 +30,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -78,7 +79,10 @@ def read_coco(
         FileNotFoundError: there is no such file.
         ValueError: it is not JSON (line and column), not COCO, or has broken entries (their ids).
     """
-    key = (*_fingerprint(ann_file), need_annotations)
+    key: tuple[Any, ...] = ()  # of storage that is not local
+    with suppress(OSError):
+        status = os.stat(ann_file)
+        key = os.path.realpath(ann_file), status.st_mtime_ns, status.st_size, need_annotations
     records = _kept.pop(key, None)
     if records is None:
         try:
@@ -86,18 +90,9 @@ def read_coco(
         except _NO_FILE:
             raise _explain_no_file(ann_file) from None
         _check_records(records, ann_file, need_annotations)
-    if keep and len(key) > 1:
+    if keep and key:
         _kept[key] = records
     return records
-
-
-def _fingerprint(ann_file: str) -> tuple[Any, ...]:
-    """Path, time stamp and size of a local file; empty for other storage."""
-    try:
-        status = os.stat(ann_file)
-    except OSError:
-        return ()
-    return os.path.realpath(ann_file), status.st_mtime_ns, status.st_size
 
 
 def read_coco_json(
@@ -179,43 +174,31 @@ def find_record_faults(faults: Faults, records: CocoRecords) -> None:
 
 
 def _find_image_faults(faults: Faults, records: CocoRecords) -> None:
-    images = records.images
-    names = [image.file_name for image in images]
-    for index, image in enumerate(images):
+    for index, image in enumerate(records.images):
         height, width = image.height, image.width
         if height and width and 0 < height <= MAX_PIXELS and 0 < width <= MAX_PIXELS:
             continue
-        name = name_image(image.id, image.file_name)
         absent = ', '.join(key for key in ('height', 'width') if getattr(image, key) is None)
-        if absent:
-            faults.add('images', index, f'{name} lacks {absent}')
-        else:
-            sides = f'got {show(height)} and {show(width)}'
-            text = f'{name}: height and width must be positive numbers up to 1e9, {sides}'
-            faults.add('images', index, text)
-    if not all(names) or not can_be_path(''.join(filter(None, names))):
-        for index, image in enumerate(images):
-            name = name_image(image.id)
-            if image.file_name is None:
-                faults.add('images', index, f'{name} lacks file_name')
-            elif not image.file_name or not can_be_path(image.file_name):
-                text = f'{name}: file_name must name a file, got {show(image.file_name)}'
-                faults.add('images', index, text)
-    _find_repeated(faults, 'images', [image.id for image in images])
+        sides = f'got {show(height)} and {show(width)}'
+        text = f': height and width must be positive numbers up to 1e9, {sides}'
+        name = name_image(image.id, image.file_name)
+        faults.add('images', index, f'{name} lacks {absent}' if absent else name + text)
+    for index, image in enumerate(records.images):
+        if not image.file_name or not can_be_path(image.file_name):
+            text = f': file_name must name a file, got {show(image.file_name)}'
+            text = ' lacks file_name' if image.file_name is None else text
+            faults.add('images', index, name_image(image.id) + text)
+    _find_repeated(faults, 'images', [image.id for image in records.images])
 
 
 def _find_repeated(faults: Faults, section: str, ids: Sequence[Any] | np.ndarray) -> None:
     """Add ids that an earlier entry has; None means no id in `annotations`."""
     if isinstance(ids, np.ndarray):
-        ordered = np.sort(ids)
-        if not (ordered[1:] == ordered[:-1]).any():
+        if np.diff(np.sort(ids)).all():
             return
         ids = ids.tolist()
-    elif len(set(ids)) == len(ids):
-        return
-    counts = Counter(ids)
+    counts, seen = Counter(ids), set()
     kind = {'images': 'image', 'annotations': 'annotation', 'categories': 'category'}[section]
-    seen = set()
     for index, id_ in enumerate(ids):
         if id_ in seen and (id_ is not None or section != 'annotations'):
             times = 'twice' if counts[id_] == 2 else f'{counts[id_]} times'

@@ -155,7 +155,7 @@ def convert_records(data: Any, ann_file: str) -> CocoRecords:
     Raises:
         ValueError: it is no COCO file or has broken entries.
     """
-    return _finish(_convert(data, ann_file, Faults()), _ColumnBuilder())
+    return _finish(_convert(data, ann_file, Faults()))
 
 
 @contextmanager
@@ -181,22 +181,22 @@ def _decode(text: bytes | mmap.mmap, ann_file: str) -> CocoRecords:
     begin = len(codecs.BOM_UTF8) if text[:3] == codecs.BOM_UTF8 else 0
     opening = _ANNOTATIONS.search(text)
     if opening is None:
-        return _finish(_decode_document(text[begin:], ann_file, Faults()), _ColumnBuilder())
-    builder, faults, count = _ColumnBuilder(), Faults(), 0
+        return _finish(_decode_document(text[begin:], ann_file, Faults()))
+    blocks, faults, count = list[Any](), Faults(), 0
     start = opening.end()
     while faults.count < _ENOUGH and (cut := _BETWEEN.search(text, start + _BLOCK)):
         try:
             block, size = _decode_block(b'[%b]' % text[start : cut.start()], faults, count)
         except ValueError:
             break
-        builder.add(block)
+        blocks.append(_make_columns(block))
         count += size
         start = cut.end()
         _forget_pages(text, start)
     # If the name occurs twice, the blocks may be from another list, inside of `info` for example.
     head = text[begin : opening.end()]
     if head.count(_NAME) > 1 or text.find(_NAME, start) >= 0:
-        return _finish(_decode_document(text[begin:], ann_file, Faults()), _ColumnBuilder())
+        return _finish(_decode_document(text[begin:], ann_file, Faults()))
     if faults.count >= _ENOUGH:
         faults.raise_any(ann_file, at_least=True)
     try:
@@ -209,7 +209,7 @@ def _decode(text: bytes | mmap.mmap, ann_file: str) -> CocoRecords:
         offset = len(error.doc[: error.pos].encode())
         offset += begin if offset < len(head) else start - len(head)
         raise json.JSONDecodeError(error.msg, *find_line(text, offset)) from None
-    return _finish(document, builder)
+    return _finish(document, blocks)
 
 
 def _decode_block(block: bytes, faults: Faults, first: int) -> tuple[list[_AnnotationRecord], int]:
@@ -257,49 +257,36 @@ def _forget_pages(text: bytes | mmap.mmap, stop: int) -> None:
         text.madvise(mmap.MADV_DONTNEED, 0, stop)
 
 
-def _finish(document: _Document, builder: _ColumnBuilder) -> CocoRecords:
+def _finish(document: _Document, blocks: Sequence[tuple[Any, ...]] = ()) -> CocoRecords:
+    """Join the columns of blocks with the annotations of a document."""
     lists = [document.categories, document.annotations]
     categorised, annotated = (not isinstance(part, msgspec.UnsetType) for part in lists)
-    builder = builder if annotated else _ColumnBuilder()  # the blocks were of another list
-    builder.add(document.annotations or [])
-    columns = builder.build()
+    blocks = blocks if annotated else ()  # they were of another list
+    last = _make_columns(document.annotations or [])
+    ids, image_ids, category_ids, *others = zip(*blocks, last, strict=True)
+    images, image = _number_ids(image_ids)
+    categories, category = _number_ids(category_ids)
+    arrays: list[Any] = [*map(np.concatenate, others), _join_ids(ids)]
+    columns = AnnotationColumns(images, categories, image, category, *arrays)
     return CocoRecords(document.images, document.categories or [], columns, annotated, categorised)
 
 
-class _ColumnBuilder:
-    """Collects records as arrays; the ids of the blocks are joined at the end."""
+def _make_columns(records: list[_AnnotationRecord]) -> tuple[Any, ...]:
+    """Return a part of the columns: ids, image ids, category ids, boxes, areas, flags."""
 
-    def __init__(self) -> None:
-        self._ids: list[list[Id] | np.ndarray] = []
-        self._image_ids: list[list[Id] | np.ndarray] = []
-        self._category_ids: list[list[Id] | np.ndarray] = []
-        self._parts: list[tuple[np.ndarray, ...]] = []
+    def pick(field: str, dtype: type) -> np.ndarray:
+        return np.fromiter(map(attrgetter(field), records), dtype, len(records))
 
-    def add(self, records: list[_AnnotationRecord]) -> None:
-        def pick(field: str, dtype: type) -> np.ndarray:
-            return np.fromiter(map(attrgetter(field), records), dtype, len(records))
-
-        boxes = chain.from_iterable(map(attrgetter('bbox'), records))
-        self._ids.append(_pack_ids([record.id for record in records]))
-        self._image_ids.append(_pack_ids([record.image_id for record in records]))
-        self._category_ids.append(_pack_ids([record.category_id for record in records]))
-        self._parts.append(
-            (
-                np.fromiter(boxes, np.float64, 4 * len(records)).reshape(-1, 4),
-                pick('area', np.float64),
-                pick('iscrowd', bool),
-                pick('ignore', bool),
-            )
-        )
-
-    def build(self) -> AnnotationColumns:
-        image_ids, image = _number_ids(self._image_ids)
-        category_ids, category = _number_ids(self._category_ids)
-        bbox, area, is_crowd, is_ignored = map(np.concatenate, zip(*self._parts, strict=True))
-        ids = _join_ids(self._ids)
-        return AnnotationColumns(
-            image_ids, category_ids, image, category, bbox, area, is_crowd, is_ignored, ids
-        )
+    boxes = chain.from_iterable(map(attrgetter('bbox'), records))
+    return (
+        _pack_ids([record.id for record in records]),
+        _pack_ids([record.image_id for record in records]),
+        _pack_ids([record.category_id for record in records]),
+        np.fromiter(boxes, np.float64, 4 * len(records)).reshape(-1, 4),
+        pick('area', np.float64),
+        pick('iscrowd', bool),
+        pick('ignore', bool),
+    )
 
 
 def _pack_ids(ids: list[Id]) -> list[Id] | np.ndarray:
@@ -308,14 +295,14 @@ def _pack_ids(ids: list[Id]) -> list[Id] | np.ndarray:
     return array if array.dtype == np.int64 else ids
 
 
-def _join_ids(parts: list[list[Id] | np.ndarray]) -> list[Id] | np.ndarray:
+def _join_ids(parts: Sequence[list[Id] | np.ndarray]) -> list[Id] | np.ndarray:
     arrays = [part for part in parts if isinstance(part, np.ndarray)]
     if len(arrays) == len(parts):
         return np.concatenate(arrays)
     return [id_ for part in parts for id_ in np.asarray(part, object).tolist()]
 
 
-def _number_ids(parts: list[list[Id] | np.ndarray]) -> tuple[list[Id], np.ndarray]:
+def _number_ids(parts: Sequence[list[Id] | np.ndarray]) -> tuple[list[Id], np.ndarray]:
     """Return the different ids, and for each entry which of them it has: int64 (n,)."""
     joined = _join_ids(parts)
     if isinstance(joined, np.ndarray):

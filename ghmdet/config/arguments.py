@@ -5,20 +5,18 @@ from __future__ import annotations
 import argparse
 import logging
 import os
-from collections.abc import Sequence
 from os.path import expanduser
 from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.logging import print_log
 
 from ghmdet.config.cfg_options import add_cfg_options, merge_options
 from ghmdet.config.cli import add_debug_argument
 from ghmdet.config.data_root import DATA_ROOT_VARIABLE, relocate_data
 from ghmdet.config.errors import ConfigError, name_the_file
 from ghmdet.config.origins import keep_origins, record_origins
-from ghmdet.config.parts import words
+from ghmdet.config.parts import log_on_first, words
 from ghmdet.config.shipped import get_config
 from ghmdet.config.unused_keys import find_unused_keys, find_unused_options, find_unused_parts
 
@@ -78,7 +76,11 @@ def load_config(args: argparse.Namespace) -> Config:
     unused += find_unused_options(cfg, args.cfg_options)
     merge_options(cfg, args.cfg_options)
     unused += find_unused_parts(cfg)
-    _report_unused(cfg, unused, args.strict)
+    sentences = list(dict.fromkeys(unused))
+    if sentences and args.strict:
+        raise ConfigError('\n  '.join([f'{cfg.filename}, with --strict:', *sentences]))
+    for sentence in sentences:
+        log_on_first(f'config: {sentence} (--strict makes this an error)', logging.WARNING)
     remove_hooks(cfg)
     cfg.work_dir = (
         args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(cfg.filename).stem)
@@ -113,7 +115,8 @@ def move_data(cfg: Config, args: argparse.Namespace) -> dict[str, Any]:
         return {}
     changes = relocate_data(cfg, str(root))
     merge_options(cfg, changes)
-    _log(f'data root {root}: {", ".join(f"{key}={value}" for key, value in changes.items())}')
+    listed = ', '.join(f'{key}={value}' for key, value in changes.items())
+    log_on_first(f'data root {root}: {listed}')
     return changes
 
 
@@ -123,16 +126,3 @@ def remove_hooks(cfg: Config) -> None:
     for name in hooks.keys() - _MMENGINE_HOOKS if isinstance(hooks, dict) else ():
         if hooks[name] is None:
             del hooks[name]
-
-
-def _report_unused(cfg: Config, unused: Sequence[str], strict: bool) -> None:
-    sentences = dict.fromkeys(unused)
-    if sentences and strict:
-        raise ConfigError('\n  '.join([f'{cfg.filename}, with --strict:', *sentences]))
-    for sentence in sentences:
-        _log(f'config: {sentence} (--strict makes this an error)', logging.WARNING)
-
-
-def _log(text: str, level: int = logging.INFO) -> None:
-    if os.environ.get('RANK', '0') == '0':  # only rank 0 logs
-        print_log(text, logger='current', level=level)

@@ -35,13 +35,7 @@ def add_cfg_options(parser: argparse.ArgumentParser) -> None:
 class _OptionsAction(argparse.Action):
     """mmengine's DictAction, except that blanks in texts are kept, and errors are argparse's."""
 
-    def __call__(
-        self,
-        parser: argparse.ArgumentParser,
-        namespace: argparse.Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
+    def __call__(self, parser: Any, namespace: Any, values: Any, option_string: Any = None) -> None:
         options = dict(getattr(namespace, self.dest) or {})
         for word in values:
             key, equals, text = word.partition('=')
@@ -65,10 +59,6 @@ def parse_value(text: str) -> Any:
 
     Raises:
         ValueError: brackets are not closed, or a text in a list has brackets.
-
-    Example:
-        >>> parse_value("('traffic light', 'car')"), parse_value('[(1,2),a b]'), parse_value('1,2')
-        (('traffic light', 'car'), [(1, 2), 'a b'], [1, 2])
     """
     text = text.strip()
     if text[:1] in ('"', "'") and text[:1] == text[-1:]:
@@ -80,7 +70,8 @@ def parse_value(text: str) -> Any:
     elif ',' not in text:
         return _parse_item(text)
     try:
-        items = ast.literal_eval(f'[{_ITEM.sub(_quote_item, text)}]')
+        quoted = _ITEM.sub(lambda m: ',)' if m[0] == ')' else repr(_parse_item(m[0])), text)
+        items = ast.literal_eval(f'[{quoted}]')
     except _NOT_A_LITERAL:
         raise ValueError(
             f'cannot read {text!r}: each bracket must be closed, texts with brackets need quotes, '
@@ -93,26 +84,14 @@ def _parse_item(text: str) -> Any:
     return DictAction._parse_int_float_bool(text.strip().strip('\'"'))
 
 
-def _quote_item(match: re.Match[str]) -> str:
-    return ',)' if match[0] == ')' else repr(_parse_item(match[0]))
-
-
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
-    """Override values of a config, as `Config.merge_from_dict`, but inside of any list or tuple.
+    """Override values of a config by dotted key: `model.neck.in_channels.0`.
 
-    Args:
-        cfg: changed in place.
-        options: values by dotted key: `model.neck.in_channels.0`, `train_pipeline.2.scale`.
+    As `Config.merge_from_dict`, but inside of any list or tuple.
 
     Raises:
         KeyError: a list has no such item.
         TypeError: a key leads into a value that is neither dict nor list.
-
-    Example:
-        >>> cfg = Config(dict(scales=[(1333, 800), (1000, 600)]))
-        >>> merge_options(cfg, {'scales.1.0': 1200})
-        >>> cfg.scales
-        [(1333, 800), (1200, 600)]
     """
     changes: dict[str, Any] = {}
     for key, value in clear_nones(cfg, options).items():

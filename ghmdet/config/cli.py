@@ -73,18 +73,10 @@ def describe(error: BaseException) -> str:
     """Return the message of an exception, without what torch and mmengine add around it.
 
     The name of the exception's class is added to very short messages and to those of Python itself.
-
-    Example:
-        >>> describe(ValueError('expected a positive number, got -1'))
-        'expected a positive number, got -1'
-        >>> describe(KeyError('img'))
-        "KeyError: 'img'"
     """
     text = str(error)
-    if isinstance(error, KeyError) and error.args:
+    if isinstance(error, KeyError) and ' ' in text:  # str gives the repr of its key
         text = str(error.args[0])
-        if ' ' not in text:
-            text = repr(error.args[0])
     kind = type(error).__name__
     if from_worker := _FROM_A_WORKER.match(text):
         kind, text = from_worker.groups()

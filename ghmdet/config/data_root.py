@@ -19,28 +19,16 @@ _SPLITS = ('train', 'val', 'test')
 
 
 def relocate_data(cfg: Config, root: str) -> dict[str, Any]:
-    """Return what must change in a config for all its data to lie below another folder.
+    """Return what must change for all data of a config to lie below `root`, by dotted key.
 
     That is `data_root` of every dataset, also of those inside others, and every `ann_file` and
     `data_prefix` of a dataset or an evaluator that begins with the old root, which is the
     `data_root` of the datasets or, where they have none, of the config.
 
-    Args:
-        cfg: left as it is.
-        root: the new folder.
-
-    Returns:
-        Values by dotted key, for `merge_options`.
-
     Raises:
         ConfigError: the datasets have several roots, or a path would stay outside of the new one.
-
-    Example:
-        >>> dataset = dict(type='CocoDataset', data_root='data/coco/', ann_file='train.json')
-        >>> relocate_data(Config(dict(train_dataloader=dict(dataset=dataset))), '/data/pets')
-        {'train_dataloader.dataset.data_root': '/data/pets/'}
     """
-    root = _with_slash(os.path.expanduser(root))
+    root = posixpath.join(os.path.expanduser(root), '')
     values = cfg.to_dict()
     datasets = dict(find_datasets(values))
     if not datasets:
@@ -48,9 +36,8 @@ def relocate_data(cfg: Config, root: str) -> dict[str, Any]:
             f'--data-root {root} (or {DATA_ROOT_VARIABLE}): there is no dataset in the config'
         )
     for key, dataset in datasets.items():
-        check_dataset_arguments(
-            {name: dataset[name] for name in _PATHS & dataset.keys()}, f'{key}.'
-        )
+        paths = {name: dataset[name] for name in _PATHS & dataset.keys()}
+        check_dataset_arguments(paths, f'{key}.')
     old = _old_root(values, datasets)
     changes: dict[str, Any] = {}
     outside: dict[str, str] = {}
@@ -88,32 +75,28 @@ def relocate_data(cfg: Config, root: str) -> dict[str, Any]:
 def _old_root(values: Mapping[str, Any], datasets: Mapping[str, Mapping[str, Any]]) -> str:
     found = {f'{key}.data_root': part.get('data_root') for key, part in datasets.items()}
     roots = {key: root for key, root in found.items() if root}
-    if len({_with_slash(root) for root in roots.values()}) > 1:
+    if len({posixpath.join(root, '') for root in roots.values()}) > 1:
         raise ConfigError(
             f'--data-root (or {DATA_ROOT_VARIABLE}) needs all data below one folder, but there are '
             f'several: {_list_settings(roots)}. Set each with --cfg-options KEY=VALUE instead'
         )
     old = next(iter(roots.values()), None) or values.get('data_root')
-    return _with_slash(old) if isinstance(old, str) else ''
+    return posixpath.join(old, '') if isinstance(old, str) else ''
 
 
 def find_datasets(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield dotted key and config of each dataset that reads files."""
-    for split in _SPLITS:
-        key = f'{split}_dataloader.dataset'
-        yield from _find_inside(key, value_at(values, key))
-
-
-def _find_inside(key: str, dataset: Any) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    if not isinstance(dataset, Mapping):
-        return
-    if isinstance(dataset.get('dataset'), Mapping):
-        yield from _find_inside(f'{key}.dataset', dataset['dataset'])
-    elif isinstance(dataset.get('datasets'), list | tuple):
-        for number, inner in enumerate(dataset['datasets']):
-            yield from _find_inside(f'{key}.datasets.{number}', inner)
-    else:
-        yield key, dataset
+    keys = [f'{split}_dataloader.dataset' for split in _SPLITS]
+    while keys:
+        key = keys.pop(0)
+        dataset = value_at(values, key)
+        inner = dataset.get('datasets') if isinstance(dataset, Mapping) else None
+        if isinstance(value_at(dataset, 'dataset'), Mapping):
+            keys.insert(0, f'{key}.dataset')
+        elif isinstance(inner, list | tuple):
+            keys[:0] = [f'{key}.datasets.{number}' for number in range(len(inner))]
+        elif isinstance(dataset, Mapping):
+            yield key, dataset
 
 
 def _find_evaluator_files(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -128,10 +111,6 @@ def _find_evaluator_files(values: Mapping[str, Any]) -> Iterator[tuple[str, str]
 
 def _list_settings(settings: Mapping[str, str]) -> str:
     return ', '.join(f'{key}={value!r}' for key, value in settings.items())
-
-
-def _with_slash(path: str) -> str:
-    return posixpath.join(path, '')
 
 
 def _relative(path: str, root: str) -> str | None:

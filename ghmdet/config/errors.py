@@ -53,11 +53,8 @@ class ConfigError(ValueError):
 def name_the_key(cfg: Config, options: Mapping[str, Any]) -> Iterator[None]:
     """Add the dotted key of the part that was being built to the error of its constructor.
 
-    For example `model (GHMC): unexpected keyword argument 'binz'; did you mean bins?`.
-
-    Args:
-        cfg: the config that is built from.
-        options: what of it `--cfg-options` has set, by dotted key.
+    For example `model (GHMC): unexpected keyword argument 'binz'; did you mean bins?`. `options`
+    is what `--cfg-options` has set, by dotted key.
 
     Raises:
         ConfigError: in place of an error that was raised while a part was built.

@@ -5,16 +5,15 @@ Needs no torch.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.config.lazy import LazyAttr, LazyObject
-from mmengine.logging import print_log
 
 from ghmdet.config.package_lookup import is_installed
+from ghmdet.config.parts import log_on_first
 from ghmdet.config.sources import names_per_file
 from ghmdet.messages import shorten, type_name
 from ghmdet.registry import REPLACED_PARTS
@@ -31,15 +30,6 @@ def convert_mmdet_config(cfg: Config) -> None:
 
     Raises:
         ValueError: the config has keys of MMDetection 2.x; the message gives the new key for each.
-
-    Example:
-        >>> cfg = Config(dict(default_scope='ghmdet', evaluation=dict(interval=2)))
-        >>> convert_mmdet_config(cfg)
-        Traceback (most recent call last):
-        ...
-        ValueError: the config has keys of MMDetection 2.x, which are not used. The new keys are:
-          evaluation.interval=2 -> train_cfg.val_interval=2
-        See docs/from_mmdet.md for the whole table.
     """
     name = cfg.filename or 'the config'
     if old := _describe_old_keys(cfg):
@@ -52,30 +42,26 @@ def convert_mmdet_config(cfg: Config) -> None:
     # In our scope names have no prefix, which the code that compares names relies on.
     prefix = '' if cfg.get('default_scope') in (_THEIRS, _OURS) else f'{_OURS}.'
     renamed = _rename(cfg._cfg_dict, prefix)  # a Config would import what it names lazily
-    if renamed and os.environ.get('RANK', '0') == '0':  # only rank 0 logs
-        print_log(
+    if renamed:
+        log_on_first(
             f'{name} is written for MMDetection, which is not installed: it runs under ghmdet '
-            f'(scope {_THEIRS} -> {_OURS})',
-            logger='current',
+            f'(scope {_THEIRS} -> {_OURS})'
         )
 
 
-def _rename(node: Any, prefix: str) -> int:
-    """Rename everything inside a node, in place, and return how many values were changed."""
+def _rename(node: Any, prefix: str) -> bool:
+    """Rename everything inside a node, in place, and return whether a value was changed."""
     if isinstance(node, list | tuple):
-        return sum(_rename(inner, prefix) for inner in node)
-    if not isinstance(node, dict):
-        return 0
-    renamed = 0
-    for key, value in list(dict.items(node)):  # ConfigDict's own imports what is named lazily
+        return sum(_rename(inner, prefix) for inner in node) > 0
+    renamed = False
+    # ConfigDict's own `items` imports what is named lazily.
+    for key, value in list(dict.items(node)) if isinstance(node, dict) else ():
         if key in ('default_scope', '_scope_') and value == _THEIRS:
-            node[key] = _OURS
+            node[key], renamed = _OURS, True
         elif key in _NAMING_KEYS and _is_theirs(value):
-            node[key] = prefix + str(value).rpartition('.')[2]
+            node[key], renamed = prefix + str(value).rpartition('.')[2], True
         else:
-            renamed += _rename(value, prefix)
-            continue
-        renamed += 1
+            renamed |= _rename(value, prefix)
     return renamed
 
 

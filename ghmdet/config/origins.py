@@ -62,11 +62,8 @@ class ConfigOrigins:
         """Yield dotted key, value and origin of each value that is not a dict, sorted by key.
 
         A list or tuple is one value, unless it holds dicts or its items differ in origin; then its
-        items have numbers for keys, as on the command line.
-
-        Args:
-            cfg: the config that was read, possibly changed since.
-            otherwise: the origin of what was changed since.
+        items have numbers for keys, as on the command line. What was changed since the config was
+        read has the origin `otherwise`.
         """
         values = cfg.to_dict()
         origins = _follow(values, self._values, self._origins, otherwise)
@@ -121,14 +118,6 @@ def record_origins() -> Iterator[ConfigOrigins]:
     """Record the origins while mmengine reads configs; not for several threads at once.
 
     A key that two bases of one file set is reported with the names of both.
-
-    Example:
-        >>> from ghmdet import config_path
-        >>> with record_origins() as origins:
-        ...     cfg = Config.fromfile(config_path('retinanet_ghm_r50_fpn_1x_coco'))
-        >>> found = {key: (value, file) for key, value, file in origins.list_leaves(cfg, '')}
-        >>> found['model.bbox_head.loss_cls.bins'][0]
-        30
     """
     origins = ConfigOrigins()
     merge = Config._merge_a_into_b

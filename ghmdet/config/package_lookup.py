@@ -33,10 +33,7 @@ def apply() -> None:
 
 
 def get_installed_path(package: str) -> str:
-    """Return the folder of a package.
-
-    Args:
-        package: name of its module or distribution, e.g. mmseg or mmsegmentation.
+    """Return the folder of a module or distribution, e.g. mmseg or mmsegmentation.
 
     Raises:
         ModuleNotFoundError: there is neither.

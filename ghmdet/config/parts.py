@@ -10,9 +10,9 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from enum import Enum
-from functools import cache
+from functools import cache, partial
 from pathlib import PurePath
-from types import UnionType
+from types import EllipsisType, NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from mmengine.config import Config
@@ -53,12 +53,7 @@ LOADER_KEYS = words(
 
 
 def value_at(values: Any, key: str) -> Any:
-    """Return the value of a dotted key, all values for '', None where there is none.
-
-    Example:
-        >>> value_at(dict(steps=[dict(type='Resize')]), 'steps.0.type')
-        'Resize'
-    """
+    """Return the value of a dotted key, all values for '', None where there is none."""
     for name in key.split('.') if key else ():
         if isinstance(values, list | tuple):
             values = values[int(name)] if name.isdigit() and int(name) < len(values) else None
@@ -117,17 +112,11 @@ def make_plain(node: Any, key: str = '') -> Any:
     the beginning of a text becomes the home folder. CLASSES and PALETTE in a `metainfo`, of
     MMDetection 3.0rc, are renamed.
 
-    Args:
-        node: dicts in it are changed in place.
-        key: its dotted key, '' for a whole config. Of that, variables are removed that cannot be
-            written, as mmengine does with functions and modules.
+    Dicts in it are changed in place. From a whole config (`key` is '') variables are removed that
+    cannot be written, as mmengine does with functions and modules.
 
     Raises:
         TypeError: there is no plain value for it.
-
-    Example:
-        >>> make_plain(dict(data_root=PurePath('data', 'coco'), scale={(1333, 800)}))
-        {'data_root': 'data/coco', 'scale': {(1333, 800)}}
     """
     if isinstance(node, dict):
         for name, value in list(dict.items(node)):  # ConfigDict's own imports what is named lazily
@@ -157,10 +146,10 @@ def make_plain(node: Any, key: str = '') -> Any:
     if isinstance(node, str | PurePath):
         text = str(node)
         return os.path.expanduser(text) if text[:2] in ('~', '~/', f'~{os.sep}') else text
-    is_constant = node is None or node is Ellipsis
-    if is_constant or type(node) in (bool, int, float, complex, bytes, range):
+    plain = (bool, int, float, complex, bytes, range, NoneType, EllipsisType)
+    if type(node) in plain or isinstance(node, LazyObject | LazyAttr):
         return node
-    if isinstance(node, LazyObject | LazyAttr) or (key.endswith('type') and _is_importable(node)):
+    if key.endswith(('type', 'constructor')) and _is_importable(node):
         return node
     if type(node).__name__.lower().endswith(('dtype', 'device')):  # of torch, numpy
         return str(node).removeprefix('torch.')
@@ -173,14 +162,19 @@ def make_plain(node: Any, key: str = '') -> Any:
     )
 
 
-@cache
-def _warn(text: str) -> None:
-    if os.environ.get('RANK', '0') == '0':  # only rank 0 logs
-        print_log(text, logger='current', level=logging.WARNING)
+def log_on_first(text: str, level: int = logging.INFO) -> None:
+    """Log a text in the process of rank 0, since all processes read the config."""
+    if os.environ.get('RANK', '0') == '0':
+        print_log(text, logger='current', level=level)
+
+
+_warn = cache(partial(log_on_first, level=logging.WARNING))
 
 
 def _is_importable(part: Any) -> bool:
-    """Whether a class or function is found by its module and name."""
+    """Whether a class or function is found by its module and name, or only a program has it."""
+    if isinstance(part, type) and '<locals>' in part.__qualname__:
+        return True
     found = sys.modules.get(getattr(part, '__module__', ''))
     for name in getattr(part, '__qualname__', '').split('.'):
         found = getattr(found, name, None)

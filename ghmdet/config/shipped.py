@@ -32,16 +32,10 @@ _original_package_and_path = config_utils._get_package_and_cfg_path
 def config_path(name: str | os.PathLike[str]) -> str:
     """Return the file of a shipped config, for `Config.fromfile` or a `_base_` of your own.
 
-    Args:
-        name: path below `configs/`, with or without `.py` and a leading `ghmdet::`.
+    `name` is a path below `configs/`, with or without `.py` and a leading `ghmdet::`.
 
     Raises:
         FileNotFoundError: there is no such config; the message gives the nearest names.
-
-    Example:
-        >>> from ghmdet import config_path
-        >>> Path(config_path('retinanet_ghm_r50_fpn_1x_coco')).name
-        'retinanet_ghm_r50_fpn_1x_coco.py'
     """
     return str((CONFIG_ROOT / f'{_shipped_name(name)}.py').resolve())
 
@@ -49,19 +43,12 @@ def config_path(name: str | os.PathLike[str]) -> str:
 def get_config(name: str | os.PathLike[str]) -> Config:
     """Read a config: a file of yours, or one that ghmdet ships.
 
-    A file written for MMDetection is converted (see `convert_mmdet_config`).
-
-    Args:
-        name: path of an existing file, which goes first, or a name as for `config_path`.
+    `name` is the path of an existing file, which goes first, or a name as for `config_path`. A file
+    written for MMDetection is converted (see `convert_mmdet_config`).
 
     Raises:
         FileNotFoundError: it is neither.
         ValueError: the file has keys of MMDetection 2.x.
-
-    Example:
-        >>> from ghmdet import get_config
-        >>> get_config('retinanet_ghm_r50_fpn_1x_coco').model.bbox_head.loss_cls.type
-        'GHMC'
     """
     cfg = Config.fromfile(_existing_file(name) or config_path(name))
     make_plain(cfg._cfg_dict)
@@ -72,11 +59,10 @@ def get_config(name: str | os.PathLike[str]) -> Config:
 def published_weights(name: str | os.PathLike[str] | None) -> str:
     """Return the URL of the weights that were published for a shipped config.
 
-    Args:
-        name: as for `get_config`; None is a config that came from no file.
+    None stands for a config that came from no file.
 
     Raises:
-        FileNotFoundError: neither a file nor a name.
+        FileNotFoundError: neither a file nor a name, see `get_config`.
         LookupError: there are none; the message lists the configs that have some.
     """
     path = None if name is None else Path(_existing_file(name) or config_path(name)).resolve()

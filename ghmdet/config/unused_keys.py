@@ -47,10 +47,6 @@ def find_unused_keys(cfg: Config) -> Iterator[str]:
 
     Exempt are names that begin with `_` and names that a file reads, as `x = dict(lr=lr)` reads lr;
     but setting such a name again in a file that inherits has no effect, unless that reads it too.
-
-    Example:
-        >>> list(find_unused_keys(Config(dict(modle=dict(type='RetinaNet')))))
-        ["modle={'type': 'RetinaNet'} is not used; did you mean model?"]
     """
     values = cfg.to_dict()
     files = names_per_file(cfg.text)

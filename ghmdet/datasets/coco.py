@@ -77,11 +77,6 @@ class CocoDataset(BaseDataset):
     Raises:
         FileNotFoundError: the annotation file or the folder of the images is missing.
         ValueError: an argument or the annotation file is wrong, or no image is left.
-
-    Example:
-        >>> dataset = CocoDataset(metainfo=dict(classes=('cat', 'dog')), lazy_init=True)
-        >>> dataset.metainfo['classes']
-        ('cat', 'dog')
     """
 
     METAINFO = {'classes': COCO_CLASSES, 'palette': COCO_PALETTE}
@@ -103,10 +98,9 @@ class CocoDataset(BaseDataset):
         fix_names: bool = False,
         **kwargs: Any,
     ) -> None:
-        given = dict(pipeline=pipeline, data_prefix=data_prefix, filter_cfg=filter_cfg)
-        check_dataset_arguments(
-            {**kwargs, **given, 'ann_file': ann_file, 'backend_args': backend_args}
-        )
+        given: dict[str, Any] = dict(ann_file=ann_file, pipeline=pipeline, data_prefix=data_prefix)
+        given |= dict(filter_cfg=filter_cfg, backend_args=backend_args)
+        check_dataset_arguments(kwargs | given)
         kwargs['data_root'] = osp.expanduser(kwargs.get('data_root') or '')
         if on_error not in ('raise', 'skip'):
             raise ValueError(f"on_error must be 'raise' or 'skip', got {on_error!r}")
@@ -115,22 +109,18 @@ class CocoDataset(BaseDataset):
                 "on_error='skip' is for training: with test_mode=True the evaluation would miss "
                 'images. Repair the files, or remove the images from the annotation file'
             )
-        self.on_error = on_error
         if 'img' not in data_prefix:
             raise ValueError(f"data_prefix must have the key 'img', got {dict(data_prefix)}")
         unknown = sorted(set(filter_cfg or ()) - {'filter_empty_gt', 'min_size'})
         check_range('filter_cfg.min_size', (filter_cfg or {}).get('min_size', 0), 0, math.inf)
         if unknown:
             raise ValueError(f'filter_cfg may have filter_empty_gt and min_size, got {unknown}')
-        self.backend_args = backend_args
         check_flag('fix_names', fix_names)
+        self.on_error, self.backend_args = on_error, backend_args
         self.allow_outside, self.fix_names = allow_outside, fix_names
         self.counts = CocoCounts()
-        self.summary = ''
-        self.advice = ''
-        self._defects = ''
+        self.summary = self.advice = self._defects = self._skip_reason = ''
         self._ids_with_gt: set | None = None
-        self._skip_reason = ''
         # BaseDataset would use the root registry, which has another LoadAnnotations.
         steps = [TRANSFORMS.build(step) if isinstance(step, dict) else step for step in pipeline]
         loaders = (step for step in steps if isinstance(step, LoadImageFromFile))
@@ -147,9 +137,7 @@ class CocoDataset(BaseDataset):
     @classmethod
     def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
         old = ('CLASSES', 'PALETTE')  # in MMDetection 3.0rc
-        given = {
-            key.lower() if key in old else key: (metainfo or {})[key] for key in metainfo or ()
-        }
+        given = {k.lower() if k in old else k: value for k, value in (metainfo or {}).items()}
         file = given.get('classes')
         if isinstance(file, str) and osp.isfile(osp.expanduser(file)):
             given['classes'] = read_lines(file)
@@ -194,7 +182,6 @@ class CocoDataset(BaseDataset):
         else:  # a file without categories: ids from 1, as in CocoMetric
             self.cat_ids = list(range(1, len(classes) + 1))
         self.cat2label = {cat_id: label for label, cat_id in enumerate(self.cat_ids)}
-        folder = self.data_prefix['img']
         images, check = build_images(records, self.cat2label, folder, self.test_mode)
         self.counts.dropped, self.counts.beyond = check.count_dropped(), int(check.beyond.sum())
         self._defects = check.describe_defects()
@@ -219,14 +206,10 @@ class CocoDataset(BaseDataset):
     def parse_data_info(self, raw_data_info: dict) -> dict:
         """Turn one image of the file into what the pipeline starts from.
 
-        Args:
-            raw_data_info: `raw_img_info`, an entry of `images`; `raw_ann_info`, its annotations.
+        `raw_img_info` is its entry of `images`, `raw_ann_info` are its annotations.
         """
-        data = {
-            'images': [raw_data_info['raw_img_info']],
-            'annotations': raw_data_info['raw_ann_info'],
-            'categories': [],
-        }
+        images, annotations = [raw_data_info['raw_img_info']], raw_data_info['raw_ann_info']
+        data = dict(images=images, annotations=annotations, categories=[])
         records = convert_records(data, self.ann_file)
         folder = self.data_prefix['img']
         return build_images(records, self.cat2label, folder, self.test_mode)[0][0]
@@ -252,10 +235,8 @@ class CocoDataset(BaseDataset):
         empty = ~has_objects & drop_empty
         small = ~empty & (shortest < min_size)
         kept = ~empty & ~small
-        if isinstance(images, CocoImages):
-            used: Sequence[dict] = images.select(np.flatnonzero(kept))
-        else:
-            used = list(compress(images, kept))
+        is_flat = isinstance(images, CocoImages)
+        used = images.select(np.flatnonzero(kept)) if is_flat else list(compress(images, kept))
         counts = self.counts
         counts.images, counts.used = len(images), len(used)
         counts.empty, counts.small = int(empty.sum()), int(small.sum())
@@ -352,11 +333,7 @@ class CocoDataset(BaseDataset):
         )
 
     def find_fault(self, info: Mapping) -> str | None:
-        """Return what is wrong with the file of an image, by its header; None if nothing is.
-
-        Args:
-            info: from `get_data_info`.
-        """
+        """Return what is wrong with an image file, by its header; `info` is of `get_data_info`."""
         if not self.is_local(info['img_path']):
             return None
         size_wh, loader = (info['width'], info['height']), self.image_loader

@@ -7,7 +7,7 @@ import os.path as osp
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from operator import attrgetter
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,21 +17,16 @@ from ghmdet.coco.box_filter import BoxCheck, check_boxes
 from ghmdet.coco.records import CocoRecords
 
 
+@dataclass(eq=False)
 class ValueColumn:
     """A list of JSON values, stored without a Python object for each.
 
     Integers are stored as int64 (n,). If any value is no such integer, all are stored as the bytes
     of their JSON text, value i from `ends[i - 1]` to `ends[i]`.
-
-    Example:
-        >>> column = ValueColumn.pack([7, 'b', 0.5])
-        >>> len(column), column[1], column.select(torch.tensor([2, 0])).tolist()
-        (3, 'b', [0.5, 7])
     """
 
-    def __init__(self, values: Tensor, ends: Tensor | None = None) -> None:
-        self.values = values
-        self.ends = ends
+    values: Tensor
+    ends: Tensor | None = None
 
     @classmethod
     def pack(cls, values: Iterable[Any]) -> ValueColumn:
@@ -96,19 +91,15 @@ class CocoImages(Sequence):
     def __len__(self) -> int:
         return len(self.ends)
 
-    @overload
-    def __getitem__(self, index: int) -> dict: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> CocoImages: ...
-
-    def __getitem__(self, index: int | slice) -> dict | CocoImages:
+    def __getitem__(self, index: Any) -> Any:
         """Make the dict of one image, or select a range."""
         i = range(len(self))[index]
         if isinstance(i, range):
             return self.select(i)
         ends = self.ends.numpy()
         rows = slice(ends[i - 1] if i else 0, ends[i])
+        arrays = (self.bboxes, self.labels, self.ignore_flags)
+        columns = [array.numpy()[rows].tolist() for array in arrays]
         return {
             'img_id': self.fields['img_id'][i],
             'img_path': osp.join(self.folder, self.fields['file_name'][i]),
@@ -116,12 +107,7 @@ class CocoImages(Sequence):
             'width': self.fields['width'][i],
             'instances': [
                 {'bbox': bbox, 'bbox_label': label, 'ignore_flag': flag}
-                for bbox, label, flag in zip(
-                    self.bboxes.numpy()[rows].tolist(),
-                    self.labels.numpy()[rows].tolist(),
-                    self.ignore_flags.numpy()[rows].tolist(),
-                    strict=True,
-                )
+                for bbox, label, flag in zip(*columns, strict=True)
             ],
         }
 
@@ -130,15 +116,9 @@ class CocoImages(Sequence):
         # Negative indices become positive, and one out of range raises an IndexError.
         selected = torch.arange(len(self))[torch.as_tensor(indices, dtype=torch.int64)]
         ends, rows = _gather_rows(self.ends, selected)
-        return CocoImages(
-            self.folder,
-            {name: column.select(selected) for name, column in self.fields.items()},
-            self.has_objects[selected],
-            ends,
-            self.bboxes[rows],
-            self.labels[rows],
-            self.ignore_flags[rows],
-        )
+        fields = {name: column.select(selected) for name, column in self.fields.items()}
+        boxes = self.bboxes[rows], self.labels[rows], self.ignore_flags[rows]
+        return CocoImages(self.folder, fields, self.has_objects[selected], ends, *boxes)
 
 
 def build_images(
@@ -146,14 +126,8 @@ def build_images(
 ) -> tuple[CocoImages, BoxCheck]:
     """Sort the used boxes of a file by image.
 
-    Args:
-        records: the file; each annotation's image must be in it.
-        label_of: the label of each category id that is used.
-        folder: put before each file name.
-        test_mode: see `check_boxes`.
-
-    Returns:
-        The images in the order of the file, and why boxes were left out.
+    `label_of` has the label of each category id that is used; for `test_mode` see `check_boxes`.
+    Returns the images in the order of the file, and why boxes were left out.
     """
     images, check = records.images, check_boxes(records, label_of, test_mode)
     sources = {'img_id': 'id', 'file_name': 'file_name', 'height': 'height', 'width': 'width'}

@@ -85,13 +85,9 @@ def check_file_names(
 
 
 def find_elsewhere_names(names: Iterable[str], folder: str) -> list[str]:
-    r"""Return the names that are URLs or absolute paths of Windows.
+    """Return the names that are URLs or absolute paths of Windows.
 
     Without a folder, mmengine reads the URLs that it knows.
-
-    Example:
-        >>> find_elsewhere_names(['a.jpg', 'https://host/b.jpg', r'D:\c.jpg'], 'images')
-        ['https://host/b.jpg', 'D:\\c.jpg']
     """
     return [
         name

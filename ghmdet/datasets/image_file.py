@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 import cv2
 import numpy as np
@@ -95,11 +95,6 @@ def read_image(
 
     Raises:
         ImageError: the file is no image or cannot be used; `MissingImageError` if there is none.
-
-    Example:
-        >>> read_image('nowhere.jpg')
-        Traceback (most recent call last):
-        ghmdet.datasets.image_file.MissingImageError: image nowhere.jpg does not exist
     """
     with _named(name or f'image {path}', path):
         with _checked(path):
@@ -132,17 +127,7 @@ def find_image_fault(
     """Return what is wrong with a local image file; None if nothing is.
 
     Reads the header and the last bytes, so it does not detect damage in the middle, and truncation
-    only of JPEG and PNG.
-
-    Args:
-        path: file to check.
-        expected_wh: (width, height) that the annotation file gives; None if it is not known.
-        color_type: as in `read_image`; decides whether EXIF is applied to the size.
-        max_pixels: an image may not have more.
-
-    Example:
-        >>> find_image_fault('nowhere.jpg', (4, 3))
-        'does not exist'
+    only of JPEG and PNG. The arguments are as in `read_image`.
     """
     try:
         with _open(path) as file:
@@ -294,13 +279,12 @@ def _read_with_pillow(file: BinaryIO, max_pixels: int) -> _Header:
     except Exception as error:  # Pillow raises errors of many types for a damaged header
         reason = str(error).partition(' <_io')[0].removesuffix(' file') or type(error).__name__
         return _read_with_opencv(file, reason)
-    stored_wh = image.size
     if image.format == 'TIFF':  # of which newer versions of Pillow return the displayed size
-        stored_wh = (image.tag_v2[_IMAGE_WIDTH], image.tag_v2[_IMAGE_LENGTH])  # type: ignore[attr-defined]
-        return _make_header('TIFF', stored_wh, image.tag_v2.get(_ORIENTATION))  # type: ignore[attr-defined]
-    return _make_header(
-        image.format or '', stored_wh, find_orientation(image.info.get('exif', b''))
-    )
+        tags: Any = image.tag_v2  # type: ignore[attr-defined]
+        stored_wh = (tags[_IMAGE_WIDTH], tags[_IMAGE_LENGTH])
+        return _make_header('TIFF', stored_wh, tags.get(_ORIENTATION))
+    orientation = find_orientation(image.info.get('exif', b''))
+    return _make_header(image.format or '', image.size, orientation)
 
 
 def _read_with_opencv(file: BinaryIO, reason: str) -> _Header:
@@ -335,9 +319,7 @@ def _too_large(max_pixels: int, size: str) -> _BadImageError:
 
 def _check_end(file: BinaryIO, image_format: str) -> None:
     """Refuse a truncated file, of which OpenCV would fill the rest with grey."""
-    end_mark = _END_MARKS.get(image_format)
-    if end_mark is None:
-        return
+    end_mark = _END_MARKS.get(image_format, b'')
     size = file.seek(0, os.SEEK_END)
     file.seek(max(0, size - _TAIL))
     if end_mark in file.read():

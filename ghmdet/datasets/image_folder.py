@@ -66,8 +66,7 @@ class ImageFolder(CocoDataset):
         **kwargs: of `CocoDataset`; `test_mode` must be True.
 
     Raises:
-        NotADirectoryError: there is no such folder.
-        ValueError: there is no image in it.
+        NotADirectoryError, ValueError: see `list_images`.
         ImageError: a file is no image.
     """
 
@@ -80,11 +79,11 @@ class ImageFolder(CocoDataset):
         root = Path(self.data_prefix['img'])
         names = [name for name in list_images(root) if name not in self.left_out]
         loader = self.image_loader
-        sizes_wh = [
-            read_image_sizes(root / name, loader.max_pixels)[applies_exif(loader.color_type)]
-            for name in names
-        ]
-        return [
-            dict(img_id=name, img_path=f'{root}/{name}', width=width, height=height, instances=[])
-            for name, (width, height) in zip(names, sizes_wh, strict=True)
-        ]
+        infos = []
+        for name in names:
+            sizes_wh = read_image_sizes(root / name, loader.max_pixels)
+            w, h = sizes_wh[applies_exif(loader.color_type)]
+            infos.append(
+                dict(img_id=name, img_path=f'{root}/{name}', width=w, height=h, instances=[])
+            )
+        return infos

@@ -39,17 +39,6 @@ class AspectRatioBatchSampler(BatchSampler):
     Raises:
         TypeError: the sampler is no `Sampler` or its dataset has no `get_data_info`.
         ValueError: `batch_size` is not an integer of at least 1.
-
-    Example:
-        >>> from mmengine.dataset import DefaultSampler
-        >>> class Sizes:
-        ...     sizes_wh = [(4, 3), (3, 4), (4, 3), (3, 4), (4, 3)]
-        ...     def __len__(self):
-        ...         return len(self.sizes_wh)
-        ...     def get_data_info(self, index):
-        ...         return dict(zip(('width', 'height'), self.sizes_wh[index]))
-        >>> list(AspectRatioBatchSampler(DefaultSampler(Sizes(), shuffle=False), batch_size=2))
-        [[0, 2], [1, 3], [4]]
     """
 
     # For torch a sampler has neither a dataset nor a length.
@@ -66,9 +55,7 @@ class AspectRatioBatchSampler(BatchSampler):
                 'from the dataloader in the config, or use a mmengine dataset and sampler'
             )
         check_integer('AspectRatioBatchSampler.batch_size', batch_size, 1)
-        self.sampler = sampler
-        self.batch_size = batch_size
-        self.drop_last = drop_last
+        self.sampler, self.batch_size, self.drop_last = sampler, batch_size, drop_last
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield batches of indices."""
@@ -96,12 +83,9 @@ class AspectRatioBatchSampler(BatchSampler):
 class SampleIndex(NamedTuple):
     """The index of a sample for the data loader: the sample, and the epoch for its random seed."""
 
-    sample: int
-    """Index in the dataset."""
-    epoch: int
-    """Passes over the dataset before this one."""
-    is_padding: bool = False
-    """Whether it only pads the batch of a process that has no other sample in this step."""
+    sample: int  # index in the dataset
+    epoch: int  # passes over the dataset before this one
+    is_padding: bool = False  # pads the batch of a process that has no other sample
 
 
 @DATA_SAMPLERS.register_module()
@@ -121,38 +105,20 @@ class GlobalBatchSampler(BatchSampler):
         batch_size: samples per process and batch.
         batches: config of the batch sampler that forms the batches.
         endless: start the next pass over the dataset after the last batch of one.
-
-    Example:
-        >>> sampler = DefaultSampler(range(5), shuffle=False)
-        >>> batches = GlobalBatchSampler(sampler, 2, dict(type=BatchSampler, drop_last=False))
-        >>> batches.first = 1  # start with the second batch
-        >>> [[index.sample for index in batch] for batch in batches]
-        [[2, 3], [4]]
     """
 
-    first: int
-    """How many batches the next iteration over it skips; 0 after that."""
-    epoch: int
-    """The epoch of the next iteration over it."""
-
     def __init__(
-        self,
-        sampler: Sampler,
-        batch_size: int,
-        batches: Mapping[str, Any],
-        endless: bool = False,
+        self, sampler: Sampler, batch_size: int, batches: Mapping[str, Any], endless: bool = False
     ) -> None:
         self.sampler: Any = sampler
-        self.batch_size = batch_size
-        self.endless = endless
-        self.first = self.epoch = 0
+        self.batch_size, self.endless = batch_size, endless
+        self.first = 0  # how many batches the next iteration over it skips; 0 after that
+        self.epoch = 0  # of the next iteration over it
         self.rank, self.world_size = 0, 1
         if _select_all(sampler):
             self.rank, self.world_size = get_dist_info()
-        self.batches = DATA_SAMPLERS.build(
-            dict(batches),
-            default_args=dict(sampler=sampler, batch_size=batch_size * self.world_size),
-        )
+        given = dict(sampler=sampler, batch_size=batch_size * self.world_size)
+        self.batches = DATA_SAMPLERS.build(dict(batches), default_args=given)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch that comes next."""

@@ -137,13 +137,11 @@ def _draw_object(rng: np.random.RandomState, picture: np.ndarray, items: list[_I
         # Up to 0.3 of the radius may lie beyond the border.
         centre = rng.uniform(0.7 * radius, np.array([width, height]) - 0.7 * radius)
         mask = _draw_mask(label, centre, radius, rng.uniform(-0.4, 0.4), picture.shape[:2])
-        visible = [item.visible & ~mask for item in items]
-        if all(
-            np.count_nonzero(left) >= (1 - _MAX_HIDDEN) * item.num_pixels
-            for left, item in zip(visible, items, strict=True)
-        ):
-            for left, item in zip(visible, items, strict=True):
-                item.visible = left
+        left = [(item, item.visible & ~mask) for item in items]
+        least = 1 - _MAX_HIDDEN
+        if all(np.count_nonzero(seen) >= least * item.num_pixels for item, seen in left):
+            for item, seen in left:
+                item.visible = seen
             _paint_mask(rng, picture, mask, label)
             items.append(_Item(label, mask, int(mask.sum())))
             return
@@ -198,10 +196,8 @@ def _annotate_item(item: _Item, image_id: int) -> dict:
 
 
 def _write_coco(ann_file: Path, images: list[dict], annotations: list[dict]) -> None:
-    coco = {
-        'images': images,
-        'annotations': [dict(id=number, **ann) for number, ann in enumerate(annotations, start=1)],
-        'categories': [{'id': i, 'name': name} for i, name in enumerate(SHAPES_CLASSES, start=1)],
-    }
+    annotations = [dict(id=number, **ann) for number, ann in enumerate(annotations, start=1)]
+    categories = [dict(id=i, name=name) for i, name in enumerate(SHAPES_CLASSES, start=1)]
+    coco = dict(images=images, annotations=annotations, categories=categories)
     with replacing(ann_file) as draft:
         draft.write_text(json.dumps(coco))

@@ -41,8 +41,14 @@ class PipelineError(RuntimeError):
     """A step failed, and not because of the image file; the message names image, step and error."""
 
 
+class _Transform(BaseTransform):
+    def __repr__(self) -> str:
+        settings = ', '.join(f'{name}={value!r}' for name, value in vars(self).items())
+        return f'{type(self).__name__}({settings})'
+
+
 @TRANSFORMS.register_module()
-class LoadImageFromFile(BaseTransform):
+class LoadImageFromFile(_Transform):
     """Decode the image at `img_path`, as `ghmdet.datasets.image_file` says.
 
     Adds `img` uint8 (h, w, 3) in BGR, `img_shape` and `ori_shape` (h, w). Where the results have
@@ -92,11 +98,8 @@ class LoadImageFromFile(BaseTransform):
             disk = file_client_args.get('backend', 'disk') == 'disk'
             backend_args = None if disk else file_client_args
         check_integer('LoadImageFromFile.max_pixels', max_pixels, 1)
-        self.to_float32 = to_float32
-        self.color_type = color_type
-        self.ignore_empty = ignore_empty
-        self.max_pixels = max_pixels
-        self.backend_args = backend_args
+        self.to_float32, self.color_type, self.ignore_empty = to_float32, color_type, ignore_empty
+        self.max_pixels, self.backend_args = max_pixels, backend_args
 
     def transform(self, results: dict) -> dict | None:
         """Add the image to `results`, which have `img_path`.
@@ -121,13 +124,10 @@ class LoadImageFromFile(BaseTransform):
         return results
 
     def read(self, path: str, *, in_color: bool = False, **kwargs: Any) -> np.ndarray:
-        """Decode an image with these settings.
+        """Decode an image with these settings; `kwargs` are `expected_wh` and `name`.
 
-        Args:
-            path: of the image.
-            in_color: return uint8 (h, w, 3) in BGR for any `color_type`, for drawing; EXIF is
-                applied or not as by `color_type`.
-            **kwargs: `expected_wh` and `name` of `read_image`.
+        `in_color`, for drawing, gives uint8 (h, w, 3) in BGR for any `color_type`, which only
+        decides then whether EXIF is applied.
         """
         color_type = self.color_type
         if in_color:
@@ -135,16 +135,9 @@ class LoadImageFromFile(BaseTransform):
         kwargs |= dict(max_pixels=self.max_pixels, backend_args=self.backend_args)
         return read_image(path, color_type=color_type, **kwargs)
 
-    def __repr__(self) -> str:
-        return (
-            f'LoadImageFromFile(to_float32={self.to_float32}, color_type={self.color_type!r}, '
-            f'ignore_empty={self.ignore_empty}, max_pixels={self.max_pixels}, '
-            f'backend_args={self.backend_args})'
-        )
-
 
 @TRANSFORMS.register_module()
-class LoadAnnotations(BaseTransform):
+class LoadAnnotations(_Transform):
     """Turn the `instances` of an image into arrays.
 
     Adds `gt_bboxes` float32 (n, 4) x1, y1, x2, y2 in pixels, `gt_bboxes_labels` int64 (n,) and
@@ -159,12 +152,6 @@ class LoadAnnotations(BaseTransform):
 
     Raises:
         ValueError: masks, segmentation or another box type are requested.
-
-    Example:
-        >>> instance = dict(bbox=[1, 2, 3, 4], bbox_label=5, ignore_flag=1)
-        >>> results = LoadAnnotations()(dict(instances=[instance]))
-        >>> results['gt_bboxes'].tolist(), results['gt_ignore_flags'].tolist()
-        ([[1.0, 2.0, 3.0, 4.0]], [True])
     """
 
     def __init__(
@@ -183,15 +170,10 @@ class LoadAnnotations(BaseTransform):
                 )
         if box_type not in ('hbox', None):
             raise ValueError(f"LoadAnnotations: box_type must be 'hbox' or None, got {box_type!r}")
-        self.with_bbox = with_bbox
-        self.with_label = with_label
+        self.with_bbox, self.with_label = with_bbox, with_label
 
     def transform(self, results: dict) -> dict:
-        """Add the arrays to `results`.
-
-        Args:
-            results: has `instances`, a list of dicts with `bbox`, `bbox_label`, `ignore_flag`.
-        """
+        """Add the arrays, from dicts with `bbox`, `bbox_label`, `ignore_flag` in `instances`."""
         instances = results.get('instances', [])
         if self.with_bbox:
             bboxes = [instance['bbox'] for instance in instances]
@@ -203,12 +185,9 @@ class LoadAnnotations(BaseTransform):
             results['gt_bboxes_labels'] = np.array(labels, dtype=np.int64)
         return results
 
-    def __repr__(self) -> str:
-        return f'LoadAnnotations(with_bbox={self.with_bbox}, with_label={self.with_label})'
-
 
 @TRANSFORMS.register_module()
-class PackDetInputs(BaseTransform):
+class PackDetInputs(_Transform):
     """Turn the results of the pipeline into `inputs` and `data_samples`.
 
     `inputs` is the image as a tensor (3, h, w), uint8 unless an earlier step changed the type; a
@@ -219,50 +198,28 @@ class PackDetInputs(BaseTransform):
 
     Args:
         meta_keys: which keys of the results become metainfo; missing ones are skipped.
-
-    Example:
-        >>> results = dict(img=np.zeros((4, 6, 3), np.uint8), img_id=7)
-        >>> packed = PackDetInputs()(results)
-        >>> packed['inputs'].shape, packed['data_samples'].img_id
-        (torch.Size([3, 4, 6]), 7)
     """
 
     def __init__(
         self,
         meta_keys: Sequence[str] = (
-            'img_id',
-            'img_path',
-            'ori_shape',
-            'img_shape',
-            'scale_factor',
-            'flip',
-            'flip_direction',
+            *('img_id', 'img_path', 'ori_shape', 'img_shape'),
+            *('scale_factor', 'flip', 'flip_direction'),
         ),
     ) -> None:
         self.meta_keys = meta_keys
 
     def transform(self, results: dict) -> dict:
-        """Pack one image.
-
-        Args:
-            results: may have `img` (h, w, 3) or (h, w), `gt_bboxes` (n, 4), `gt_bboxes_labels`
-                (n,), `gt_ignore_flags` (n,) and the `meta_keys`.
+        """Pack `img`, `gt_bboxes`, `gt_bboxes_labels`, `gt_ignore_flags`, those that there are.
 
         Raises:
             ValueError: boxes, labels and flags differ in number.
         """
-        packed: dict = {}
-        if 'img' in results:
-            packed['inputs'] = _pack_image(results['img'])
-        sample = DetDataSample(
-            metainfo={key: results[key] for key in self.meta_keys if key in results}
-        )
+        packed = {'inputs': _pack_image(results['img'])} if 'img' in results else {}
+        metainfo = {key: results[key] for key in self.meta_keys if key in results}
+        sample = DetDataSample(metainfo=metainfo)
         sample.gt_instances, sample.ignored_instances = _pack_instances(results)
-        packed['data_samples'] = sample
-        return packed
-
-    def __repr__(self) -> str:
-        return f'PackDetInputs(meta_keys={self.meta_keys})'
+        return {**packed, 'data_samples': sample}
 
 
 def _pack_image(img: np.ndarray) -> Tensor:
@@ -306,12 +263,7 @@ def image_name(info: Mapping) -> str:
 
 
 def run_steps(steps: Sequence[Callable], info: dict, name: str = '') -> Any:
-    """Run all steps of a pipeline on one image.
-
-    Args:
-        steps: transforms.
-        info: what the first of them starts from.
-        name: of the image in messages; by default its path and id.
+    """Run all steps of a pipeline on one image; its `name` in messages is by default path and id.
 
     Raises:
         ImageError: the image cannot be used, see `run_step`.

@@ -24,9 +24,6 @@ _DTYPES = {'float16': torch.float16, 'bfloat16': torch.bfloat16}
 def low_precision(device_type: str) -> torch.dtype:
     """Return bfloat16 on the CPU and on CUDA cards that compute in it, else float16.
 
-    Args:
-        device_type: 'cpu', 'cuda', 'npu', ...
-
     Raises:
         ValueError: the device has no mixed precision.
     """
@@ -56,13 +53,6 @@ class AmpOptimWrapper(_AmpOptimWrapper):
 
     Raises:
         ValueError: unknown dtype or loss_scale, use_fsdp, or a device without mixed precision.
-
-    Example:
-        >>> layer = nn.Linear(2, 1)
-        >>> wrapper = AmpOptimWrapper(optimizer=torch.optim.SGD(layer.parameters(), lr=0.1))
-        >>> with wrapper.optim_context(layer):
-        ...     layer(torch.zeros(1, 2)).dtype
-        torch.bfloat16
     """
 
     def __init__(

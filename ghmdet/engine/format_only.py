@@ -17,11 +17,7 @@ from ghmdet.registry import DATASETS, METRICS, TRANSFORMS
 
 
 def write_coco_results(cfg: Config, path: str | os.PathLike[str]) -> None:
-    """Let the test write COCO results JSON to a file, in addition to the metrics.
-
-    Args:
-        cfg: `test_evaluator` is changed in place.
-        path: ends in `.json`.
+    """Let `test_evaluator` write COCO results to a file `.json`, in addition to the metrics.
 
     Raises:
         ValueError: there is no CocoMetric to write it.
@@ -36,12 +32,10 @@ def write_coco_results(cfg: Config, path: str | os.PathLike[str]) -> None:
 
 
 def skip_evaluation(cfg: Config, path: str | os.PathLike[str]) -> None:
-    """Let the test write COCO results JSON to a file without computing metrics.
+    """Let the test write COCO results to a file `.json` without computing metrics.
 
-    Args:
-        cfg: `test_evaluator` is replaced by a `CocoMetric` with `format_only=True`. Its `ann_file`
-            is kept only if the dataset has none from which to take the ids.
-        path: ends in `.json`.
+    `test_evaluator` is replaced by a `CocoMetric` with `format_only=True`. Its `ann_file` is kept
+    only if the dataset has none from which to take the ids.
     """
     metric = next(iter(list_metrics(cfg, 'test')), ConfigDict())
     dataset = innermost(cfg.test_dataloader.dataset)
@@ -54,13 +48,7 @@ def skip_evaluation(cfg: Config, path: str | os.PathLike[str]) -> None:
 
 
 def use_image_folder(cfg: Config, folder: str | os.PathLike[str], path: str) -> None:
-    """Detect on the images of a folder in place of the test dataset's, and write the results.
-
-    Args:
-        cfg: `test_dataloader.dataset` and `test_evaluator` are replaced.
-        folder: searched recursively.
-        path: of the results, ends in `.json`.
-    """
+    """Detect on the images below a folder instead of the test dataset's; results go to `path`."""
     dataset = innermost(cfg.test_dataloader.dataset)
     cfg.test_dataloader.dataset = dict(
         type='ImageFolder',
@@ -76,12 +64,8 @@ def use_image_folder(cfg: Config, folder: str | os.PathLike[str], path: str) -> 
 def leave_out_unusable(cfg: Config, workers: int = os.cpu_count() or 1) -> dict[str, str]:
     """Leave the images out that the test pipeline cannot use; after `use_image_folder`.
 
-    Args:
-        cfg: `left_out` of its `ImageFolder` is set.
-        workers: processes that run the pipeline.
-
-    Returns:
-        What is wrong with each image that is left out, by its path in the folder.
+    Sets `left_out` of the `ImageFolder`, and returns what is wrong with each of these images, by
+    its path in the folder. `workers` processes run the pipeline.
 
     Raises:
         ValueError: no image is left.

@@ -101,9 +101,8 @@ def get_model(
 
     Returns:
         The model as from `init_detector`, but with all of its layers, in eval mode (call `train()`
-        to train). With neither checkpoint nor pretrained its weights
-        are random; its `init_weights()` gives those that a training starts from, which downloads
-        the backbone.
+        to train). With neither checkpoint nor pretrained its weights are random; `init_weights()`
+        gives those that a training starts from, which downloads the backbone.
 
     Raises:
         ValueError: both `checkpoint` and `pretrained` are given.

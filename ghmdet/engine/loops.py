@@ -125,17 +125,12 @@ class EpochBasedTrainLoop(_ExactLoop, _EpochBasedTrainLoop):
     validation. Batches and random transforms do not depend on the number of processes or loader
     workers (see `ghmdet.datasets.samplers`). A validation leaves random generators alone.
 
-    Args:
-        runner: see mmengine.
-        dataloader: config; a loader that is built already is taken as it is.
-        max_epochs: see mmengine.
-        **kwargs: `val_begin`, `val_interval`, `dynamic_intervals`; see mmengine.
+    The arguments are mmengine's; a `dataloader` that is built already is taken as it is.
     """
 
     def __init__(self, runner: Runner, dataloader: Any, max_epochs: int, **kwargs: Any) -> None:
-        super().__init__(
-            runner, _form_global_batches(dataloader, endless=False), max_epochs, **kwargs
-        )
+        loader = _form_global_batches(dataloader, endless=False)
+        super().__init__(runner, loader, max_epochs, **kwargs)
         self._set_up_loading(dataloader)
         self._last = self._max_epochs
         self._first_batch = self._batches_done = 0
@@ -190,11 +185,6 @@ class IterBasedTrainLoop(_ExactLoop, _IterBasedTrainLoop):
     """mmengine's loop over iterations, which resumes exactly; see `EpochBasedTrainLoop`.
 
     The images of the iterations before are not read again.
-
-    Args:
-        runner: see mmengine.
-        dataloader: config; a loader that is built already is taken as it is.
-        max_iters: see mmengine, also for `val_begin`, `val_interval` and `dynamic_intervals`.
     """
 
     def __init__(

@@ -21,18 +21,15 @@ _RENAMED_HOOKS = {'FiniteStepsHook': 'SkipNonFiniteStepsHook'}
 
 
 def collect_run_state(runner: Runner, batch: int, validate: bool) -> dict[str, Any]:
-    """Gather the state of all processes; all of them have to call it.
-
-    Args:
-        runner: its loop is at the end of an iteration or epoch.
-        batch: how many batches of the epoch are done; 0 at its end, and for a loop without epochs.
-        validate: whether a validation is due before the next iteration.
+    """Gather the state of all processes at the end of an iteration; all of them have to call it.
 
     Returns:
-        `batch`; `batch_size`, that of all processes; `validate`; and `processes`, for each of them
-        `random` (see `get_random_state`), `hooks` (what `state_dict()` of the hooks that have one
-        returns, by class), `buffers` (those that are not the mean over the processes, by name) and,
-        between the batches of an accumulated step, `gradients` by name.
+        `batch`, how many of the epoch are done (0 at its end, and for a loop without epochs);
+        `batch_size`, that of all processes; `validate`, whether a validation is due; and
+        `processes`, for each of them `random` (see `get_random_state`), `hooks` (what
+        `state_dict()` of the hooks that have one returns, by class), `buffers` (those that are not
+        the mean over the processes, by name) and, between the batches of an accumulated step,
+        `gradients` by name.
     """
     own: dict[str, Any] = dict(
         random=get_random_state(),
@@ -43,12 +40,8 @@ def collect_run_state(runner: Runner, batch: int, validate: bool) -> dict[str, A
     if isinstance(wrapper, OptimWrapper) and not wrapper.should_update():
         parameters = unwrap(runner.model).named_parameters()
         own['gradients'] = {n: p.grad.cpu() for n, p in parameters if p.grad is not None}
-    return dict(
-        batch=batch,
-        batch_size=global_batch_size(runner),
-        validate=validate,
-        processes=all_gather_object(own),
-    )
+    size, processes = global_batch_size(runner), all_gather_object(own)
+    return dict(batch=batch, batch_size=size, validate=validate, processes=processes)
 
 
 def restore_process(runner: Runner, processes: Sequence[Mapping[str, Any]]) -> None:

@@ -72,7 +72,7 @@ _NOT_ADDED = (CheckpointHook, GHMStatsHook, StopHook, TestSpeedupHook)
 
 
 def build_runner(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Runner:
-    """Build the Runner (of class `runner_type` if set) in three phases.
+    """Build the Runner (of class `runner_type` if set) in three phases; `cfg` is changed in place.
 
     1. The config is completed and checked, without touching a work dir.
     2. The processes are joined. A training locks its work dir and chooses the checkpoint that it
@@ -80,9 +80,7 @@ def build_runner(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Runne
     3. The Runner is built, its network is checked, and the hooks of `HOOKS_IN_ORDER` that the
        config does not name are added.
 
-    Args:
-        cfg: changed in place.
-        splits: the data that will be read: ('train', 'val') to train, ('val',) or ('test',) else.
+    `splits` is the data that will be read: ('train', 'val') to train, ('val',) or ('test',) else.
     """
     keep_freed_memory()  # before anything large is allocated
     trains = 'train' in splits and cfg.get('train_cfg') is not None

@@ -34,16 +34,6 @@ class CocoAnnotations:
     Args:
         records: image ids may be of any JSON type, category ids in any order.
         source: where they come from, for messages.
-
-    Example:
-        >>> import json, tempfile
-        >>> content = dict(images=[dict(id='b'), dict(id='a')], categories=[dict(id=9, name='cat')])
-        >>> with tempfile.NamedTemporaryFile('w', suffix='.json') as file:
-        ...     json.dump(content, file)
-        ...     file.flush()
-        ...     truth = CocoAnnotations.from_file(file.name, annotated=False)
-        >>> list(truth.images), truth.find_categories(['cat'])
-        (['b', 'a'], [9])
     """
 
     def __init__(self, records: CocoRecords, source: str) -> None:
@@ -57,18 +47,30 @@ class CocoAnnotations:
     def from_file(
         cls, ann_file: str, backend_args: dict | None = None, annotated: bool = True
     ) -> CocoAnnotations:
-        """Read a COCO file.
-
-        Args:
-            ann_file: path or URL of the JSON.
-            backend_args: how to read it, see `mmengine.fileio.get`.
-            annotated: False: annotations and categories may be absent.
+        """Read a COCO file, in which annotations and categories may be absent unless `annotated`.
 
         Raises:
             FileNotFoundError: there is no such file.
             ValueError: it is not JSON, or lacks a key; the message says which.
         """
-        return cls(_read(ann_file, backend_args, annotated), f'ann_file {ann_file!r}')
+        try:
+            records = read_records(ann_file, backend_args)
+        except FileNotFoundError as error:
+            raise FileNotFoundError(
+                f'CocoMetric: ann_file {ann_file!r} does not exist{explain_look_alike(ann_file)}; '
+                'correct val_evaluator.ann_file (test_evaluator.ann_file), which is not joined '
+                'with data_root, or leave it out to use the file of the dataset'
+            ) from error
+        except ValueError as error:
+            raise ValueError(f'CocoMetric: ann_file {error}') from error
+        if annotated and not (records.annotated and records.categorised):
+            absent = 'categories' if records.annotated else 'annotations'
+            raise ValueError(
+                f'CocoMetric: ann_file {ann_file!r} has no list {absent!r}, so there is nothing to '
+                'compare detections with. To write detections only: tools/test.py --format-only, '
+                'or format_only=True of the evaluator'
+            )
+        return cls(records, f'ann_file {ann_file!r}')
 
     @classmethod
     def from_samples(
@@ -81,21 +83,20 @@ class CocoAnnotations:
                 pixels of the original image, `labels` (n,), `crowds` bool (n,), `size_hw`.
             classes: names in the order of the labels.
         """
-        ids = category_numbers(classes)
-        truths = [sample['truth'] for sample in samples.values()]
-        bboxes = np.concatenate([np.empty((0, 4)), *(truth['bboxes'] for truth in truths)])
+        truths, image_ids = [each['truth'] for each in samples.values()], list[Any](samples)
+        none = {'bboxes': np.empty((0, 4)), 'labels': np.empty(0, int), 'crowds': np.empty(0, bool)}
+        bboxes, labels, crowds = (
+            np.concatenate([truth[key] for truth in (none, *truths)]) for key in none
+        )
         bboxes[:, 2:] -= bboxes[:, :2]
-        labels = np.concatenate([np.empty(0, np.int64), *(truth['labels'] for truth in truths)])
-        crowds = np.concatenate([np.empty(0, bool), *(truth['crowds'] for truth in truths)])
         image = np.repeat(np.arange(len(truths)), [len(truth['labels']) for truth in truths])
-        image_ids: list[Any] = list(samples)
-        unknown, no_area = np.zeros(len(labels), bool), np.full(len(labels), np.nan)
+        ids, areas = list[Any](category_numbers(classes)), np.full(len(labels), np.nan)
         annotations = AnnotationColumns(
-            image_ids, list(ids), image, labels, bboxes, no_area, crowds, unknown
+            image_ids, ids, image, labels, bboxes, areas, crowds, np.zeros_like(crowds)
         )
         sizes_hw = (truth['size_hw'] for truth in truths)
         images = [ImageRecord(id_, None, *hw) for id_, hw in zip(image_ids, sizes_hw, strict=True)]
-        categories = [CategoryRecord(id_, name) for id_, name in zip(ids, classes, strict=True)]
+        categories = list(map(CategoryRecord, ids, classes))
         return cls(CocoRecords(images, categories, annotations, True), 'the samples')
 
     def find_categories(self, classes: Sequence[str]) -> list[Hashable]:
@@ -156,15 +157,9 @@ class CocoAnnotations:
         area = np.where(np.isnan(area), bbox[:, 2:].prod(axis=1), area)
         if not count_all:  # COCOeval ignores a box whose area is in no range
             area = np.where(ignored, -1, area.clip(0, _MAX_AREA))
-        columns = {
-            'id': kept + 1,
-            'image_id': image[kept],
-            'category_id': check.label[kept],
-            'bbox': bbox,
-            'area': area,
-            'iscrowd': crowd.astype(int),
-        }
-        rows = zip(*(column.tolist() for column in columns.values()), strict=True)
+        names = 'id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd'
+        columns = kept + 1, image[kept], check.label[kept], bbox, area, crowd.astype(int)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
         flags = {'marked ignore': int(ignored.sum()), 'crowd regions': int(crowd.sum())}
         left_out = _count_reasons(check.reason[image >= 0], dropped)
         still = _count_reasons(check.reason[kept[~crowd & ~ignored]], ONLY_TESTED)
@@ -175,7 +170,7 @@ class CocoAnnotations:
             'counted, though training leaves them out': {} if count_all else still,
         }
         return (
-            [dict(zip(columns, row, strict=True)) for row in rows],
+            [dict(zip(names, row, strict=True)) for row in rows],
             len(kept) - sum(flags.values()),
             '; '.join(filter(None, itertools.starmap(_describe_counts, texts.items()))),
         )
@@ -225,24 +220,3 @@ def truth_of_sample(sample: Mapping) -> dict[str, Any]:
         'crowds': np.asarray(crowds, bool),
         'size_hw': (sample.get('ori_shape') or (None, None))[:2],
     }
-
-
-def _read(ann_file: str, backend_args: dict | None, annotated: bool) -> CocoRecords:
-    try:
-        records = read_records(ann_file, backend_args)
-    except FileNotFoundError as error:
-        raise FileNotFoundError(
-            f'CocoMetric: ann_file {ann_file!r} does not exist{explain_look_alike(ann_file)}; '
-            'correct val_evaluator.ann_file (test_evaluator.ann_file), which is not joined with '
-            'data_root, or leave it out to use the file of the dataset'
-        ) from error
-    except ValueError as error:
-        raise ValueError(f'CocoMetric: ann_file {error}') from error
-    if annotated and not (records.annotated and records.categorised):
-        absent = 'categories' if records.annotated else 'annotations'
-        raise ValueError(
-            f'CocoMetric: ann_file {ann_file!r} has no list {absent!r}, so there is nothing to '
-            'compare detections with. To write detections only: tools/test.py --format-only, or '
-            'format_only=True of the evaluator'
-        )
-    return records

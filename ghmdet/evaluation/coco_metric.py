@@ -9,7 +9,6 @@ import logging
 import os
 import time
 from collections.abc import Hashable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import faster_coco_eval
@@ -41,6 +40,7 @@ _BACKENDS = {
     'faster_coco_eval': (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
     'pycocotools': (COCO, COCOeval),
 }
+_KEPT = {'bboxes': torch.float32, 'scores': torch.float32, 'labels': torch.int32}
 
 
 @contextlib.contextmanager
@@ -91,8 +91,7 @@ class CocoMetric(ImageResults):
         outfile_prefix: write COCO results (boxes x, y, w, h) to `<outfile_prefix>.bbox.json`, or to
             a file that is named `.json` here; see docs/results.md.
         backend_args: how to read `ann_file`, see `mmengine.fileio.get`.
-        collect_device: accepted for MMDetection's configs; results of several processes always
-            travel through the process group, see `ImageResults`.
+        collect_device: accepted for MMDetection's configs, not used, see `ImageResults`.
         prefix: put before each key; None is `coco`.
         backend: 'faster_coco_eval', or 'pycocotools' for the same numbers ten times slower.
         max_dets: instead of `proposal_nums`, a number or several; every mAP uses the largest.
@@ -105,23 +104,6 @@ class CocoMetric(ImageResults):
     Raises:
         FileNotFoundError: `ann_file` does not exist.
         ValueError: an argument or the content of `ann_file` is not as described above.
-
-    Example:
-        >>> import json, tempfile
-        >>> content = dict(
-        ...     images=[dict(id='a')],
-        ...     categories=[dict(id=9, name='cat')],
-        ...     annotations=[dict(id=0, image_id='a', category_id=9, bbox=[10, 10, 20, 30])],
-        ... )
-        >>> with tempfile.NamedTemporaryFile('w', suffix='.json') as file:
-        ...     json.dump(content, file)
-        ...     file.flush()
-        ...     metric = CocoMetric(file.name, metric_items=['mAP', 'mAP_l'])
-        >>> metric.dataset_meta = dict(classes=('cat',))
-        >>> found = dict(bboxes=[[10, 10, 30, 40]], scores=[0.9], labels=[0])
-        >>> metric.process({}, [dict(img_id='a', pred_instances=found)])
-        >>> metric.evaluate(size=1)  # doctest: +SKIP
-        {'coco/bbox_mAP': 1.0, 'coco/bbox_mAP_l': -1.0}
     """
 
     default_prefix = 'coco'
@@ -145,8 +127,6 @@ class CocoMetric(ImageResults):
         box_rule: str = 'matchable',
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
-        ann_file = ann_file and os.path.expanduser(ann_file)
-        outfile_prefix = outfile_prefix and os.path.expanduser(outfile_prefix)
         self.metrics = [metric] if isinstance(metric, str) else list(metric)
         if not self.metrics or not {'bbox', 'proposal'}.issuperset(self.metrics):
             raise ValueError(
@@ -159,10 +139,10 @@ class CocoMetric(ImageResults):
             raise ValueError(
                 "CocoMetric: format_only=True needs outfile_prefix, e.g. 'work_dirs/test/results'"
             )
-        self.ann_file, self.check_ann_file = ann_file, check_ann_file
+        self.ann_file = ann_file and os.path.expanduser(ann_file)
+        self.check_ann_file, self.format_only = check_ann_file, format_only
         self.backend, self.count_all = backend, box_rule == 'pycocotools'
-        self.classwise = classwise
-        self.metric_items, self.format_only = metric_items, format_only
+        self.classwise, self.metric_items = classwise, metric_items
         self.outfile = None if outfile_prefix is None else results_path(outfile_prefix)
         limits = (proposal_nums, 'proposal_nums') if max_dets is None else (max_dets, 'max_dets')
         self.max_dets = check_limits(*limits)
@@ -174,8 +154,8 @@ class CocoMetric(ImageResults):
         }
         check_metric_items(metric_items or (), self._items)
         self._truth: CocoAnnotations | None = None
-        if ann_file is not None:
-            self._truth = CocoAnnotations.from_file(ann_file, backend_args, not format_only)
+        if self.ann_file is not None:
+            self._truth = CocoAnnotations.from_file(self.ann_file, backend_args, not format_only)
             self.known_ids = self._truth.images
         self._category_ids: list[Hashable] = []
 
@@ -213,15 +193,10 @@ class CocoMetric(ImageResults):
                 truth.
         """
         for sample in data_samples:
-            instances = sample['pred_instances']
-            result = {
-                'img_id': sample['img_id'],
-                'bboxes': torch.as_tensor(instances['bboxes']).float().cpu().numpy(),
-                'scores': torch.as_tensor(instances['scores']).float().cpu().numpy(),
-                'labels': torch.as_tensor(instances['labels']).int().cpu().numpy(),
-            }
-            if 'img_path' in sample:
-                result['img_path'] = sample['img_path']
+            result = {key: sample[key] for key in ('img_id', 'img_path') if key in sample}
+            for key, dtype in _KEPT.items():
+                values = torch.as_tensor(sample['pred_instances'][key])
+                result[key] = values.to(dtype).cpu().numpy()
             self._check_result(result)
             if self.reads_samples:
                 result['truth'] = truth_of_sample(sample)
@@ -231,17 +206,18 @@ class CocoMetric(ImageResults):
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Evaluate what `process` kept; an image that occurs twice is counted once.
 
-        Returns:
-            Values without the prefix; empty with `format_only`.
+        Returns values without the prefix, none with `format_only`.
 
         Raises:
             ValueError: two images have the same id.
         """
         start = time.perf_counter()
-        by_id = self._truth is not None or self.outfile is not None
-        unique = index_images(results, by_id)
+        unique = index_images(results, by_id=bool(self._truth or self.outfile))
         if self.outfile is not None:
-            self._write_results(list(unique.values()), self.outfile)
+            numbered = self._truth is not None and self._truth.has_categories
+            names = None if numbered else self._dataset_meta['classes']
+            count = write_results(self.outfile, [*unique.values()], self._category_ids, names)
+            _log(f'{count} detections written to {self.outfile}')
         if self.format_only:
             return {}
         # In the order in which COCOeval sorts them, which decides between equal scores.
@@ -249,30 +225,28 @@ class CocoMetric(ImageResults):
         images, source = list(unique.values()), self._truth
         if source is None:
             source = CocoAnnotations.from_samples(unique, self._dataset_meta['classes'])
-            text = 'no ann_file: the ground truth is that of the samples, areas are those of boxes'
-            print_log(f'CocoMetric: {text}', logger='current')
+            _log('no ann_file: the ground truth is that of the samples, areas are those of boxes')
         arguments = self._category_ids, [*unique], self.count_all
         boxes, num_objects, text = source.ground_truth(*arguments)
         if text:
-            print_log(f'CocoMetric: {text}', logger='current')
-        truth, detections = (
-            self._load(len(images), each) for each in (boxes, number_detections(images))
-        )
-        timing = [f'loading {time.perf_counter() - start:.2f} s']
-
-        metrics = {}
+            _log(text)
+        truth = self._load(len(images), boxes)
+        detections = self._load(len(images), number_detections(images))
+        timing, metrics = [f'loading {time.perf_counter() - start:.2f} s'], {}
         for metric in self.metrics:
             start = time.perf_counter()
             metrics.update(self._summarize(metric, self._evaluate(metric, truth, detections)))
             timing.append(f'{metric} {time.perf_counter() - start:.2f} s')
-        print_log(f'CocoMetric: {len(images)} images, {", ".join(timing)}', logger='current')
+        _log(f'{len(images)} images, {", ".join(timing)}')
         if not num_objects and not self.count_all:
-            _warn(f'{source.source} has no object to find, so all metrics are n/a (nan)')
+            text = f'{source.source} has no object to find, so all metrics are n/a (nan)'
+            _log(text, logging.WARNING)
             return dict.fromkeys(metrics, float('nan'))
         if not any(len(image['scores']) for image in images):
-            _warn(
+            _log(
                 'nothing was detected in any image, so all metrics are 0; usual in the first '
-                'epochs, later see whether the loss is finite and test_cfg.score_thr low enough'
+                'epochs, later see whether the loss is finite and test_cfg.score_thr low enough',
+                logging.WARNING,
             )
             return dict.fromkeys(metrics, 0.0)
         return metrics
@@ -296,13 +270,6 @@ class CocoMetric(ImageResults):
                 f'CocoMetric: image {result["img_id"]!r} has label {wrong[0]}, but `classes` of '
                 f"dataset_meta has {count} names; set the head's num_classes to their number"
             )
-
-    def _write_results(self, images: list[dict], path: Path) -> None:
-        """Write COCO results, with class names if there is no file of categories."""
-        numbered = self._truth is not None and self._truth.has_categories
-        names = None if numbered else self._dataset_meta['classes']
-        count = write_results(path, images, self._category_ids, names)
-        print_log(f'CocoMetric: {count} detections written to {path}', logger='current')
 
     def _load(self, num_images: int, annotations: list[dict]) -> Any:
         """Return the backend's COCO object for annotations numbered as in `ground_truth`."""
@@ -346,8 +313,7 @@ class CocoMetric(ImageResults):
         if metric == 'bbox' and self.classwise:
             columns = {name: self._items[name] for name in self._default_names['mAP']}
             values = class_values(arrays['precision'], self._dataset_meta['classes'], columns)
-            table = format_table(['category', *columns], values)
-            print_log(f'CocoMetric:\n{table}', logger='current')
+            print_log(f'CocoMetric:\n{format_table(["category", *columns], values)}', 'current')
             metrics |= {f'{name}_precision': numbers[0] for name, numbers in values.items()}
         return metrics
 
@@ -363,5 +329,5 @@ def _sort_key(item: tuple[Hashable, dict]) -> tuple[str, Any, str]:
     return str(type(image_id)), image_id, str(item[1].get('img_path'))
 
 
-def _warn(message: str) -> None:
-    print_log(f'CocoMetric: {message}', logger='current', level=logging.WARNING)
+def _log(message: str, level: int = logging.INFO) -> None:
+    print_log(f'CocoMetric: {message}', logger='current', level=level)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Hashable, Iterator, Sequence
 from pathlib import Path
 
@@ -12,14 +13,9 @@ from ghmdet.files import replacing
 
 
 def results_path(outfile_prefix: str) -> Path:
-    """Return the file to write: `<outfile_prefix>.bbox.json`, or the prefix if it ends in `.json`.
-
-    Example:
-        >>> str(results_path('mine')), str(results_path('mine.json'))
-        ('mine.bbox.json', 'mine.json')
-    """
-    named = str(outfile_prefix).endswith('.json')
-    return Path(outfile_prefix if named else f'{outfile_prefix}.bbox.json')
+    """Return `<outfile_prefix>.bbox.json`, or the prefix if it ends in `.json`."""
+    path = os.path.expanduser(outfile_prefix)
+    return Path(path if str(path).endswith('.json') else f'{path}.bbox.json')
 
 
 def write_results(
@@ -28,16 +24,10 @@ def write_results(
     category_ids: Sequence[Hashable],
     names: Sequence[str] | None = None,
 ) -> int:
-    """Write a list of detections; the file never exists in part.
+    """Write the detections of images (see `detection_rows`), and return their number.
 
-    Args:
-        path: its folder is created if needed.
-        images: as in `detection_rows`.
-        category_ids: id of each label.
-        names: class name of each label, written too if given.
-
-    Returns:
-        The number of detections.
+    The folder is created if needed; the file never exists in part. `names` are those of the labels,
+    written too if given.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     results = [

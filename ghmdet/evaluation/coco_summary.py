@@ -39,14 +39,12 @@ def check_iou_thrs(iou_thrs: float | Sequence[float] | None) -> np.ndarray:
 
 def check_metric_items(names: Sequence[str], items: dict[str, Item]) -> None:
     """Raise ValueError where a name is not among the `summary_items`."""
-    for name in names:
-        if name not in items:
-            hint = ''
-            if threshold := re.fullmatch(r'mAP_(\d+(\.\d+)?)', name):
-                hint = f'; it needs {float(threshold[1]) / 100:g} among the iou_thrs'
-            raise ValueError(
-                f'CocoMetric: metric_items has {name!r}{hint}; valid names are {list(items)}'
-            )
+    for name in (name for name in names if name not in items):
+        threshold = re.fullmatch(r'mAP_(\d+(\.\d+)?)', name)
+        hint = f'; it needs {float(threshold[1]) / 100:g} among the iou_thrs' if threshold else ''
+        raise ValueError(
+            f'CocoMetric: metric_items has {name!r}{hint}; valid names are {list(items)}'
+        )
 
 
 def summary_items(
@@ -62,8 +60,6 @@ def summary_items(
             largest.
 
     Example:
-        >>> summary_items(np.array([0.5]), [10])['mAP_50']
-        ('precision', 0, 0, -1)
         >>> list(summary_items(np.array([0.3]), [10]))
         ['mAP', 'mAP_30', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@10', 'AR_s@10', 'AR_m@10', 'AR_l@10']
     """
@@ -80,25 +76,16 @@ def summary_items(
 
 
 def default_names(items: dict[str, Item], kind: str, given_thrs: bool) -> list[str]:
-    """Return the items that are reported by default.
+    """Return the `summary_items` of a kind, 'mAP' or 'AR', that are reported by default.
 
-    Args:
-        items: of `summary_items`.
-        kind: 'mAP' or 'AR'.
-        given_thrs: whether the IoU thresholds were set; of COCO's ten, 0.5 and 0.75 are reported.
+    These are all where the IoU thresholds were given; of COCO's ten, 0.5 and 0.75 are reported.
     """
     hidden = () if given_thrs else {f'mAP_{percent}' for percent in range(100)} - _NAMED
     return [name for name in items if name.startswith(kind) and name not in hidden]
 
 
 def mean_value(arrays: dict[str, np.ndarray], item: Item) -> float:
-    """Return the mean over all entries of an item that have ground truth, -1 where none has.
-
-    Example:
-        >>> recall = np.array([0.5, 1.0, -1.0]).reshape(1, 3, 1, 1)  # three classes
-        >>> mean_value({'recall': recall}, ('recall', 0, 0, 0))
-        0.75
-    """
+    """Return the mean over all entries of an item that have ground truth, -1 where none has."""
     name, iou, area, max_dets = item
     values = arrays[name][iou, ..., area, max_dets]
     values = values[values > -1]
@@ -108,35 +95,22 @@ def mean_value(arrays: dict[str, np.ndarray], item: Item) -> float:
 def class_values(
     precision: np.ndarray, classes: Sequence[str], items: dict[str, Item]
 ) -> dict[str, list[float]]:
-    """Return the value of each mAP item for each class, nan where it has no ground truth.
+    """Return the value of each item of precision for each class, nan where it has no ground truth.
 
-    Args:
-        precision: COCOeval's array, its class axis in the order of `classes`.
-        classes: names in the order of the labels.
-        items: of `summary_items`, about precision; all use the largest max_dets.
+    All use the largest max_dets. `classes` are the names in the order of COCOeval's class axis.
     """
-    last_items = [(*item[:3], -1) for item in items.values()]
     values = {}
     for label, name in enumerate(classes):
         arrays = {'precision': precision[:, :, label]}
-        means = (mean_value(arrays, item) for item in last_items)
+        means = (mean_value(arrays, (*item[:3], -1)) for item in items.values())
         values[name] = [float('nan') if mean == -1 else mean for mean in means]
     return values
 
 
 def format_table(header: Sequence[str], values: dict[str, list[float]]) -> str:
-    """Return a plain text table with a row per entry, nan as 'n/a'.
-
-    Example:
-        >>> print(format_table(['category', 'mAP'], {'cat': [0.25], 'dog': [float('nan')]}))
-        category  mAP
-        cat       0.250
-        dog       n/a
-    """
+    """Return a plain text table with a row per entry, nan as 'n/a'."""
     rows = [list(header)]
-    rows += [
-        [name, *('n/a' if np.isnan(number) else f'{number:.3f}' for number in numbers)]
-        for name, numbers in values.items()
-    ]
+    for name, numbers in values.items():
+        rows.append([name, *('n/a' if np.isnan(n) else f'{n:.3f}' for n in numbers)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return '\n'.join('  '.join(map(str.ljust, row, widths)).rstrip() for row in rows)

@@ -18,31 +18,15 @@ class DumpDetResults(ImageResults, DumpResults):
 
     In the order of the dataset, each image once, for any number of processes. Annotations are left
     out: they are in the annotation file already and may be many times larger.
-
-    Example:
-        >>> metric = DumpDetResults(out_file_path='detections.pkl')
-        >>> metric.process({}, [dict(img_id=7, gt_instances={}, pred_instances={})])
-        >>> metric.results
-        [{'img_id': 7, 'pred_instances': {}}]
     """
 
     default_prefix = 'dump'  # not used, as there are no metrics; mmengine warns without one
 
     def process(self, data_batch: Any, predictions: Sequence[dict]) -> None:
-        """Keep the detections and metainfo of one batch, on the CPU.
-
-        Args:
-            data_batch: not used.
-            predictions: `DetDataSample.to_dict()` of each image; left unchanged.
-        """
+        """Keep what `DetDataSample.to_dict()` of each image has, on the CPU."""
         annotations = ('gt_instances', 'ignored_instances')
-        super().process(
-            data_batch,
-            [
-                {key: value for key, value in sample.items() if key not in annotations}
-                for sample in predictions
-            ],
-        )
+        samples = ({k: v for k, v in each.items() if k not in annotations} for each in predictions)
+        super().process(data_batch, list(samples))
 
     def compute_metrics(self, results: list[dict]) -> dict:
         """Write the file; there is nothing to measure."""

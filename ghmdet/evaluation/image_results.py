@@ -5,12 +5,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable
 from itertools import chain, zip_longest
 
-from mmengine.dist import (
-    all_gather_object,
-    broadcast_object_list,
-    get_world_size,
-    is_main_process,
-)
+from mmengine.dist import all_gather_object, broadcast_object_list, get_world_size, is_main_process
 from mmengine.evaluator import BaseMetric
 
 from ghmdet.messages import list_items
@@ -30,8 +25,7 @@ class ImageResults(BaseMetric):
     def evaluate(self, size: int) -> dict:
         """Measure the images of all processes; every process gets the metrics.
 
-        Args:
-            size: of the dataset. Repeated images are found by their ids.
+        Repeated images are found by their ids; `size` is that of the dataset.
 
         Raises:
             ValueError: images of the dataset were not predicted.
@@ -67,10 +61,6 @@ def unique_images(results: Iterable[dict]) -> list[dict]:
     """Return the first result of each image; those without an id are all kept.
 
     Samplers repeat images so that all processes have the same number, and so does RepeatDataset.
-
-    Example:
-        >>> unique_images([dict(img_id=1), dict(img_id=2), dict(img_id=1)])
-        [{'img_id': 1}, {'img_id': 2}]
     """
     unique: dict[Hashable, dict] = {}
     for result in results:

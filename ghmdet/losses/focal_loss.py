@@ -41,9 +41,7 @@ class FocalLoss(nn.Module):
         check_factor('FocalLoss.gamma', gamma)
         check_range('FocalLoss.alpha', alpha, 0, 1)
         check_factor('FocalLoss.loss_weight', loss_weight)
-        self.use_sigmoid = use_sigmoid
-        self.gamma = gamma
-        self.alpha = alpha
+        self.use_sigmoid, self.gamma, self.alpha = use_sigmoid, gamma, alpha
         self.reduction = resolve_reduction(reduction, None, 'FocalLoss')
         self.loss_weight = loss_weight
 

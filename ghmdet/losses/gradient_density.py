@@ -28,6 +28,7 @@ _MAX_BINS = 255
 # Entries per chunk: on a CPU few enough for its cache and enough for its threads.
 _CHUNK = {'cpu': 2**18}
 _CHUNK_ELSEWHERE = 2**26
+_KEEPS_GRAPH = '_get_current_graph_task_keep_graph'  # private, may be missing
 
 
 class _KnownGradient(torch.autograd.Function):
@@ -44,15 +45,10 @@ class _KnownGradient(torch.autograd.Function):
     def backward(ctx: Any, grad_output: Tensor) -> tuple[Tensor, None, None]:
         """Scale the gradient, which is elementwise: `value` is a sum or has an entry for each."""
         (gradient,) = ctx.saved_tensors
-        # In place unless the graph is kept: the gradient is as large as the logits.
-        scale = torch.mul if _graph_is_kept() else Tensor.mul_
+        # In place unless called with retain_graph=True: the gradient is as large as the logits.
+        keeps_graph = getattr(torch._C._autograd, _KEEPS_GRAPH, lambda: True)
+        scale = torch.mul if keeps_graph() else Tensor.mul_
         return scale(gradient, grad_output).to(ctx.pred_dtype), None, None
-
-
-def _graph_is_kept() -> bool:
-    """Whether the backward pass that is running was called with `retain_graph=True`."""
-    keeps_graph = getattr(torch._C._autograd, '_get_current_graph_task_keep_graph', None)
-    return keeps_graph is None or keeps_graph()
 
 
 class GradientDensityLoss(nn.Module):
@@ -108,16 +104,12 @@ class GradientDensityLoss(nn.Module):
         if max_weight is not None:
             check_positive(f'{name}.max_weight', max_weight, ', or None')
         check_flag(f'{name}.sync', sync)
-        self.bins = int(bins)
-        self.momentum = momentum
-        self.loss_weight = loss_weight
         self.reduction = resolve_reduction(reduction, None, name)
-        self.bias_correct = bias_correct
-        self.max_weight = max_weight
-        self.sync = sync
+        self.bins, self.momentum, self.loss_weight = int(bins), momentum, loss_weight
+        self.bias_correct, self.max_weight, self.sync = bias_correct, max_weight, sync
         self.bin_records = None
-        edges = torch.arange(bins + 1).float() / bins
         self._finds_bin_by_product = _product_is_exact(bins)
+        edges = torch.arange(bins + 1).float() / bins
         edges[-1] = self._last_edge
         self.register_buffer('edges', edges)
         if momentum > 0:
@@ -197,9 +189,7 @@ class GradientDensityLoss(nn.Module):
         target, weight = self._prepare(pred, target, label_weight)
         valid = weight > 0
         total = self._total(weight, valid) * (pred.numel() // max(1, weight.numel()))
-        reduction = self.reduction
-        if reduction_override:
-            reduction = resolve_reduction(reduction, reduction_override, type(self).__name__)
+        reduction = resolve_reduction(self.reduction, reduction_override, type(self).__name__)
         can_fuse = _can_fuse(pred.device, type(self))  # type: ignore[arg-type]
         passes = self._fused_passes if can_fuse else self._plain_passes
         with torch.no_grad(), torch.autocast(pred.device.type, enabled=False):
@@ -238,8 +228,7 @@ class GradientDensityLoss(nn.Module):
         """Return the same as `_plain_passes`, computed by two compiled kernels."""
         counts = _compiled(_count_pass)(self, pred, target, invalid)
         weights = self._weigh_bins(counts, total, reduction)
-        loss, gradient = _compiled(_weigh_pass)(self, pred, target, invalid, weights, reduction)
-        return loss, gradient
+        return _compiled(_weigh_pass)(self, pred, target, invalid, weights, reduction)
 
     def _find_bins(self, gradient: Tensor, invalid: Tensor) -> Tensor:
         """Return each entry's bin as uint8 in 0 to bins - 1; `bins` where it is invalid."""
@@ -247,20 +236,15 @@ class GradientDensityLoss(nn.Module):
         if self._finds_bin_by_product:
             inds = norm.mul_(self.bins).to(torch.uint8).clamp_(max=self.bins - 1)
         else:
-            inds = torch.bucketize(norm, self.edges[1:-1], out_int32=True, right=True)
-            inds = inds.to(torch.uint8)
+            inds = torch.bucketize(norm, self.edges[1:-1], out_int32=True, right=True).byte()
         return inds.masked_fill_(invalid, self.bins)
 
     def _weigh_bins(self, counts: Tensor, total: Tensor, reduction: str) -> Tensor:
         """Return the factor of each bin's entries, (bins + 1,); the last one is 0, for no bin.
 
         It is total / density / n (eq. 8), at most `max_weight`, with all constant factors of the
-        loss.
-
-        Args:
-            counts: int64 (bins,), the number of entries of each; updates the running counts.
-            total: scalar, the number N of the paper; less than 1 means 1.
-            reduction: 'none', 'mean' or 'sum'.
+        loss. `counts` int64 (bins,) update the running counts; a `total`, the number N of the
+        paper, below 1 means 1.
         """
         num_processes = get_world_size() if self.sync and self.training else 1
         if num_processes > 1:

@@ -9,11 +9,7 @@ REDUCTIONS = ('none', 'mean', 'sum')
 
 
 def resolve_reduction(reduction: str, override: str | None, loss_name: str) -> str:
-    """Return the reduction to use, `override` first.
-
-    Raises:
-        ValueError: it is none of 'none', 'mean', 'sum'.
-    """
+    """Return the reduction to use, `override` first; raise a ValueError if it is unknown."""
     chosen = override or reduction
     if chosen not in REDUCTIONS:
         raise ValueError(f'{loss_name}.reduction must be one of {REDUCTIONS}, got {chosen!r}')
@@ -26,13 +22,9 @@ def weight_reduce(
     reduction: str = 'mean',
     avg_factor: float | Tensor | None = None,
 ) -> Tensor:
-    """Multiply entries by their weight and reduce.
+    """Multiply entries by their weight, which broadcasts to them, and reduce.
 
-    Args:
-        loss: any shape.
-        weight: of the loss's shape, or broadcast to it; None weighs all entries 1.
-        reduction: 'none', 'mean' or 'sum'.
-        avg_factor: what 'mean' divides by instead of the number of entries.
+    'mean' divides by `avg_factor` instead of the number of entries.
 
     Raises:
         ValueError: an avg_factor with 'sum', which does not use it.

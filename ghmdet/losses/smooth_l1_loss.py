@@ -46,11 +46,6 @@ class SmoothL1Loss(_BoxLoss):
         beta: positive, in units of the deltas.
         reduction: 'none', 'mean' or 'sum'.
         loss_weight: factor on the result.
-
-    Example:
-        >>> import torch
-        >>> SmoothL1Loss(reduction='none')(torch.tensor([[0.5, 3.0]]), torch.zeros(1, 2))
-        tensor([[0.1250, 2.5000]])
     """
 
     def __init__(
@@ -66,17 +61,7 @@ class SmoothL1Loss(_BoxLoss):
 
 @MODELS.register_module()
 class L1Loss(_BoxLoss):
-    """Absolute difference.
-
-    Args:
-        reduction: 'none', 'mean' or 'sum'.
-        loss_weight: factor on the result.
-
-    Example:
-        >>> import torch
-        >>> L1Loss()(torch.tensor([[1.0, -2.0]]), torch.zeros(1, 2))
-        tensor(1.5000)
-    """
+    """Absolute difference; arguments as in `SmoothL1Loss`."""
 
     def _entries(self, pred: Tensor, target: Tensor) -> Tensor:
         return (pred - target).abs()

@@ -12,17 +12,7 @@ from torch import Tensor, nn
 
 
 class Buffers:
-    """The buffers of a model, such as batch norm statistics and GHM running counts, and a copy.
-
-    Example:
-        >>> model = nn.BatchNorm1d(1)
-        >>> buffers = Buffers(model)
-        >>> buffers.save()
-        >>> _ = model(torch.tensor([[1.0], [3.0]]))
-        >>> buffers.restore()
-        >>> model.running_mean, model.num_batches_tracked
-        (tensor([0.]), tensor(0))
-    """
+    """The buffers of a model, such as batch norm statistics and GHM running counts, and a copy."""
 
     def __init__(self, model: nn.Module) -> None:
         # Not the tensors, which a module may replace by others.
@@ -79,10 +69,7 @@ def averaged_buffers(models: Mapping[str, nn.Module]) -> Iterator[None]:
     """Let floating point buffers (batch norm statistics, GHM running counts) be the mean.
 
     That is the mean over the processes, for a checkpoint or a validation; all processes have to
-    enter it. Afterwards each has its own values back.
-
-    Args:
-        models: by prefix, see `detectors_of`.
+    enter it. Afterwards each has its own values back. `models` is of `detectors_of`.
     """
     if get_world_size() == 1:
         yield

@@ -36,14 +36,6 @@ class DetDataPreprocessor(ImgDataPreprocessor):
 
     Raises:
         ValueError: there are `batch_augments`, or `sync_batch_shape` is not a bool or None.
-
-    Example:
-        >>> import torch
-        >>> from ghmdet.structures import DetDataSample
-        >>> data = dict(inputs=[torch.zeros(3, 50, 90)], data_samples=[DetDataSample()])
-        >>> data = DetDataPreprocessor(pad_size_divisor=32)(data)
-        >>> tuple(data['inputs'].shape), data['data_samples'][0].pad_shape
-        ((1, 3, 64, 96), (64, 96))
     """
 
     def __init__(

@@ -39,13 +39,6 @@ class FPN(BaseModule):
 
     Raises:
         ValueError: levels and num_outs disagree, or add_extra_convs is unknown.
-
-    Example:
-        >>> import torch
-        >>> fpn = FPN([8, 16], out_channels=4, num_outs=3)
-        >>> outs = fpn((torch.zeros(1, 8, 8, 8), torch.zeros(1, 16, 4, 4)))
-        >>> [tuple(out.shape) for out in outs]
-        [(1, 4, 8, 8), (1, 4, 4, 4), (1, 4, 2, 2)]
     """
 
     def __init__(
@@ -95,11 +88,7 @@ class FPN(BaseModule):
                 self.fpn_convs.append(output(channels, stride=2))
 
     def forward(self, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-        """Return L maps (N, out_channels, h, w), finest first.
-
-        Args:
-            inputs: the backbone's maps, as many as `in_channels`, finest first.
-        """
+        """Return L maps (N, out_channels, h, w), given one per `in_channels`; all finest first."""
         if len(inputs) <= self.end_level:
             raise ValueError(
                 f'neck.in_channels names {self.end_level + 1} inputs or more, the backbone gave '
@@ -114,14 +103,9 @@ class FPN(BaseModule):
             coarser = F.interpolate(laterals[i], size=size, **self.upsample_cfg)
             laterals[i - 1] = laterals[i - 1] + coarser
         outs = [conv(lateral) for conv, lateral in zip(self.fpn_convs, laterals, strict=False)]
-        self._add_extra_levels(outs, inputs[self.end_level], laterals[-1])
-        return tuple(outs)
-
-    def _add_extra_levels(
-        self, outs: list[Tensor], last_input: Tensor, last_lateral: Tensor
-    ) -> None:
         num_used = len(outs)
-        sources = dict(on_input=last_input, on_lateral=last_lateral, on_output=outs[-1])
+        last_input = inputs[self.end_level]
+        sources = dict(on_input=last_input, on_lateral=laterals[-1], on_output=outs[-1])
         for i in range(num_used, self.num_outs):
             if not self.add_extra_convs:
                 outs.append(F.max_pool2d(outs[-1], 1, stride=2))
@@ -130,6 +114,7 @@ class FPN(BaseModule):
             if self.relu_before_extra_convs and i > num_used:
                 source = F.relu(source)
             outs.append(self.fpn_convs[i](source))
+        return tuple(outs)
 
 
 def _check_levels(num_inputs: int, start_level: int, end_level: int, num_outs: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, TypeGuard, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -45,18 +45,14 @@ class _ResidualBlock(BaseModule):
         with_cp: bool,
         zero_init_residual: bool,
     ) -> None:
-        self.norm_names = []
-        norms = []
-        for i, (out_channels, *_) in enumerate(convs, start=1):
-            name, norm = build_norm_layer(norm_cfg, out_channels, postfix=i)
-            self.norm_names.append(name)
-            norms.append(norm)
+        norms = [build_norm_layer(norm_cfg, conv[0], i) for i, conv in enumerate(convs, start=1)]
+        self.norm_names = [name for name, _ in norms]
         last_norm = dict(type='Constant', val=0, override=dict(name=self.norm_names[-1]))
         super().__init__(init_cfg=last_norm if zero_init_residual else None)
         for i, (out_channels, kernel_size, stride, groups) in enumerate(convs):
             sizes = (in_channels, out_channels, kernel_size, stride, kernel_size // 2)
             self.add_module(f'conv{i + 1}', nn.Conv2d(*sizes, groups=groups, bias=False))
-            self.add_module(self.norm_names[i], norms[i])
+            self.add_module(*norms[i])
             in_channels = out_channels
         self.relu = nn.ReLU(inplace=True)
         self.downsample = downsample
@@ -99,12 +95,6 @@ class ResNet(BaseModule):
 
     Raises:
         ValueError: an argument out of its range, named.
-
-    Example:
-        >>> import torch
-        >>> stages = ResNet(18)(torch.zeros(1, 3, 64, 96))
-        >>> [tuple(stage.shape) for stage in stages]
-        [(1, 64, 16, 24), (1, 128, 8, 12), (1, 256, 4, 6), (1, 512, 2, 3)]
     """
 
     groups, base_width = 1, 64
@@ -176,10 +166,9 @@ class ResNet(BaseModule):
         )
 
     def forward(self, x: Tensor) -> tuple[Tensor, ...]:
-        """Return the stages named by `out_indices`, stage i (N, c_i, H / 2**(i+2), W / 2**(i+2)).
+        """Return the `out_indices` stages of normalised images (N, 3, H, W).
 
-        Args:
-            x: (N, 3, H, W), normalised.
+        Stage i is (N, c_i, H / 2**(i+2), W / 2**(i+2)).
         """
         x = _convolve_and_norm(x, self.conv1, getattr(self, self.norm1_name))
         x = self.maxpool(self.relu(x))
@@ -216,10 +205,6 @@ class ResNeXt(ResNet):
         groups: groups of a block's 3x3 convolution.
         base_width: channels of a group in the first stage.
         **kwargs: see `ResNet`; depth 50, 101 or 152.
-
-    Example:
-        >>> ResNeXt(depth=50, groups=32, base_width=4).layer1[0].conv2
-        Conv2d(128, 128, kernel_size=(3, 3), stride=(1, 1), padding=(1, 1), groups=32, bias=False)
     """
 
     def __init__(self, groups: int = 1, base_width: int = 4, **kwargs: Any) -> None:
@@ -249,7 +234,7 @@ def _check_settings(
         raise ValueError(f'backbone.frozen_stages must be -1 to {num_stages}, got {frozen_stages}')
 
 
-def _convolve_and_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
+def _convolve_and_norm(x: Tensor, conv: Any, norm: Any) -> Tensor:
     """Apply a convolution and its norm.
 
     A batch norm in eval mode is a factor and an offset per channel, which become part of the
@@ -257,20 +242,12 @@ def _convolve_and_norm(x: Tensor, conv: nn.Module, norm: nn.Module) -> Tensor:
     differ by rounding only. Small batches, which are channels first, would gain nothing.
     """
     is_channels_last = not x.is_contiguous() and x.is_contiguous(memory_format=torch.channels_last)
-    if not (is_channels_last and _is_plain(conv) and _is_affine(norm)):
+    is_plain = type(conv) is nn.Conv2d and conv.bias is None and not conv._forward_hooks
+    is_affine = isinstance(norm, _BatchNorm) and norm.affine and norm.track_running_stats
+    is_fixed = is_affine and not norm.training and not norm._forward_hooks
+    if not (is_channels_last and is_plain and is_fixed):
         return norm(conv(x))
-    mean, var = cast(Tensor, norm.running_mean), cast(Tensor, norm.running_var)
-    factor = norm.weight * (var + norm.eps).rsqrt()
-    offset = norm.bias - mean * factor
+    factor = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    offset = norm.bias - norm.running_mean * factor
     weight = conv.weight * factor[:, None, None, None]
     return F.conv2d(x, weight, offset, conv.stride, conv.padding, conv.dilation, conv.groups)
-
-
-def _is_plain(conv: nn.Module) -> TypeGuard[nn.Conv2d]:
-    return type(conv) is nn.Conv2d and conv.bias is None and not conv._forward_hooks
-
-
-def _is_affine(norm: nn.Module) -> TypeGuard[nn.BatchNorm2d]:
-    """Whether it is a batch norm that only multiplies and adds."""
-    is_batch_norm = isinstance(norm, _BatchNorm) and norm.affine and norm.track_running_stats
-    return is_batch_norm and not norm.training and not norm._forward_hooks

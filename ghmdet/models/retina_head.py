@@ -71,12 +71,6 @@ class RetinaHead(BaseModule):
 
     Raises:
         ValueError: a setting out of its range, named.
-
-    Example:
-        >>> head = RetinaHead(num_classes=2, in_channels=8)
-        >>> cls_scores, bbox_preds = head([torch.zeros(1, 8, 4, 6)])  # 9 anchors per cell
-        >>> tuple(cls_scores[0].shape), tuple(bbox_preds[0].shape)
-        ((1, 18, 4, 6), (1, 36, 4, 6))
     """
 
     def __init__(
@@ -143,13 +137,9 @@ class RetinaHead(BaseModule):
         self.assigner = TASK_UTILS.build(assigner) if assigner else None
 
     def forward(self, feats: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
-        """Return class logits and box deltas of every level.
+        """Return L class logits (N, A * C, h, w) and L box deltas (N, A * 4, h, w).
 
-        Args:
-            feats: L maps (N, in_channels, h, w).
-
-        Returns:
-            L maps (N, A * C, h, w) and L maps (N, A * 4, h, w).
+        `feats` are L maps (N, in_channels, h, w).
         """
         cls_scores, bbox_preds = [], []
         for feat in feats:
@@ -165,10 +155,8 @@ class RetinaHead(BaseModule):
     ) -> dict[str, list[Tensor]]:
         """Return `loss_cls` and `loss_bbox`, each L scalars, P3 first.
 
-        Args:
-            feats: L maps (N, in_channels, h, w).
-            data_samples: with `gt_instances`, perhaps `ignored_instances`, and `pad_shape`. Those
-                with `is_padding=True` add nothing to the losses.
+        The samples have `gt_instances`, perhaps `ignored_instances`, and `pad_shape`. Those with
+        `is_padding=True` add nothing to the losses.
         """
         cls_scores, bbox_preds = self(feats)
         *targets, avg_factor = self.get_targets(cls_scores, data_samples)
@@ -189,9 +177,7 @@ class RetinaHead(BaseModule):
     ) -> Targets:
         """Match all anchors of all images and compute their training targets.
 
-        Args:
-            cls_scores: the head's L class maps, of which size and device are used.
-            data_samples: see `loss`.
+        Of the L class maps, size and device are used.
         """
         featmap_hws = [tuple(score.shape[-2:]) for score in cls_scores]
         device = cls_scores[0].device
@@ -257,40 +243,27 @@ class RetinaHead(BaseModule):
     ) -> list[InstanceData]:
         """Return the detections of every image: `bboxes` (n, 4), `scores` (n,), `labels` (n,).
 
-        Args:
-            feats: L maps (N, in_channels, h, w).
-            data_samples: with `img_shape`, and `scale_factor` when rescaling.
-            rescale: return boxes in pixels of the original image, not of the network's input.
+        Boxes are in pixels of the network's input or, with `rescale`, of the original image; the
+        samples have `img_shape`, and `scale_factor` when rescaling.
         """
         cls_scores, bbox_preds = self(feats)
-        level_scores = [
-            _by_prior(score, self.num_classes).float().sigmoid() for score in cls_scores
+        num_classes, device = self.num_classes, cls_scores[0].device
+        featmap_hws = [tuple(score.shape[-2:]) for score in cls_scores]
+        level_priors = self.prior_generator.grid_priors(featmap_hws, device=device)
+        levels = [
+            (_by_prior(logits, num_classes).float().sigmoid(), _by_prior(deltas, 4).float(), priors)
+            for logits, deltas, priors in zip(cls_scores, bbox_preds, level_priors, strict=True)
         ]
-        level_deltas = [_by_prior(pred, 4).float() for pred in bbox_preds]
-        level_priors = self.prior_generator.grid_priors(
-            [tuple(score.shape[-2:]) for score in cls_scores], device=cls_scores[0].device
-        )
         return [
-            self._predict_image(
-                [scores[i] for scores in level_scores],
-                [deltas[i] for deltas in level_deltas],
-                level_priors,
-                sample,
-                rescale,
-            )
+            self._predict_image([(s[i], d[i], p) for s, d, p in levels], sample, rescale)
             for i, sample in enumerate(data_samples)
         ]
 
     def _predict_image(
-        self,
-        level_scores: list[Tensor],
-        level_deltas: list[Tensor],
-        level_priors: list[Tensor],
-        sample: DetDataSample,
-        rescale: bool,
+        self, levels: list[tuple[Tensor, ...]], sample: DetDataSample, rescale: bool
     ) -> InstanceData:
         candidates = []
-        for scores, deltas, priors in zip(level_scores, level_deltas, level_priors, strict=True):
+        for scores, deltas, priors in levels:
             best, labels, prior_inds = select_candidates(
                 scores, self.test_cfg.get('score_thr', 0), self.test_cfg.get('nms_pre', -1)
             )

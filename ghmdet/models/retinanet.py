@@ -25,15 +25,6 @@ class RetinaNet(BaseModel):
         test_cfg: `nms_pre`, `score_thr`, `nms`, ...; see RetinaHead.
         data_preprocessor: makes a batch of the images.
         init_cfg: of the detector as a whole, e.g. a checkpoint.
-
-    Example:
-        >>> import ghmdet, torch
-        >>> from mmengine.config import Config
-        >>> cfg = Config.fromfile(ghmdet.config_path('retinanet_ghm_r50_fpn_1x_coco'))
-        >>> model = MODELS.build(cfg.model)
-        >>> cls_scores, bbox_preds = model(torch.zeros(1, 3, 64, 64), mode='tensor')
-        >>> tuple(cls_scores[0].shape), tuple(bbox_preds[0].shape)
-        ((1, 720, 8, 8), (1, 36, 8, 8))
     """
 
     def __init__(
@@ -97,13 +88,7 @@ class RetinaNet(BaseModel):
     def predict(
         self, inputs: Tensor, data_samples: list[DetDataSample], rescale: bool = True
     ) -> list[DetDataSample]:
-        """Return the samples, each with its detections in `pred_instances`.
-
-        Args:
-            inputs: (N, 3, H, W).
-            data_samples: with `img_shape`, and `scale_factor` when rescaling.
-            rescale: return boxes in pixels of the original image, not of the network's input.
-        """
+        """Return the samples, each with its `pred_instances`; see `RetinaHead.predict`."""
         detections = self.bbox_head.predict(self.extract_feat(inputs), data_samples, rescale)
         for sample, instances in zip(data_samples, detections, strict=True):
             sample.pred_instances = instances

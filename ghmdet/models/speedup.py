@@ -29,16 +29,12 @@ def fuse_conv_bn(model: nn.Module) -> None:
     bias, and its norm becomes `nn.Identity`. Outputs differ by rounding only. Fused are only pairs
     that are known to follow each other: in ghmdet's modules, mmcv's ConvModule, `nn.Sequential`.
     mmcv's function of this name fuses all pairs in the order of registration.
-
-    Example:
-        >>> model = nn.Sequential(nn.Conv2d(3, 8, 1), nn.BatchNorm2d(8)).eval()
-        >>> fuse_conv_bn(model)
-        >>> model[1]
-        Identity()
     """
     for module in [module for module in model.modules() if _runs_in_order(module)]:
         for (conv_name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
-            if _is_plain(conv) and isinstance(norm, _BatchNorm) and norm.track_running_stats:
+            # A hook before it would change its weight, as weight standardisation does.
+            is_plain = type(conv) is nn.Conv2d and not conv._forward_pre_hooks
+            if is_plain and isinstance(norm, _BatchNorm) and norm.track_running_stats:
                 setattr(module, conv_name, fuse_conv_bn_eval(cast(nn.Conv2d, conv), norm))
                 setattr(module, norm_name, nn.Identity())
 
@@ -48,11 +44,6 @@ def _runs_in_order(module: nn.Module) -> bool:
     if isinstance(module, ConvModule):
         return 'conv,norm' in ','.join(module.order)
     return isinstance(module, nn.Sequential) or type(module).__module__.startswith('ghmdet.')
-
-
-def _is_plain(conv: nn.Module) -> bool:
-    """Whether its weight is used unchanged, without weight standardisation for example."""
-    return type(conv) is nn.Conv2d and not conv._forward_pre_hooks
 
 
 def cast_convolutions(model: nn.Module, dtype: torch.dtype) -> None:
@@ -69,9 +60,6 @@ def compile_network(model: nn.Module) -> None:
     """Compile backbone, neck and head with torch.compile, in place, once for all input sizes.
 
     The names of the weights stay. Without a C++ compiler this only gives a warning.
-
-    Args:
-        model: detector, perhaps wrapped.
     """
     compiler = os.environ.get('CXX', _COMPILERS.get(sys.platform, 'g++'))
     if shutil.which(compiler.split()[0]) is None:  # perhaps 'ccache g++'

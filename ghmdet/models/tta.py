@@ -30,11 +30,9 @@ class DetTTAModel(BaseTTAModel):
         self.tta_cfg = tta_cfg
 
     def merge_preds(self, data_samples_list: list[list[DetDataSample]]) -> list[DetDataSample]:
-        """Return one sample per image.
+        """Return one sample per image, given those of its views.
 
-        Args:
-            data_samples_list: for every image the samples of its views; their boxes are in pixels
-                of the original image, mirrored as the view was.
+        Their boxes are in pixels of the original image, mirrored as the view was.
         """
         return [self._merge_views(views) for views in data_samples_list]
 

@@ -39,14 +39,6 @@ class DetLocalVisualizer(Visualizer):
 
     Raises:
         ValueError: a colour or `alpha` is not as described.
-
-    Example:
-        >>> visualizer = DetLocalVisualizer(bbox_color=(255, 0, 0), line_width=1, alpha=1.0)
-        >>> gt = InstanceData(bboxes=torch.tensor([[20, 30, 60, 60]]), labels=torch.tensor([0]))
-        >>> sample = DetDataSample(gt_instances=gt)
-        >>> drawn = visualizer.add_datasample('one', np.zeros((64, 64, 3), np.uint8), sample)
-        >>> drawn[60, 60].tolist(), drawn[61, 61].tolist()
-        ([255, 0, 0], [0, 0, 0])
     """
 
     # mmengine's property is None on all ranks but the first, yet every rank writes its images.
@@ -102,8 +94,8 @@ class DetLocalVisualizer(Visualizer):
             image: (h, w, 3) RGB uint8; not changed.
             data_sample: its `gt_instances` and `ignored_instances` (grey) are drawn on the left,
                 its `pred_instances` on the right, if present. Boxes are in pixels of `image`.
-            draw_gt: whether to draw the ground truth.
-            draw_pred: whether to draw the detections.
+            draw_gt: draw the ground truth.
+            draw_pred: draw the detections.
             show: open a window instead of storing in the backends.
             wait_time: seconds to keep the window open; 0: until the space key is pressed.
             out_file: write the drawing here instead of storing it in the backends.

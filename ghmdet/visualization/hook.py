@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,22 +70,14 @@ class DetVisualizationHook(Hook):
             )
 
     def after_val_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Sequence[DetDataSample] | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Draw the first image of every `interval`-th batch."""
         if self.draw and outputs and batch_idx % self.interval == 0:
             self._draw_sample(runner, outputs[0], 'val', runner.iter + batch_idx, None)
 
     def after_test_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Sequence[DetDataSample] | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Draw each image of the batch."""
         for sample in outputs if self.draw and outputs else ():

@@ -162,7 +162,15 @@ def test_types(key, value, expected):
 def test_types_that_have_no_default(key):
     cfg = Config()
     cfg.merge_from_dict({key: dict(x=1)})
+    if 'sampler' in key:
+        cfg.train_dataloader.dataset = dict(type='X')
     told = f"{key} needs a `type`, the name of what to build; it has {{'x': 1}}"
+    assert message_of(ConfigError, check_settings, cfg) == told
+
+
+def test_a_dataloader_needs_a_dataset():
+    cfg = Config(dict(val_dataloader=dict(batch_size=2)))
+    told = "val_dataloader needs a `dataset`; it has {'batch_size': 2}"
     assert message_of(ConfigError, check_settings, cfg) == told
 
 

@@ -6,7 +6,7 @@ import pytest
 from mmengine.config import Config
 
 from ghmdet import get_config
-from ghmdet.config import arguments
+from ghmdet.config import arguments, parts
 from ghmdet.config.data_root import DATA_ROOT_VARIABLE, relocate_data
 from ghmdet.config.errors import ConfigError
 
@@ -104,7 +104,7 @@ def roots(cfg):
 @pytest.mark.parametrize('words', ['', '--data-root /new', '--cfg-options data_root=/new'])
 def test_three_ways_to_say_it(words, monkeypatch):
     said = []
-    monkeypatch.setattr(arguments, 'print_log', lambda text, **_: said.append(text))
+    monkeypatch.setattr(parts, 'print_log', lambda text, **_: said.append(text))
     monkeypatch.setenv(DATA_ROOT_VARIABLE, '' if words else '/new')
     words = words.split()
     assert roots(load(monkeypatch, *words)) == ['/new/'] * 3

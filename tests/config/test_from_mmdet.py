@@ -13,7 +13,7 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 
 from ghmdet import config_path
-from ghmdet.config import from_mmdet
+from ghmdet.config import parts
 from ghmdet.config.from_mmdet import REPLACED_ARGUMENTS, REPLACED_KEYS, convert_mmdet_config
 from ghmdet.models import RetinaNet
 from ghmdet.registry import MODELS, REPLACED_PARTS, TRANSFORMS
@@ -32,7 +32,7 @@ BASE = f'_base_ = {config_path("retinanet_ghm_r50_fpn_1x_coco")!r}\n'
 @pytest.fixture
 def told(monkeypatch):
     lines = []
-    monkeypatch.setattr(from_mmdet, 'print_log', lambda line, logger: lines.append(line))
+    monkeypatch.setattr(parts, 'print_log', lambda line, **_: lines.append(line))
     return lines
 
 

@@ -9,7 +9,7 @@ from mmengine.config import Config
 from mmengine.runner import Runner
 
 from ghmdet import CONFIG_ROOT, config_path, get_config
-from ghmdet.config import arguments
+from ghmdet.config import arguments, parts
 from ghmdet.config.errors import ConfigError
 from ghmdet.config.unused_keys import (
     TOP_LEVEL_KEYS,
@@ -164,7 +164,7 @@ def test_strict_stops_and_names_all(tmp_path, load):
 
 def test_without_strict_it_warns(load, monkeypatch):
     said = []
-    monkeypatch.setattr(arguments, 'print_log', lambda text, **kwargs: said.append((text, kwargs)))
+    monkeypatch.setattr(parts, 'print_log', lambda text, **kwargs: said.append((text, kwargs)))
     assert load('bar = 3').bar == 3
     told = 'config: bar=3 is not used (--strict makes this an error)'
     assert said == [(told, dict(logger='current', level=logging.WARNING))]

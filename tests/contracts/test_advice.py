@@ -52,7 +52,7 @@ def text_of(node: ast.AST) -> str | None:
 
 
 def texts_in(node: ast.AST) -> Iterator[str]:
-    """Yield the strings in a syntax tree, but docstrings, help texts and what is compared."""
+    """Yield the strings in a tree, without docstrings, help texts, operands of `==` and `in`."""
     for child in ast.iter_child_nodes(node):
         is_docstring = isinstance(child, ast.Expr) and isinstance(child.value, ast.Constant)
         is_help = isinstance(child, ast.keyword) and child.arg in NOT_SHOWN_IN_ERRORS

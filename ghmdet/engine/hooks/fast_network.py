@@ -28,8 +28,7 @@ class TestSpeedupHook(Hook):
     """
 
     def __init__(self, cast: bool = False, compile: bool = False) -> None:
-        self.cast = cast
-        self.compile = compile
+        self.cast, self.compile = cast, compile
 
     def before_test(self, runner: Runner) -> None:
         """Fuse, cast and compile."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -39,18 +38,16 @@ class PeakMemoryHook(Hook):
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Add the peak to the training log."""
-        if self._update() > 0:
+        # mmengine's log processor resets torch's own peak at each line.
+        self.peak_mb = max(self.peak_mb, _memory_mb())
+        if self.peak_mb > 0:
             runner.message_hub.update_scalar('train/peak_memory', self.peak_mb)
 
     def after_test_epoch(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Add the peak to the results of the test."""
-        if self._update() > 0:
-            runner.message_hub.update_info('test/peak_memory', self.peak_mb)
-
-    def _update(self) -> int:
-        # mmengine's log processor resets torch's own peak at each line.
         self.peak_mb = max(self.peak_mb, _memory_mb())
-        return self.peak_mb
+        if self.peak_mb > 0:
+            runner.message_hub.update_info('test/peak_memory', self.peak_mb)
 
 
 def _memory_mb() -> int:
@@ -77,11 +74,7 @@ class MeanLossesHook(Hook):
         self._keys: list[str] = []
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Mapping[str, Any] | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Replace the newest values."""
         if get_world_size() == 1:
@@ -130,9 +123,8 @@ class LogHistoryHook(Hook):
         for key, history in scalars.items():
             values, counts = history.data
             if len(values) > self._length:
-                scalars[key] = HistoryBuffer(
-                    values[-self._length :], counts[-self._length :], self._length
-                )
+                newest = slice(-self._length, None)
+                scalars[key] = HistoryBuffer(values[newest], counts[newest], self._length)
         self._bound(runner)
 
     def _after_iter(self, runner: Runner, *_: Any, **__: Any) -> None:

@@ -82,11 +82,7 @@ class SkipNonFiniteStepsHook(Hook):
             self._guard.begin_iteration()
 
     def after_train_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Mapping[str, Any] | None = None,
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
         """Count and log skipped steps.
 
@@ -208,19 +204,13 @@ class StepGuard:
         model: the model without wrappers, whose buffers a skipped step puts back.
     """
 
-    made: bool
-    """Whether the last iteration ended in a step."""
-    skipped: bool
-    """Whether it ended in a step that was skipped."""
-    has_bad_batch: bool
-    """Whether the last batch of this process has a non-finite loss or gradients."""
-    bad_gradients: list[str]
-    """Parameters with non-finite gradients, if the loss was finite."""
+    made: bool  # whether the last iteration ended in a step
+    skipped: bool  # whether it ended in a step that was skipped
+    has_bad_batch: bool  # whether loss or gradients of this process's last batch are not finite
+    bad_gradients: list[str]  # parameters with non-finite gradients, if the loss was finite
 
     def __init__(self, wrapper: OptimWrapper, model: nn.Module) -> None:
-        self._wrapper = wrapper
-        self._model = model
-        self._buffers = Buffers(model)
+        self._wrapper, self._model, self._buffers = wrapper, model, Buffers(model)
         self._update_params, self._step = wrapper.update_params, wrapper.step
         self._window_is_finite = self._window_begins = True
         # As mmengine's schedulers do it, whose mark on `step` is kept.

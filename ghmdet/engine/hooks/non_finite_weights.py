@@ -95,7 +95,8 @@ class NonFiniteWeightsHook(Hook):
                 f'{where}{_list_bad(bad)}. The last good checkpoint is {last_checkpoint(runner)}; '
                 'resume from it with --resume and gradient clipping '
                 '(optim_wrapper.clip_grad.max_norm=35), or start from its weights (load_from, not '
-                '--resume, which restores the learning rate) with a lower optim_wrapper.optimizer.lr.'
+                '--resume, which restores the learning rate) with a lower '
+                'optim_wrapper.optimizer.lr.'
             )
 
 
