@@ -348,6 +348,12 @@ def test_another_source_tree(tmp_path, monkeypatch, capfd):
             ),
         ),
         advice(
+            '{} needs a `{}`{}; it has {}',
+            check_settings,
+            dict(val_dataloader=dict(batch_size=1)),
+            dict(val_dataloader=dict(batch_size=1, dataset=dict(type='CocoDataset'))),
+        ),
+        advice(
             'there is no such package; leave it out',
             check_settings,
             dict(default_scope='mmdett'),
