@@ -124,9 +124,9 @@ def choose_amp(kind):
 class UnequalAnchors(AnchorGenerator):
     """Has one anchor per cell on the first level, two on the second."""
 
-    @property
-    def num_base_priors(self):
-        return [1, 2]
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.num_base_priors = [1, 2]
 
 
 @pytest.mark.parametrize(

@@ -85,11 +85,11 @@ def name_classes(*names):
 def of_another_program(checkpoint):
     prefix = 'backbone.'
     weights = {
-        f'encoder.body.{name.removeprefix(prefix)}': value
+        f'siamese.left.encoder.body.{name.removeprefix(prefix)}': value
         for name, value in checkpoint['state_dict'].items()
         if name.startswith(prefix)
     }
-    return dict(state_dict=weights)
+    return dict(state_dict=dict(weights, **{'decoder.weight': torch.zeros(9)}))
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def of_another_program(checkpoint):
             (
                 change_checkpoint(of_another_program),
                 "model = dict(backbone=dict(init_cfg=dict(_delete_=True, type='Pretrained', "
-                "checkpoint='checkpoint.pth', prefix='encoder.body')))",
+                "checkpoint='checkpoint.pth', prefix='siamese.left.encoder.body')))",
             ),
         ),
         advice(

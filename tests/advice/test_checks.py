@@ -348,6 +348,12 @@ def test_another_source_tree(tmp_path, monkeypatch, capfd):
             ),
         ),
         advice(
+            '{} needs a `{}`{}; it has {}',
+            check_settings,
+            dict(val_dataloader=dict(batch_size=1)),
+            dict(val_dataloader=dict(batch_size=1, dataset=dict(type='CocoDataset'))),
+        ),
+        advice(
             'there is no such package; leave it out',
             check_settings,
             dict(default_scope='mmdett'),
@@ -376,13 +382,13 @@ def test_another_source_tree(tmp_path, monkeypatch, capfd):
             dict(optim_wrapper=dict(optimizer=dict(lr='fast'))),
             dict(optim_wrapper=dict(optimizer=dict(type='SGD', lr=0))),
         ),
-        advice(
+        pytest.param(
             'load_from must be the path of a checkpoint or None',
             check_settings,
             dict(load_from=['a.pth']),
             dict(load_from='a.pth'),
         ),
-        advice(
+        pytest.param(
             'custom_hooks must be a list of dicts',
             check_settings,
             dict(custom_hooks=dict(type='EMAHook')),

@@ -1,6 +1,7 @@
 """Advice of `config`, `registry` and `messages`, and of the settings of a run in `checks`."""
 
 import re
+import sys
 
 import pytest
 
@@ -192,6 +193,8 @@ def test_a_part_of_ones_own(run, monkeypatch, tmp_path):
     assert 'the folder of your package must be in PYTHONPATH' in second.error
     monkeypatch.syspath_prepend(package.parent)
     assert 'a hook of our own' in run(hook, advised).text
+    for name in ('mypackage', 'mypackage.mymodule'):
+        del sys.modules[name]  # other tests have one of this name
 
 
 @pytest.mark.follows('; it is a part of MMDetection, replaced here by')

@@ -5,6 +5,7 @@ import re
 import shutil
 
 import cv2
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -74,6 +75,11 @@ def turn(file):
     picture.save(file, exif=exif)
 
 
+def remove_image(data, number):
+    data['images'] = [each for each in data['images'] if each['id'] != number]
+    data['annotations'] = [each for each in data['annotations'] if each['image_id'] != number]
+
+
 def swap_sides(data):
     for each in data['images']:
         each['width'], each['height'] = each['height'], each['width']
@@ -89,6 +95,11 @@ def only(*classes):
 
 
 CIRCLE, TWO = only('circle'), only('circle', 'square')
+THIN = (
+    f'{TRAIN} = dict(dataset=dict(filter_cfg=dict(min_size=0)))'.replace('.dataset', ''),
+    at(IMAGE, lambda file: cv2.imwrite(str(file), np.zeros((1, 3000, 3), np.uint8))),
+    image(width=3000, height=1),
+)
 OUTSIDE = (
     at('data/train', lambda folder: shutil.copytree(folder, folder.parent / 'other')),
     image(file_name='../other/00001.jpg'),
@@ -138,7 +149,12 @@ OUTSIDE = (
         advice(
             'categories; {} is missing or no list', edit(lambda data: data.update(images={})), ()
         ),
-        advice('annotations, categories; {} is missing', edit(lambda d: d.pop('images')), ()),
+        advice(
+            '{}: expected a COCO file, an object with the lists images, annotations, categories; '
+            '{} is missing',
+            edit(lambda data: data.pop('images')),
+            (),
+        ),
         advice(
             'check the keys data_root and ann_file of the dataset',
             options(f'{TRAIN}.ann_file=annotations/trian.json'),
@@ -241,6 +257,16 @@ OUTSIDE = (
             ),
         ),
         advice(
+            "it is too thin. Remove it, or set on_error='skip' of the training dataset",
+            THIN,
+            (*THIN, options(f'{TRAIN}.on_error=skip')),
+        ),
+        advice(
+            'it is too thin. Remove it',
+            THIN,
+            (*THIN[:2], edit(lambda data: remove_image(data, 1))),
+        ),
+        advice(
             'otherwise correct the annotation file',
             (at(IMAGE, turn), at('data/train/00002.jpg', turn), edit(swap_sides)),
             (at(IMAGE, turn), at('data/train/00002.jpg', turn)),
@@ -280,6 +306,23 @@ def test_a_class_that_is_near(run):
     ]
     then = run(*only('circle', near))
     assert then.code == 0, then.error
+
+
+@pytest.mark.follows('--pipeline lists all', '(tools/check_dataset.py CONFIG --pipeline says why)')
+def test_images_that_training_skips(run, run_tool):
+    check = 'check_dataset.py', 'tiny.py', '--pipeline', '--workers', 0
+    skip = options(f'{TRAIN}.on_error=skip')
+    one = run(*THIN, skip)
+    assert 'cannot be decoded or processed (tools/check_dataset.py CONFIG --pipeline' in one.text
+    code, text = run_tool(*check)
+    assert code == 1
+    assert text.count('it is too thin') == 1
+    only = edit(lambda data: remove_image(data, 2))
+    none = run(*THIN, move(x=0, y=0, w=50, h=1), only, skip)
+    assert 'tools/check_dataset.py --pipeline lists all' in none.error
+    code, text = run_tool(*check)
+    assert code == 1
+    assert text.count('it is too thin') == 1
 
 
 @pytest.mark.follows('{}: boxes that cannot be used are left out')

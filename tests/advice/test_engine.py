@@ -7,6 +7,7 @@ import re
 import signal
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
@@ -14,12 +15,14 @@ from mmengine.dataset import DefaultSampler
 from mmengine.hooks import Hook
 from mmengine.registry import DefaultScope
 from mmengine.structures import InstanceData
+from PIL import Image
 
 import ghmdet.test
 from ghmdet import utils
 from ghmdet.datasets import CocoDataset
-from ghmdet.engine import build_runner, get_model
+from ghmdet.engine import build_runner, get_model, inference_detector, init_detector
 from ghmdet.engine.amp import low_precision
+from ghmdet.engine.launcher import _export_ranks
 from ghmdet.engine.val_loop import _scale_to_input
 from ghmdet.evaluation import CocoMetric
 from ghmdet.evaluation.image_results import index_images
@@ -423,6 +426,41 @@ def test_weights_of_a_model(small, monkeypatch):
     expected = torch.load('checkpoint.pth', weights_only=False)['state_dict']
     name = 'bbox_head.retina_cls.weight'
     assert torch.equal(model.state_dict()[name], expected[name])
+
+
+@pytest.mark.follows('scale them to 0 to 255 and convert it to mode')
+def test_a_pillow_image_of_numbers(small, monkeypatch):
+    monkeypatch.chdir(small)
+    model = init_detector('small.py', 'checkpoint.pth')
+    numbers = Image.fromarray(np.float32([[0, 0.5], [0.5, 1]]))
+    with pytest.raises(ValueError, match="scale them to 0 to 255 and convert it to mode 'L'"):
+        inference_detector(model, numbers)
+    found = inference_detector(model, numbers.point(lambda value: value * 255).convert('L'))
+    assert found.ori_shape == (2, 2)
+
+
+@pytest.mark.follows('later see whether the loss is finite and test_cfg.score_thr low enough')
+def test_nothing_detected(run):
+    first = run(options('model.test_cfg.score_thr=0.99'))
+    assert 'later see whether the loss is finite and test_cfg.score_thr low enough' in first.text
+    then = run(options('model.test_cfg.score_thr=0.001'))
+    assert 'nothing was detected' not in then.text
+    assert float(then.ap) > 0
+
+
+@pytest.mark.follows('expects MASTER_ADDR in the environment: the address of the host')
+def test_the_address_of_the_first_process(monkeypatch):
+    for name in ('SLURM_PROCID', 'SLURM_LOCALID', 'SLURM_NTASKS'):
+        monkeypatch.setenv(name, '0')
+    for name in ('RANK', 'LOCAL_RANK', 'WORLD_SIZE', 'MASTER_PORT'):
+        monkeypatch.setenv(name, '0')  # put back after the test
+    for name in ('MASTER_ADDR', 'SLURM_NNODES', 'SLURM_NODELIST'):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match='expects MASTER_ADDR in the environment'):
+        _export_ranks('slurm', 1234)
+    monkeypatch.setenv('MASTER_ADDR', 'node7')
+    _export_ranks('slurm', 1234)
+    assert (os.environ['MASTER_ADDR'], os.environ['MASTER_PORT']) == ('node7', '1234')
 
 
 @pytest.mark.follows('is not available on mps; remove it, or run on the CPU or on CUDA')

@@ -122,6 +122,17 @@ def test_the_voc_converter(root, capsys):  # noqa: F811
     assert len(convert(root)['train']['annotations']) == 2
 
 
+@pytest.mark.follows(' It may be ')
+def test_the_folder_of_the_voc_converter(root, capsys):  # noqa: F811
+    for name in ('Annotations', 'ImageSets', 'JPEGImages'):
+        (root / 'VOC2012').mkdir(exist_ok=True)
+        (root / name).rename(root / 'VOC2012' / name)
+    with pytest.raises(SystemExit):
+        convert(root)
+    inner = re.search(r'is VOC_ROOT right\? It may be (\S+)$', capsys.readouterr().err.strip())[1]
+    assert sorted(convert(Path(inner))) == ['train', 'val']
+
+
 @pytest.mark.follows('cannot create the link {} ({}): set data_prefix.img=')
 def test_images_that_cannot_be_linked(root, capsys, monkeypatch):  # noqa: F811
     def refuse(self, *args, **kwargs):

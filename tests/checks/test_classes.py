@@ -207,6 +207,7 @@ def test_roots_that_are_annotated_or_only_in_validation(make, tmp_path):
     assert classes(cfg, 'val') == ('cat', 'dog')
 
 
+@pytest.mark.follows('to make it one, list all in metainfo')
 def test_a_number_that_counts_the_root(make):
     cfg = make(3, train=TWO, val=TWO)
     for split in ('train', 'val'):
