@@ -1,4 +1,4 @@
-"""Checks of arguments and settings. True and False are no numbers. Needs nothing of ghmdet."""
+"""Checks of arguments and settings. True and False are no numbers. Needs `messages` alone."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from numbers import Integral, Real
 from pathlib import PurePath
 from types import NoneType
 from typing import Any
+
+from ghmdet.messages import shorten
 
 # Types of the arguments of a `CocoDataset`, and what a message says of them.
 _OF_A_DATASET: dict[str, tuple[tuple[type, ...], str]] = {
@@ -70,7 +72,7 @@ def check_dataset_arguments(arguments: Mapping[str, Any], key: str = '') -> None
     for name in arguments.keys() & _OF_A_DATASET:
         value, (types, expected) = arguments[name], _OF_A_DATASET[name]
         if not isinstance(value, types) or (isinstance(value, str) and str not in types):
-            raise ValueError(f'{key}{name} must be {expected}, got {value!r}')
+            raise ValueError(f'{key}{name} must be {expected}, got {shorten(value)}')
     for name, folder in arguments.get('data_prefix', {}).items():
         if not isinstance(folder, str | PurePath):
             raise ValueError(f'{key}data_prefix.{name} must be a folder, got {folder!r}')

@@ -16,7 +16,7 @@ from ghmdet.config.data_root import find_datasets
 from ghmdet.config.errors import ConfigError
 from ghmdet.config.package_lookup import is_installed
 from ghmdet.config.parts import value_at
-from ghmdet.messages import type_name
+from ghmdet.messages import shorten, type_name
 from ghmdet.registry import DATASETS
 
 _SECTIONS = {
@@ -134,7 +134,7 @@ def _check_kind(key: str, value: Any) -> None:
         raise ConfigError(f'{key} must be a whole number of at least {least}, got {value!r}')
     for pattern, (types, expected) in _KINDS.items():
         if re.fullmatch(pattern, key) and not isinstance(value, types):
-            raise ConfigError(f'{key} must be {expected}, got {value!r}')
+            raise ConfigError(f'{key} must be {expected}, got {shorten(value)}')
 
 
 def _nodes(node: Any, key: str = '') -> Iterator[tuple[str, Any]]:
