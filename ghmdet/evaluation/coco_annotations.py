@@ -196,18 +196,15 @@ def truth_of_sample(sample: Mapping) -> dict[str, Any]:
     Raises:
         ValueError: the sample has none.
     """
-    boxes: Any
-    labels: Any
-    crowds: Any
+    columns: Sequence[Any]
     if 'instances' in sample:
-        objects = sample['instances']
         keys = ('bbox', 'bbox_label', 'ignore_flag')
-        boxes, labels, crowds = ([each[key] for each in objects] for key in keys)
+        columns = [[each[key] for each in sample['instances']] for key in keys]
     elif 'bboxes' in sample.get('gt_instances', ()):
         parts = [sample[key] for key in ('gt_instances', 'ignored_instances') if key in sample]
         boxes = torch.cat([torch.as_tensor(part['bboxes']).reshape(-1, 4).cpu() for part in parts])
         labels = torch.cat([torch.as_tensor(part['labels']).cpu() for part in parts])
-        crowds = torch.arange(len(labels)) >= len(parts[0]['labels'])
+        columns = boxes, labels, torch.arange(len(labels)) >= len(parts[0]['labels'])
     else:
         raise ValueError(
             f'CocoMetric: no ground truth for image {sample["img_id"]!r}: without ann_file the '
@@ -215,8 +212,8 @@ def truth_of_sample(sample: Mapping) -> dict[str, Any]:
             'LoadAnnotations after Resize into the pipeline of the dataset'
         )
     return {
-        'bboxes': np.asarray(boxes, np.float64).reshape(-1, 4),
-        'labels': np.asarray(labels, np.int64),
-        'crowds': np.asarray(crowds, bool),
+        'bboxes': np.asarray(columns[0], np.float64).reshape(-1, 4),
+        'labels': np.asarray(columns[1], np.int64),
+        'crowds': np.asarray(columns[2], bool),
         'size_hw': (sample.get('ori_shape') or (None, None))[:2],
     }
