@@ -35,10 +35,8 @@ _DICTS = (dict, list, tuple, NoneType)
 _KINDS: dict[str, tuple[type | tuple[type, ...], str]] = {
     'model': (dict, "a dict, e.g. dict(type='RetinaNet')"),
     _DATASET: (dict, "a dict; for several datasets dict(type='ConcatDataset', datasets=[...])"),
-    rf'{_ITEM}|env_cfg(\.mp_cfg)?|randomness|log_processor|model\..*init_cfg\.\d+': (
-        dict,
-        'a dict',
-    ),
+    rf'{_ITEM}|env_cfg(\.mp_cfg)?|randomness|log_processor': (dict, 'a dict'),
+    r'model\..*init_cfg\.\d+': (dict, 'a dict'),
     rf'{_PART}|\w+_dataloader|(train|val|test)_cfg|auto_scale_lr|default_hooks|optim_wrapper|'
     r'optim_wrapper\.(clip_grad|paramwise_cfg)|model\.(data_preprocessor|(train|test)_cfg)|'
     r'model\.train_cfg\.(assigner|sampler)': ((dict, NoneType), 'a dict or None'),

@@ -39,7 +39,6 @@ class CocoAnnotations:
     def __init__(self, records: CocoRecords, source: str) -> None:
         self.source = source
         self.images = {image.id: image for image in records.images}
-        self._categories = [(category.name, category.id) for category in records.categories]
         self.has_categories = records.categorised
         self._records = records
 
@@ -112,8 +111,8 @@ class CocoAnnotations:
         return [self._find_category(name) for name in classes]
 
     def _find_category(self, name: str) -> Hashable:
-        ids = [id_ for category, id_ in self._categories if category == name]
-        ids = choose_ids(ids, self._records.annotations.category_ids)
+        categories, annotated = self._records.categories, self._records.annotations.category_ids
+        ids = choose_ids([each.id for each in categories if each.name == name], annotated)
         if len(ids) == 1:
             return ids[0]
         problem = (
@@ -121,7 +120,7 @@ class CocoAnnotations:
             'category_id, or rename a category in the file'
         )
         if not ids:
-            names = [category for category, _ in self._categories]
+            names = [category.name for category in categories]
             near = ' or '.join(nearest(name, names, count=3, cutoff=0.4))
             hint = f'did you mean {near}?' if near else f'these are {list_items(names)}.'
             problem = (
