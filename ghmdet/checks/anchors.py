@@ -25,12 +25,9 @@ _SAME_SIZE = (
 class SeenBoxes(NamedTuple):
     """The boxes of n objects (crowd regions left out), the sizes and indices of their images."""
 
-    bboxes: Tensor
-    """float32 (n, 4) x1 y1 x2 y2 in pixels of the file."""
-    image_wh: Tensor
-    """float32 (n, 2) in pixels of the file."""
-    image_inds: Tensor
-    """int64 (n,), counted from 0."""
+    bboxes: Tensor  # float32 (n, 4) x1 y1 x2 y2 in pixels of the file
+    image_wh: Tensor  # float32 (n, 2) in pixels of the file
+    image_inds: Tensor  # int64 (n,), counted from 0
 
 
 def warn_of_unmatched_boxes(
@@ -106,15 +103,11 @@ def read_boxes(dataset: BaseDataset, indices: Iterable[int]) -> SeenBoxes:
 def resize_boxes(
     boxes: SeenBoxes, transforms: Sequence[Any], divisor: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Scale boxes as a pipeline does.
-
-    Args:
-        boxes: of the file.
-        transforms: of the pipeline; the images use the scales of `RandomChoiceResize` in turn.
-        divisor: image sides are padded to a multiple of it.
+    """Scale boxes as a pipeline does, whose images use scales of `RandomChoiceResize` in turn.
 
     Returns:
-        The boxes (n, 4) in the network's input, and the size of it (n, 2).
+        The boxes (n, 4) in the network's input, and the size of it (n, 2), whose sides are padded
+            to a multiple of `divisor`.
 
     Raises:
         ValueError: it is not known what a transform does to the boxes.

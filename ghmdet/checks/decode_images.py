@@ -48,32 +48,28 @@ def decode_images(
     if not workers:
         yield from ((key, _decode(steps, info)) for key, info in infos.items())
         return
-    keys, lost = list(infos), list[Any]()
-    chunks = [keys[start : start + _CHUNK] for start in range(0, len(keys), _CHUNK)]
-    yield from _decode_chunks(steps, infos, chunks, workers, lost)
+    items, lost = list(infos.items()), list[Any]()
+    chunks = [dict(items[start : start + _CHUNK]) for start in range(0, len(items), _CHUNK)]
+    yield from _decode_chunks(steps, chunks, workers, lost)
     for key in lost:  # decoded one by one to find the image that stops the process
         alone = list[Any]()
-        yield from _decode_chunks(steps, infos, [[key]], 1, alone)
+        yield from _decode_chunks(steps, [{key: infos[key]}], 1, alone)
         if alone:
             yield key, DecodeResult(f'{image_name(infos[key])} kills the process that decodes it')
 
 
 def _decode_chunks(
-    steps: Sequence[Callable],
-    infos: Mapping[Any, dict],
-    chunks: Iterable[list[Any]],
-    workers: int,
-    lost: list[Any],
+    steps: Sequence[Callable], chunks: Iterable[dict[Any, dict]], workers: int, lost: list[Any]
 ) -> Iterator[tuple[Any, DecodeResult]]:
     """Decode chunks of images; the keys of those whose process died are appended to `lost`."""
     context = get_context(_START_METHOD)
     context.set_forkserver_preload([__name__])
     pool = ProcessPoolExecutor(workers, mp_context=context)
-    futures: dict[Future, list[Any]] = {}
+    futures: dict[Future, dict[Any, dict]] = {}
     try:
         for chunk in chunks:
             try:
-                futures[pool.submit(_decode_all, steps, [infos[key] for key in chunk])] = chunk
+                futures[pool.submit(_decode_all, steps, [*chunk.values()])] = chunk
             except BrokenProcessPool:
                 lost += chunk
         for future in as_completed(futures):

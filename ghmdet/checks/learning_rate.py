@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.optim import OptimWrapper, OptimWrapperDict
 from mmengine.runner import Runner
 
+from ghmdet.argument_checks import is_number
 from ghmdet.config.origins import origins_of
 from ghmdet.config.parts import value_at
 from ghmdet.config.shipped import config_path
@@ -52,9 +53,7 @@ def wrappers_of(runner: Runner) -> Iterator[tuple[str, OptimWrapper]]:
 def check_auto_scale_lr(settings: Any, wanted_by: str) -> None:
     """Check that the config has the batch size that its learning rate was chosen for.
 
-    Args:
-        settings: `auto_scale_lr` of the config.
-        wanted_by: the option that scales, for the message.
+    `settings` is `auto_scale_lr` of the config, `wanted_by` the option that scales.
 
     Raises:
         ValueError: a key is missing, or `base_batch_size` is not a positive number.
@@ -64,13 +63,11 @@ def check_auto_scale_lr(settings: Any, wanted_by: str) -> None:
         'e.g. auto_scale_lr=dict(enable=False, base_batch_size=16) for a learning rate chosen for '
         'a total batch size of 16'
     )
-    needed = [
-        f'auto_scale_lr.{key}' for key in ('enable', 'base_batch_size') if key not in settings
-    ]
-    if needed:
+    keys = ('enable', 'base_batch_size')
+    if needed := [f'auto_scale_lr.{key}' for key in keys if key not in settings]:
         raise ValueError(f'{wanted_by} needs {" and ".join(needed)} in the config, {example}')
     base = settings['base_batch_size']
-    if isinstance(base, bool) or not isinstance(base, int | float) or not 0 < base < float('inf'):
+    if not is_number(base) or not 0 < base < float('inf'):
         raise ValueError(
             f'{wanted_by} needs a positive number of images in {_BASE}, got {base!r}; {example}'
         )
@@ -80,11 +77,8 @@ def find_reference(cfg: Config, rate: float) -> tuple[float, float, str] | None:
     """Return a learning rate and the total batch size that it was chosen for.
 
     If a config inherits `base_batch_size` but sets its own learning rate, the two do not belong
-    together. Then both are those of the file that sets `base_batch_size`.
-
-    Args:
-        cfg: of the run.
-        rate: learning rate of the optimizer as configured.
+    together. Then both are those of the file that sets `base_batch_size`. `rate` is that of the
+    optimizer as configured.
 
     Returns:
         Learning rate, batch size, and the file that sets both ('' if they are those of the config);
@@ -100,8 +94,7 @@ def find_reference(cfg: Config, rate: float) -> tuple[float, float, str] | None:
     if file := files.get(_BASE):
         source = Config.fromfile(config_path(file) if '::' in file else file)
         here, there = (value_at(part.to_dict(), _OPTIMIZER) or {} for part in (cfg, source))
-        rate_there = there.get('lr')
-        same_kind = here.get('type') == there.get('type')
-        if same_kind and isinstance(rate_there, float | int) and rate_there != rate:
-            return rate_there, base, file
+        found, same_kind = there.get('lr'), here.get('type') == there.get('type')
+        if same_kind and isinstance(found, float | int) and found != rate:
+            return found, base, file
     return rate, base, ''

@@ -12,8 +12,6 @@ from torch import Tensor, nn
 from ghmdet.config.errors import ConfigError
 from ghmdet.models.wrappers import unwrap
 
-_SMALLEST_SIDE = 64
-
 
 @torch.no_grad()
 def check_network(cfg: Config, model: nn.Module) -> None:
@@ -32,7 +30,7 @@ def check_network(cfg: Config, model: nn.Module) -> None:
     training = detector.training
     detector.eval()
     strides = head.prior_generator.strides
-    side = max(_SMALLEST_SIDE, *(max(stride) for stride in strides))
+    side = max(64, *(max(stride) for stride in strides))
     image = torch.zeros(1, 3, side, side, device=next(detector.parameters()).device)
     stages = detector.backbone(image)
     _check_channels('neck', model_cfg.get('neck'), 'backbone', [s.shape[1] for s in stages])

@@ -18,7 +18,6 @@ from ghmdet.datasets.transforms import THIN, SkippedImageError, image_name, run_
 _TRIES = 16  # images
 _MADE_BY = {'img': 'LoadImageFromFile', 'gt_bboxes': 'LoadAnnotations'}
 _NEEDS_IMAGE = 'mmcv.transforms.processing'  # most transforms here silently do nothing without one
-_MOVES_BOXES = ('scale_factor', 'flip')  # set by a transform that moves the objects in the image
 
 
 def try_pipeline(
@@ -27,12 +26,12 @@ def try_pipeline(
     """Apply each transform of a dataset's pipeline to one image, and check the result.
 
     This is the first image, or one that may be too thin to be resized. An image that the pipeline
-    skips is replaced by the next one, up to 16 times.
+    skips is replaced by the next one, up to 16 times. The state of the random number generators is
+    kept.
 
     Args:
         key: of the pipeline in the config, for messages.
-        dataset: without a pipeline or `get_data_info` it is skipped. The state of the random number
-            generators is kept.
+        dataset: without a pipeline or `get_data_info` it is skipped.
         split: 'train', 'val' or 'test', which decides what the result must contain.
         truth: whether a metric takes its ground truth from the result.
         need: further metainfo that the result of val or test must have.
@@ -51,10 +50,9 @@ def try_pipeline(
                 results = _try_steps(key, steps, dataset.get_data_info(index), split, truth)
                 break
             except ImageError as error:
+                skips = getattr(dataset, 'on_error', 'raise') == 'skip'
                 if isinstance(error, SkippedImageError):
                     skips = split == 'train' and index != order[-1]
-                else:
-                    skips = getattr(dataset, 'on_error', 'raise') == 'skip'
                 if not skips:
                     raise ConfigError(f'{key}: {error}') from error
         else:
@@ -107,7 +105,7 @@ def _state_of(results: Any) -> tuple[bool, bool]:
     """Whether there are boxes, and whether the image was resized or flipped."""
     if not isinstance(results, Mapping):
         return False, False
-    return 'gt_bboxes' in results, any(results.get(key) for key in _MOVES_BOXES)
+    return 'gt_bboxes' in results, bool(results.get('scale_factor') or results.get('flip'))
 
 
 def _are_moved(results: Any) -> bool:
@@ -117,11 +115,8 @@ def _are_moved(results: Any) -> bool:
 
 
 def _describe_failure(name: str, step: Any, image: str, error: Exception) -> str:
-    if isinstance(error, KeyError) and error.args and error.args[0] in _MADE_BY:
-        return (
-            f'{name} needs {error.args[0]!r} from {_MADE_BY[error.args[0]]}: that step is missing '
-            'before it'
-        )
+    if isinstance(error, KeyError) and error.args and (key := error.args[0]) in _MADE_BY:
+        return f'{name} needs {key!r} from {_MADE_BY[key]}: that step is missing before it'
     settings, path = ' '.join(repr(step).split()), image.removeprefix('image ')
     text = opencv_text(error) if isinstance(error, cv2.error) else describe(error)
     return f'{name} fails at {path}: {text} (the step is {settings})'

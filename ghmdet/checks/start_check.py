@@ -52,22 +52,18 @@ class StartCheckHook(Hook):
         """Check what is built; mmengine calls this before it initialises or loads weights.
 
         Raises:
-            ValueError: class lists and `model.bbox_head.num_classes` disagree, a metric reads
-                another annotation file than its dataset, or `save_best` is unknown.
-            ConfigError: a pipeline fails, or an argument of `CheckpointHook` is unknown.
+            ValueError, ConfigError: a check fails; the message has the key of the config.
         """
         loops: dict[str, Any] = {
             split: loop
             for split in ('train', 'val', 'test')
             if hasattr(loop := getattr(runner, f'_{split}_loop', None), 'dataloader')  # is built
         }
-        classes = {
-            key: names
-            for split, loop in loops.items()
-            for key, names in all_classes(split, loop).items()
-            if names is not None
-        }
-        _check_classes(runner.model, classes)
+        classes: dict[str, Any] = {}
+        for split, loop in loops.items():
+            classes |= all_classes(split, loop)
+        given = {key: names for key, names in classes.items() if names is not None}
+        _check_classes(runner.model, given)
         for split, loop in loops.items():
             self._check_files(split, loop)
         for split, loop in loops.items():
@@ -91,11 +87,8 @@ class StartCheckHook(Hook):
                 dataset.check_image_files(limit=self.image_limit)
         read = {os.path.realpath(d.ann_file) for d in datasets if getattr(d, 'ann_file', None)}
         loader, metrics = loop.dataloader, _metrics_of(loop)
-        if (
-            metrics
-            and getattr(loader, 'drop_last', False)
-            and len(loader.sampler) % loader.batch_size
-        ):
+        drop_last = getattr(loader, 'drop_last', False)
+        if metrics and drop_last and len(loader.sampler) % loader.batch_size:
             raise ValueError(
                 f'{split}_dataloader.drop_last=True leaves the last {split} images out, so that '
                 'the metrics would be of a part: remove it'
@@ -177,7 +170,6 @@ def _check_classes(model: Any, classes: Mapping[str, tuple[str, ...]]) -> None:
                 f'model.bbox_head.num_classes={len(names)}, or name the classes to use in '
                 f'{key.partition(" ")[0]}.dataset.metainfo=dict(classes=(...)).'
             )
-    for key, names in classes.items():
         first, expected = next(iter(classes.items()))
         labels = f'{first} ({list_items(expected)})', f'{key} ({list_items(names)})'
         if difference := compare_classes(expected, names, labels, exact=True):

@@ -44,8 +44,7 @@ def match_classes(
     ids: dict[str, list[Id]] = {}
     for category in categories:
         ids.setdefault(category.name, []).append(category.id)
-    missing = [name for name in classes if name not in ids]
-    if missing:
+    if missing := [name for name in classes if name not in ids]:
         hints = list_items((suggest_name(name, list(ids)) for name in missing), 10)
         raise ValueError(
             f'{ann_file}: of the {len(classes)} classes in metainfo.classes, {len(missing)} are '
@@ -54,8 +53,7 @@ def match_classes(
             "default is the 80 COCO classes), and the head's num_classes to their number"
         )
     chosen = {name: choose_ids(ids[name], annotated) for name in classes}
-    repeated = {name: ids for name, ids in chosen.items() if len(ids) > 1}
-    if repeated:
+    if repeated := {name: ids for name, ids in chosen.items() if len(ids) > 1}:
         raise ValueError(
             f'{ann_file}: expected one category per class, but several ids of a name have '
             f'annotations: {repeated}. If they are one class, give these annotations the same '

@@ -180,10 +180,9 @@ def _decode(text: bytes | mmap.mmap, ann_file: str) -> CocoRecords:
     """
     begin = len(codecs.BOM_UTF8) if text[:3] == codecs.BOM_UTF8 else 0
     opening = _ANNOTATIONS.search(text)
-    if opening is None:
-        return _finish(_decode_document(text[begin:], ann_file, Faults()))
+    start = opening.end() if opening else len(text)
+    head = text[begin:start]
     blocks, faults, count = list[Any](), Faults(), 0
-    start = opening.end()
     while faults.count < _ENOUGH and (cut := _BETWEEN.search(text, start + _BLOCK)):
         try:
             block, size = _decode_block(b'[%b]' % text[start : cut.start()], faults, count)
@@ -194,8 +193,7 @@ def _decode(text: bytes | mmap.mmap, ann_file: str) -> CocoRecords:
         start = cut.end()
         _forget_pages(text, start)
     # If the name occurs twice, the blocks may be from another list, inside of `info` for example.
-    head = text[begin : opening.end()]
-    if head.count(_NAME) > 1 or text.find(_NAME, start) >= 0:
+    if not opening or head.count(_NAME) > 1 or text.find(_NAME, start) >= 0:
         return _finish(_decode_document(text[begin:], ann_file, Faults()))
     if faults.count >= _ENOUGH:
         faults.raise_any(ann_file, at_least=True)

@@ -39,7 +39,6 @@ class CocoAnnotations:
     def __init__(self, records: CocoRecords, source: str) -> None:
         self.source = source
         self.images = {image.id: image for image in records.images}
-        self._categories = [(category.name, category.id) for category in records.categories]
         self.has_categories = records.categorised
         self._records = records
 
@@ -112,8 +111,8 @@ class CocoAnnotations:
         return [self._find_category(name) for name in classes]
 
     def _find_category(self, name: str) -> Hashable:
-        ids = [id_ for category, id_ in self._categories if category == name]
-        ids = choose_ids(ids, self._records.annotations.category_ids)
+        categories, annotated = self._records.categories, self._records.annotations.category_ids
+        ids = choose_ids([each.id for each in categories if each.name == name], annotated)
         if len(ids) == 1:
             return ids[0]
         problem = (
@@ -121,7 +120,7 @@ class CocoAnnotations:
             'category_id, or rename a category in the file'
         )
         if not ids:
-            names = [category for category, _ in self._categories]
+            names = [category.name for category in categories]
             near = ' or '.join(nearest(name, names, count=3, cutoff=0.4))
             hint = f'did you mean {near}?' if near else f'these are {list_items(names)}.'
             problem = (
@@ -196,18 +195,15 @@ def truth_of_sample(sample: Mapping) -> dict[str, Any]:
     Raises:
         ValueError: the sample has none.
     """
-    boxes: Any
-    labels: Any
-    crowds: Any
+    columns: Sequence[Any]
     if 'instances' in sample:
-        objects = sample['instances']
         keys = ('bbox', 'bbox_label', 'ignore_flag')
-        boxes, labels, crowds = ([each[key] for each in objects] for key in keys)
+        columns = [[each[key] for each in sample['instances']] for key in keys]
     elif 'bboxes' in sample.get('gt_instances', ()):
         parts = [sample[key] for key in ('gt_instances', 'ignored_instances') if key in sample]
         boxes = torch.cat([torch.as_tensor(part['bboxes']).reshape(-1, 4).cpu() for part in parts])
         labels = torch.cat([torch.as_tensor(part['labels']).cpu() for part in parts])
-        crowds = torch.arange(len(labels)) >= len(parts[0]['labels'])
+        columns = boxes, labels, torch.arange(len(labels)) >= len(parts[0]['labels'])
     else:
         raise ValueError(
             f'CocoMetric: no ground truth for image {sample["img_id"]!r}: without ann_file the '
@@ -215,8 +211,8 @@ def truth_of_sample(sample: Mapping) -> dict[str, Any]:
             'LoadAnnotations after Resize into the pipeline of the dataset'
         )
     return {
-        'bboxes': np.asarray(boxes, np.float64).reshape(-1, 4),
-        'labels': np.asarray(labels, np.int64),
-        'crowds': np.asarray(crowds, bool),
+        'bboxes': np.asarray(columns[0], np.float64).reshape(-1, 4),
+        'labels': np.asarray(columns[1], np.int64),
+        'crowds': np.asarray(columns[2], bool),
         'size_hw': (sample.get('ori_shape') or (None, None))[:2],
     }

@@ -197,7 +197,18 @@ class CocoMetric(ImageResults):
             for key, dtype in _KEPT.items():
                 values = torch.as_tensor(sample['pred_instances'][key])
                 result[key] = values.to(dtype).cpu().numpy()
-            self._check_result(result)
+            name, labels = f'CocoMetric: image {sample["img_id"]!r}', result['labels']
+            if self._truth is not None and sample['img_id'] not in self._truth.images:
+                raise ValueError(
+                    f'{name} is not in {self._truth.source}; dataloader and evaluator must name '
+                    'the same file'
+                )
+            count = len(self._category_ids)
+            if (wrong := labels[(labels < 0) | (labels >= count)]).size:
+                raise ValueError(
+                    f'{name} has label {wrong[0]}, but `classes` of dataset_meta has {count} '
+                    "names; set the head's num_classes to their number"
+                )
             if self.reads_samples:
                 result['truth'] = truth_of_sample(sample)
             self.results.append(result)
@@ -255,21 +266,6 @@ class CocoMetric(ImageResults):
     def reads_samples(self) -> bool:
         """Whether the ground truth is taken from the samples."""
         return self._truth is None and not self.format_only
-
-    def _check_result(self, result: dict) -> None:
-        """Raise if an image or a label is not in the annotation file."""
-        if self._truth is not None and result['img_id'] not in self._truth.images:
-            raise ValueError(
-                f'CocoMetric: image {result["img_id"]!r} is not in {self._truth.source}; '
-                'dataloader and evaluator must name the same file'
-            )
-        labels, count = result['labels'], len(self._category_ids)
-        wrong = labels[(labels < 0) | (labels >= count)]
-        if wrong.size:
-            raise ValueError(
-                f'CocoMetric: image {result["img_id"]!r} has label {wrong[0]}, but `classes` of '
-                f"dataset_meta has {count} names; set the head's num_classes to their number"
-            )
 
     def _load(self, num_images: int, annotations: list[dict]) -> Any:
         """Return the backend's COCO object for annotations numbered as in `ground_truth`."""

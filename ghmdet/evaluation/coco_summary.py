@@ -15,8 +15,6 @@ import numpy as np
 
 Item = tuple[str, int | slice, int, int]
 
-_NAMED = {'mAP_50', 'mAP_75'}  # of COCO's ten thresholds
-
 
 def check_limits(limits: int | Sequence[int], name: str) -> list[int]:
     """Return them in ascending order, as COCOeval keeps them; `name` is that of the argument."""
@@ -80,7 +78,7 @@ def default_names(items: dict[str, Item], kind: str, given_thrs: bool) -> list[s
 
     These are all where the IoU thresholds were given; of COCO's ten, 0.5 and 0.75 are reported.
     """
-    hidden = () if given_thrs else {f'mAP_{percent}' for percent in range(100)} - _NAMED
+    hidden = () if given_thrs else {f'mAP_{n}' for n in range(100)} - {'mAP_50', 'mAP_75'}
     return [name for name in items if name.startswith(kind) and name not in hidden]
 
 
