@@ -202,5 +202,5 @@ def _check_save_best(hook: CheckpointHook, metrics: Sequence[Any]) -> None:
         if key not in (*known, 'auto') and not of_a_class and not key.startswith('val/'):
             raise ValueError(
                 f'default_hooks.checkpoint.save_best={key!r}: val_evaluator has no such value, '
-                f'but {", ".join(known)}'
+                f'but {", ".join(known) or "none"}'
             )

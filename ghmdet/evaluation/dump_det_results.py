@@ -31,3 +31,7 @@ class DumpDetResults(ImageResults, DumpResults):
     def compute_metrics(self, results: list[dict]) -> dict:
         """Write the file; there is nothing to measure."""
         return super().compute_metrics(unique_images(results))
+
+    def result_keys(self) -> list[str]:
+        """No value is returned, so none can be the best."""
+        return []

@@ -18,7 +18,7 @@ from mmengine.runner import Runner
 from ghmdet.checks.start_check import StartCheckHook
 from ghmdet.config.errors import ConfigError
 from ghmdet.datasets import CocoDataset, draw_shapes
-from ghmdet.evaluation import CocoMetric
+from ghmdet.evaluation import CocoMetric, DumpDetResults
 from tests.checks.conftest import message_of
 
 
@@ -223,6 +223,13 @@ def test_save_best_is_a_value_of_the_metrics(key, metrics, fine):
             f'default_hooks.checkpoint.save_best={key!r}: val_evaluator has no such value, but '
             'coco/bbox_mAP'
         )
+
+
+def test_save_best_where_detections_are_only_written():
+    hook = CheckpointHook(save_best='coco/bbox_mAP', rule='greater')
+    parts = dict(hooks=[hook], metrics=[DumpDetResults(out_file_path='x.pkl')])
+    message = message_of(ValueError, check, **parts, train=data(), val=data())
+    assert message.endswith('has no such value, but none')
 
 
 # --- boxes and images of real datasets ------------------------------------------------------------
