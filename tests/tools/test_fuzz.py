@@ -124,7 +124,7 @@ def read_images(file: Path) -> Any:
     annotated = records.annotations.category_ids
     ids = match_classes(('cat',), records.categories, str(file), annotated)
     find_classes(records)
-    return build_images(records, {ids[0]: 0}, 'imgs')[0]
+    return build_images(records, {ids[0]: 0}, 'imgs', False)[0]
 
 
 def check_coco(folder: Path, content: bytes) -> None:
