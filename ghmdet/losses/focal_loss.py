@@ -8,7 +8,8 @@ from torchvision.ops import sigmoid_focal_loss
 from ghmdet.argument_checks import check_factor, check_flag, check_range
 from ghmdet.registry import MODELS
 
-from .reduction import check_labels, expand_one_hot, resolve_reduction, weight_reduce
+from .ghm_loss import check_labels
+from .reduction import expand_one_hot, resolve_reduction, weight_reduce
 
 
 @MODELS.register_module()

@@ -79,6 +79,14 @@ class GHMC(GradientDensityLoss):
         check_flag('GHMC.use_sigmoid', use_sigmoid, allowed=(True,))  # there is no softmax GHM-C
         self.use_sigmoid = use_sigmoid
 
+    def _prepare(
+        self, pred: Tensor, target: Tensor, weight: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        target, weight = super()._prepare(pred, target, weight)
+        if target.dim() < pred.dim():
+            target = check_labels(type(self).__name__, target, pred.size(-1), weight)
+        return target, weight
+
     def _total(self, weight: Tensor, valid: Tensor) -> Tensor:
         return valid.sum()
 
@@ -158,3 +166,35 @@ def _find_positive(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
     """
     column = labels.clamp(0, num_classes - 1)[:, None]
     return column, column == labels[:, None]
+
+
+def check_labels(name: str, labels: Tensor, num_classes: int, weight: Tensor | None) -> Tensor:
+    """Return labels (n,) as int64, checked for the loss `name`.
+
+    On a CPU they must be in [0, C], C being background, where the `weight`, (n,), (n, C) or None,
+    is positive. Other devices would have to be waited for, and a compiled graph would break.
+
+    Raises:
+        ValueError: they are no integers, or outside [0, C].
+    """
+    if labels.is_floating_point() or labels.dtype == torch.bool:
+        raise ValueError(
+            f'{name}: expected labels of type int64, got {labels.dtype}; use labels.long()'
+        )
+    labels = labels.long()
+    if not labels.is_cpu or not len(labels) or torch.compiler.is_compiling():
+        return labels
+    low, high = labels.aminmax()
+    if low >= 0 and high <= num_classes:
+        return labels
+    wrong = (labels < 0) | (labels > num_classes)
+    if weight is not None:
+        wrong &= (weight.reshape(len(labels), -1) > 0).any(1)
+    if wrong.any():
+        raise ValueError(
+            f'{name}: expected labels from 0 to {num_classes} for pred (n, {num_classes}), got '
+            f'{labels[wrong][0]} ({int(wrong.sum()):,} of {len(labels):,} labels are outside). '
+            f'Background is {num_classes}; pred needs a column for each class; give entries to '
+            'ignore a weight of 0'
+        )
+    return labels

@@ -21,7 +21,7 @@ from ghmdet.argument_checks import (
     check_positive,
 )
 
-from .reduction import check_labels, resolve_reduction
+from .reduction import resolve_reduction
 
 # A bin is stored in a byte, of which one value means no bin.
 _MAX_BINS = 255
@@ -141,7 +141,7 @@ class GradientDensityLoss(nn.Module):
     def _prepare(
         self, pred: Tensor, target: Tensor, weight: Tensor | None
     ) -> tuple[Tensor, Tensor]:
-        """Check the shapes; return the target, labels as int64, and weights that broadcast."""
+        """Check the shapes; return the target, and weights that broadcast."""
         name, shape = type(self).__name__, tuple(pred.shape)
         is_label = self._takes_labels and pred.dim() == 2 and target.dim() == 1
         if target.shape != (pred.shape[:1] if is_label else pred.shape):
@@ -159,8 +159,6 @@ class GradientDensityLoss(nn.Module):
                 f'{name}: expected a label_weight of shape {shape} or {shape[:-1]}, got '
                 f'{tuple(weight.shape)}'
             )
-        if is_label:
-            target = check_labels(name, target, shape[1], weight)
         return target, weight
 
     def forward(
@@ -189,7 +187,9 @@ class GradientDensityLoss(nn.Module):
         target, weight = self._prepare(pred, target, label_weight)
         valid = weight > 0
         total = self._total(weight, valid) * (pred.numel() // max(1, weight.numel()))
-        reduction = resolve_reduction(self.reduction, reduction_override, type(self).__name__)
+        reduction = self.reduction
+        if reduction_override:
+            reduction = resolve_reduction(reduction, reduction_override, type(self).__name__)
         can_fuse = _can_fuse(pred.device, type(self))  # type: ignore[arg-type]
         passes = self._fused_passes if can_fuse else self._plain_passes
         with torch.no_grad(), torch.autocast(pred.device.type, enabled=False):

@@ -45,35 +45,3 @@ def weight_reduce(
 def expand_one_hot(labels: Tensor, num_classes: int) -> Tensor:
     """Turn labels (n,) into float32 targets (n, C); a label outside [0, C) is background, all 0."""
     return (labels[:, None] == torch.arange(num_classes, device=labels.device)).float()
-
-
-def check_labels(name: str, labels: Tensor, num_classes: int, weight: Tensor | None) -> Tensor:
-    """Return labels (n,) as int64, checked for the loss `name`.
-
-    On a CPU they must be in [0, C], C being background, where the `weight`, (n,), (n, C) or None,
-    is positive. Other devices would have to be waited for, and a compiled graph would break.
-
-    Raises:
-        ValueError: they are no integers, or outside [0, C].
-    """
-    if labels.is_floating_point() or labels.dtype == torch.bool:
-        raise ValueError(
-            f'{name}: expected labels of type int64, got {labels.dtype}; use labels.long()'
-        )
-    labels = labels.long()
-    if not labels.is_cpu or not len(labels) or torch.compiler.is_compiling():
-        return labels
-    low, high = labels.aminmax()
-    if low >= 0 and high <= num_classes:
-        return labels
-    wrong = (labels < 0) | (labels > num_classes)
-    if weight is not None:
-        wrong &= (weight.reshape(len(labels), -1) > 0).any(1)
-    if wrong.any():
-        raise ValueError(
-            f'{name}: expected labels from 0 to {num_classes} for pred (n, {num_classes}), got '
-            f'{labels[wrong][0]} ({int(wrong.sum()):,} of {len(labels):,} labels are outside). '
-            f'Background is {num_classes}; pred needs a column for each class; give entries to '
-            'ignore a weight of 0'
-        )
-    return labels
