@@ -112,6 +112,9 @@ def _metrics_of(loop: Any) -> Sequence[Any]:
 
 def _check_boxes(split: str, datasets: Sequence[Any], metrics: Sequence[Any]) -> None:
     """Refuse to train without boxes; warn of classes without, and of nothing to measure."""
+    is_measured = not all(getattr(metric, 'format_only', True) for metric in metrics)
+    if split != 'train' and not is_measured:
+        return
     if not all(hasattr(dataset, 'count_objects') for dataset in datasets):
         return
     counts = sum(dataset.count_objects() for dataset in datasets)
@@ -128,7 +131,7 @@ def _check_boxes(split: str, datasets: Sequence[Any], metrics: Sequence[Any]) ->
             f'no box of {len(names)} of the {len(counts)} classes, which are not learnt: '
             f'{list_items(names)}. Correct the annotations or metainfo.classes'
         )
-    elif counts.any() or all(getattr(metric, 'format_only', True) for metric in metrics):
+    elif counts.any():
         return
     else:
         text = (

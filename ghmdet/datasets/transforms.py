@@ -297,14 +297,14 @@ def run_step(step: Callable, results: Any, name: str, place: str) -> Any:
         SkippedImageError: the step returned None.
     """
     height, width = results.get('ori_shape', (1, 1)) if isinstance(results, Mapping) else (1, 1)
-    thin = f'{name} is {width}x{height} (width x height), of which {place} leaves no pixel'
     try:
         results = step(results)
     except cv2.error as error:
         if max(height, width) < THIN * min(height, width):
             raise
         raise ImageError(
-            f"{thin}: it is too thin. Remove it, or set on_error='skip' of the training dataset "
+            f'{name} is {width}x{height} (width x height), of which {place} leaves no pixel: it is '
+            "too thin. Remove it, or set on_error='skip' of the training dataset "
             f'(OpenCV: {opencv_text(error)})'
         ) from error
     if results is None:
@@ -312,5 +312,7 @@ def run_step(step: Callable, results: Any, name: str, place: str) -> Any:
             f'{name} is skipped: {place} returns None, which only training allows'
         )
     if isinstance(results, Mapping) and getattr(results.get('img'), 'size', 1) == 0:
-        raise ImageError(thin)
+        raise ImageError(
+            f'{name} is {width}x{height} (width x height), of which {place} leaves no pixel'
+        )
     return results

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ghmdet.coco.box_filter import ONLY_TESTED, REASONS, check_boxes
-from ghmdet.coco.classes import choose_ids
+from ghmdet.coco.classes import match_classes
 from ghmdet.coco.records import (
     AnnotationColumns,
     CategoryRecord,
@@ -19,7 +19,6 @@ from ghmdet.coco.records import (
     read_records,
 )
 from ghmdet.files import explain_look_alike
-from ghmdet.messages import list_items, nearest
 
 # The largest area that COCOeval counts as large.
 _MAX_AREA = 1e10
@@ -104,29 +103,13 @@ class CocoAnnotations:
         A file without categories gets those of `category_numbers`.
 
         Raises:
-            ValueError: no category, or more than one, has the name of a class.
+            ValueError: no category, or more than one with annotations, has the name of a class.
         """
         if not self.has_categories:
             return list(category_numbers(classes))
-        return [self._find_category(name) for name in classes]
-
-    def _find_category(self, name: str) -> Hashable:
-        categories, annotated = self._records.categories, self._records.annotations.category_ids
-        ids = choose_ids([each.id for each in categories if each.name == name], annotated)
-        if len(ids) == 1:
-            return ids[0]
-        problem = (
-            f'is the name of the categories {ids}, all with annotations; give these the same '
-            'category_id, or rename a category in the file'
-        )
-        if not ids:
-            names = [category.name for category in categories]
-            near = ' or '.join(nearest(name, names, count=3, cutoff=0.4))
-            hint = f'did you mean {near}?' if near else f'these are {list_items(names)}.'
-            problem = (
-                f'is not among the categories; {hint} Set `classes` of the metainfo to their names'
-            )
-        raise ValueError(f'CocoMetric: in {self.source} the class {name!r} {problem}')
+        records, source = self._records, f'CocoMetric: {self.source}'
+        annotated = records.annotations.category_ids
+        return list(match_classes(classes, records.categories, source, annotated))
 
     def ground_truth(
         self, category_ids: Sequence[Hashable], image_ids: Sequence[Hashable], count_all: bool

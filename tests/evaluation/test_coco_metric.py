@@ -758,9 +758,9 @@ def test_bad_annotation_files_are_named(tmp_path, content, text):
 @pytest.mark.parametrize(
     ('meta', 'text'),
     [
-        ({'classes': ('cta',)}, r"'cta' is not among the categories; did you mean cat\?"),
-        ({'classes': ('owl',)}, r"'owl' is the name of the categories \[3, 4\]"),
-        ({'classes': ('zebra',)}, 'these are cat, owl, owl. Set'),
+        ({'classes': ('cta',)}, r"1 are not in the file: 'cta' \(did you mean 'cat'\?\)"),
+        ({'classes': ('owl',)}, r"several ids of a name have annotations: \{'owl': \[3, 4\]\}"),
+        ({'classes': ('zebra',)}, 'Its categories are cat, owl. Set'),
         ({'classes': 'cat'}, "needs `classes`, names; got 'cat'"),
         ({}, 'needs `classes`, names; got None'),
     ],
