@@ -334,7 +334,9 @@ def test_two_categories_of_one_name(measure, small, tmp_path):
         (tmp_path / 'val.json').write_text(json.dumps(content))
         return measure(tmp_path / 'val.json', classes=('circle',))
 
-    with pytest.raises(ValueError, match='give these annotations the same category_id; if not, rename'):
+    with pytest.raises(
+        ValueError, match='give these annotations the same category_id; if not, rename'
+    ):
         measured()
     content['annotations'][-1]['category_id'] = 1
     assert 'coco/bbox_mAP' in measured()
