@@ -13,6 +13,7 @@ import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,19 @@ _FROM_A_WORKER = re.compile(
 _BUILT_BY_MMENGINE = re.compile(r'^(class `\w+` in \S+: )+')
 _FROM_GLOO = re.compile(r'gloo/.*(closed|reset|Connection refused|Broken pipe)')
 _CALLED_BY_MMENGINE = re.compile(r' in <[\w.]+ object at 0x[0-9a-f]+>$')
+
+
+class LazyModule:
+    """A module imported when one of its names is first asked for, after the command line is read.
+
+    For a program whose `--help` should not wait for torch.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(import_module(self._name), name)
 
 
 def add_debug_argument(parser: argparse.ArgumentParser) -> None:

@@ -16,25 +16,10 @@ from torch import nn
 from torch.amp import GradScaler
 
 from ghmdet.messages import type_name
+from ghmdet.models.speedup import low_precision
 from ghmdet.registry import OPTIM_WRAPPERS
 
 _DTYPES = {'float16': torch.float16, 'bfloat16': torch.bfloat16}
-
-
-def low_precision(device_type: str) -> torch.dtype:
-    """Return bfloat16 on the CPU and on CUDA cards that compute in it, else float16.
-
-    Raises:
-        ValueError: the device has no mixed precision.
-    """
-    if device_type == 'mps':
-        raise ValueError(
-            'mixed precision (--amp, AmpOptimWrapper) is not available on mps; remove it, or '
-            'run on the CPU or on CUDA'
-        )
-    if device_type == 'cuda' and not torch.cuda.is_bf16_supported(including_emulation=False):
-        return torch.float16
-    return torch.bfloat16 if device_type in ('cpu', 'cuda') else torch.float16
 
 
 @OPTIM_WRAPPERS.register_module()

@@ -46,6 +46,22 @@ def _runs_in_order(module: nn.Module) -> bool:
     return isinstance(module, nn.Sequential) or type(module).__module__.startswith('ghmdet.')
 
 
+def low_precision(device_type: str) -> torch.dtype:
+    """Return bfloat16 on the CPU and on CUDA cards that compute in it, else float16.
+
+    Raises:
+        ValueError: the device has no mixed precision.
+    """
+    if device_type == 'mps':
+        raise ValueError(
+            'mixed precision (--amp, AmpOptimWrapper) is not available on mps; remove it, or '
+            'run on the CPU or on CUDA'
+        )
+    if device_type == 'cuda' and not torch.cuda.is_bf16_supported(including_emulation=False):
+        return torch.float16
+    return torch.bfloat16 if device_type in ('cpu', 'cuda') else torch.float16
+
+
 def cast_convolutions(model: nn.Module, dtype: torch.dtype) -> None:
     """Cast the weights of convolutions once, as autocast would for each batch.
 

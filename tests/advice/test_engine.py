@@ -21,14 +21,13 @@ import ghmdet.test
 from ghmdet import utils
 from ghmdet.datasets import CocoDataset
 from ghmdet.engine import build_runner, get_model, inference_detector, init_detector
-from ghmdet.engine.amp import low_precision
 from ghmdet.engine.launcher import _export_ranks
 from ghmdet.engine.val_loop import _scale_to_input
 from ghmdet.evaluation import CocoMetric
 from ghmdet.evaluation.image_results import index_images
 from ghmdet.models import RetinaNet
 from ghmdet.models.retina_head import _scale_factor
-from ghmdet.models.speedup import compile_network
+from ghmdet.models.speedup import compile_network, low_precision
 from ghmdet.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS
 from ghmdet.structures import DetDataSample
 from tests.advice import advice

@@ -36,16 +36,21 @@ ALLOWED = {
         *('registry', 'coco', 'datasets', 'models.wrappers', 'boxes.anchor_fit', 'config'),
         'checkpoint',
     },
+    'inference': {
+        *('registry', 'structures', 'coco', 'config', 'models', 'datasets', 'visualization'),
+        *('checkpoint', 'checks.classes'),
+    },
     'engine': {
         *('registry', 'structures', 'coco', 'boxes', 'losses', 'config', 'models', 'datasets'),
-        *('evaluation', 'visualization', 'compat', 'checkpoint', 'checks'),
+        *('evaluation', 'visualization', 'compat', 'checkpoint', 'checks', 'inference'),
     },
     'env': {'config'},
     'train': {'config', 'engine', 'registry'},
     'test': {'config', 'engine', 'registry'},
-    '__init__': {'config', 'engine'},
+    'predict': {'config', 'inference'},
+    '__init__': {'config', 'engine', 'inference'},
 }
-ALLOWED['utils'] = set(ALLOWED) - {'__init__', 'train', 'test'}  # registers all
+ALLOWED['utils'] = set(ALLOWED) - {'__init__', 'train', 'test', 'predict'}  # registers all
 FORBIDDEN = ('mmcv.ops', 'mmcv._ext', 'pkg_resources')
 
 

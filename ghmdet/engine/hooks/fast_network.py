@@ -5,11 +5,11 @@ from __future__ import annotations
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ghmdet.engine.amp import low_precision
 from ghmdet.models.speedup import (
     cast_convolutions,
     compile_network,
     fuse_conv_bn,
+    low_precision,
     set_inductor_freezing,
 )
 from ghmdet.models.wrappers import unwrap

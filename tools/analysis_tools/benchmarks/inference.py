@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torchvision.models.detection import RetinaNet
 
 from ghmdet import engine, get_config
-from ghmdet.engine.amp import low_precision
+from ghmdet.models.speedup import low_precision
 
 from .machine import Rates
 from .measure import Report, Row, Stopwatch, measure

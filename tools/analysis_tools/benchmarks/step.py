@@ -15,7 +15,7 @@ from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import DefaultScope
 
 from ghmdet import engine, get_config
-from ghmdet.engine.amp import low_precision
+from ghmdet.models.speedup import low_precision
 
 from .machine import Rates
 from .measure import Report, Stopwatch, measure
