@@ -74,7 +74,7 @@ class DetDataPreprocessor(ImgDataPreprocessor):
         data = self.cast_data(data)
         images = list(data['inputs'])
         self._check_images(images)
-        pad_hws = [tuple(map(self._round_up, image.shape[1:])) for image in images]
+        pad_hws = [self.padded_size(image) for image in images]
         batch_hw = tuple(map(max, zip(*pad_hws, strict=True)))
         data.setdefault('data_samples', None)
         if self.sync_batch_shape and training:
@@ -119,8 +119,11 @@ class DetDataPreprocessor(ImgDataPreprocessor):
         is_small = batch[:, 0].numel() < _MIN_PIXELS_CHANNELS_LAST
         return batch.contiguous() if is_small and batch.device.type == 'cpu' else batch
 
-    def _round_up(self, side: int) -> int:
-        return math.ceil(side / self.pad_size_divisor) * self.pad_size_divisor
+    def padded_size(self, image: Tensor) -> tuple[int, int]:
+        """Return the (h, w) of an image (channels, h, w) after padding to the divisor."""
+        divisor = self.pad_size_divisor
+        height, width = (math.ceil(side / divisor) * divisor for side in image.shape[-2:])
+        return height, width
 
 
 def _widen(batch_hw: tuple[int, ...], samples: list[Any]) -> tuple[int, ...]:

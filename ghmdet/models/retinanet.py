@@ -50,6 +50,27 @@ class RetinaNet(BaseModel):
                 getattr(module, 'sync', False) for module in self.bbox_head.modules()
             )
 
+    def val_step(self, data: Any) -> list[DetDataSample]:
+        """Return the samples of a batch of the data loader, each with its detections.
+
+        A batch does not change them: only images of equal padded size are joined. Group norm, and
+        features near the edge of an image, would depend on the padding to a larger one.
+        """
+        images = data.get('inputs') if isinstance(data, dict) else None
+        if not isinstance(images, list):  # a tensor has images of one size
+            return super().val_step(data)
+        padded_size = getattr(self.data_preprocessor, 'padded_size', lambda image: image.shape)
+        groups: dict[Any, list[int]] = {}
+        for index, image in enumerate(images):
+            groups.setdefault(padded_size(image), []).append(index)
+        found: dict[int, DetDataSample] = {}
+        for indices in groups.values():
+            part = {key: value and [value[i] for i in indices] for key, value in data.items()}
+            found.update(zip(indices, super().val_step(part), strict=True))
+        return [found[index] for index in range(len(images))]
+
+    test_step = val_step
+
     def extract_feat(self, inputs: Tensor) -> tuple[Tensor, ...]:
         """Return the L feature maps of images (N, 3, H, W)."""
         return self.neck(self.backbone(inputs))

@@ -50,6 +50,76 @@ def test_modes_agree(model):
     assert found[0].pred_instances.bboxes.shape == (0, 4)
 
 
+NORMS = dict(GN=dict(type='GN', num_groups=2), BN=dict(type='BN'))
+
+
+def spread_detections(model):
+    """Give a new model weights by which its detections differ in score, class and place."""
+    torch.nn.init.normal_(model.bbox_head.retina_cls.weight)
+    model.eval().bbox_head.retina_cls.bias.zero_()
+    maps = model(**model.data_preprocessor(collate([random_image(64, 64)])), mode='tensor')
+    for layer, outputs in zip(
+        (model.bbox_head.retina_cls, model.bbox_head.retina_reg), maps, strict=True
+    ):
+        layer.weight.div_(outputs[0].std())
+    return model
+
+
+@pytest.mark.parametrize('norm', NORMS)
+@torch.no_grad()
+def test_a_batch_never_changes_a_detection(norm):
+    cfg = detector_cfg()
+    for part in (cfg['neck'], cfg['bbox_head']):
+        part['norm_cfg'] = NORMS[norm]
+    cfg['data_preprocessor'] = dict(
+        type='DetDataPreprocessor', mean=[100] * 3, std=[60] * 3, pad_size_divisor=32
+    )
+    torch.manual_seed(0)
+    model = spread_detections(MODELS.build(cfg))
+    sizes = [(60, 50), (33, 90), (64, 64), (60, 64), (90, 33), (31, 95), (60, 50)]
+    batch = [random_image(*size) for size in sizes]
+    alone = [predict(model, [item])[0] for item in batch]
+    assert all(len(found.scores) == 10 for found in alone)
+    for size in (3, 7):
+        parts = [batch[start : start + size] for start in range(0, 7, size)]
+        together = [found for part in parts for found in predict(model, part)]
+        for one, other in zip(alone, together, strict=True):
+            torch.testing.assert_close(one.scores, other.scores, atol=1e-5, rtol=0)
+            torch.testing.assert_close(one.bboxes, other.bboxes, atol=1e-3, rtol=0)
+            assert one.labels.tolist() == other.labels.tolist()
+    # The network itself does depend on the padding to other images of a batch.
+    padded = model(**model.data_preprocessor(collate(batch)), mode='predict')[0].pred_instances
+    assert (padded.scores - alone[0].scores).abs().max() > (0.01 if norm == 'GN' else 1e-5)
+
+
+def random_image(height, width):
+    generator = torch.Generator().manual_seed(height * width)
+    image = torch.randint(256, (3, height, width), generator=generator, dtype=torch.uint8)
+    shapes = dict(img_shape=(height, width), ori_shape=(height, width), scale_factor=(1, 1))
+    return image, DetDataSample(metainfo=shapes)
+
+
+def collate(items):
+    images, samples = zip(*items, strict=True)
+    return dict(inputs=list(images), data_samples=[sample.clone() for sample in samples])
+
+
+def predict(model, items):
+    return [sample.pred_instances for sample in model.test_step(collate(items))]
+
+
+def test_a_batch_of_one_size_is_joined(model):
+    joined = []
+    handle = model.backbone.register_forward_pre_hook(
+        lambda _, given: joined.append(given[0].shape)
+    )
+    items = [random_image(*size) for size in ((40, 40), (70, 40), (64, 33), (50, 20))]
+    samples = model.eval().val_step(collate(items))
+    handle.remove()
+    assert [tuple(shape) for shape in joined] == [(2, 3, 64, 64), (1, 3, 96, 64), (1, 3, 64, 32)]
+    assert [sample.img_shape for sample in samples] == [(40, 40), (70, 40), (64, 33), (50, 20)]
+
+
 def test_unknown_mode(model):
     with pytest.raises(ValueError, match="mode must be 'loss', 'predict' or 'tensor', got 'train'"):
         model(torch.zeros(1, 3, 64, 64), mode='train')
