@@ -20,7 +20,7 @@ MEASURED = """
 custom_imports = dict(imports=['tests.e2e.parts'])
 custom_hooks = [dict(type='WriteMetricsHook')]
 val_cfg = dict(compute_loss=True)
-# Padding to the largest image of a batch changes what is detected at the edge.
+# Batches of another size give other rounding errors.
 val_dataloader.update(batch_size=1)
 test_dataloader = dict(
     val_dataloader, dataset=dict(val_dataloader['dataset'], ann_file='{0}.json')
