@@ -59,8 +59,10 @@ _BFLOAT16_FLAGS = {'avx512_bf16', 'amx_bf16', 'bf16'}
 
 def main(argv: Sequence[str] = ()) -> int:
     """Print the report and return the exit code."""
-    about = 'Print what a bug report needs: versions, settings and faults of the installation.'
-    argparse.ArgumentParser(prog='python -m ghmdet.env', description=about).parse_args(argv)
+    argparse.ArgumentParser(
+        prog='python -m ghmdet.env',
+        description='Print what a bug report needs: versions, settings, faults of the packages.',
+    ).parse_args(argv)
     faults: list[str] = []
     remarks: list[str] = []
     _print('ghmdet', f'{__version__} from {Path(__file__).parent}{_describe_commit()}')

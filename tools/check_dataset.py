@@ -26,8 +26,6 @@ from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ghmdet.coco.classes import find_classes
-from ghmdet.coco.records import ImageRecord
 from ghmdet.config.arguments import add_data_root, move_data, read_config
 from ghmdet.config.cfg_options import add_cfg_options, merge_options
 from ghmdet.config.cli import LazyModule, add_debug_argument, run, user_path
@@ -36,11 +34,13 @@ from ghmdet.registry import DATASETS
 
 if TYPE_CHECKING:
     from ghmdet.checks.dataset_audit import DatasetAudit
+    from ghmdet.coco.records import ImageRecord
     from ghmdet.datasets import CocoDataset
 
 dataset_audit = LazyModule('ghmdet.checks.dataset_audit')
 audit_report = LazyModule('ghmdet.checks.audit_report')
 class_check = LazyModule('ghmdet.checks.classes')
+coco_classes = LazyModule('ghmdet.coco.classes')
 datasets = LazyModule('ghmdet.datasets')
 
 # Where the images of a COCO file may be, relative to its folder.
@@ -126,7 +126,7 @@ def main() -> None:
 def check_json(args: argparse.Namespace) -> DatasetAudit:
     """Check a COCO file with all its categories."""
     entries = dataset_audit.read_valid_entries(args.source, need_annotations=False)
-    names = find_classes(entries[0]).classes
+    names = coco_classes.find_classes(entries[0]).classes
     folder = args.img_dir or guess_folder(Path(args.source), entries[0].images[:1])
     dataset = datasets.CocoDataset(
         args.source,
@@ -218,7 +218,7 @@ def read_with_own_classes(dataset: CocoDataset, values: Mapping[str, Any]) -> tu
         )
     except (OSError, ValueError):  # found again by the check
         return None, dataset
-    names = find_classes(entries[0]).classes
+    names = coco_classes.find_classes(entries[0]).classes
     metainfo = {'metainfo': {'classes': names}} if names else {}
     return entries, DATASETS.build({**values, **metainfo, 'lazy_init': True})
 

@@ -31,11 +31,11 @@ from pathlib import Path
 from typing import NoReturn
 from xml.etree import ElementTree
 
-from ghmdet.coco.classes import suggest_name
 from ghmdet.config.cli import LazyModule, add_debug_argument, run, user_path
 from ghmdet.files import decode_text, find_look_alike, fold_name, read_lines, replacing
 from ghmdet.messages import list_items
 
+coco_classes = LazyModule('ghmdet.coco.classes')
 image_file = LazyModule('ghmdet.datasets.image_file')
 image_folder = LazyModule('ghmdet.datasets.image_folder')
 USUAL_SETS = ('train', 'val', 'test')
@@ -147,7 +147,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     # One list for all sets: an id must mean the same class in each.
     classes = list(dict.fromkeys(args.classes or sorted(found)))
     for name in (name for name in classes if name not in found):
-        print(f'no object has the class {suggest_name(name, list(found))}', file=sys.stderr)
+        print(
+            f'no object has the class {coco_classes.suggest_name(name, list(found))}',
+            file=sys.stderr,
+        )
     annotations = args.out / 'annotations'
     annotations.mkdir(parents=True, exist_ok=True)
     for voc_set in voc_sets:
