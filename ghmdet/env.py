@@ -10,12 +10,15 @@ or any other package, is missing or broken.
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import re
 import shutil
+import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import import_module, metadata
 from importlib.util import find_spec
 from pathlib import Path
@@ -54,8 +57,12 @@ _ROOT = Path(__file__).resolve().parents[1]  # a checkout, or site-packages
 _BFLOAT16_FLAGS = {'avx512_bf16', 'amx_bf16', 'bf16'}
 
 
-def main() -> int:
+def main(argv: Sequence[str] = ()) -> int:
     """Print the report and return the exit code."""
+    argparse.ArgumentParser(
+        prog='python -m ghmdet.env',
+        description='Print what a bug report needs: versions, settings, faults of the packages.',
+    ).parse_args(argv)
     faults: list[str] = []
     remarks: list[str] = []
     _print('ghmdet', f'{__version__} from {Path(__file__).parent}{_describe_commit()}')
@@ -207,4 +214,6 @@ def _describe_torch(
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    if hasattr(signal, 'SIGPIPE'):
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end without a traceback in `| head`
+    sys.exit(main(sys.argv[1:]))

@@ -19,24 +19,29 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmengine.logging import MMLogger
 from mmengine.registry import init_default_scope
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from ghmdet.checks.audit_report import list_findings, write_report
-from ghmdet.checks.classes import resolve_classes
-from ghmdet.checks.dataset_audit import DatasetAudit, check_dataset, read_valid_entries
-from ghmdet.coco.classes import find_classes
-from ghmdet.coco.records import ImageRecord
 from ghmdet.config.arguments import add_data_root, move_data, read_config
 from ghmdet.config.cfg_options import add_cfg_options, merge_options
-from ghmdet.config.cli import add_debug_argument, run, user_path
+from ghmdet.config.cli import LazyModule, add_debug_argument, run, user_path
 from ghmdet.config.data_root import find_datasets
-from ghmdet.datasets import CocoDataset
 from ghmdet.registry import DATASETS
+
+if TYPE_CHECKING:
+    from ghmdet.checks.dataset_audit import DatasetAudit
+    from ghmdet.coco.records import ImageRecord
+    from ghmdet.datasets import CocoDataset
+
+dataset_audit = LazyModule('ghmdet.checks.dataset_audit')
+audit_report = LazyModule('ghmdet.checks.audit_report')
+class_check = LazyModule('ghmdet.checks.classes')
+coco_classes = LazyModule('ghmdet.coco.classes')
+datasets = LazyModule('ghmdet.datasets')
 
 # Where the images of a COCO file may be, relative to its folder.
 _GUESSES = (
@@ -104,8 +109,8 @@ def main() -> None:
         raise ValueError(f'{args.source}: nothing was checked: {"; ".join(skipped)}')
     find_leaks(audits)
     out = args.out or Path(f'check_{Path(args.source).stem}')
-    write_report(audits, out)
-    print('\n'.join(map(list_findings, audits)))
+    audit_report.write_report(audits, out)
+    print('\n'.join(map(audit_report.list_findings, audits)))
     print(f'report: {out / "report.html"} and {out / "report.txt"}')
     errors = sum(audit.num_errors for audit in audits)
     if errors:
@@ -120,10 +125,10 @@ def main() -> None:
 
 def check_json(args: argparse.Namespace) -> DatasetAudit:
     """Check a COCO file with all its categories."""
-    entries = read_valid_entries(args.source, need_annotations=False)
-    names = find_classes(entries[0]).classes
+    entries = dataset_audit.read_valid_entries(args.source, need_annotations=False)
+    names = coco_classes.find_classes(entries[0]).classes
     folder = args.img_dir or guess_folder(Path(args.source), entries[0].images[:1])
-    dataset = CocoDataset(
+    dataset = datasets.CocoDataset(
         args.source,
         data_prefix={'img': folder or str(Path(args.source).parent)},
         metainfo={'classes': names} if names else None,
@@ -150,7 +155,7 @@ def check_config(args: argparse.Namespace, skipped: list[str]) -> Iterator[Datas
     merge_options(cfg, args.cfg_options)
     classes_error = ''
     try:
-        resolve_classes(cfg, ('train', 'val', 'test'))
+        class_check.resolve_classes(cfg, ('train', 'val', 'test'))
     except (OSError, ValueError) as error:
         classes_error = str(error)
     keys: dict[str, list[str]] = {}
@@ -165,7 +170,7 @@ def check_config(args: argparse.Namespace, skipped: list[str]) -> Iterator[Datas
     for same in keys.values():
         values, name = configs[same[0]], ', '.join(same)
         kind = DATASETS.get(values['type']) if isinstance(values['type'], str) else values['type']
-        if not issubclass(kind, CocoDataset) or not values.get('ann_file'):
+        if not issubclass(kind, datasets.CocoDataset) or not values.get('ann_file'):
             skipped.append(f'{name} ({kind.__name__})')
             continue
         dataset, entries = DATASETS.build({**values, 'lazy_init': True}), None
@@ -175,7 +180,7 @@ def check_config(args: argparse.Namespace, skipped: list[str]) -> Iterator[Datas
         num_errors += audit.num_errors
         yield audit
     if classes_error and (not num_errors or classes_error.startswith('the classes do not agree')):
-        audit = DatasetAudit('all datasets', args.source)
+        audit = dataset_audit.DatasetAudit('all datasets', args.source)
         audit.add('classes', [classes_error])
         yield audit
     elif not keys:
@@ -208,10 +213,12 @@ def read_with_own_classes(dataset: CocoDataset, values: Mapping[str, Any]) -> tu
     It gets the classes of the file. With those of COCO, its default, each file would lack them.
     """
     try:
-        entries = read_valid_entries(dataset.ann_file, dataset.backend_args, not dataset.test_mode)
+        entries = dataset_audit.read_valid_entries(
+            dataset.ann_file, dataset.backend_args, not dataset.test_mode
+        )
     except (OSError, ValueError):  # found again by the check
         return None, dataset
-    names = find_classes(entries[0]).classes
+    names = coco_classes.find_classes(entries[0]).classes
     metainfo = {'metainfo': {'classes': names}} if names else {}
     return entries, DATASETS.build({**values, **metainfo, 'lazy_init': True})
 
@@ -226,7 +233,7 @@ def simplify(values: Mapping[str, Any]) -> dict[str, Any]:
 def check(args: argparse.Namespace, name: str, dataset: CocoDataset, **kwargs: Any) -> DatasetAudit:
     with show_progress(name) as progress:
         kwargs |= dict(workers=args.workers, max_pictures=args.pictures, progress=progress)
-        return check_dataset(dataset, name, pipeline=args.pipeline, **kwargs)
+        return dataset_audit.check_dataset(dataset, name, pipeline=args.pipeline, **kwargs)
 
 
 @contextlib.contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -82,6 +83,16 @@ def test_nothing_can_be_imported(tmp_path):
         assert f'FAULT: {told}' in lines
     assert lines[-1].startswith('ghmdet will not work properly: ')
     assert "No module named 'mmengine'" in python(tmp_path, '-c', 'import ghmdet').stderr
+
+
+@pytest.mark.skipif(not hasattr(signal, 'SIGPIPE'), reason='of POSIX')
+def test_a_reader_that_has_ended_ends_it_without_a_traceback():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, '-m', 'ghmdet.env']
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, timeout=120)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, b'')
 
 
 def test_broken_and_doubled(tmp_path):

@@ -3,14 +3,12 @@
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 
 import cv2
 import pytest
 import torch
 
-from tests.e2e.conftest import ENV, ROOT, check_equal, run, scalars, weights, write_config
+from tests.e2e.conftest import check_equal, run, scalars, weights, write_config
 
 
 def test_training_lowers_the_loss_and_leaves_its_files(trained):
@@ -93,22 +91,6 @@ def test_load_from_starts_at_the_weights_given(trained, tmp_path):
     before, after = weights(checkpoint), weights(tmp_path / 'epoch_1.pth')
     moved = {name.split('.')[-1] for name in before if not torch.equal(before[name], after[name])}
     assert moved == {'acc_sum'}
-
-
-@pytest.mark.parametrize('tool', ['train.py', 'test.py'])
-def test_arguments_are_read_before_torch_is_imported(tool):
-    script = f"""
-import runpy, sys
-sys.argv[1:] = ['--help']
-try:
-    runpy.run_path({str(ROOT / 'tools' / tool)!r}, run_name='__main__')
-finally:
-    print('heavy:', [m for m in ('torch', 'mmcv', 'cv2') if m in sys.modules])
-"""
-    command = [sys.executable, '-c', script]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENV, timeout=120)
-    assert '--compile' in done.stdout
-    assert done.stdout.endswith('heavy: []\n'), done.stderr
 
 
 def test_low_precision_is_on_and_near(trained, shapes, tmp_path):

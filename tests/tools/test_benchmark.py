@@ -129,10 +129,13 @@ def test_evaluation():
 
 
 def test_startup(monkeypatch):
-    commands = {name: startup._COMMANDS[name] for name in ('tools/train.py --help', 'import torch')}
-    monkeypatch.setattr(startup, '_COMMANDS', commands)
-    report, _ = run('startup', '--runs', 1)
+    names = ('train.py --help', '-m ghmdet.env --help', 'benchmark.py --help', 'import torch')
+    monkeypatch.setattr(startup, '_COMMANDS', {name: startup._COMMANDS[name] for name in names})
+    report, rows = run('startup', '--runs', 1)
     assert report.checks == {'import ghmdet leaves torch out': True}
+    slowest = max(names[:3], key=lambda name: rows[name].median)
+    assert report.remarks[1].startswith(f'slowest of 3: {slowest}, ')
+    assert all(rows[name].peak_bytes < rows['import torch'].peak_bytes for name in names[:3])
 
 
 def test_memory_of_a_call():

@@ -12,23 +12,29 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import torch
-from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.utils import ProgressBar
-from torch import Tensor
 
-from ghmdet.boxes.anchor_fit import AnchorFit, fit_anchors
-from ghmdet.checks import anchors as anchor_check
-from ghmdet.checks.classes import resolve_classes
 from ghmdet.config import cli
 from ghmdet.config.cfg_options import add_cfg_options, merge_options
 from ghmdet.config.shipped import get_config
-from ghmdet.datasets.wrappers import base_datasets
 from ghmdet.registry import DATASETS, TASK_UTILS
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from torch import Tensor
+
+    from ghmdet.boxes.anchor_fit import AnchorFit
+
+torch = cli.LazyModule('torch')
+figures = cli.LazyModule('matplotlib.figure')
+anchor_fit = cli.LazyModule('ghmdet.boxes.anchor_fit')
+anchor_check = cli.LazyModule('ghmdet.checks.anchors')
+class_check = cli.LazyModule('ghmdet.checks.classes')
+wrappers = cli.LazyModule('ghmdet.datasets.wrappers')
 
 _SIZES = {'small': (0, 32**2), 'medium': (32**2, 96**2), 'large': (96**2, float('inf'))}
 _LOW, _HIGH = 0.4, 0.5
@@ -74,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     cfg = get_config(args.config)
     merge_options(cfg, args.cfg_options)
-    resolve_classes(cfg, ['train'])
+    class_check.resolve_classes(cfg, ['train'])
     anchor_cfg, threshold = read_settings(cfg)
     with DefaultScope.overwrite_default_scope('ghmdet'):
         boxes = read_boxes(cfg, args.max_images)
@@ -116,7 +122,7 @@ def read_boxes(cfg: Config, max_images: int | None) -> Boxes:
         ValueError: it has none.
     """
     divisor = (cfg.model.get('data_preprocessor') or {}).get('pad_size_divisor', 1)
-    datasets = list(base_datasets(DATASETS.build(cfg.train_dataloader.dataset)))
+    datasets = list(wrappers.base_datasets(DATASETS.build(cfg.train_dataloader.dataset)))
     parts = []
     for dataset in datasets:
         count = len(dataset) if max_images is None else max(1, max_images // len(datasets))
@@ -138,8 +144,10 @@ def read_boxes(cfg: Config, max_images: int | None) -> Boxes:
 
 def fit_all(boxes: Boxes, generator: Any) -> AnchorFit:
     parts = zip(boxes.bboxes.split(_CHUNK), boxes.input_wh.split(_CHUNK), strict=True)
-    fits = [fit_anchors(*part, generator.base_anchors, generator.strides) for part in parts]
-    return AnchorFit(*map(torch.cat, zip(*fits, strict=True)))
+    fits = [
+        anchor_fit.fit_anchors(*part, generator.base_anchors, generator.strides) for part in parts
+    ]
+    return anchor_fit.AnchorFit(*map(torch.cat, zip(*fits, strict=True)))
 
 
 def share_table(boxes: Boxes, fit: AnchorFit) -> list[str]:
@@ -226,7 +234,7 @@ def share_below(ious: Tensor, bound: float) -> float:
 
 def draw(boxes: Boxes, fit: AnchorFit, generator: Any, threshold: float) -> Figure:
     """Draw the sizes of boxes and anchors, and a histogram of their IoUs."""
-    figure = Figure(figsize=(12, 5), layout='constrained')
+    figure = figures.Figure(figsize=(12, 5), layout='constrained')
     shapes, overlaps = figure.subplots(1, 2)
     shown = anchor_check.spread(len(boxes.areas), _TRIED_BOXES)
     sizes = boxes.bboxes[shown, 2:] - boxes.bboxes[shown, :2]

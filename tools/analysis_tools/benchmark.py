@@ -2,16 +2,8 @@
 
 python tools/analysis_tools/benchmark.py TASK [--device cuda] [--amp] [--compile] [--json FILE]
 
-`loss`: GHM-C and GHM-R, forward and backward, against literal loops over the bins.
-`step`: a training step and its parts, against torchvision's RetinaNet.
-`inference`: detecting, against torchvision's RetinaNet.
-`dataloader`: a training pipeline, against mmcv's transforms in a row.
-`dataset`: reading an annotation file of train2017's size, against pycocotools.
-`evaluation`: COCO's twelve numbers, against pycocotools.
-`startup`: `--help` of the tools, against `import torch`.
-`all`: one after the other.
-
-Nothing is downloaded: weights are random, images and annotations are drawn.
+--help lists the tasks; `all` runs one after the other. Nothing is downloaded: weights are random,
+images and annotations are drawn.
 """
 
 from __future__ import annotations
@@ -22,38 +14,15 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
-import torch
-from benchmarks import dataloader, dataset, evaluation, inference, loss, startup, step
-from benchmarks.machine import describe_machine, list_versions, measure_rates
-from benchmarks.measure import quiet_log
+from benchmarks.arguments import TASKS as NAMES
+from benchmarks.arguments import make_parser
 
-from ghmdet.config.cli import add_debug_argument, run, user_path
+from ghmdet.config.cli import LazyModule, run
 
-TASKS = {
-    'loss': loss,
-    'step': step,
-    'inference': inference,
-    'dataloader': dataloader,
-    'dataset': dataset,
-    'evaluation': evaluation,
-    'startup': startup,
-}
-
-
-def make_parser() -> argparse.ArgumentParser:
-    common = argparse.ArgumentParser(add_help=False)
-    common.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
-    common.add_argument('--amp', action='store_true', help='step, inference: also mixed precision')
-    common.add_argument('--compile', action='store_true', help='step, inference: also compiled')
-    common.add_argument('--runs', type=int, default=5, help='timed runs of each variant')
-    add_debug_argument(common)
-    common.add_argument('--json', type=user_path, help='also write the figures here')
-    parser = argparse.ArgumentParser(description='Measure against a reference.')
-    tasks = parser.add_subparsers(dest='task', required=True)
-    for name, task in TASKS.items():
-        task.add_arguments(tasks.add_parser(name, parents=[common], help=task.__doc__))
-    tasks.add_parser('all', parents=[common], help='all tasks, each with its defaults')
-    return parser
+torch = LazyModule('torch')
+machines = LazyModule('benchmarks.machine')
+measure = LazyModule('benchmarks.measure')
+TASKS = {name: LazyModule(f'benchmarks.{name}') for name in NAMES}
 
 
 def parse_args(argv: Sequence[str]) -> list[argparse.Namespace]:
@@ -83,17 +52,17 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Run the tasks; the exit code is 1 where a check failed."""
     tasks = parse_args(sys.argv[1:] if argv is None else argv)
     first = tasks[0]
-    rates = measure_rates(first.device)
-    machine = {**describe_machine(first.device), 'rates': rates._asdict()}
-    print_heading(machine, list_versions())
+    rates = machines.measure_rates(first.device)
+    machine = {**machines.describe_machine(first.device), 'rates': rates._asdict()}
+    print_heading(machine, machines.list_versions())
     reports = []
     for args in tasks:
-        with quiet_log():
+        with measure.quiet_log():
             report = TASKS[args.task].run(args, rates)
         report.print()
         reports.append({**report.to_dict(), 'arguments': vars(args)})
         if first.json:  # after each, so that what was measured is kept whatever happens next
-            content = dict(machine=machine, versions=list_versions(), reports=reports)
+            content = dict(machine=machine, versions=machines.list_versions(), reports=reports)
             first.json.write_text(json.dumps(content, indent=2, default=str))
     return reports
 

@@ -31,17 +31,16 @@ from pathlib import Path
 from typing import NoReturn
 from xml.etree import ElementTree
 
-from ghmdet.coco.classes import suggest_name
-from ghmdet.config.cli import add_debug_argument, run, user_path
-from ghmdet.datasets.image_file import ImageError, read_image_sizes
-from ghmdet.datasets.image_folder import SUFFIXES
+from ghmdet.config.cli import LazyModule, add_debug_argument, run, user_path
 from ghmdet.files import decode_text, find_look_alike, fold_name, read_lines, replacing
 from ghmdet.messages import list_items
 
+coco_classes = LazyModule('ghmdet.coco.classes')
+image_file = LazyModule('ghmdet.datasets.image_file')
+image_folder = LazyModule('ghmdet.datasets.image_folder')
 USUAL_SETS = ('train', 'val', 'test')
 # The largest of Pascal VOC has 20 kB.
 MAX_XML_BYTES = 16 * 2**20
-_SUFFIX = re.compile(rf'({"|".join(map(re.escape, SUFFIXES))}|\.xml)$', re.IGNORECASE)
 _SECOND_COLUMN = re.compile(r'\s+(-1|0|1|\S+\.xml)$', re.IGNORECASE)
 _OUTER_FOLDERS = re.compile(r'^(.*/)?(jpegimages|annotations)/|^\./', re.IGNORECASE)
 _IS_ABSOLUTE = re.compile(r'/|[a-z]:/', re.IGNORECASE)
@@ -80,8 +79,10 @@ class ImageNames:
     """The images of a folder, found by what a list may call them."""
 
     def __init__(self, folder: Path) -> None:
+        endings = '|'.join(map(re.escape, image_folder.SUFFIXES))
+        self._suffix = re.compile(rf'({endings}|\.xml)$', re.IGNORECASE)
         paths = (path.relative_to(folder) for path in sorted(folder.rglob('*')))
-        files = [path for path in paths if path.suffix.lower() in SUFFIXES]
+        files = [path for path in paths if path.suffix.lower() in image_folder.SUFFIXES]
         self._exact = {path.as_posix(): path.as_posix() for path in files}
         for path in files:
             self._exact.setdefault(path.with_suffix('').as_posix(), path.as_posix())
@@ -91,7 +92,7 @@ class ImageNames:
 
     def find(self, line: str) -> str | None:
         """Return the file name of the image that a line means; None if none or several fit."""
-        keys = [key for text in list_spellings(line) for key in (text, _SUFFIX.sub('', text))]
+        keys = [key for text in list_spellings(line) for key in (text, self._suffix.sub('', text))]
         for key in keys:
             if key in self._exact:
                 return self._exact[key]
@@ -146,7 +147,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     # One list for all sets: an id must mean the same class in each.
     classes = list(dict.fromkeys(args.classes or sorted(found)))
     for name in (name for name in classes if name not in found):
-        print(f'no object has the class {suggest_name(name, list(found))}', file=sys.stderr)
+        print(
+            f'no object has the class {coco_classes.suggest_name(name, list(found))}',
+            file=sys.stderr,
+        )
     annotations = args.out / 'annotations'
     annotations.mkdir(parents=True, exist_ok=True)
     for voc_set in voc_sets:
@@ -251,8 +255,8 @@ def read_annotation(voc_set: VocSet, xmls: Path, images: Path, file_name: str) -
     try:
         tree = read_xml(xml_file)
         xml_wh = read_size(tree)
-        stored_wh, size_wh = read_image_sizes(images / file_name)
-    except ImageError as error:
+        stored_wh, size_wh = image_file.read_image_sizes(images / file_name)
+    except image_file.ImageError as error:
         voc_set.report(f'{image_id}: {error}', 'images')
         return
     except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from ghmdet.config.cli import add_debug_argument, run, user_path
-from ghmdet.datasets import draw_shapes
+from ghmdet.config.cli import LazyModule, add_debug_argument, run, user_path
+
+datasets = LazyModule('ghmdet.datasets')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -22,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--seed', type=int, default=0, help='same seed, same bytes (%(default)s)')
     add_debug_argument(parser)
     args = parser.parse_args(argv)
-    files = draw_shapes(
+    files = datasets.draw_shapes(
         args.out, {'train': args.train, 'val': args.val}, args.seed, on_image=show_progress
     )
     for split, file in files.items():

@@ -14,18 +14,20 @@ import argparse
 import sys
 import tempfile
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 from types import FrameType
-from typing import Any
-
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from typing import TYPE_CHECKING, Any
 
 import ghmdet
+from ghmdet import engine
 from ghmdet.config.arguments import add_common_arguments, load_config
-from ghmdet.config.cli import run
-from ghmdet.engine import build_runner
+from ghmdet.config.cli import LazyModule, run
 
+if TYPE_CHECKING:
+    from mmengine.runner import Runner
+
+step_hook = LazyModule('step_hook')
 ROOT = Path(ghmdet.__file__).parent
 
 
@@ -59,25 +61,6 @@ class Profile:
             self.calls[str(path.relative_to(ROOT))] += 1
 
 
-class CountHook(Hook):
-    """Profiles the second iteration of a training, which it ends."""
-
-    priority = 'LOWEST'  # and registered last: after all others
-
-    def __init__(self) -> None:
-        self.profile = Profile()
-
-    def after_train_iter(
-        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
-    ) -> None:
-        """Start at the end of the first iteration and stop at that of the second."""
-        if batch_idx == 0:
-            self.profile.start()
-            return
-        self.profile.stop()
-        raise Counted
-
-
 def profile_step(runner: Runner) -> Profile:
     """Profile reading a batch and a training step."""
     optim_wrapper = runner.build_optim_wrapper(runner.cfg.optim_wrapper)
@@ -86,6 +69,23 @@ def profile_step(runner: Runner) -> Profile:
         start()
         runner.model.train_step(next(iter(runner.train_dataloader)), optim_wrapper)
     profile.stop()
+    return profile
+
+
+def profile_iteration(runner: Runner) -> Profile:
+    """Profile the second iteration of a training, which then ends."""
+    profile = Profile()
+
+    def on_step(number: int) -> None:
+        if number == 1:
+            profile.start()
+            return
+        profile.stop()
+        raise Counted
+
+    runner.register_hook(step_hook.StepHook(on_step))
+    with suppress(Counted):
+        runner.train()
     return profile
 
 
@@ -98,14 +98,9 @@ def main() -> None:
     cfg.train_dataloader.update(num_workers=0, persistent_workers=False)
     with tempfile.TemporaryDirectory() as folder:
         cfg.work_dir = folder
-        runner = build_runner(cfg)
+        runner = engine.build_runner(cfg)
         profile_step(runner).print('a training step')
-        hook = CountHook()
-        runner.register_hook(hook)
-        try:
-            runner.train()
-        except Counted:
-            hook.profile.print('a training iteration')
+        profile_iteration(runner).print('a training iteration')
 
 
 if __name__ == '__main__':

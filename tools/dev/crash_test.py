@@ -34,11 +34,11 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import torch
+from ghmdet import engine
+from ghmdet.config.cli import LazyModule
 
-from ghmdet.datasets import draw_shapes
-from ghmdet.engine import load_checkpoint_file
-
+torch = LazyModule('torch')
+datasets = LazyModule('ghmdet.datasets')
 TRAIN = Path(__file__).parents[1] / 'train.py'
 STOPPED = 75
 LIMIT = 1800  # seconds for one training
@@ -112,7 +112,7 @@ class Trial:
 
     def __init__(self, folder: Path, args: argparse.Namespace) -> None:
         self.folder, self.args = folder, args
-        draw_shapes(folder / 'data', dict(train=args.images, val=4), seed=0)
+        datasets.draw_shapes(folder / 'data', dict(train=args.images, val=4), seed=0)
         (folder / 'crash_test_noise.py').write_text(
             NOISE.replace('{noisy}', str(len(set(args.processes)) == 1))
         )
@@ -189,7 +189,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if process.wait(LIMIT):
         sys.exit(''.join(out.lines))
     last = time.monotonic() - begin
-    expected = load_checkpoint_file((reference / 'last_checkpoint').read_text())
+    expected = engine.load_checkpoint_file((reference / 'last_checkpoint').read_text())
     print(f'reference: {last:.1f} s, {(reference / "last_checkpoint").read_text()}', flush=True)
     kills: Counter[str] = Counter()
     faults: list[str] = []
@@ -198,7 +198,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         number += 1
         work_dir = folder / f'run{number}'
         faults += run_killed(trial, work_dir, rng, kills)
-        found = load_checkpoint_file((work_dir / 'last_checkpoint').read_text())
+        found = engine.load_checkpoint_file((work_dir / 'last_checkpoint').read_text())
         exact = len(set(args.processes)) == 1
         differences = list(compare(expected, found, 0.0 if exact else args.tolerance))
         faults += [f'run {number}: {difference}' for difference in differences]
@@ -249,7 +249,7 @@ def run_killed(
         pointer = work_dir / 'last_checkpoint'
         if pointer.exists():
             try:
-                load_checkpoint_file(pointer.read_text())
+                engine.load_checkpoint_file(pointer.read_text())
             except Exception as error:  # any error counts
                 yield f'after {name}: {pointer} names no readable checkpoint: {error}'
 

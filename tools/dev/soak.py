@@ -25,17 +25,15 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-import cv2
-import torch
 from mmengine.config import Config
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
 
-from ghmdet import get_config
-from ghmdet.config.cli import add_debug_argument, run
-from ghmdet.datasets import draw_shapes
-from ghmdet.engine import build_runner, inference_detector, init_detector
+from ghmdet import engine, get_config
+from ghmdet.config.cli import LazyModule, add_debug_argument, run
 
+cv2 = LazyModule('cv2')
+torch = LazyModule('torch')
+datasets = LazyModule('ghmdet.datasets')
+step_hook = LazyModule('step_hook')
 # Of --varied: times --size in training, times the width of images to detect in.
 _FACTORS = [0.6 + 0.05 * i for i in range(17)]
 
@@ -125,23 +123,6 @@ class Meter:
         )
 
 
-class SoakHook(Hook):
-    """Takes a step of the meter after each iteration of a training."""
-
-    priority = 'LOWEST'
-
-    def __init__(self, meter: Meter) -> None:
-        self.meter = meter
-
-    def before_train(self, runner: Runner) -> None:
-        """Start the clock."""
-        self.meter.start()
-
-    def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        """Measure."""
-        self.meter.step(runner.iter + 1)
-
-
 def read_memory(pid: int | str) -> dict[str, float]:
     """Return the lines of a process's smaps_rollup, such as Rss and Private_Dirty, in MB."""
     lines = Path(f'/proc/{pid}/smaps_rollup').read_text().splitlines()[1:]
@@ -223,7 +204,7 @@ def make_config(args: argparse.Namespace, folder: Path) -> Config:
     """Read the config and point it to drawn images, `iters` / `epochs` steps of them an epoch."""
     cfg = get_config(args.config)
     per_epoch = -(-args.iters // args.epochs)
-    draw_shapes(folder, dict(train=per_epoch * args.batch, val=max(args.val, 1)))
+    datasets.draw_shapes(folder, dict(train=per_epoch * args.batch, val=max(args.val, 1)))
     scale = [(args.size, args.size)]
     if args.varied:
         scale = [(int(args.size * factor), int(args.size * factor)) for factor in _FACTORS]
@@ -252,8 +233,8 @@ def make_config(args: argparse.Namespace, folder: Path) -> Config:
 def train(args: argparse.Namespace, meter: Meter, folder: Path) -> None:
     """Train as tools/train.py does, without downloads."""
     cfg = make_config(args, folder)
-    runner = build_runner(cfg)
-    runner.register_hook(SoakHook(meter))
+    runner = engine.build_runner(cfg)
+    runner.register_hook(step_hook.StepHook(meter.step, on_start=meter.start))
     runner.train()
 
 
@@ -264,9 +245,9 @@ def infer(args: argparse.Namespace, meter: Meter, folder: Path) -> None:
     resize = next(s for s in cfg.test_dataloader.dataset.pipeline if s['type'] == 'Resize')
     resize['scale'] = (args.size, args.size)
     file = folder / 'weights.pth'
-    torch.save(dict(state_dict=init_detector(cfg, fold=False).state_dict()), file)
-    model = init_detector(cfg, file)
-    draw_shapes(folder, dict(val=20))
+    torch.save(dict(state_dict=engine.init_detector(cfg, fold=False).state_dict()), file)
+    model = engine.init_detector(cfg, file)
+    datasets.draw_shapes(folder, dict(val=20))
     images = [cv2.imread(str(path)) for path in sorted((folder / 'val').glob('*.jpg'))]
     factors = _FACTORS if args.varied else [1.0]
     inputs: list[Any] = []
@@ -275,7 +256,7 @@ def infer(args: argparse.Namespace, meter: Meter, folder: Path) -> None:
         cv2.imwrite(str(path), cv2.resize(images[number % len(images)], None, fx=factor, fy=1))
         inputs += [path, cv2.imread(str(path))]
     for number in range(args.calls):
-        inference_detector(model, inputs[number % len(inputs)])
+        engine.inference_detector(model, inputs[number % len(inputs)])
         meter.step(number + 1)
 
 

@@ -19,16 +19,15 @@ from typing import Any, NoReturn
 from uuid import uuid4
 
 import numpy as np
-import torch
-from safetensors.torch import save
 
-from ghmdet import __version__
-from ghmdet.checkpoint.download import file_sha256
-from ghmdet.checkpoint.reader import SAFETENSORS
-from ghmdet.config.cli import add_debug_argument, run, user_path
-from ghmdet.engine import load_checkpoint_file
+from ghmdet import __version__, engine
+from ghmdet.config.cli import LazyModule, add_debug_argument, run, user_path
 from ghmdet.files import publish
 
+torch = LazyModule('torch')
+safetensors = LazyModule('safetensors.torch')
+download = LazyModule('ghmdet.checkpoint.download')
+SAFETENSORS = '.safetensors'
 KEPT_META = ('epoch', 'iter', 'mmengine_version', 'mmdet_version', 'mmcv_version')
 
 
@@ -51,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     if args.out.suffix not in ('.pth', SAFETENSORS):
         fail(f'expected OUT to end in .pth or {SAFETENSORS}, got {args.out}')
-    checkpoint = load_checkpoint_file(args.checkpoint)
+    checkpoint = engine.load_checkpoint_file(args.checkpoint)
     published = strip(checkpoint, args.save_keys)
     try:
         final = write(published, args.out)
@@ -136,9 +135,9 @@ def write(published: dict[str, Any], out: Path) -> Path:
             save_safetensors(published, draft)
         else:
             save_pth(published, draft)
-        digits = file_sha256(draft)
+        digits = download.file_sha256(draft)
         final = out.with_name(f'{out.stem}-{digits[:8]}{out.suffix}')
-        if final.exists() and (not final.is_file() or file_sha256(final) != digits):
+        if final.exists() and (not final.is_file() or download.file_sha256(final) != digits):
             fail(f'{final} exists and has another content, perhaps it is damaged: move it away')
         publish(draft, final)
     finally:
@@ -164,7 +163,7 @@ def save_safetensors(published: dict[str, Any], draft: Path) -> None:
     meta = dict(published.get('meta', {}))
     texts = {key: json.dumps(value) for key, value in meta.pop('dataset_meta', {}).items()}
     texts |= {key: str(value) for key, value in meta.items()}
-    raw = save(weights, metadata={'format': 'pt', **texts})
+    raw = safetensors.save(weights, metadata={'format': 'pt', **texts})
     # safetensors writes the texts in any order; sorted, the hash is always the same.
     length = int.from_bytes(raw[:8], 'little')
     header = json.loads(raw[8 : 8 + length])

@@ -61,12 +61,6 @@ class LiteralPipeline(Dataset):
         return dict(inputs=inputs, bboxes=bboxes, labels=torch.tensor(labels))
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--config', default='retinanet_ghm_r50_fpn_1x_coco')
-    parser.add_argument('--images', type=int, default=100, help='640x480 JPEGs to draw')
-    parser.add_argument('--workers', type=int, default=0, help='also with so many processes')
-
-
 def run(args: argparse.Namespace, rates: Rates) -> Report:
     """Measure both pipelines on the same files, in this process and with workers."""
     report = Report('dataloader', [])

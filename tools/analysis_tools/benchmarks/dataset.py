@@ -25,8 +25,7 @@ from .drawn_coco import draw_annotations
 from .machine import Rates
 from .measure import Report, Row, quiet_log, read_memory
 
-_IMAGES = 118_287
-_BOXES_PER_IMAGE = 860_001 / _IMAGES
+_BOXES_PER_IMAGE = 860_001 / 118_287
 _FILTER = dict(filter_empty_gt=True, min_size=32)
 
 
@@ -75,10 +74,6 @@ class PycocotoolsDataset(BaseDataset):
             for info in self.data_list
             if info['instances'] and min(info['width'], info['height']) >= min_size
         ]
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--images', type=int, default=_IMAGES, help='in the annotation file')
 
 
 def run(args: argparse.Namespace, rates: Rates) -> Report:

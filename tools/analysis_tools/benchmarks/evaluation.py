@@ -29,11 +29,6 @@ _ITEMS = [
 ]
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--images', type=int, default=5000)
-    parser.add_argument('--detections', type=int, default=100, help='of each image')
-
-
 def run(args: argparse.Namespace, rates: Rates) -> Report:
     """Measure both evaluations, each from the annotation file and the model's tensors."""
     numbers: dict[str, list[float]] = {}

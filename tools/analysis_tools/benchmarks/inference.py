@@ -21,7 +21,6 @@ from ghmdet.models.speedup import low_precision
 from .machine import Rates
 from .measure import Report, Row, Stopwatch, measure
 from .networks import (
-    add_network_arguments,
     build_ghmdet,
     build_torchvision,
     count_own_bytes,
@@ -33,16 +32,6 @@ from .networks import (
 
 _REFERENCE = 'torchvision float32'
 _SCORE_THR = 0.05
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_network_arguments(parser, batch=1)
-    parser.add_argument(
-        '--candidates',
-        type=int,
-        default=5000,
-        help='pairs of anchor and class in an image that score above 0.05',
-    )
 
 
 @torch.no_grad()

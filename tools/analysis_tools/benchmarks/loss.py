@@ -80,13 +80,6 @@ class LiteralGHMR(LiteralGHM):
         return ((length - _MU) * weights).sum() / total
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument('--levels', choices=['p3', 'all'], default='p3', help='of the pyramid')
-    parser.add_argument('--images', type=int, default=1, help='images of a batch')
-    parser.add_argument('--size', type=int, nargs=2, default=[800, 1344], metavar=('H', 'W'))
-    parser.add_argument('--classes', type=int, default=80)
-
-
 def run(args: argparse.Namespace, rates: Rates) -> Report:
     """Measure both losses; the gradients are compared first."""
     strides = _STRIDES if args.levels == 'all' else _STRIDES[:1]

@@ -22,14 +22,6 @@ from .machine import Rates
 BOXES_PER_IMAGE = 7
 
 
-def add_network_arguments(parser: argparse.ArgumentParser, batch: int) -> None:
-    parser.add_argument('--config', default='retinanet_ghm_r50_fpn_1x_coco')
-    parser.add_argument('--batch', type=int, default=batch, help='images at a time')
-    parser.add_argument(
-        '--size', type=int, nargs=2, default=[800, 1344], metavar=('H', 'W'), help='of the images'
-    )
-
-
 def build_ghmdet(cfg: Config, device: str) -> BaseModel:
     """Build the config's detector with random weights; nothing is downloaded."""
     torch.manual_seed(0)

@@ -20,7 +20,6 @@ from ghmdet.models.speedup import low_precision
 from .machine import Rates
 from .measure import Report, Stopwatch, measure
 from .networks import (
-    add_network_arguments,
     build_ghmdet,
     build_torchvision,
     count_own_bytes,
@@ -31,10 +30,6 @@ from .networks import (
 )
 
 _REFERENCE = 'torchvision float32'
-
-
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    add_network_arguments(parser, batch=2)
 
 
 def run(args: argparse.Namespace, rates: Rates) -> Report:
