@@ -21,7 +21,7 @@ from ghmdet.coco.records import (
 from ghmdet.files import explain_look_alike
 
 # The largest area that COCOeval counts as large.
-_MAX_AREA = 1e10
+MAX_AREA = 1e10
 
 
 class CocoAnnotations:
@@ -39,6 +39,7 @@ class CocoAnnotations:
         self.source = source
         self.images = {image.id: image for image in records.images}
         self.has_categories = records.categorised
+        self.categories = {category.id: category.name for category in records.categories}
         self._records = records
 
     @classmethod
@@ -138,7 +139,7 @@ class CocoAnnotations:
         bbox, area = annotations.bbox[kept], annotations.area[kept]
         area = np.where(np.isnan(area), bbox[:, 2:].prod(axis=1), area)
         if not count_all:  # COCOeval ignores a box whose area is in no range
-            area = np.where(ignored, -1, area.clip(0, _MAX_AREA))
+            area = np.where(ignored, -1, area.clip(0, MAX_AREA))
         names = 'id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd'
         columns = kept + 1, image[kept], check.label[kept], bbox, area, crowd.astype(int)
         rows = zip(*(column.tolist() for column in columns), strict=True)
