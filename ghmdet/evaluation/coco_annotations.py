@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ghmdet.coco.box_filter import ONLY_TESTED, REASONS, check_boxes
-from ghmdet.coco.classes import match_classes
+from ghmdet.coco.classes import find_classes, match_classes
 from ghmdet.coco.records import (
     AnnotationColumns,
     CategoryRecord,
@@ -97,6 +97,11 @@ class CocoAnnotations:
         images = [ImageRecord(id_, None, *hw) for id_, hw in zip(image_ids, sizes_hw, strict=True)]
         categories = list(map(CategoryRecord, ids, classes))
         return cls(CocoRecords(images, categories, annotations, True), 'the samples')
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the file, see `FileClasses`."""
+        return find_classes(self._records).classes
 
     def find_categories(self, classes: Sequence[str]) -> list[Hashable]:
         """Return the category id of each class.
