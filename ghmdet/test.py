@@ -44,6 +44,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('--show', action='store_true', help='show the detections in a window')
     parser.add_argument('--show-dir', help='draw into <work dir>/<time stamp>/<this folder>')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds a shown image stays')
+    parser.add_argument(
+        '--curves',
+        type=expanduser,
+        metavar='DIR',
+        help='write precision, recall and F1 over the score threshold, as CSV and PNG',
+    )
     parser.add_argument('--tta', action='store_true', help='merge flipped and rescaled views')
     parser.add_argument(
         '--amp',
@@ -122,6 +128,7 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     cfg.load_from = args.checkpoint
     cfg.resume = False  # of a config that trains
     choose_results(cfg, args)
+    engine.report_thresholds(cfg, args.curves)
     left_out = {}
     if args.images is not None:
         if '://' not in args.checkpoint:  # an error of it comes before the images are read

@@ -28,6 +28,7 @@ _MODULE_OF = {
     'leave_out_unusable': 'engine.format_only',
     'load_checkpoint_file': 'checkpoint.reader',
     'load_config': 'config.arguments',
+    'report_thresholds': 'engine.format_only',
     'skip_evaluation': 'engine.format_only',
     'use_image_folder': 'engine.format_only',
     'write_coco_results': 'engine.format_only',

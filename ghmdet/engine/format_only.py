@@ -31,6 +31,23 @@ def write_coco_results(cfg: Config, path: str | os.PathLike[str]) -> None:
     metrics[0].outfile_prefix = os.fspath(path)
 
 
+def report_thresholds(cfg: Config, curves_dir: str | None) -> None:
+    """Let the CocoMetric of a test log the best score thresholds, and write the curves.
+
+    Raises:
+        ValueError: there are to be curves, but there is no CocoMetric that measures.
+    """
+    metrics = [part for part in list_metrics(cfg, 'test') if is_ours(part, METRICS, 'CocoMetric')]
+    metrics = [part for part in metrics if not part.get('format_only')]
+    for part in metrics:
+        part.best_thresholds, part.curves_dir = True, curves_dir
+    if curves_dir is not None and not metrics:
+        raise ValueError(
+            f'--curves {curves_dir} is written by a CocoMetric that measures, but test_evaluator '
+            'has none; leave out --curves, or what makes it only write detections'
+        )
+
+
 def skip_evaluation(cfg: Config, path: str | os.PathLike[str]) -> None:
     """Let the test write COCO results to a file `.json` without computing metrics.
 

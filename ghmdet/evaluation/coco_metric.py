@@ -9,6 +9,7 @@ import logging
 import os
 import time
 from collections.abc import Hashable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import faster_coco_eval
@@ -19,6 +20,7 @@ from mmengine.logging import print_log
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
+from ghmdet.argument_checks import check_flag
 from ghmdet.messages import did_you_mean, nearest
 from ghmdet.registry import METRICS
 
@@ -34,7 +36,10 @@ from .coco_summary import (
     mean_value,
     summary_items,
 )
+from .curve_files import write_curves, write_recall_curves
 from .image_results import ImageResults, index_images
+from .matching import match
+from .thresholds import best_thresholds, format_thresholds, make_curves
 
 _BACKENDS = {
     'faster_coco_eval': (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
@@ -100,6 +105,10 @@ class CocoMetric(ImageResults):
         box_rule: 'matchable', as described above, or 'pycocotools': all boxes count, `ignore` is
             not read, a box with an `area` below 0 is ignored, and values without ground truth
             are -1. On files without such boxes both give the same numbers.
+        best_thresholds: log precision, recall and F1 of each class at the score threshold of the
+            best F1, at IoU 0.5, see `thresholds.best_thresholds`. A test sets it.
+        curves_dir: folder for these figures at all thresholds, and for the curves that AP is the
+            mean of, see `curve_files`; None writes none.
 
     Raises:
         FileNotFoundError: `ann_file` does not exist.
@@ -125,6 +134,8 @@ class CocoMetric(ImageResults):
         max_dets: int | Sequence[int] | None = None,
         check_ann_file: bool = True,
         box_rule: str = 'matchable',
+        best_thresholds: bool = False,
+        curves_dir: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
         self.metrics = [metric] if isinstance(metric, str) else list(metric)
@@ -135,6 +146,7 @@ class CocoMetric(ImageResults):
             )
         _check_choice('backend', backend, [*_BACKENDS])
         _check_choice('box_rule', box_rule, ['matchable', 'pycocotools'])
+        check_flag('CocoMetric: best_thresholds', best_thresholds)
         if format_only and outfile_prefix is None:
             raise ValueError(
                 "CocoMetric: format_only=True needs outfile_prefix, e.g. 'work_dirs/test/results'"
@@ -143,6 +155,8 @@ class CocoMetric(ImageResults):
         self.check_ann_file, self.format_only = check_ann_file, format_only
         self.backend, self.count_all = backend, box_rule == 'pycocotools'
         self.classwise, self.metric_items = classwise, metric_items
+        self.best_thresholds = best_thresholds
+        self.curves_dir = Path(curves_dir).expanduser() if curves_dir else None
         self.outfile = None if outfile_prefix is None else results_path(outfile_prefix)
         limits = (proposal_nums, 'proposal_nums') if max_dets is None else (max_dets, 'max_dets')
         self.max_dets = check_limits(*limits)
@@ -246,7 +260,10 @@ class CocoMetric(ImageResults):
         timing, metrics = [f'loading {time.perf_counter() - start:.2f} s'], {}
         for metric in self.metrics:
             start = time.perf_counter()
-            metrics.update(self._summarize(metric, self._evaluate(metric, truth, detections)))
+            arrays = self._evaluate(metric, truth, detections)
+            metrics.update(self._summarize(metric, arrays))
+            if metric == 'bbox' and (self.best_thresholds or self.curves_dir) and num_objects:
+                self._report_thresholds(arrays, source, images, [*unique])
             timing.append(f'{metric} {time.perf_counter() - start:.2f} s')
         _log(f'{len(images)} images, {", ".join(timing)}')
         if not num_objects and not self.count_all:
@@ -261,6 +278,25 @@ class CocoMetric(ImageResults):
             )
             return dict.fromkeys(metrics, 0.0)
         return metrics
+
+    def _report_thresholds(
+        self,
+        arrays: dict[str, np.ndarray],
+        source: CocoAnnotations,
+        images: list[dict],
+        ids: list[Hashable],
+    ) -> None:
+        """Log the best score thresholds, write the curves."""
+        classes = self._dataset_meta['classes']
+        matches = match(source, images, classes, count_all=self.count_all, image_ids=ids)
+        curves = make_curves(matches)
+        table = format_thresholds(best_thresholds(curves, matches.iou_thr))
+        _log(f'score thresholds of the best F1, at IoU {matches.iou_thr}:\n{table}')
+        if self.curves_dir is not None:
+            write_curves(self.curves_dir, curves)
+            index = int(np.abs(self.iou_thrs - matches.iou_thr).argmin())
+            write_recall_curves(self.curves_dir, arrays, index, classes)
+            _log(f'curves are in {self.curves_dir}')
 
     @property
     def reads_samples(self) -> bool:
@@ -291,7 +327,9 @@ class CocoMetric(ImageResults):
             evaluation.params.useCats = int(metric == 'bbox')
             evaluation.evaluate()
             evaluation.accumulate()
-        return {name: evaluation.eval[name][..., indices] for name in ('precision', 'recall')}
+        return {
+            name: evaluation.eval[name][..., indices] for name in ('precision', 'recall', 'scores')
+        }
 
     def result_keys(self) -> list[str]:
         """Names of the values that an evaluation returns, without those of single classes."""

@@ -2,8 +2,8 @@
 
 COCOeval's own summary is limited to 100 detections for the overall mAP and to ten IoU thresholds;
 this one is not. An `Item` says where a number is: the array, then the indices on its IoU, area and
-max_dets axes. Precision is (IoU, recall, class, area, max_dets), recall has no second axis; values
-without ground truth are -1.
+max_dets axes. Precision, and the score at which its recall is reached, are (IoU, recall, class,
+area, max_dets), recall has no second axis; values without ground truth are -1.
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,6 +38,29 @@ def write_curves(folder: Path, curves: dict[str, Curve]) -> None:
         return
     with replacing(folder / 'curves.png') as draft:
         draw_curves(curves).savefig(draft, dpi=120, format='png')
+
+
+def write_recall_curves(
+    folder: Path, arrays: dict[str, np.ndarray], iou: int, classes: Sequence[str]
+) -> None:
+    """Write `recall_curves.csv`: precision and score at the 101 recalls of which AP is the mean.
+
+    Args:
+        folder: where.
+        arrays: 'precision' and 'scores' of COCOeval, see `coco_summary`.
+        iou: index of the IoU threshold.
+        classes: names, by label; one without objects is left out.
+    """
+    with replacing(folder / 'recall_curves.csv') as draft, draft.open('w', newline='') as stream:
+        writer = csv.writer(stream)
+        writer.writerow(['class', 'recall', 'precision', 'score'])
+        for label, name in enumerate(classes):
+            columns = (
+                arrays[key][iou, :, label, 0, -1].tolist() for key in ('precision', 'scores')
+            )
+            for recall, (precision, score) in enumerate(zip(*columns, strict=True)):
+                if precision >= 0:
+                    writer.writerow([name, recall / 100, precision, score])
 
 
 def draw_curves(curves: dict[str, Curve]) -> Figure:

@@ -804,3 +804,49 @@ def test_dump_has_each_image_once_in_the_order_of_the_data(tmp_path, monkeypatch
     assert [image['img_id'] for image in dumped] == [7, 9, 3, 4, 5]
     assert sorted(dumped[0]) == ['img_id', 'pred_instances']
     assert dumped[0]['pred_instances']['scores'].tolist() == [0.5]
+
+
+# --- score thresholds -------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize('backend', BACKENDS)
+def test_the_best_thresholds_are_logged_and_the_curves_written(tmp_path, logged, backend):
+    truth = write(
+        tmp_path, coco_content([box(1, 1, [0, 0, 10, 10]), box(1, 1, [20, 0, 10, 10])], [1])
+    )
+    boxes = [[0, 0, 10, 10], [50, 50, 60, 60], [20, 0, 30, 10], [50, 50, 60, 60]]
+    found = sample(1, boxes, [0.875, 0.75, 0.5, 0.25], [0, 0, 0, 1])
+    settings = dict(best_thresholds=True, curves_dir=str(tmp_path / 'curves'), backend=backend)
+    metrics = evaluate(truth, [found], **settings)
+    assert metrics == pytest.approx(evaluate(truth, [found], backend=backend), nan_ok=True)
+    table = next(text for _, text in logged if 'thresholds' in text).splitlines()
+    assert table[0] == 'CocoMetric: score thresholds of the best F1, at IoU 0.5:'
+    rows = [line.split() for line in table[1:]]
+    assert rows == [
+        ['class', 'threshold', 'precision', 'recall', 'f1', 'objects', 'detections'],
+        ['cat', '0.500', '0.667', '1.000', '0.800', '2', '3'],
+        ['dog', 'n/a', 'n/a', 'n/a', 'n/a', '0', '1'],
+        ['(all)', '0.500', '0.667', '1.000', '0.800', '2', '4'],
+    ]
+    lines = (tmp_path / 'curves' / 'recall_curves.csv').read_text().splitlines()
+    assert lines[0] == 'class,recall,precision,score'
+    # Half of the objects are found at 0.875, all at 0.5 beside a false one.
+    third = [f'cat,{i / 100},{1.0 if i <= 50 else 2 / 3},{0.875 if i <= 50 else 0.5}'
+             for i in range(101)]  # fmt: skip
+    assert [line.split(',')[::3] for line in lines[1:]] == [row.split(',')[::3] for row in third]
+    values = np.array([line.split(',')[1:] for line in lines[1:]], float)
+    assert values == pytest.approx(np.array([row.split(',')[1:] for row in third], float))
+    assert (tmp_path / 'curves' / 'curves.csv').read_text().splitlines()[:4] == [
+        'class,threshold,precision,recall,f1',
+        'cat,0.875,1.0,0.5,0.6666666666666666',
+        'cat,0.75,0.5,0.5,0.5',
+        'cat,0.5,0.6666666666666666,1.0,0.8',
+    ]
+
+
+def test_nothing_is_said_of_thresholds_without_objects(tmp_path, logged):
+    truth = write(tmp_path, coco_content([]))
+    settings = dict(best_thresholds=True, curves_dir=str(tmp_path / 'curves'))
+    evaluate(truth, [sample(1, [[0, 0, 9, 9]], [0.5], [0]), sample(2)], **settings)
+    assert not any('thresholds' in text for _, text in logged)
+    assert not (tmp_path / 'curves').exists()
