@@ -12,6 +12,7 @@ from ghmdet.checks.classes import complete_evaluators
 from ghmdet.datasets.transforms import PipelineError
 from ghmdet.engine import (
     leave_out_unusable,
+    report_thresholds,
     skip_evaluation,
     use_image_folder,
     write_coco_results,
@@ -46,6 +47,28 @@ def test_results_beside_the_measures():
         '--out x.json is written by CocoMetric, but test_evaluator has none; add --format-only, or '
         'give a name that ends in .pkl'
     )
+
+
+def test_a_test_reports_thresholds():
+    cfg = make_config([dict(type='OwnMetric'), dict(type='CocoMetric', metric='bbox')])
+    report_thresholds(cfg, 'curves')
+    told = dict(best_thresholds=True, curves_dir='curves')
+    assert cfg.test_evaluator == [
+        dict(type='OwnMetric'),
+        dict(type='CocoMetric', metric='bbox', **told),
+    ]
+
+
+@pytest.mark.follows('leave out --curves, or what makes it only write')
+def test_curves_need_a_metric_that_measures():
+    cfg = make_config(dict(type='CocoMetric', format_only=True, outfile_prefix='x.json'))
+    with pytest.raises(ValueError, match='--curves x is written by a CocoMetric that measures'):
+        report_thresholds(cfg, 'x')
+    report_thresholds(cfg, None)
+    assert 'best_thresholds' not in cfg.test_evaluator
+    del cfg.test_evaluator['format_only']
+    report_thresholds(cfg, 'x')
+    assert cfg.test_evaluator.curves_dir == 'x'
 
 
 @pytest.mark.parametrize('kind', ['CocoDataset', 'Mine'])
