@@ -40,13 +40,22 @@ class ErrorTypes(NamedTuple):
     counts: np.ndarray  # int64 (6, classes), by class of the detection, of Miss by that of object
 
 
+class _Points(NamedTuple):
+    """Columns (d,) from which AP is computed."""
+
+    rank: np.ndarray  # by image, then falling score
+    counted: np.ndarray  # whether AP has it
+    correct: np.ndarray
+    corrected: np.ndarray  # whether it is a true one after its error is corrected
+
+
 def find_errors(matches: Matches) -> ErrorTypes:
     """Find the errors of all detections, as the paper (Bolya et al., ECCV 2020) and tidecv 1.0.1.
 
     AP is that at IoU 0.5, over 101 recalls. TIDE differs from COCOeval: 100 detections count for
     each image, not for each image and class; the mean is over classes with objects or detections,
-    so one without objects counts as 0; a corrected error comes before a true detection of the same
-    score. An object is corrected once, by the highest score that means it.
+    so one without objects counts as 0; of equal scores a corrected error comes before a true
+    detection. An object is corrected once, by the highest score that means it.
 
     This differs from tidecv: an image of more than 100 objects has as many detections, so the
     ground truth has no errors; a detection that matches a crowd region or an ignored box is no
@@ -55,46 +64,47 @@ def find_errors(matches: Matches) -> ErrorTypes:
     Args:
         matches: at IoU 0.5, of all detections; its pairs from IoU 0.1.
     """
-    order = np.lexsort((-matches.score, matches.image))
+    found, objects = matches.detections, matches.objects
+    order = np.lexsort((-found.score, found.image))
     rank = np.empty_like(order)
     rank[order] = np.arange(len(order))
-    num_images = max(matches.image.max(initial=-1), matches.object_image.max(initial=-1)) + 1
-    per_image = np.bincount(matches.image, minlength=num_images)
-    limit = np.maximum(_LIMIT, np.bincount(matches.object_image, minlength=num_images))
-    counted = rank - (np.cumsum(per_image) - per_image)[matches.image] < limit[matches.image]
-    correct = counted & ~matches.ignored & (matches.gt >= 0)
-    found = np.zeros(len(matches.object_label), bool)
-    found[matches.gt[correct]] = True
+    num_images = len(matches.image_ids)
+    per_image = np.bincount(found.image, minlength=num_images)
+    limit = np.maximum(_LIMIT, np.bincount(objects.image, minlength=num_images))
+    counted = rank - (np.cumsum(per_image) - per_image)[found.image] < limit[found.image]
+    correct = counted & found.is_true
+    is_found = np.zeros(len(objects.label), bool)
+    is_found[found.object[correct]] = True
 
     kind, target = _find_kinds(matches, counted & ~correct)
     # Of detections that mean the same object the one of the highest score is corrected.
     meant = order[target[order] >= 0]
-    meant = meant[~found[target[meant]]]
-    objects, first = np.unique(target[meant], return_index=True)
+    meant = meant[~is_found[target[meant]]]
+    chosen, first = np.unique(target[meant], return_index=True)
     corrected = np.zeros_like(correct)
     corrected[meant[first]] = True
-    missed = ~matches.object_ignored & ~found
-    missed[objects] = False
+    missed = ~objects.ignored & ~is_found
+    missed[chosen] = False
 
+    points = _Points(rank, counted & ~found.ignored, correct, corrected)
+    ap50, dap = _measure(matches, points, kind, target, missed)
+    kind[found.ignored] = target[found.ignored] = -1
     num_classes = len(matches.classes)
-    shown = counted & ~matches.ignored
-    ap50, dap = _measure(matches, rank, kind, target, shown, correct, corrected, missed)
-    kind[matches.ignored] = -1
-    target[matches.ignored] = -1
     counts = np.zeros((len(KINDS), num_classes), int)
-    np.add.at(counts, (kind[kind >= 0], matches.label[kind >= 0]), 1)
-    counts[_MISS] = np.bincount(matches.object_label[missed], minlength=num_classes)
+    np.add.at(counts, (kind[kind >= 0], found.label[kind >= 0]), 1)
+    counts[_MISS] = np.bincount(objects.label[missed], minlength=num_classes)
     return ErrorTypes(kind, target, missed, ap50, dap, counts)
 
 
 def _find_kinds(matches: Matches, wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Return kind and target of the detections that are `wrong` (d,); -1 for the others."""
+    found, objects = matches.detections, matches.objects
     of, to = matches.pair_detection, matches.pair_object
-    used = np.flatnonzero(wrong[of] & ~matches.object_ignored[to])
+    used = np.flatnonzero(wrong[of] & ~objects.ignored[to])
     used = used[np.lexsort((to[used], -matches.pair_iou[used], of[used]))]
     best = np.zeros((2, len(wrong)))  # IoU with an object of another class, of the same class
     nearest = np.full((2, len(wrong)), -1)
-    same = matches.label[of] == matches.object_label[to]
+    same = found.label[of] == objects.label[to]
     for i in range(2):
         pairs = used[same[used] == i]
         detections, first = np.unique(of[pairs], return_index=True)
@@ -102,16 +112,9 @@ def _find_kinds(matches: Matches, wrong: np.ndarray) -> tuple[np.ndarray, np.nda
         nearest[i, detections] = to[pairs[first]]
     # tidecv fills the first of equal boxes of a class first and takes it for the target, COCOeval
     # the last. In both, a false detection does not mean one that is free beside one that is found.
-    key = np.column_stack(
-        [
-            matches.object_image,
-            matches.object_label,
-            matches.object_ignored,
-            matches.object_box,
-        ]
-    )
+    key = np.column_stack([objects.image, objects.label, objects.ignored, objects.bbox])
     twins = np.unique(key, axis=0, return_inverse=True)[1].ravel()
-    last = np.zeros(len(twins) + 1, int)
+    last = np.zeros_like(twins)
     last[twins] = np.arange(len(twins))
     last_twin = np.append(last[twins], -1)
     # The first that applies counts.
@@ -127,39 +130,29 @@ def _find_kinds(matches: Matches, wrong: np.ndarray) -> tuple[np.ndarray, np.nda
 
 
 def _measure(
-    matches: Matches,
-    rank: np.ndarray,
-    kind: np.ndarray,
-    target: np.ndarray,
-    shown: np.ndarray,
-    correct: np.ndarray,
-    corrected: np.ndarray,
-    missed: np.ndarray,
+    matches: Matches, points: _Points, kind: np.ndarray, target: np.ndarray, missed: np.ndarray
 ) -> tuple[float, dict[str, float]]:
-    """Return AP, and what it gains by correcting each kind; `shown` (d,) are counted in AP."""
-    num_classes, is_object = len(matches.classes), ~matches.object_ignored
-    totals, num_missed, num_found = (
-        np.bincount(labels, minlength=num_classes)
-        for labels in (
-            matches.object_label[is_object],
-            matches.object_label[missed],
-            matches.label[correct],
-        )
-    )
-    if not is_object.any():
+    """Return AP, and what it gains by correcting each kind."""
+    found, objects = matches.detections, matches.objects
+    rank, counted, correct, corrected = points
+    totals, num_classes = matches.count_objects(), len(matches.classes)
+    if not totals.any():
         return float('nan'), dict.fromkeys(DESCRIPTIONS, float('nan'))
-    label, score, last = matches.label, matches.score, rank + correct * len(rank)
-    ap50 = _mean_ap(shown, correct, label, score, rank, totals)
+    num_missed = np.bincount(objects.label[missed], minlength=num_classes)
+    num_found = np.bincount(found.label[correct], minlength=num_classes)
+    label, score, last = found.label, found.score, rank + correct * len(rank)
+    ap50 = _mean_ap(counted, correct, label, score, rank, totals)
     dap = {}
     for index, name in enumerate(KINDS):
         fixed = corrected & (kind == index)
-        points, is_true = (shown & (kind != index)) | fixed, correct | fixed
-        new_label = np.where(fixed, matches.object_label[target], label)
+        shown, is_true = (counted & (kind != index)) | fixed, correct | fixed
+        new_label = label.copy()
+        new_label[fixed] = objects.label[target[fixed]]
         new_totals = totals - num_missed * (index == _MISS)
-        new = _mean_ap(points, is_true, new_label, score, last, new_totals)
+        new = _mean_ap(shown, is_true, new_label, score, last, new_totals)
         dap[name] = max(new - ap50, 0.0)
-    dap['FalsePos'] = _mean_ap(shown, correct, label, correct, last, totals) - ap50
-    dap['FalseNeg'] = _mean_ap(shown, correct, label, score, last, num_found) - ap50
+    dap['FalsePos'] = _mean_ap(counted, correct, label, correct, last, totals) - ap50
+    dap['FalseNeg'] = _mean_ap(counted, correct, label, score, last, num_found) - ap50
     return ap50, dap
 
 
