@@ -119,13 +119,16 @@ def test_ground_truth_has_no_errors(tmp_path):
     errors = measure(tmp_path, truth, as_detections(truth))
     assert errors.ap50 == 100
     assert errors.dap == dict.fromkeys(DESCRIPTIONS, 0)
-    assert not errors.counts.any() and not errors.missed.any() and (errors.kind == -1).all()
+    assert not errors.counts.any()
+    assert not errors.missed.any()
+    assert (errors.kind == -1).all()
 
 
 def test_without_detections_everything_is_missed(tmp_path):
     truth = content(box(1, [0, 0, 10, 10]), box(1, [0, 50, 10, 10]), box(2, [50, 0, 10, 10]))
     errors = measure(tmp_path, truth, [])
-    assert errors.ap50 == 0 and errors.missed.all()
+    assert errors.ap50 == 0
+    assert errors.missed.all()
     # Without the missed ones nothing is wrong.
     expected = dict.fromkeys(DESCRIPTIONS, 0) | {'Miss': 100, 'FalseNeg': 100}
     assert errors.dap == expected
@@ -135,5 +138,6 @@ def test_without_detections_everything_is_missed(tmp_path):
 def test_without_objects_there_is_no_ap(tmp_path):
     results = [box(2, [0, 0, 10, 10], score=0.5), box(2, [5, 0, 10, 10], score=0.4)]
     errors = measure(tmp_path, content(), results)
-    assert math.isnan(errors.ap50) and all(map(math.isnan, errors.dap.values()))
+    assert math.isnan(errors.ap50)
+    assert all(map(math.isnan, errors.dap.values()))
     assert total(errors) == dict.fromkeys(KINDS, 0) | {'Bkg': 2}
