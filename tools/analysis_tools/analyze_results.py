@@ -27,10 +27,10 @@ from marked_pictures import GOOD, UNCOUNTED, WRONG, Mark
 from ghmdet.config.cli import LazyModule, add_debug_argument, run, user_path
 from ghmdet.files import replacing
 
+matplotlib: Any = LazyModule('matplotlib')
 np: Any = LazyModule('numpy')
 matching: Any = LazyModule('ghmdet.evaluation.matching')
 
-_SHOWN_CLASSES = 100
 _SHOWN_IMAGES = 10
 
 
@@ -75,6 +75,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
+    if args.show and matplotlib.get_backend().lower() == 'agg':
+        raise ValueError(
+            '--show cannot open a window: matplotlib found no display, or no GUI toolkit. Leave '
+            'it out, the pictures are written to SHOW_DIR'
+        )
     loaded = results_arguments.load(args)
     matches = matching.match(
         loaded.truth, loaded.images, loaded.classes, score_thr=args.show_score_thr
@@ -145,8 +150,9 @@ def write_table(file: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]
 
 def format_classes(rows: Sequence[Sequence[Any]]) -> list[str]:
     """Return the table of classes, those with most errors first, and the sum."""
-    *rows, total = rows
-    rows = sorted(rows, key=lambda row: -(row[3] + row[5]))[:_SHOWN_CLASSES]
+    total = rows[-1]
+    rows = [row for row in rows[:-1] if any(row[1:])]
+    rows = sorted(rows, key=lambda row: -(row[3] + row[5]))
     width = max(len(row[0]) for row in [*rows, _CLASS_COLUMNS])
     heading = f'{_CLASS_COLUMNS[0]:{width}}' + ''.join(f'{name:>17}' for name in _CLASS_COLUMNS[1:])
     table = [f'{row[0]:{width}}' + ''.join(f'{n:>17,}' for n in row[1:]) for row in [*rows, total]]

@@ -185,7 +185,8 @@ def mark_error(matches: Any, errors: Any, kind: str, error: int) -> tuple[list[M
     image = (objects if is_missed else found).image[error]
     meant = error if is_missed else errors.target[error]
     left = []
-    for i in np.flatnonzero((objects.image == image) & ~objects.ignored).tolist():
+    shown = np.flatnonzero((objects.image == image) & ~objects.ignored)
+    for i in sorted(shown.tolist(), key=lambda i: i == meant):  # drawn last, on top
         text, color = classes[objects.label[i]], GOOD
         if i == meant:
             text, color = (f'missed {text}', WRONG) if is_missed else (f'meant: {text}', MEANT)

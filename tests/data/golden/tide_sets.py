@@ -57,7 +57,7 @@ def draw_detections(name, truth, found=0.85, digits=4, background=1.0, silent=0.
     def add(image, category, box, score):
         if image not in mute:
             box = [round(float(value), 1) for value in box]
-            score = 0.5 if equal else round(float(score), digits)
+            score = 0.5 if equal else round(min(1.0, float(score)), digits)
             results.append(
                 {'image_id': image, 'category_id': category, 'bbox': box, 'score': score}
             )

@@ -1,0 +1,135 @@
+"""tools/analysis_tools/error_analysis.py: tables, JSON and pictures."""
+
+import json
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.data.golden.tide_sets import as_detections, drawn_sets
+from tests.golden import FOLDER
+
+sys.path.insert(0, str(Path(__file__).parents[2] / 'tools' / 'analysis_tools'))
+
+import error_analysis
+
+GOLDEN = json.loads((FOLDER / 'tide.json').read_text())
+DRAWN = drawn_sets()
+
+
+def analyse(folder, truth, results, *options):
+    for name, content in (('truth', truth), ('results', results)):
+        (folder / f'{name}.json').write_text(json.dumps(content))
+    files = [str(folder / f'{name}.json') for name in ('results', 'truth')]
+    error_analysis.main([*files, str(folder / 'out'), *map(str, options)])
+    return json.loads((folder / 'out' / 'error_analysis.json').read_text())
+
+
+def write_images(folder, truth):
+    for image in truth['images']:
+        file = folder / image['file_name']
+        file.parent.mkdir(parents=True, exist_ok=True)
+        size = image['height'], image['width'], 3
+        assert cv2.imwrite(str(file), np.full(size, 255, np.uint8))
+
+
+@pytest.mark.parametrize('name', ['mixed', '80 classes'])
+def test_report_has_the_figures_of_tidecv(name, tmp_path, capsys):
+    truth, results = DRAWN[name]
+    report, golden = analyse(tmp_path, truth, results), GOLDEN[name]
+    assert report['AP50'] == pytest.approx(golden['AP50'], abs=1e-6)
+    assert report['dAP'] == pytest.approx(golden['dAP'], abs=1e-6)
+    assert report['counts'] == golden['counts']
+    for kind, count in golden['counts'].items():
+        assert sum(row[kind] for row in report['classes'].values()) == count
+    assert (report['images'], report['objects']) == (
+        len(truth['images']),
+        len(truth['annotations']),
+    )
+    out = capsys.readouterr().out
+    assert f'AP at IoU 0.5: {golden["AP50"]:.2f} ' in out
+    for kind, count in golden['counts'].items():
+        assert f'{kind:8}{count:>9}{golden["dAP"][kind]:>8.2f}' in out
+    assert 'do not add up' in out
+    assert cv2.imread(str(tmp_path / 'out' / 'error_analysis.png')).shape == (480, 1080, 3)
+
+
+def test_ground_truth_has_no_errors(tmp_path, capsys):
+    truth, results = DRAWN['perfect']
+    report = analyse(tmp_path, truth, results, '--pictures', 3, '--img-dir', tmp_path)
+    assert report['AP50'] == 100
+    assert set(report['dAP'].values()) == {0}
+    assert set(report['counts'].values()) == {0}
+    assert not list(tmp_path.glob('out/*/*.jpg'))
+
+
+@pytest.mark.parametrize('results', [[], None], ids=['nothing detected', 'ground truth'])
+def test_without_objects(results, tmp_path, capsys):
+    truth = DRAWN['one class'][0]
+    results = as_detections(truth) if results is None else results
+    report = analyse(tmp_path, {**truth, 'annotations': []}, results)
+    assert report['AP50'] is None
+    assert set(report['dAP'].values()) == {None}
+    assert report['counts']['Bkg'] == len(results)
+    assert 'AP at IoU 0.5: n/a' in capsys.readouterr().out
+
+
+def test_pictures_show_the_errors_of_each_kind(tmp_path, capsys):
+    """Of one image with a missed object, and a false detection of a high score."""
+    truth = {
+        'images': [{'id': 1, 'file_name': 'a/x.png', 'width': 640, 'height': 480}],
+        'categories': [{'id': 1, 'name': 'cat'}, {'id': 2, 'name': 'dog'}],
+        'annotations': [
+            {'id': 1, 'image_id': 1, 'category_id': 1, 'bbox': [20, 60, 100, 100], 'iscrowd': 0},
+            {'id': 2, 'image_id': 1, 'category_id': 2, 'bbox': [300, 200, 100, 90], 'iscrowd': 0},
+        ],
+    }
+    results = [
+        {'image_id': 1, 'category_id': 1, 'bbox': [20, 60, 100, 100], 'score': 0.9},
+        {'image_id': 1, 'category_id': 2, 'bbox': [20, 60, 100, 100], 'score': 0.8},
+        {'image_id': 1, 'category_id': 2, 'bbox': [500, 300, 50, 40], 'score': 0.7},
+    ]
+    write_images(tmp_path, truth)
+    analyse(tmp_path, truth, results, '--pictures', 2, '--img-dir', tmp_path)
+    drawn = sorted(str(file.relative_to(tmp_path / 'out')) for file in tmp_path.glob('out/*/*'))
+    assert drawn == ['Bkg/001_x.jpg', 'Cls/001_x.jpg', 'Miss/001_x.jpg']
+    assert '3 pictures' in capsys.readouterr().out
+    corners = {  # of ground truth (left) and detections (right): colour of the box, BGR
+        'Bkg': {(20, 160): 'green', (300, 290): 'green', (660, 160): 'green', (1140, 340): 'red'},
+        'Cls': {(20, 160): 'orange', (300, 290): 'green', (660, 160): 'red'},
+        'Miss': {(20, 160): 'green', (300, 290): 'red', (660, 160): 'green', (940, 290): 'white'},
+    }
+    for kind, points in corners.items():
+        picture = cv2.imread(str(tmp_path / 'out' / kind / '001_x.jpg')).astype(int)
+        assert picture.shape == (480, 1280, 3)
+        for (x, y), name in points.items():
+            b, g, r = picture[y, x]
+            is_color = {
+                'green': g > r + 60,
+                'red': r > g + 60,
+                'orange': r > b + 60 and g > b + 60,
+                'white': min(b, g, r) > 230,
+            }
+            assert is_color[name], (kind, x, y, picture[y, x])
+
+
+@pytest.mark.follows(
+    'no pictures: the folder of the images is not known', ' images could not be read and have none'
+)
+def test_pictures_need_the_folder_of_the_images(tmp_path, capsys):
+    truth, results = DRAWN['few found']
+    report = analyse(tmp_path, truth, results, '--pictures', 1)
+    text = capsys.readouterr().out
+    assert 'no pictures: the folder of the images is not known, name it with --img-dir' in text
+    assert report['counts'] == GOLDEN['few found']['counts']
+    analyse(tmp_path, truth, results, '--pictures', 1, '--img-dir', tmp_path / 'other')
+    text = capsys.readouterr().out
+    assert '0 pictures; 5 images could not be read and have none, the first: image' in text
+    assert 'Name the folder of the images with --img-dir' in text
+    write_images(tmp_path / 'images', truth)
+    analyse(tmp_path, truth, results, '--pictures', 1, '--img-dir', tmp_path / 'images')
+    # Of the six kinds all but Dupe occur.
+    assert len(list(tmp_path.glob('out/*/001_*.jpg'))) == 5
+    assert '5 pictures' in capsys.readouterr().out
