@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from ghmdet.coco.box_filter import ONLY_TESTED, REASONS, check_boxes
-from ghmdet.coco.classes import match_classes
+from ghmdet.coco.classes import find_classes, match_classes
 from ghmdet.coco.records import (
     AnnotationColumns,
     CategoryRecord,
@@ -21,7 +21,7 @@ from ghmdet.coco.records import (
 from ghmdet.files import explain_look_alike
 
 # The largest area that COCOeval counts as large.
-_MAX_AREA = 1e10
+MAX_AREA = 1e10
 
 
 class CocoAnnotations:
@@ -39,6 +39,7 @@ class CocoAnnotations:
         self.source = source
         self.images = {image.id: image for image in records.images}
         self.has_categories = records.categorised
+        self.categories = {category.id: category.name for category in records.categories}
         self._records = records
 
     @classmethod
@@ -97,6 +98,11 @@ class CocoAnnotations:
         categories = list(map(CategoryRecord, ids, classes))
         return cls(CocoRecords(images, categories, annotations, True), 'the samples')
 
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The classes of the file, see `FileClasses`."""
+        return find_classes(self._records).classes
+
     def find_categories(self, classes: Sequence[str]) -> list[Hashable]:
         """Return the category id of each class.
 
@@ -138,7 +144,7 @@ class CocoAnnotations:
         bbox, area = annotations.bbox[kept], annotations.area[kept]
         area = np.where(np.isnan(area), bbox[:, 2:].prod(axis=1), area)
         if not count_all:  # COCOeval ignores a box whose area is in no range
-            area = np.where(ignored, -1, area.clip(0, _MAX_AREA))
+            area = np.where(ignored, -1, area.clip(0, MAX_AREA))
         names = 'id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd'
         columns = kept + 1, image[kept], check.label[kept], bbox, area, crowd.astype(int)
         rows = zip(*(column.tolist() for column in columns), strict=True)
