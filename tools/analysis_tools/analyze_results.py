@@ -24,12 +24,11 @@ import marked_pictures
 import results_arguments
 from marked_pictures import GOOD, UNCOUNTED, WRONG, Mark
 
-from ghmdet.config.cli import LazyModule, add_debug_argument, run, user_path
+from ghmdet.config.cli import LazyModule, run, user_path
 from ghmdet.files import replacing
 
 matplotlib: Any = LazyModule('matplotlib')
 np: Any = LazyModule('numpy')
-matching: Any = LazyModule('ghmdet.evaluation.matching')
 
 _SHOWN_IMAGES = 10
 
@@ -50,7 +49,7 @@ class ImageScore(NamedTuple):
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Find the images that a detector gets wrong.')
-    results_arguments.add_arguments(parser)
+    results_arguments.add_results_arguments(parser, images=True)
     parser.add_argument('show_dir', type=user_path, help='folder of the tables and pictures')
     parser.add_argument('--topk', type=int, default=20, help='how many of the worst and best (20)')
     parser.add_argument(
@@ -66,7 +65,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         default=0,
         help='seconds to show a window (0: until the space key is pressed)',
     )
-    add_debug_argument(parser)
     args = parser.parse_args(argv)
     if args.topk < 0:
         parser.error(f'--topk must not be negative, got {args.topk}')
@@ -80,17 +78,15 @@ def main(argv: list[str] | None = None) -> None:
             '--show cannot open a window: matplotlib found no display, or no GUI toolkit. Leave '
             'it out, the pictures are written to SHOW_DIR'
         )
-    loaded = results_arguments.load(args)
-    matches = matching.match(
-        loaded.truth, loaded.images, loaded.classes, score_thr=args.show_score_thr
-    )
-    scores = score_images(matches, loaded.truth)
+    results = results_arguments.read_results(args)
+    matches = results.match(score_thr=args.show_score_thr)
+    scores = score_images(matches, results.truth)
     rows = count_classes(matches)
     args.show_dir.mkdir(parents=True, exist_ok=True)
     write_table(args.show_dir / 'images.csv', ImageScore._fields, scores)
     write_table(args.show_dir / 'classes.csv', _CLASS_COLUMNS, rows)
     print('\n'.join([*format_classes(rows), '', *format_images(scores)]))
-    pictures = marked_pictures.Pictures(loaded.img_dir, args.show, args.wait_time)
+    pictures = marked_pictures.Pictures(results.img_dir, args.show, args.wait_time)
     bad = [score for score in scores if score.missed or score.false_positives][: args.topk]
     left = scores[len(bad) :][::-1][: args.topk]
     for name, chosen in (('bad', bad), ('good', left)):
@@ -186,13 +182,14 @@ def draw_image(matches: Any, score: ImageScore, rank: int, pictures: Any, folder
         else:
             mark = f'missed {text}', WRONG
         left.append(Mark(objects.bbox[i], *mark))
-    for i in np.flatnonzero(found.image == index).tolist():
-        text = classes[found.label[i]]
+    of_image = np.flatnonzero(found.image == index)
+    for i in of_image[np.argsort(found.score[of_image], kind='stable')].tolist():
+        text = f'{classes[found.label[i]]} {found.score[i]:.2f}'
         if found.ignored[i]:
             mark = f'not counted: {text}', UNCOUNTED
         else:
             mark = (text, GOOD) if found.is_true[i] else (f'false {text}', WRONG)
-        right.append(Mark(found.bbox[i], *mark, found.score[i]))
+        right.append(Mark(found.bbox[i], *mark))
     name = marked_pictures.picture_name(f'{rank:03}', f'{score.f1:.3f}', score.file_name or '')
     pictures.draw(score.file_name, left, right, folder / name)
 

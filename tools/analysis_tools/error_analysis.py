@@ -23,20 +23,19 @@ import marked_pictures
 import results_arguments
 from marked_pictures import GOOD, MEANT, WRONG, Mark
 
-from ghmdet.config.cli import LazyModule, add_debug_argument, run, user_path
+from ghmdet.config.cli import LazyModule, run, user_path
 from ghmdet.files import replacing
 
 np: Any = LazyModule('numpy')
 figure: Any = LazyModule('matplotlib.figure')
 error_types: Any = LazyModule('ghmdet.evaluation.error_types')
-matching: Any = LazyModule('ghmdet.evaluation.matching')
 
 _SHOWN_CLASSES = 20
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Find what kinds of errors a detector makes.')
-    results_arguments.add_arguments(parser)
+    results_arguments.add_results_arguments(parser, images=True)
     parser.add_argument(
         'save_dir',
         type=user_path,
@@ -47,7 +46,6 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--pictures', type=int, default=0, metavar='N', help='how many of each kind of error (0)'
     )
-    add_debug_argument(parser)
     args = parser.parse_args(argv)
     if args.pictures < 0:
         parser.error(f'--pictures must not be negative, got {args.pictures}')
@@ -56,8 +54,8 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
-    loaded = results_arguments.load(args)
-    matches = matching.match(loaded.truth, loaded.images, loaded.classes)
+    results = results_arguments.read_results(args)
+    matches = results.match(score_thr=float('-inf'))
     errors = error_types.find_errors(matches)
     report = make_report(matches, errors)
     print('\n'.join(format_report(report)))
@@ -67,8 +65,8 @@ def main(argv: list[str] | None = None) -> None:
     draw_chart(report).savefig(args.save_dir / 'error_analysis.png', dpi=120)
     print(f'\nwritten to {args.save_dir}: error_analysis.json and error_analysis.png')
     if args.pictures:
-        pictures = marked_pictures.Pictures(loaded.img_dir)
-        draw_errors(matches, errors, loaded, pictures, args)
+        pictures = marked_pictures.Pictures(results.img_dir)
+        draw_errors(matches, errors, results, pictures, args)
         print(pictures.report())
 
 
@@ -155,7 +153,7 @@ def draw_chart(report: dict[str, Any]) -> Any:
 
 
 def draw_errors(
-    matches: Any, errors: Any, loaded: Any, pictures: Any, args: argparse.Namespace
+    matches: Any, errors: Any, results: Any, pictures: Any, args: argparse.Namespace
 ) -> None:
     """Draw the errors of the highest scores, and the largest missed objects."""
     found, objects = matches.detections, matches.objects
@@ -170,7 +168,7 @@ def draw_errors(
         chosen = chosen[np.argsort(-weight[chosen], kind='stable')][: args.pictures]
         for rank, error in enumerate(chosen.tolist(), 1):
             marks = mark_error(matches, errors, kind, error)
-            name = loaded.truth.images[matches.image_ids[image[error]]].file_name
+            name = results.truth.images[matches.image_ids[image[error]]].file_name
             file = folder / marked_pictures.picture_name(f'{rank:03}', name or '')
             pictures.draw(name, *marks, file)
 
@@ -191,12 +189,13 @@ def mark_error(matches: Any, errors: Any, kind: str, error: int) -> tuple[list[M
         if i == meant:
             text, color = (f'missed {text}', WRONG) if is_missed else (f'meant: {text}', MEANT)
         left.append(Mark(objects.bbox[i], text, color))
+    shown = np.flatnonzero((found.image == image) & found.is_true & (errors.kind < 0)).tolist()
     right = []
-    for i in np.flatnonzero((found.image == image) & found.is_true & (errors.kind < 0)).tolist():
-        right.append(Mark(found.bbox[i], classes[found.label[i]], GOOD, found.score[i]))
-    if not is_missed:
-        text = f'{kind}: {classes[found.label[error]]}'
-        right.append(Mark(found.bbox[error], text, WRONG, found.score[error]))
+    for i in shown if is_missed else [*shown, error]:
+        text = f'{classes[found.label[i]]} {found.score[i]:.2f}'
+        is_error = i == error and not is_missed
+        mark = (f'{kind}: {text}', WRONG) if is_error else (text, GOOD)
+        right.append(Mark(found.bbox[i], *mark))
     return left, right
 
 

@@ -12,6 +12,7 @@ from ghmdet.config.cli import LazyModule
 cv2: Any = LazyModule('cv2')
 np: Any = LazyModule('numpy')
 torch: Any = LazyModule('torch')
+image_io: Any = LazyModule('mmcv')
 image_file: Any = LazyModule('ghmdet.datasets.image_file')
 drawing: Any = LazyModule('ghmdet.visualization.drawing')
 structures: Any = LazyModule('ghmdet.structures')
@@ -26,20 +27,18 @@ class Mark(NamedTuple):
     box: Any
     text: str
     color: tuple[int, int, int]
-    score: float = 0.0
 
 
 class Pictures:
     """Draws images and remembers which could not be read.
 
     Args:
-        img_dir: folder of the images, in which the names of the annotation file are; None: draw
-            nothing.
+        img_dir: folder to which the names of images are relative; None: the current one.
         show: also open a window for each, for `wait_time` seconds (0: until the space key).
     """
 
-    def __init__(self, img_dir: str | None, show: bool = False, wait_time: float = 0) -> None:
-        self.img_dir, self.show, self.wait_time = img_dir, show, wait_time
+    def __init__(self, img_dir: Path | None, show: bool = False, wait_time: float = 0) -> None:
+        self.img_dir, self.show, self.wait_time = img_dir or Path(), show, wait_time
         self.faults: list[str] = []
         self.count = 0
 
@@ -50,39 +49,36 @@ class Pictures:
         detections: Sequence[Mark],
         out_file: Path,
     ) -> None:
-        """Write one picture; detections of a higher score are drawn on top."""
-        if self.img_dir is None:
-            return
+        """Write one picture; the last marks are on top."""
         try:
-            image = image_file.read_image(Path(self.img_dir, image_name or ''))
+            image = image_file.read_image(self.img_dir / (image_name or ''))
         except image_file.ImageError as error:
             self.faults.append(str(error))
             return
         small, large = _SIDES
-        factor = min(max(1, small / max(image.shape[:2])), large / max(image.shape[:2]))
+        side = max(image.shape[:2])
+        factor = min(max(1, small / side), large / side)
         size_wh = [max(1, round(side * factor)) for side in image.shape[1::-1]]
-        image = cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA)
-        marks = [*objects, *detections]
+        image = cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA)[..., ::-1].copy()
         painter = drawing.DetLocalVisualizer(line_width=2, alpha=1)
-        painter.bbox_color = painter.text_color = [mark.color for mark in marks] or [GOOD]
-        painter.dataset_meta = {'classes': [mark.text for mark in marks]}
-        boxes = torch.tensor(np.array([mark.box for mark in marks]).reshape(-1, 4) * factor)
-        scores = torch.tensor([mark.score for mark in marks], dtype=torch.float64)
-        parts = structures.InstanceData(
-            bboxes=boxes, labels=torch.arange(len(marks)), scores=scores
-        )
-        sample = structures.DetDataSample(
-            gt_instances=parts[: len(objects)], pred_instances=parts[len(objects) :]
-        )
-        options = dict(data_sample=sample, pred_score_thr=float('-inf'), out_file=out_file)
-        options |= dict(show=self.show, wait_time=self.wait_time)
-        painter.add_datasample(out_file.stem, np.ascontiguousarray(image[..., ::-1]), **options)
+        panels = []
+        for marks in (objects, detections):
+            painter.bbox_color = painter.text_color = [mark.color for mark in marks] or [GOOD]
+            painter.dataset_meta = {'classes': [mark.text for mark in marks]}
+            boxes = np.array([mark.box for mark in marks], float).reshape(-1, 4) * factor
+            instances = structures.InstanceData(
+                bboxes=torch.from_numpy(boxes), labels=torch.arange(len(marks))
+            )
+            sample = structures.DetDataSample(gt_instances=instances)
+            panels.append(painter.add_datasample('image', image, sample))
+        picture = np.concatenate(panels, axis=1)
+        image_io.imwrite(picture[..., ::-1], str(out_file))
         self.count += 1
+        if self.show:
+            painter.show(picture, win_name=out_file.stem, wait_time=self.wait_time)
 
     def report(self) -> str:
         """Return what was drawn, and why the rest was not."""
-        if self.img_dir is None:
-            return 'no pictures: the folder of the images is not known, name it with --img-dir'
         text = f'{self.count:,} pictures'
         if self.faults:
             text += (
