@@ -2,12 +2,14 @@
 
 import csv
 import json
+import pickle
 import sys
 from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
+import torch
 
 from tests.data.golden.tide_sets import drawn_sets
 
@@ -167,3 +169,38 @@ def test_show_needs_a_display(tmp_path, monkeypatch):
         analyse(tmp_path, '--show', '--img-dir', tmp_path)
     analyse(tmp_path, '--img-dir', tmp_path)
     assert len(pictures(tmp_path, 'bad')) == 3
+
+
+def test_a_config_and_a_pickle_in_the_order_of_mmdetection(tmp_path):
+    """The images of the config's dataset are measured: here all but the third."""
+    write_images(tmp_path / 'images')
+    (tmp_path / 'truth.json').write_text(json.dumps(TRUTH))
+    (tmp_path / 'config.py').write_text(
+        "test_dataloader = dict(dataset=dict(type='CocoDataset', ann_file='truth.json', "
+        f"data_root={str(tmp_path)!r}, data_prefix=dict(img='images/'), test_mode=True, "
+        "metainfo=dict(classes=('dog', 'cat')), indices=[0, 1, 3, 4], pipeline=[]))\n"
+        f"test_evaluator = dict(type='CocoMetric', ann_file={str(tmp_path / 'truth.json')!r})\n"
+    )
+    found = []
+    for image in (5, 4, 2, 1):
+        own = [each for each in DETECTIONS if each['image_id'] == image]
+        boxes = torch.tensor([each['bbox'] for each in own]).reshape(-1, 4)
+        boxes[:, 2:] += boxes[:, :2]
+        instances = {
+            'bboxes': boxes.float(),
+            'scores': torch.tensor([each['score'] for each in own]),
+            'labels': torch.tensor([2 - each['category_id'] for each in own]),
+        }
+        found.append({'img_id': image, 'pred_instances': instances})
+    (tmp_path / 'found.pkl').write_bytes(pickle.dumps(found))
+    files = [str(tmp_path / name) for name in ('config.py', 'found.pkl', 'out')]
+    analyze_results.main([*files, '--topk', '1'])
+    columns = ['file_name', 'f1', 'objects', 'found', 'detections']
+    assert [[row[name] for name in columns] for row in table(tmp_path, 'images')] == [
+        ['a/x.png', str(2 / 3), '1', '1', '2'],
+        ['b/x.png', str(2 / 3), '2', '1', '1'],
+        ['empty.png', '1.0', '0', '0', '0'],
+        ['quiet.png', '1.0', '0', '0', '0'],
+    ]
+    assert [row['class'] for row in table(tmp_path, 'classes')] == ['dog', 'cat', 'all']
+    assert pictures(tmp_path, 'bad') == ['001_0.667_x.jpg']
