@@ -9,7 +9,7 @@ without ground truth are -1.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -105,10 +105,16 @@ def class_values(
     return values
 
 
-def format_table(header: Sequence[str], values: dict[str, list[float]]) -> str:
-    """Return a plain text table with a row per entry, nan as 'n/a'."""
-    rows = [list(header)]
+def format_table(header: Sequence[str], values: Mapping[str, Sequence[float | None]]) -> str:
+    """Return a plain text table with a row per entry, nan and None as 'n/a', counts as they are."""
+    rows = [[str(word) for word in header]]
     for name, numbers in values.items():
-        rows.append([name, *('n/a' if np.isnan(n) else f'{n:.3f}' for n in numbers)])
+        rows.append([name, *map(_format_number, numbers)])
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return '\n'.join('  '.join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def _format_number(number: float | None) -> str:
+    if number is None or np.isnan(number):
+        return 'n/a'
+    return f'{number:,}' if isinstance(number, int) else f'{number:.3f}'

@@ -66,6 +66,21 @@ def add_results_arguments(parser: argparse.ArgumentParser, images: bool = False)
     add_debug_argument(parser)
 
 
+def check_share(text: str) -> float:
+    """Read an argument that is a number above 0, at most 1.
+
+    Raises:
+        argparse.ArgumentTypeError: it is not.
+    """
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1
+    if not 0 < value <= 1:
+        raise argparse.ArgumentTypeError(f'must be a number above 0 and at most 1, got {text}')
+    return value
+
+
 def is_config(args: argparse.Namespace) -> bool:
     """Whether the arguments are `CONFIG RESULTS`."""
     return not args.first.endswith(_SUFFIXES)
