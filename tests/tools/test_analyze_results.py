@@ -3,6 +3,8 @@
 import csv
 import json
 import pickle
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -204,3 +206,24 @@ def test_a_config_and_a_pickle_in_the_order_of_mmdetection(tmp_path):
     ]
     assert [row['class'] for row in table(tmp_path, 'classes')] == ['dog', 'cat', 'all']
     assert pictures(tmp_path, 'bad') == ['001_0.667_x.jpg']
+
+
+@pytest.mark.follows('--topk must not be negative')
+def test_topk_is_not_negative(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        analyse(tmp_path, '--topk', -1)
+    assert '--topk must not be negative, got -1' in capsys.readouterr().err
+    analyse(tmp_path, '--topk', 0)
+    assert pictures(tmp_path, 'bad') == []
+    assert len(table(tmp_path, 'images')) == 5
+
+
+def test_the_command_in_the_docs(tmp_path, monkeypatch):
+    docs = Path(__file__).parents[2] / 'docs' / 'analysis.md'
+    (command,) = re.findall(r'python \S+/analyze_results.py .*', docs.read_text())
+    write_images(tmp_path / 'images')
+    for name, content in (('annotations', TRUTH), ('found', DETECTIONS)):
+        (tmp_path / f'{name}.json').write_text(json.dumps(content))
+    monkeypatch.chdir(tmp_path)
+    analyze_results.main(shlex.split(command)[2:])
+    assert len(list(tmp_path.glob('worst/*/*.jpg'))) == 5

@@ -1,6 +1,8 @@
 """tools/analysis_tools/error_analysis.py: tables, JSON and pictures."""
 
 import json
+import re
+import shlex
 import sys
 from pathlib import Path
 
@@ -17,6 +19,7 @@ import error_analysis
 
 GOLDEN = json.loads((FOLDER / 'tide.json').read_text())
 DRAWN = drawn_sets()
+DOCS = Path(__file__).parents[2] / 'docs' / 'analysis.md'
 
 
 def analyse(folder, truth, results, *options):
@@ -128,3 +131,44 @@ def test_pictures_need_the_folder_of_the_images(tmp_path, capsys):
     # Of the six kinds all but Dupe occur.
     assert len(list(tmp_path.glob('out/*/001_*.jpg'))) == 5
     assert '5 pictures' in capsys.readouterr().out
+
+
+@pytest.mark.follows('--pictures must be 0 or more')
+def test_the_number_of_pictures_is_not_negative(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        analyse(tmp_path, *DRAWN['few found'], '--pictures', -1)
+    assert '--pictures must be 0 or more, got -1' in capsys.readouterr().err
+    analyse(tmp_path, *DRAWN['few found'], '--pictures', 0)
+    assert ' pictures' not in capsys.readouterr().out
+
+
+@pytest.mark.follows('boxes marked ignore (tidecv counts them')
+def test_boxes_marked_ignore(tmp_path, capsys):
+    """tidecv does not read the mark."""
+    truth, results = DRAWN['mixed']
+    marked = [
+        {**each, 'ignore': 1} if each['id'] % 3 == 0 else each for each in truth['annotations']
+    ]
+    truth = {**truth, 'annotations': marked}
+    report = analyse(tmp_path, truth, results)
+    count = len(marked) // 3
+    assert (report['objects'], report['ignored_boxes']) == (len(marked) - count, count)
+    text = f'not objects: 0 crowd regions, {count} boxes marked ignore (tidecv counts them, and so '
+    assert f'{text}does --box-rule pycocotools)' in capsys.readouterr().out
+    report = analyse(tmp_path, truth, results, '--box-rule', 'pycocotools')
+    assert report['objects'] == len(marked)
+    assert report['dAP'] == pytest.approx(GOLDEN['mixed']['dAP'], abs=1e-6)
+
+
+def test_the_command_in_the_docs(tmp_path, monkeypatch):
+    (command,) = re.findall(r'python \S+/error_analysis.py .*', DOCS.read_text())
+    truth, results = DRAWN['mixed']
+    write_images(tmp_path, truth)
+    for name, content in (('annotations', truth), ('found', results)):
+        (tmp_path / f'{name}.json').write_text(json.dumps(content))
+    monkeypatch.chdir(tmp_path)
+    error_analysis.main(shlex.split(command)[2:])
+    report = json.loads((tmp_path / 'errors' / 'error_analysis.json').read_text())
+    assert report['counts'] == GOLDEN['mixed']['counts']
+    for kind, count in report['counts'].items():
+        assert len(list(tmp_path.glob(f'errors/{kind}/*.jpg'))) == min(count, 5)

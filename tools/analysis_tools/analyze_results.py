@@ -138,7 +138,8 @@ def count_classes(matches: Any) -> list[tuple[str, int, int, int, int, int]]:
 
 
 def write_table(file: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    with replacing(file) as draft, draft.open('w', encoding='utf-8', newline='') as stream:
+    options: Any = dict(encoding='utf-8', errors='backslashreplace', newline='')
+    with replacing(file) as draft, draft.open('w', **options) as stream:
         writer = csv.writer(stream)
         writer.writerow(columns)
         writer.writerows(rows)

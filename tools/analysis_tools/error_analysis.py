@@ -46,15 +46,23 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--pictures', type=int, default=0, metavar='N', help='how many of each kind of error (0)'
     )
+    parser.add_argument(
+        '--box-rule',
+        choices=['matchable', 'pycocotools'],
+        help="which boxes are objects, see CocoMetric (that of the config's evaluator, else "
+        'matchable); tidecv agrees with pycocotools',
+    )
     args = parser.parse_args(argv)
     if args.pictures < 0:
-        parser.error(f'--pictures must not be negative, got {args.pictures}')
+        parser.error(f'--pictures must be 0 or more, got {args.pictures}')
     return args
 
 
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     results = results_arguments.read_results(args)
+    if args.box_rule:
+        results.metric['box_rule'] = args.box_rule
     matches = results.match(score_thr=float('-inf'))
     errors = error_types.find_errors(matches)
     report = make_report(matches, errors)
@@ -72,6 +80,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def make_report(matches: Any, errors: Any) -> dict[str, Any]:
     """Return all figures; AP and dAP in AP points, None where there is no object to find."""
+    objects = matches.objects
     detections = np.bincount(matches.detections.label, minlength=len(matches.classes))
     columns = zip(
         matches.classes,
@@ -88,10 +97,12 @@ def make_report(matches: Any, errors: Any) -> dict[str, Any]:
         'counts': dict(zip(kinds, errors.counts.sum(axis=1).tolist(), strict=True)),
         'images': len(matches.image_ids),
         'objects': int(matches.count_objects().sum()),
+        'ignored_boxes': int((objects.ignored & ~objects.is_crowd).sum()),
+        'crowd_regions': int(objects.is_crowd.sum()),
         'detections': len(matches.detections.label),
         'classes': {
-            name: {'objects': objects, 'detections': count, **dict(zip(kinds, of, strict=True))}
-            for name, objects, count, of in columns
+            name: {'objects': total, 'detections': count, **dict(zip(kinds, of, strict=True))}
+            for name, total, count, of in columns
         },
     }
 
@@ -109,6 +120,11 @@ def format_report(report: dict[str, Any]) -> list[str]:
         '',
         f'{"kind":8}{"count":>9}{"dAP":>8}',
     ]
+    if report['ignored_boxes'] or report['crowd_regions']:
+        lines[1:1] = [
+            f'not objects: {report["crowd_regions"]:,} crowd regions, {report["ignored_boxes"]:,} '
+            'boxes marked ignore (tidecv counts them, and so does --box-rule pycocotools)'
+        ]
     for name, meaning in error_types.DESCRIPTIONS.items():
         count = report['counts'].get(name)
         number = '' if count is None else f'{count:,}'
