@@ -1,0 +1,187 @@
+"""What kinds of errors a detector makes, and how much AP each of them costs (TIDE)."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+from .matching import Matches
+
+KINDS = ('Cls', 'Loc', 'Both', 'Dupe', 'Bkg', 'Miss')
+DESCRIPTIONS = {
+    'Cls': 'right place, wrong class',
+    'Loc': 'right class, wrong place (IoU 0.1 to 0.5)',
+    'Both': 'wrong class, wrong place',
+    'Dupe': 'the object has another detection already',
+    'Bkg': 'no object there (IoU up to 0.1)',
+    'Miss': 'an object that none of these errors concerns',
+    'FalsePos': 'all false detections',
+    'FalseNeg': 'all objects that were not found',
+}
+_CLS, _LOC, _MISS = KINDS.index('Cls'), KINDS.index('Loc'), KINDS.index('Miss')
+_HIGH, _LOW = 0.5, 0.1
+_LIMIT = 100  # detections of an image
+_RECALLS = np.arange(101) / 100
+
+
+class ErrorTypes(NamedTuple):
+    """The errors of d detections and o objects, in the order of the `Matches`.
+
+    AP and dAP are in AP points, from 0 to 100. A dAP is what AP gains if the errors of one kind are
+    corrected, so the dAPs do not add up. All are nan if there is no object to find.
+    """
+
+    kind: np.ndarray  # int64 (d,), index in `KINDS`; -1: true, ignored, or beyond the limit
+    target: np.ndarray  # int64 (d,), of Cls and Loc: the object that was meant; else -1
+    missed: np.ndarray  # bool (o,), of kind Miss
+    ap50: float
+    dap: dict[str, float]  # of the names of `DESCRIPTIONS`
+    counts: np.ndarray  # int64 (6, classes), by class of the detection, of Miss by that of object
+
+
+class _Points(NamedTuple):
+    """Columns (d,) from which AP is computed."""
+
+    rank: np.ndarray  # by image, then falling score
+    counted: np.ndarray  # whether AP has it
+    correct: np.ndarray
+    corrected: np.ndarray  # whether it is a true one after its error is corrected
+
+
+def find_errors(matches: Matches) -> ErrorTypes:
+    """Find the errors of all detections, as the paper (Bolya et al., ECCV 2020) and tidecv 1.0.1.
+
+    AP is that at IoU 0.5, over 101 recalls. TIDE differs from COCOeval: 100 detections count for
+    each image, not for each image and class; the mean is over classes with objects or detections,
+    so one without objects counts as 0; of equal scores a corrected error comes before a true
+    detection. An object is corrected once, by the highest score that means it.
+
+    This differs from tidecv: an image of more than 100 objects has as many detections, so the
+    ground truth has no errors; a detection that matches a crowd region or an ignored box is no
+    error (in tidecv it is counted, at no dAP); boxes marked `ignore` are not objects to find; of
+    different boxes with the same IoU a detection finds the last, as in COCOeval, not the first.
+
+    Args:
+        matches: at IoU 0.5, of all detections; its pairs from IoU 0.1.
+    """
+    found, objects = matches.detections, matches.objects
+    order = np.lexsort((-found.score, found.image))
+    rank = np.empty_like(order)
+    rank[order] = np.arange(len(order))
+    num_images = len(matches.image_ids)
+    per_image = np.bincount(found.image, minlength=num_images)
+    limit = np.maximum(_LIMIT, np.bincount(objects.image, minlength=num_images))
+    counted = rank - (np.cumsum(per_image) - per_image)[found.image] < limit[found.image]
+    correct = counted & found.is_true
+    is_found = np.zeros(len(objects.label), bool)
+    is_found[found.object[correct]] = True
+
+    kind, target = _find_kinds(matches, counted & ~correct)
+    # Of detections that mean the same object the one of the highest score is corrected.
+    meant = order[target[order] >= 0]
+    meant = meant[~is_found[target[meant]]]
+    chosen, first = np.unique(target[meant], return_index=True)
+    corrected = np.zeros_like(correct)
+    corrected[meant[first]] = True
+    missed = ~objects.ignored & ~is_found
+    missed[chosen] = False
+
+    points = _Points(rank, counted & ~found.ignored, correct, corrected)
+    ap50, dap = _measure(matches, points, kind, target, missed)
+    kind[found.ignored] = target[found.ignored] = -1
+    num_classes = len(matches.classes)
+    counts = np.zeros((len(KINDS), num_classes), int)
+    np.add.at(counts, (kind[kind >= 0], found.label[kind >= 0]), 1)
+    counts[_MISS] = np.bincount(objects.label[missed], minlength=num_classes)
+    return ErrorTypes(kind, target, missed, ap50, dap, counts)
+
+
+def _find_kinds(matches: Matches, wrong: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Return kind and target of the detections that are `wrong` (d,); -1 for the others."""
+    found, objects = matches.detections, matches.objects
+    of, to = matches.pair_detection, matches.pair_object
+    used = np.flatnonzero(wrong[of] & ~objects.ignored[to])
+    used = used[np.lexsort((to[used], -matches.pair_iou[used], of[used]))]
+    best = np.zeros((2, len(wrong)))  # IoU with an object of another class, of the same class
+    nearest = np.full((2, len(wrong)), -1)
+    same = found.label[of] == objects.label[to]
+    for i in range(2):
+        pairs = used[same[used] == i]
+        detections, first = np.unique(of[pairs], return_index=True)
+        best[i, detections] = matches.pair_iou[pairs[first]]
+        nearest[i, detections] = to[pairs[first]]
+    # tidecv fills the first of equal boxes of a class first and takes it for the target, COCOeval
+    # the last. In both, a false detection does not mean one that is free beside one that is found.
+    key = np.column_stack([objects.image, objects.label, objects.ignored, objects.bbox])
+    twins = np.unique(key, axis=0, return_inverse=True)[1].ravel()
+    last = np.zeros_like(twins)
+    last[twins] = np.arange(len(twins))
+    last_twin = np.append(last[twins], -1)
+    # The first that applies counts.
+    tests = {
+        'Loc': (best[1] >= _LOW) & (best[1] <= _HIGH),
+        'Cls': best[0] >= _HIGH,
+        'Dupe': best[1] >= _HIGH,
+        'Both': best[0] > _LOW,
+    }
+    kind = np.select([*tests.values()], [*map(KINDS.index, tests)], KINDS.index('Bkg'))
+    target = np.select([kind == _CLS, kind == _LOC], [*last_twin[nearest]], -1)
+    return np.where(wrong, kind, -1), np.where(wrong, target, -1)
+
+
+def _measure(
+    matches: Matches, points: _Points, kind: np.ndarray, target: np.ndarray, missed: np.ndarray
+) -> tuple[float, dict[str, float]]:
+    """Return AP, and what it gains by correcting each kind."""
+    found, objects = matches.detections, matches.objects
+    rank, counted, correct, corrected = points
+    totals, num_classes = matches.count_objects(), len(matches.classes)
+    if not totals.any():
+        return float('nan'), dict.fromkeys(DESCRIPTIONS, float('nan'))
+    num_missed = np.bincount(objects.label[missed], minlength=num_classes)
+    num_found = np.bincount(found.label[correct], minlength=num_classes)
+    label, score, last = found.label, found.score, rank + correct * len(rank)
+    ap50 = _mean_ap(counted, correct, label, score, rank, totals)
+    dap = {}
+    for index, name in enumerate(KINDS):
+        fixed = corrected & (kind == index)
+        shown, is_true = (counted & (kind != index)) | fixed, correct | fixed
+        new_label = label.copy()
+        new_label[fixed] = objects.label[target[fixed]]
+        new_totals = totals - num_missed * (index == _MISS)
+        new = _mean_ap(shown, is_true, new_label, score, last, new_totals)
+        dap[name] = max(new - ap50, 0.0)
+    dap['FalsePos'] = _mean_ap(counted, correct, label, correct, last, totals) - ap50
+    dap['FalseNeg'] = _mean_ap(counted, correct, label, score, last, num_found) - ap50
+    return ap50, dap
+
+
+def _mean_ap(
+    points: np.ndarray,
+    is_true: np.ndarray,
+    label: np.ndarray,
+    score: np.ndarray,
+    rank: np.ndarray,
+    totals: np.ndarray,
+) -> float:
+    """Return AP of the chosen `points` (d,), of equal scores in the order of `rank`.
+
+    The mean is over classes with points or objects; 100 if there are none, nothing being wrong.
+    """
+    chosen = np.flatnonzero(points)
+    chosen = chosen[np.lexsort((rank[chosen], -score[chosen].astype(float), label[chosen]))]
+    ends = np.bincount(label[chosen], minlength=len(totals)).cumsum()
+    parts = zip(np.split(is_true[chosen], ends[:-1]), totals.tolist(), strict=True)
+    aps = [_average_precision(part, total) for part, total in parts if len(part) or total]
+    return 100 * float(np.mean(aps)) if aps else 100.0
+
+
+def _average_precision(is_true: np.ndarray, total: int) -> float:
+    """Return the mean precision at 101 recalls of detections by falling score, in [0, 1]."""
+    if not total:
+        return 0.0
+    true = np.cumsum(is_true)
+    precision = true / np.arange(1, len(true) + 1)
+    precision = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0)
+    return float(precision[np.searchsorted(true / total, _RECALLS)].mean())
