@@ -106,13 +106,16 @@ def test_a_data_set_whose_annotations_have_scores(read):
     assert read(content) == {8: [([1, 2, 4, 6], 0.5, 0)], 9: [([1, 2, 4, 6], 0.5, 0)]}
 
 
-def test_detections_of_other_categories_are_left_out(read, monkeypatch):
+def test_what_does_not_count_is_logged(read, monkeypatch):
     lines = []
     monkeypatch.setattr(
         'ghmdet.evaluation.result_files.print_log', lambda text, logger: lines.append(text)
     )
     assert read([ENTRY, ENTRY | dict(category_id=2)]) == READ
-    assert lines[0].endswith('1 detections of categories that are not measured are left out')
+    assert lines.pop().endswith('1 detections of categories that are not measured are left out')
+    negative = [ENTRY | dict(bbox=[1, 2, 3, -4]), ENTRY | dict(bbox=[1, 2, 0, 4])]
+    assert read(negative) == {7: [([1, 2, 4, -2], 0.5, 1), ([1, 2, 1, 6], 0.5, 1)]}
+    assert lines.pop().endswith('1 detections have a negative width or height and find nothing')
 
 
 @pytest.mark.parametrize(
@@ -134,7 +137,7 @@ def test_detections_of_other_categories_are_left_out(read, monkeypatch):
         ([ENTRY, ENTRY | dict(score=float('nan'))], 'entry 1 of image 7: .*, score nan'),
         ([ENTRY | dict(bbox=[1, 2, float('inf'), 4])], r'entry 0 of image 7: x1 y1 x2 y2 \[1.0'),
         (b'[{"image_id": 7, "bbox": [1, 2, 3, 1e999], "score": 1, "category_id": 1}]', 'inf'),
-        ([ENTRY | dict(bbox=[1, 2, -3, 4])] * 5, '5 detections with a negative .* and 2 more'),
+        ([ENTRY | dict(bbox=[1, 2, 3, 2e9])] * 5, '5 detections with a number .* and 2 more'),
     ],
 )
 def test_what_is_no_json_of_detections_is_named(read, content, expected):

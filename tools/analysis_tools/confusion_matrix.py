@@ -33,7 +33,7 @@ _PRINTED = 20  # classes; wider tables cannot be read
 _NUMBERED = 31  # rows; smaller cells have no room for the count
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Which class is taken for which.')
     add_results_arguments(parser)
     parser.add_argument(
@@ -51,11 +51,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--tp-iou-thr', type=check_share, default=0.5, help='IoU from which they match (0.5)'
     )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = parse_args()
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
     if args.color_theme not in matplotlib.colormaps:
         raise ValueError(
             f'--color-theme {args.color_theme}: matplotlib has no colormap of this name; it has '
