@@ -79,6 +79,7 @@ def test_config_and_results(folder):
     (folder / 'truth.json').rename(folder / 'moved/truth.json')
     moved = read('config.py', 'found.json', '--data-root', folder / 'moved')
     assert moved.match().detections.is_true.tolist() == [True, True]
+    assert moved.img_dir is None  # there are no images, nor are they needed
 
 
 def test_the_rule_for_boxes_is_that_of_the_config(folder):

@@ -54,13 +54,13 @@ def test_nothing_detected_and_nothing_to_find(with_objects, tmp_path, monkeypatc
     assert [file.name for file in Path('curves').iterdir()] == ['curves.csv']
 
 
-@pytest.mark.follows('--out must end in .json, got')
+@pytest.mark.follows('--out is a JSON file, its name must end in .json')
 def test_an_output_of_another_kind(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_set(tmp_path)
     with pytest.raises(SystemExit):
         threshold.main(['found.json', 'truth.json', '--out', 'best.txt'])
-    assert '--out must end in .json, got best.txt' in capsys.readouterr().err
+    assert 'its name must end in .json, got best.txt' in capsys.readouterr().err
     threshold.main(['found.json', 'truth.json', '--out', 'best.json'])
     assert Path('best.json').exists()
 

@@ -33,7 +33,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     )
     args = parser.parse_args(argv)
     if args.out and args.out.suffix != '.json':
-        parser.error(f'--out must end in .json, got {args.out}')
+        parser.error(f'--out is a JSON file, its name must end in .json, got {args.out}')
     return args
 
 
