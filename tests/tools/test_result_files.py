@@ -3,6 +3,7 @@
 import json
 import os
 import pickle
+import sys
 from collections import OrderedDict
 from pathlib import Path
 
@@ -12,7 +13,10 @@ import torch
 
 from ghmdet.evaluation import CocoMetric, DumpDetResults
 from ghmdet.evaluation.coco_annotations import CocoAnnotations
-from ghmdet.evaluation.result_files import read_results
+
+sys.path.insert(0, str(Path(__file__).parents[2] / 'tools' / 'analysis_tools'))
+
+from result_files import read_results
 
 CLASSES = ('cat', 'dog')
 ENTRY = dict(image_id=7, category_id=1, bbox=[1, 2, 3, 4], score=0.5)
@@ -108,9 +112,7 @@ def test_a_data_set_whose_annotations_have_scores(read):
 
 def test_what_does_not_count_is_logged(read, monkeypatch):
     lines = []
-    monkeypatch.setattr(
-        'ghmdet.evaluation.result_files.print_log', lambda text, logger: lines.append(text)
-    )
+    monkeypatch.setattr('result_files.print_log', lambda text, logger: lines.append(text))
     assert read([ENTRY, ENTRY | dict(category_id=2)]) == READ
     assert lines.pop().endswith('1 detections of categories that are not measured are left out')
     negative = [ENTRY | dict(bbox=[1, 2, 3, -4]), ENTRY | dict(bbox=[1, 2, 0, 4])]

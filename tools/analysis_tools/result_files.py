@@ -22,10 +22,9 @@ from mmengine.logging import print_log
 from ghmdet.coco.classes import suggest_name
 from ghmdet.coco.faults import MAX_PIXELS, explain_json, show
 from ghmdet.coco.records import CategoryRecord, Id, ImageRecord
+from ghmdet.evaluation.coco_annotations import CocoAnnotations
 from ghmdet.files import explain_look_alike
 from ghmdet.messages import list_items
-
-from .coco_annotations import CocoAnnotations
 
 SUFFIXES = '.json', '.pkl', '.pickle'
 _KEYS = 'labels', 'bboxes', 'scores'
