@@ -138,12 +138,7 @@ class CocoMetric(ImageResults):
         curves_dir: str | None = None,
     ) -> None:
         super().__init__(collect_device=collect_device, prefix=prefix)
-        self.metrics = [metric] if isinstance(metric, str) else list(metric)
-        if not self.metrics or not {'bbox', 'proposal'}.issuperset(self.metrics):
-            raise ValueError(
-                f"CocoMetric: metric must be 'bbox', 'proposal' or a list of them, got {metric!r}; "
-                'ghmdet detects boxes, there are no masks or keypoints to evaluate'
-            )
+        self.metrics = _check_metrics(metric)
         _check_choice('backend', backend, [*_BACKENDS])
         _check_choice('box_rule', box_rule, ['matchable', 'pycocotools'])
         check_flag('CocoMetric: best_thresholds', best_thresholds)
@@ -350,6 +345,16 @@ class CocoMetric(ImageResults):
             print_log(f'CocoMetric:\n{format_table(["category", *columns], values)}', 'current')
             metrics |= {f'{name}_precision': numbers[0] for name, numbers in values.items()}
         return metrics
+
+
+def _check_metrics(metric: str | Sequence[str]) -> list[str]:
+    metrics = [metric] if isinstance(metric, str) else list(metric)
+    if not metrics or not {'bbox', 'proposal'}.issuperset(metrics):
+        raise ValueError(
+            f"CocoMetric: metric must be 'bbox', 'proposal' or a list of them, got {metric!r}; "
+            'ghmdet detects boxes, there are no masks or keypoints to evaluate'
+        )
+    return metrics
 
 
 def _check_choice(name: str, value: Any, valid: Sequence[str]) -> None:

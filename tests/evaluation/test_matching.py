@@ -196,6 +196,13 @@ def test_nothing_to_match(tmp_path):
     assert above.detections.is_true.tolist() == [True]
 
 
+def test_boxes_without_a_positive_size_find_nothing(tmp_path):
+    truth = annotations([(1, 'cat', 10, 10, 10, 10)], tmp_path)
+    sizes = (-10, 10), (10, -10), (-10, -10), (0, 10), (0, 0)
+    images = [found(1, *(('cat', 10, 10, *size, 0.9) for size in sizes))]
+    assert match(truth, images, CLASSES).detections.is_false.all()
+
+
 def test_many_detections_of_one_image_need_little_memory_and_give_the_same(tmp_path, monkeypatch):
     truth, images = random_truth(5, tmp_path, 10)
     whole = match(truth, images, CLASSES)

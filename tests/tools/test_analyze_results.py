@@ -5,19 +5,15 @@ import json
 import pickle
 import re
 import shlex
-import sys
 from pathlib import Path
 
+import analyze_results
 import cv2
 import numpy as np
 import pytest
 import torch
 
 from tests.data.golden.tide_sets import drawn_sets
-
-sys.path.insert(0, str(Path(__file__).parents[2] / 'tools' / 'analysis_tools'))
-
-import analyze_results
 
 NAMES = ('a/x.png', 'b/x.png', 'b/y.png', 'empty.png', 'quiet.png')
 SQUARE = [20, 20, 100, 100]

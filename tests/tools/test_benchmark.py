@@ -2,19 +2,13 @@
 
 import json
 import statistics
-import sys
-from pathlib import Path
 
+import benchmark
 import pytest
 import torch
+from benchmarks import loss, measure, networks, startup
+from benchmarks.machine import Rates
 from torch import nn
-
-FOLDER = Path(__file__).parents[2] / 'tools' / 'analysis_tools'
-sys.path.insert(0, str(FOLDER))
-
-import benchmark  # noqa: E402
-from benchmarks import loss, measure, networks, startup  # noqa: E402
-from benchmarks.machine import Rates  # noqa: E402
 
 pytestmark = pytest.mark.long
 RATES = Rates(1e9, {'float32': 2e9, 'bfloat16': 4e9})

@@ -3,19 +3,15 @@
 import json
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import cv2
+import error_analysis
 import numpy as np
 import pytest
 
 from tests.data.golden.tide_sets import as_detections, drawn_sets
 from tests.golden import FOLDER
-
-sys.path.insert(0, str(Path(__file__).parents[2] / 'tools' / 'analysis_tools'))
-
-import error_analysis
 
 GOLDEN = json.loads((FOLDER / 'tide.json').read_text())
 DRAWN = drawn_sets()

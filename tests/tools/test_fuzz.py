@@ -11,7 +11,6 @@ import json
 import math
 import pickle
 import shutil
-import sys
 import warnings
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -19,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pascal_voc
 import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
@@ -32,10 +32,6 @@ from ghmdet.datasets import read_coco
 from ghmdet.datasets.coco_images import build_images
 from ghmdet.datasets.image_file import ImageError, find_image_fault, read_image
 from tests.hostile import write
-
-sys.path.insert(0, str(Path(__file__).parents[2] / 'tools' / 'dataset_converters'))
-
-import pascal_voc
 
 
 def attempt(errors: Any, function: Callable, *args: Any) -> tuple[Any, Any]:

@@ -8,14 +8,10 @@ import multiprocessing
 import sys
 import threading
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
-import torch
-
-sys.path.insert(0, str(Path(__file__).parents[2] / 'tools' / 'dev'))
-
 import soak
+import torch
 
 pytestmark = [
     pytest.mark.long,

@@ -30,9 +30,10 @@ summary = LazyModule('ghmdet.evaluation.coco_summary')
 
 BACKGROUND = 'background'
 _PRINTED = 20  # classes; wider tables cannot be read
+_NUMBERED = 31  # rows; smaller cells have no room for the count
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Which class is taken for which.')
     add_results_arguments(parser)
     parser.add_argument(
@@ -50,11 +51,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--tp-iou-thr', type=check_share, default=0.5, help='IoU from which they match (0.5)'
     )
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
-def main() -> None:
-    args = parse_args()
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
     if args.color_theme not in matplotlib.colormaps:
         raise ValueError(
             f'--color-theme {args.color_theme}: matplotlib has no colormap of this name; it has '
@@ -166,30 +167,23 @@ def report(matrix: Any, content: dict[str, Any]) -> str:
 def draw(matrix: Any, names: list[str], color_theme: str, figure: Any = None) -> Any:
     """Draw the shares of each row as colours, with the counts where there is room."""
     size = len(names)
-    inches = min(max(4.5, 2 + 0.45 * size), 24)
+    inches = max(4.5, 2 + (0.45 if size <= _NUMBERED else 0.15) * size)
     figure = figure or figure_module.Figure(figsize=(inches + 1, inches), layout='constrained')
     axes = figure.add_subplot()
     shares = share_of_rows(matrix)
     image = axes.imshow(shares, cmap=color_theme, vmin=0, vmax=1)
     figure.colorbar(image, ax=axes, label='share of the row', shrink=0.8)
-    font = 9 if size <= 30 else 6
+    font = 9 if size <= _NUMBERED else 6
     axes.set_xticks(range(size), names, rotation=90 if size > 6 else 0, fontsize=font)
     axes.set_yticks(range(size), names, fontsize=font)
     axes.set(xlabel='predicted class', ylabel='true class')
     axes.hlines(size - 1.5, -0.5, size - 0.5, color='gray', linewidth=0.8)
     axes.vlines(size - 1.5, -0.5, size - 0.5, color='gray', linewidth=0.8)
-    for i, j in np.argwhere(matrix).tolist():
+    for i, j in np.argwhere(matrix).tolist() if size <= _NUMBERED else ():
         red, green, blue, _ = image.cmap(image.norm(shares[i, j]))
-        is_dark = 0.3 * red + 0.6 * green + 0.1 * blue < 0.5
-        axes.text(
-            j,
-            i,
-            f'{matrix[i, j]:,}' if size <= 30 else matrix[i, j],
-            ha='center',
-            va='center',
-            color='white' if is_dark else 'black',
-            fontsize=font if size <= 30 else 4,
-        )
+        color = 'white' if 0.3 * red + 0.6 * green + 0.1 * blue < 0.5 else 'black'
+        text = dict(ha='center', va='center', color=color, fontsize=font)
+        axes.text(j, i, f'{matrix[i, j]:,}', text)
     return figure
 
 

@@ -20,19 +20,19 @@ from ghmdet.files import replacing
 coco_metric = LazyModule('ghmdet.evaluation.coco_metric')
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Evaluate detections in a file.')
     add_results_arguments(parser)
     parser.add_argument('--classwise', action='store_true', help='also AP of each class')
     parser.add_argument('--out', type=user_path, metavar='JSON', help='write the figures here')
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.out and args.out.suffix != '.json':
-        parser.error(f'--out must end in .json, got {args.out}')
+        parser.error(f'--out is a JSON file, its name must end in .json, got {args.out}')
     return args
 
 
-def main() -> None:
-    args = parse_args()
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
     results = read_results(args)
     settings = {key: value for key, value in results.metric.items() if key != 'type'}
     settings |= dict(format_only=False, outfile_prefix=None)

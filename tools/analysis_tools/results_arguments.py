@@ -21,7 +21,7 @@ coco_annotations = LazyModule('ghmdet.evaluation.coco_annotations')
 default_scope = LazyModule('mmengine.registry')
 matching = LazyModule('ghmdet.evaluation.matching')
 registry = LazyModule('ghmdet.registry')
-result_files = LazyModule('ghmdet.evaluation.result_files')
+result_files = LazyModule('result_files')
 wrappers = LazyModule('ghmdet.datasets.wrappers')
 
 _SUFFIXES = '.json', '.pkl', '.pickle'
@@ -116,7 +116,8 @@ def read_results(args: argparse.Namespace) -> Results:
     ids = {dataset.get_data_info(index)['img_id'] for index in range(len(dataset))}
     images = [image for image in images if image['img_id'] in ids]
     prefix = getattr(next(wrappers.base_datasets(dataset)), 'data_prefix', {}).get('img')
-    return Results(truth, images, classes, metric, img_dir or (prefix and Path(prefix)))
+    img_dir = img_dir or (Path(prefix) if prefix else None)
+    return Results(truth, images, classes, metric, img_dir)
 
 
 def _find_parts(cfg: Config) -> tuple[dict[str, Any], Any]:
@@ -137,5 +138,10 @@ def _find_parts(cfg: Config) -> tuple[dict[str, Any], Any]:
         )
     scope = cfg.get('default_scope') or 'ghmdet'
     with default_scope.DefaultScope.overwrite_default_scope(scope):
-        dataset = registry.DATASETS.build(cfg.test_dataloader.dataset)
+        dataset = registry.DATASETS.build({**cfg.test_dataloader.dataset, 'lazy_init': True})
+        for part in wrappers.base_datasets(dataset):
+            prefix = getattr(part, 'data_prefix', {})
+            if not os.path.isdir(prefix.get('img') or '.'):  # figures need no images
+                prefix['img'] = ''
+        dataset.full_init()
     return found[0].to_dict(), dataset

@@ -21,7 +21,7 @@ curve_files = LazyModule('ghmdet.evaluation.curve_files')
 thresholds = LazyModule('ghmdet.evaluation.thresholds')
 
 
-def parse_args() -> argparse.Namespace:
+def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Find the best score threshold of each class.')
     add_results_arguments(parser)
     parser.add_argument(
@@ -31,14 +31,14 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--curves', type=user_path, metavar='DIR', help='write curves.csv and curves.png there'
     )
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     if args.out and args.out.suffix != '.json':
-        parser.error(f'--out must end in .json, got {args.out}')
+        parser.error(f'--out is a JSON file, its name must end in .json, got {args.out}')
     return args
 
 
-def main() -> None:
-    args = parse_args()
+def main(argv: list[str] | None = None) -> None:
+    args = parse_args(argv)
     curves = thresholds.make_curves(read_results(args).match(iou_thr=args.iou_thr))
     best = thresholds.best_thresholds(curves, args.iou_thr)
     print(thresholds.format_thresholds(best))

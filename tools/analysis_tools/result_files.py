@@ -22,10 +22,9 @@ from mmengine.logging import print_log
 from ghmdet.coco.classes import suggest_name
 from ghmdet.coco.faults import MAX_PIXELS, explain_json, show
 from ghmdet.coco.records import CategoryRecord, Id, ImageRecord
+from ghmdet.evaluation.coco_annotations import CocoAnnotations
 from ghmdet.files import explain_look_alike
 from ghmdet.messages import list_items
-
-from .coco_annotations import CocoAnnotations
 
 SUFFIXES = '.json', '.pkl', '.pickle'
 _KEYS = 'labels', 'bboxes', 'scores'
@@ -73,7 +72,7 @@ def read_results(
     An image is found by its id. If that is unknown, or the file names the image too, one of the two
     file names must end in the other, for no second image. Categories are found by name if the file
     has names, else by id. Detections of other categories of the annotation file are left out, which
-    is logged.
+    is logged, and so are boxes of negative width or height, which find nothing.
 
     Returns:
         Dicts with `img_id`, `bboxes` float (n, 4) x1, y1, x2, y2 in pixels of the original image,
@@ -82,7 +81,7 @@ def read_results(
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: it is another kind of file, damaged, or refused; an image or a category is
-            unknown; a number is not finite, or a box has a negative size.
+            unknown; a number is not finite.
     """
     file = Path(path).expanduser()
     if file.suffix not in SUFFIXES:
@@ -107,16 +106,18 @@ def read_results(
 def _check_numbers(file: Path, columns: _Columns) -> None:
     bbox, score = columns.bbox, columns.score
     wrong = ~(np.abs(bbox) <= MAX_PIXELS).all(1) | ~np.isfinite(score)
-    wrong |= (bbox[:, 2:] < bbox[:, :2]).any(1)
     if total := int(wrong.sum()):
         named = (
             f'{columns.name(i)}: x1 y1 x2 y2 {bbox[i].tolist()}, score {score[i]}'
             for i in np.flatnonzero(wrong)[:3].tolist()
         )
         raise ValueError(
-            f'{file}: {total:,} detections with a negative width or height, or a number that is '
-            f'not finite or above 1e9: {list_items(named, 3, "; ", total)}'
+            f'{file}: {total:,} detections with a number that is not finite or above 1e9: '
+            f'{list_items(named, 3, "; ", total)}'
         )
+    if negative := int((bbox[:, 2:] < bbox[:, :2]).any(1).sum()):
+        text = f'{file}: {negative:,} detections have a negative width or height and find nothing'
+        print_log(text, logger='current')
 
 
 def _find_images(
