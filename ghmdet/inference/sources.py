@@ -1,0 +1,401 @@
+"""What a detector reads: files, folders, patterns, lists, URLs, videos, arrays, iterators."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import PurePath
+from typing import Any, NamedTuple
+from urllib.parse import quote, unquote, urlsplit
+from urllib.request import url2pathname
+
+import cv2
+import numpy as np
+import torch
+from mmengine.fileio.backends import prefix_to_backends
+from PIL import ImageOps
+from PIL.Image import Image as PillowImage
+from torch import Tensor
+
+from ghmdet.argument_checks import check_integer
+from ghmdet.datasets.image_file import ImageError, find_orientation
+from ghmdet.datasets.image_folder import SUFFIXES, list_images
+from ghmdet.files import explain_look_alike, read_lines
+
+VIDEO_SUFFIXES = (
+    *('.3gp', '.avi', '.flv', '.m2ts', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.mts'),
+    *('.ogv', '.ts', '.webm', '.wmv'),
+)
+_URL = re.compile(r'(\w+:)?[a-z][a-z0-9+.-]*://|file:/', re.IGNORECASE)
+_IN_URLS = "%/:=&?~#+!$,;'@()*[]"  # not quoted
+_END = object()
+
+
+class MissingSourceError(ImageError, FileNotFoundError):
+    """There is no such file or folder, or nothing fits a pattern."""
+
+
+class SourceImage(NamedTuple):
+    """An image to detect in."""
+
+    name: str
+    """Relative path with `/`, unique among the images of a run but for the frames of a video."""
+    path: str | None
+    """File or URL that it is read from (of a frame: the video); None for arrays."""
+    frame: int | None = None
+    """Index of the frame in its video, from 0."""
+    image: np.ndarray | None = None
+    """uint8 (h, w, 3) in BGR; None: to be read from `path`."""
+
+
+class _Files(NamedTuple):
+    """The files that one source names, and the folder to which their names are relative."""
+
+    root: str | None
+    paths: list[str]
+
+
+def image_name(source: Any) -> str:
+    """Return a name for files about one image: a `SourceImage`, or the `Detections` in it."""
+    if source.frame is not None:
+        return f'{source.name}/{source.frame:06d}.jpg'
+    return source.name if source.path is not None else f'{source.name}.jpg'
+
+
+def iterate(
+    inputs: Any,
+    *,
+    every: int = 1,
+    channel_order: str = 'bgr',
+    apply_exif: bool = True,
+    allow_missing: bool = False,
+) -> Iterator[SourceImage]:
+    """Return an iterator over the images of one or several sources, in flat memory.
+
+    Image files and URLs are not read here. A name is relative to the folder that contains all
+    sources: a folder, or that of a file, or that of a pattern. From stdin and iterators it is the
+    path as given, of a URL host and path, of arrays 000000, 000001, ... A name that came before
+    gets a number: `1_2.jpg`.
+
+    Args:
+        inputs: a source, a list or tuple of sources, or any other iterable, which is read as it is
+            used. A source is an image file, a folder (with its subfolders), a pattern of files
+            (`*`, `?`, `**`), a video, a URL of an image or video, a file `.txt` with one of these
+            per line, '-' for the lines of stdin, an array uint8 (h, w, 3), a tensor uint8
+            (3, h, w), or a Pillow image.
+        every: of a video, the distance between the frames that are used.
+        channel_order: 'bgr' or 'rgb', of arrays and tensors.
+        apply_exif: whether Pillow images are turned by their EXIF orientation.
+        allow_missing: raise for a file that does not exist when it is reached, not at once.
+
+    Raises:
+        MissingSourceError: a file does not exist.
+        ImageError: while iterating: an image or video cannot be used. The next call of `next`
+            continues with the next source.
+        TypeError, ValueError: an input is none of these.
+    """
+    check_integer('every', every, 1)
+    check_channel_order(channel_order)
+    items, root = _find_all(inputs, allow_missing)
+    if isinstance(items, list):
+        for item in items:
+            if not isinstance(item, str | _Files):
+                _check_kind(item, channel_order)
+    return _Reader(items, root, every, channel_order, apply_exif)
+
+
+def count_images(inputs: Any, *, every: int = 1) -> int | None:
+    """Count the images of `iterate`; None if only reading them tells: stdin, iterators, streams."""
+    items, _ = _find_all(inputs, allow_missing=True)
+    if not isinstance(items, list) or '-' in [item for item in items if isinstance(item, str)]:
+        return None
+    count = 0
+    for item in items:
+        for path in item.paths if isinstance(item, _Files) else ():
+            frames = _count_frames(path) if _is_video(path) else 1
+            if frames < 0:
+                return None
+            count += -(-frames // every)
+        count += not isinstance(item, _Files)
+    return count
+
+
+def find_kind(source: str | os.PathLike[str]) -> str:
+    """Return 'image', 'video', 'folder', 'list', 'pattern' or 'stdin'; of a missing file 'image'.
+
+    Raises:
+        ValueError: a URL of a kind that is not read.
+    """
+    path = _local(source)
+    if path == '-':
+        return 'stdin'
+    if not _URL.match(path):
+        if os.path.isdir(path):
+            return 'folder'
+        if not os.path.exists(path) and glob.has_magic(path):
+            return 'pattern'
+        if path.lower().endswith('.txt'):
+            return 'list'
+    elif not _is_video(path) and _scheme(path) not in prefix_to_backends:
+        known = ', '.join(sorted(filter(None, prefix_to_backends)))
+        raise ValueError(f'{path}: expected a URL that begins with file, {known}')
+    return 'video' if _is_video(path) else 'image'
+
+
+def check_channel_order(order: Any) -> None:
+    """Raise a ValueError unless it is 'bgr' or 'rgb'."""
+    if order not in ('bgr', 'rgb'):
+        raise ValueError(f"channel_order must be 'bgr' or 'rgb', got {order!r}")
+
+
+def to_bgr(image: Any, channel_order: str = 'bgr', apply_exif: bool = True) -> np.ndarray:
+    """Return an array, tensor or Pillow image as an array uint8 (h, w, 3) in BGR.
+
+    Raises:
+        TypeError, ValueError: it is none of these, or has another type or shape.
+        ImageError: the Pillow image cannot be used.
+    """
+    _check_kind(image, channel_order)
+    if isinstance(image, PillowImage):
+        return _convert_pillow(image, apply_exif)
+    if isinstance(image, Tensor):
+        image = np.ascontiguousarray(image.detach().cpu().permute(1, 2, 0).numpy())
+    return image if channel_order == 'bgr' else np.ascontiguousarray(image[..., ::-1])
+
+
+class _Reader(Iterator[SourceImage]):
+    """Yields the images of sources. Not a generator, which an exception would end."""
+
+    def __init__(
+        self, items: Iterable[Any], root: str | None, every: int, order: str, exif: bool
+    ) -> None:
+        self._stack: list[Iterator[Any]] = [iter(items)]
+        self._root, self._every, self._order, self._exif = root, every, order, exif
+        self._names: dict[str, int] = {}
+        self._arrays = 0
+
+    def __next__(self) -> SourceImage:
+        while self._stack:
+            item = next(self._stack[-1], _END)
+            if item is _END:
+                self._stack.pop()
+                continue
+            if isinstance(item, SourceImage) and item.image is not None:
+                return item
+            if isinstance(item, SourceImage) and not _is_video(str(item.path)):
+                _check_exists(str(item.path))
+                return item
+            self._stack.append(self._open(item))
+        raise StopIteration
+
+    def _open(self, item: Any) -> Iterator[Any]:
+        if isinstance(item, SourceImage):
+            _check_exists(str(item.path))
+            return self._read_video(item)
+        if isinstance(item, str | os.PathLike) and find_kind(item) == 'stdin':
+            return _lines_of_stdin()
+        if isinstance(item, str | os.PathLike):
+            return iter(_find_files(item))
+        if isinstance(item, _Files):
+            root = self._root
+            return (SourceImage(self._name(path, root), path) for path in item.paths)
+        image = to_bgr(item, self._order, self._exif)
+        self._arrays += 1
+        name = self._unique(f'{self._arrays - 1:06d}.jpg').removesuffix('.jpg')
+        return iter([SourceImage(name, None, None, image)])
+
+    def _name(self, path: str, root: str | None) -> str:
+        if _URL.match(path):
+            url = urlsplit(path)
+            path = f'{url.hostname or url.netloc}/{unquote(url.path)}'
+        elif root is not None:
+            path = os.path.relpath(path, root)
+        pure = PurePath(path)
+        parts = [part for part in pure.parts if part not in (pure.anchor, os.pardir)]
+        return self._unique('/'.join(parts) or 'image')
+
+    def _unique(self, name: str) -> str:
+        stem, suffix = os.path.splitext(name)
+        number = self._names.get(name, 0) + 1
+        unique = name
+        while unique in self._names:
+            number += unique != name
+            unique = f'{stem}_{number}{suffix}'
+        self._names[name] = number
+        self._names.setdefault(unique, 1)
+        return unique
+
+    def _read_video(self, source: SourceImage) -> Iterator[SourceImage]:
+        with _opened(str(source.path)) as video:
+            number = 0
+            while video.grab():
+                if number % self._every == 0:
+                    valid, image = video.retrieve()
+                    if not valid:
+                        break
+                    yield source._replace(frame=number, image=image)
+                number += 1
+            _check_end(video, number, str(source.path))
+
+
+@contextmanager
+def _opened(path: str) -> Iterator[cv2.VideoCapture]:
+    video = cv2.VideoCapture(path)
+    try:
+        if not video.isOpened():
+            raise ImageError(
+                f'video {path} cannot be opened: it is damaged, no video, or of a kind that '
+                'OpenCV does not read'
+            )
+        yield video
+    finally:
+        video.release()
+
+
+def _check_end(video: cv2.VideoCapture, number: int, path: str) -> None:
+    """Raise if frames are missing. Some formats only give estimates of their number."""
+    count, fps = video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS) or 1
+    seconds = count / fps - video.get(cv2.CAP_PROP_POS_MSEC) / 1000
+    if not number or (count - number > max(2, count / 50) and seconds > max(0.25, count / fps / 50)):
+        raise ImageError(
+            f'video {path} ends after {number} of {count:.0f} frames: it is truncated or damaged'
+        )
+
+
+def _count_frames(path: str) -> int:
+    with suppress(ImageError), _opened(path) as video:
+        return int(video.get(cv2.CAP_PROP_FRAME_COUNT))
+    return 0
+
+
+def _find_all(inputs: Any, allow_missing: bool) -> tuple[Iterable[Any], str | None]:
+    """Return the items of `inputs`, and the folder of names.
+
+    Of one source and of a list, files are found here: items are arrays, '-' or `_Files`.
+    """
+    one = isinstance(inputs, str | os.PathLike | np.ndarray | Tensor | PillowImage)
+    if not one and not isinstance(inputs, list | tuple):
+        if not isinstance(inputs, Iterable) or isinstance(inputs, bytes | dict):
+            _check_kind(inputs, 'bgr')
+        return inputs, None
+    items: list[Any] = []
+    for item in [inputs] if one else inputs:
+        if not isinstance(item, str | os.PathLike):
+            items.append(item)
+        elif find_kind(item) == 'stdin':
+            items.append('-')
+        else:
+            items += _find_files(item)
+    found = [item for item in items if isinstance(item, _Files)]
+    for path in () if allow_missing else (path for files in found for path in files.paths):
+        _check_exists(path)
+    roots = {os.path.abspath(files.root) for files in found if files.root is not None}
+    with suppress(ValueError):  # none, or on different drives
+        return items, os.path.commonpath(roots)
+    return items, None
+
+
+def _find_files(source: str | os.PathLike[str]) -> list[_Files]:
+    """Return the image and video files that a source names; a list has several roots."""
+    kind, path = find_kind(source), _local(source)
+    if kind == 'list':
+        return [files for line in _read_list(path) for files in _find_files(line)]
+    if kind == 'folder':
+        return [_Files(path, [os.path.join(path, name) for name in list_images(path)])]
+    if kind == 'pattern':
+        fixed = re.split(r'[*?[]', path, maxsplit=1)[0]
+        names = sorted(glob.glob(path, recursive=True))
+        paths = [name for name in names if name.lower().endswith((*SUFFIXES, *VIDEO_SUFFIXES))]
+        if not paths:
+            raise MissingSourceError(f'no image or video fits the pattern {path!r}')
+        return [_Files(os.path.dirname(fixed), paths)]
+    return [_Files(None if _URL.match(path) else os.path.dirname(path), [path])]
+
+
+def _read_list(file: str) -> Iterator[str]:
+    _check_exists(file)
+    for line in filter(_is_entry, read_lines(file)):
+        beside = os.path.join(os.path.dirname(file), line)
+        kinds = find_kind(line), find_kind(beside)
+        if {'list', 'stdin'} & set(kinds):
+            raise ValueError(f'{file}: {line!r} is a list too; write its lines into this one')
+        is_here = os.path.exists(_local(line)) or (kinds[0] == 'pattern' and any(glob.iglob(line)))
+        yield line if is_here or _URL.match(line) else beside
+
+
+def _is_entry(line: str) -> bool:
+    return bool(line) and not line.startswith('#')
+
+
+def _lines_of_stdin() -> Iterator[str]:
+    # File names need not be text in the encoding of stdin.
+    for line in getattr(sys.stdin, 'buffer', sys.stdin):
+        yield from filter(_is_entry, [os.fsdecode(line).strip()])
+
+
+def _local(source: str | os.PathLike[str]) -> str:
+    """Return a path without `file:` and `~`, a URL with its scheme in lower case, quoted."""
+    text = os.fspath(source)
+    if not _URL.match(text):
+        return os.path.expanduser(text)
+    if text[:5].lower() == 'file:':
+        return url2pathname(urlsplit(text).path)
+    scheme, _, rest = text.partition('://')
+    return f'{scheme.lower()}://{quote(rest, _IN_URLS) if scheme[:4].lower() == "http" else rest}'
+
+
+def _scheme(url: str) -> str:
+    return url.partition('://')[0].rpartition(':')[2]
+
+
+def _is_video(path: str) -> bool:
+    name = urlsplit(path).path if _URL.match(path) else path
+    return name.lower().endswith(VIDEO_SUFFIXES)
+
+
+def _check_exists(path: str) -> None:
+    if not _URL.match(path) and not os.path.exists(path):
+        raise MissingSourceError(f'{path!r} does not exist{explain_look_alike(path)}')
+
+
+def _check_kind(image: Any, channel_order: str) -> None:
+    """Raise unless it is an array, tensor or Pillow image that can be used."""
+    order, shape = channel_order.upper(), tuple(getattr(image, 'shape', ()))
+    expected = (
+        f'expected a path, a Pillow image, an array uint8 (h, w, 3) in {order} or a tensor uint8 '
+        f'(3, h, w) in {order} (the model normalises it), or a list of these'
+    )
+    if isinstance(image, PillowImage):
+        return
+    if not isinstance(image, np.ndarray | Tensor):
+        raise TypeError(f'{expected}; got {type(image).__name__}')
+    valid = len(shape) == 3 and shape[0 if isinstance(image, Tensor) else 2] == 3 and 0 not in shape
+    if not valid or image.dtype not in (np.uint8, torch.uint8):
+        kind = 'a tensor' if isinstance(image, Tensor) else 'an array'
+        is_grey = isinstance(image, np.ndarray) and image.ndim == 2 and image.dtype == np.uint8
+        advice = '; give a grey image as PIL.Image.fromarray(array)' if is_grey else ''
+        raise ValueError(f'{expected}; got {kind} {image.dtype} {shape}{advice}')
+
+
+def _convert_pillow(image: PillowImage, apply_exif: bool) -> np.ndarray:
+    """Convert to what `read_image` returns for a file of the image."""
+    try:
+        image.load()  # applies the orientation of a TIFF
+        if apply_exif and find_orientation(image.info.get('exif', b'')) in range(2, 9):
+            image = ImageOps.exif_transpose(image)
+        if image.mode.startswith('I;16'):
+            grey = (np.asarray(image) >> 8).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
+        if image.mode in ('I', 'F'):
+            raise ValueError(
+                f'its pixels (mode {image.mode}) have no known range; scale them to 0 to 255 and '
+                "convert it to mode 'L'"
+            )
+        return np.ascontiguousarray(np.asarray(image.convert('RGB'))[..., ::-1])
+    except (OSError, ValueError, SyntaxError) as error:
+        name = getattr(image, 'filename', '') or repr(image)
+        raise ImageError(f'the Pillow image {name} cannot be used: {error}') from error
