@@ -3,8 +3,10 @@
 import copy
 import gc
 import pickle
+import re
 import shutil
 import weakref
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -244,7 +246,7 @@ def test_pipelines_that_cannot_be_used(shapes):
         build(steps[:-1])(path)
     with pytest.raises(ValueError, match='the config needs test_dataloader.dataset.pipeline'):
         build([])
-    del cfg['test_dataloader']
+    cfg._cfg_dict.pop('test_dataloader')
     with pytest.raises(ValueError, match='the config needs test_dataloader.dataset.pipeline'):
         Detector(cfg, shapes / 'model.pth')
     cfg.test_dataloader = dict(dataset=dict(type='ConcatDataset', datasets=[dict(pipeline=steps)]))
@@ -315,3 +317,44 @@ def test_no_image_is_kept(detector):
         most = max(most, sum(each() is not None for each in made))
     assert len(made) == 12
     assert most <= 3
+
+
+def python_blocks(page, heading):
+    text = (Path(__file__).parents[2] / page).read_text()
+    text = re.split(rf'^## {heading}\n', text, flags=re.MULTILINE)[1]
+    return re.findall(
+        r'```python\n(.*?)```', re.split('^## ', text, flags=re.MULTILINE)[0], re.DOTALL
+    )
+
+
+@pytest.mark.parametrize(
+    ('page', 'heading'), [('README.md', 'Infer'), ('docs/predict.md', 'In Python')]
+)
+def test_the_examples_of_the_docs(shapes, tmp_path, monkeypatch, capsys, page, heading):
+    monkeypatch.chdir(tmp_path)
+    for folder in ('configs', 'work_dirs/demo', 'data/shapes'):
+        Path(folder).mkdir(parents=True)
+    cfg = Config.fromfile(shapes / 'config.py')
+    cfg.model.test_cfg.score_thr = 0.0001
+    cfg.dump('configs/retinanet_ghm_r18_fpn_shapes.py')
+    # One class gets high scores.
+    weights = torch.load(shapes / 'model.pth')
+    weights['state_dict']['bbox_head.retina_cls.bias'] += torch.tensor([9.0, 0, 0] * 9)
+    torch.save(weights, 'work_dirs/demo/epoch_15.pth')
+    for split in ('train', 'val'):
+        Path('data/shapes', split).symlink_to(shapes / 'data/val')
+    space = {}
+    for code in python_blocks(page, heading):
+        exec(code, space)
+    lines = capsys.readouterr().out.splitlines()
+    if page == 'README.md':
+        name, label, score, *_ = lines[0].split()
+        assert (name, label) == ('00001.jpg', 'circle')
+        assert 0.3 <= float(score) <= 1
+        return
+    assert lines[-1].split()[0] == 'train/00007.jpg'
+    assert lines[0].startswith('circle 0.')
+    assert len(space['results']) == len(space['found']) == len(space['tensors']) > 10
+    assert set(space['strict'].names) >= {'circle', 'triangle'}
+    assert len(space['first']) == 10
+    assert space['drawn'].shape == (*space['found'].shape, 3)

@@ -14,7 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ghmdet.datasets.image_file import ImageError
+from ghmdet.datasets.image_file import ImageError, read_image
 from ghmdet.inference import SourceImage, count_images, image_name, iterate
 from ghmdet.inference.sources import MissingSourceError
 
@@ -258,11 +258,23 @@ def test_what_is_no_video(photos):
     assert count_images('clip.mp4') == 0
 
 
+class Handler(SimpleHTTPRequestHandler):
+    def do_GET(self):
+        if self.path == '/cut.png':
+            self.send_response(200)
+            self.send_header('Content-Length', '1000')
+            self.end_headers()
+            self.wfile.write(b'PNG')
+        else:
+            super().do_GET()
+
+    def log_message(self, *_):
+        pass
+
+
 @pytest.fixture
 def server(photos):
-    handler = partial(SimpleHTTPRequestHandler, directory=str(photos))
-    handler.func.log_message = lambda *_: None
-    with ThreadingHTTPServer(('127.0.0.1', 0), handler) as server:
+    with ThreadingHTTPServer(('127.0.0.1', 0), partial(Handler, directory=str(photos))) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f'http://127.0.0.1:{server.server_port}'
         server.shutdown()
@@ -280,6 +292,14 @@ def test_urls(photos, server):
     assert [each.frame for each in found] == [None, None, 0, 1]
     assert abs(found[3].image.mean() - 4) < 3
     assert count_images(urls) == 62
+
+
+@pytest.mark.parametrize(
+    ('name', 'reason'), [('none', 'HTTP Error 404'), ('cut', 'IncompleteRead')]
+)
+def test_urls_that_cannot_be_read(server, name, reason):
+    with pytest.raises(ImageError, match=f'{name}.png cannot be read .{reason}'):
+        read_image(f'{server}/{name}.png')
 
 
 def test_a_file_url(photos):
