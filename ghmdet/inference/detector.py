@@ -216,7 +216,9 @@ class Detector:
             name = f'image {image_name(source)}' if source.name else 'the image'
         data = run_steps(steps, results, name)
         if not isinstance(data, Mapping) or not {'inputs', 'data_samples'} <= data.keys():
-            raise ValueError('test_dataloader.dataset.pipeline must end with PackDetInputs')
+            raise ValueError(
+                'the last step of test_dataloader.dataset.pipeline must be PackDetInputs'
+            )
         return dict(data)
 
     @torch.no_grad()

@@ -1,7 +1,6 @@
 """One detector, however it is built and whatever it reads, gives the detections of the test."""
 
 import copy
-import gc
 import pickle
 import re
 import shutil
@@ -230,7 +229,7 @@ class FailsForTest:
         raise KeyError('depth')
 
 
-@pytest.mark.follows('pipeline must end with PackDetInputs', 'the config needs test_dataloader')
+@pytest.mark.follows('pipeline must be PackDetInputs', 'the config needs test_dataloader')
 def test_pipelines_that_cannot_be_used(shapes):
     cfg, path = Config.fromfile(shapes / 'config.py'), shapes / 'photos/a/0.png'
 
@@ -242,7 +241,7 @@ def test_pipelines_that_cannot_be_used(shapes):
     steps = cfg.test_dataloader.dataset.pipeline
     with pytest.raises(PipelineError, match=r'0.png: step 1 \(FailsForTest\) .* KeyError: .depth'):
         list(build([steps[0], dict(type='FailsForTest'), *steps[1:]]).stream(path, on_error='skip'))
-    with pytest.raises(ValueError, match='pipeline must end with PackDetInputs'):
+    with pytest.raises(ValueError, match='pipeline must be PackDetInputs'):
         build(steps[:-1])(path)
     with pytest.raises(ValueError, match='the config needs test_dataloader.dataset.pipeline'):
         build([])
@@ -313,7 +312,6 @@ def test_no_image_is_kept(detector):
 
     most = 0
     for _ in detector.stream(images(), batch_size=2):
-        gc.collect()
         most = max(most, sum(each() is not None for each in made))
     assert len(made) == 12
     assert most <= 3
@@ -353,7 +351,7 @@ def test_the_examples_of_the_docs(shapes, tmp_path, monkeypatch, capsys, page, h
         assert 0.3 <= float(score) <= 1
         return
     assert lines[-1].split()[0] == 'train/00007.jpg'
-    assert lines[0].startswith('circle 0.')
+    assert lines[0].startswith('circle ')
     assert len(space['results']) == len(space['found']) == len(space['tensors']) > 10
     assert set(space['strict'].names) >= {'circle', 'triangle'}
     assert len(space['first']) == 10
