@@ -46,11 +46,8 @@ class Detections:
     @property
     def pred_instances(self) -> InstanceData:
         """Tensors `bboxes`, `scores` and `labels`, as in a sample of the model."""
-        return InstanceData(
-            bboxes=torch.tensor(self.boxes.copy()),
-            scores=torch.tensor(self.scores.copy()),
-            labels=torch.tensor(self.labels.copy()),
-        )
+        arrays = dict(bboxes=self.boxes, scores=self.scores, labels=self.labels)
+        return InstanceData(**{name: torch.tensor(each.copy()) for name, each in arrays.items()})
 
     def __len__(self) -> int:
         return len(self.scores)
@@ -95,9 +92,9 @@ class Detections:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and numbers, which can be written as JSON."""
-        kept = {name: getattr(self, name) for name in ('name', 'path', 'frame', 'names')}
-        arrays = {name: getattr(self, name).tolist() for name in ('boxes', 'scores', 'labels')}
-        return {**kept, 'shape': list(self.shape), **arrays}
+        about = {key: getattr(self, key) for key in ('name', 'path', 'frame', 'names')}
+        arrays = {key: getattr(self, key).tolist() for key in ('boxes', 'scores', 'labels')}
+        return {**about, 'shape': list(self.shape), **arrays}
 
     def to_coco(
         self, image_id: Hashable, category_ids: Sequence[Hashable] | None = None
