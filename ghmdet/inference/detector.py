@@ -1,0 +1,293 @@
+"""One call for detections: of a shipped name, a config or a model, in images of any source."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from functools import partial
+from time import perf_counter
+from typing import Any
+
+import mmcv.transforms
+import numpy as np
+import torch
+from mmengine.config import Config
+from mmengine.logging import print_log
+from torch import Tensor, nn
+
+from ghmdet.argument_checks import check_integer, check_range
+from ghmdet.config.shipped import published_weights
+from ghmdet.datasets.image_file import ImageError, applies_exif
+from ghmdet.datasets.transforms import LoadImageFromFile, run_steps
+from ghmdet.inference.arrays import to_bgr
+from ghmdet.inference.detections import Detections
+from ghmdet.inference.model import find_test_dataset, init_detector
+from ghmdet.inference.sources import SourceImage, find_kind, image_name, iterate
+from ghmdet.messages import type_name
+from ghmdet.models import speedup
+from ghmdet.models.wrappers import unwrap
+from ghmdet.registry import TRANSFORMS
+from ghmdet.structures import DetDataSample
+
+_OnError = str | Callable[[ImageError], Any]
+_LOADERS = (LoadImageFromFile, mmcv.transforms.LoadImageFromFile)
+
+
+class Detector:
+    """Detects objects in images with the test pipeline of a config.
+
+    `classes` are the names of the labels, `model` is the network, `backend` is 'torch', and
+    `applies_exif` says whether images are turned by their EXIF orientation.
+
+    Args:
+        model: name of a shipped config, a config file, a config read already, or a model in eval
+            mode with `cfg` and `dataset_meta`, as from `init_detector`, which is not changed.
+        weights: file or URL; None loads the weights that are published for the config.
+        device: e.g. 'cuda:0'; None is CUDA if there is one, else the CPU.
+        amp: low precision, as `--amp` of `tools/test.py`.
+        compile: compile the network, which takes a minute or more at the first images.
+        threads: number of threads of torch on the CPU, in the whole process; None leaves it.
+
+    Raises:
+        ValueError: an argument is none of these, or the config has no test pipeline.
+        LookupError: no weights are published for this config.
+        CheckpointError: the model has parameters that the weights lack.
+    """
+
+    backend = 'torch'
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | Config | nn.Module,
+        weights: str | os.PathLike[str] | None = None,
+        *,
+        device: str | torch.device | None = None,
+        amp: bool = False,
+        compile: bool = False,
+        threads: int | None = None,
+    ) -> None:
+        if threads is not None:
+            check_integer('threads', threads, 1)
+            torch.set_num_threads(threads)
+        if isinstance(model, nn.Module):
+            if weights is not None or device is not None or compile:
+                raise ValueError(
+                    'a built model is used as it is: leave weights, device and compile out'
+                )
+            self.model: Any = model
+        else:
+            place = _find_device(device)
+            if weights is None:
+                weights = published_weights(model.filename if isinstance(model, Config) else model)
+            self.model = init_detector(model, weights, str(place))
+        self._place = next(self.model.parameters()).device.type
+        self._dtype = speedup.low_precision(self._place) if amp else None
+        self._compiled = compile
+        if self._dtype is not None and self.model is not model:
+            speedup.cast_convolutions(self.model, self._dtype)
+        if compile:
+            speedup.compile_network(self.model)
+        self.classes = _find_classes(self.model)
+        self._steps = _build_steps(self.model.cfg)
+        loader = next((step for step in self._steps if isinstance(step, _LOADERS)), None)
+        color_type = getattr(loader, 'color_type', 'color')
+        self.applies_exif = applies_exif(color_type)
+        if not isinstance(loader, LoadImageFromFile):
+            loader = LoadImageFromFile(color_type=color_type)
+        self._read = partial(loader.read, in_color=True)
+
+    def __call__(
+        self, inputs: Any, *, batch_size: int = 1, score_thr: float = 0, channel_order: str = 'bgr'
+    ) -> Any:
+        """Return the `Detections` in one image, or the list of those in a list of images.
+
+        Args:
+            inputs: an image or a list or tuple of images: a path, a URL, a Pillow image, an array
+                uint8 (h, w, 3) or a tensor uint8 (3, h, w).
+            batch_size: number of images in a batch, which does not change the results.
+            score_thr: leave out detections with a lower score; those below
+                `model.test_cfg.score_thr` of the config are never there.
+            channel_order: 'bgr' or 'rgb', of arrays and tensors; Pillow images are RGB.
+
+        Raises:
+            ValueError, TypeError: an argument is none of these.
+            ImageError: an image cannot be used.
+            PipelineError: a step of the pipeline failed.
+        """
+        several = isinstance(inputs, list | tuple)
+        for item in inputs if several else [inputs]:
+            kind = find_kind(item) if isinstance(item, str | os.PathLike) else 'image'
+            if kind != 'image' or isinstance(item, Iterator):
+                raise ValueError(
+                    f'expected an image or a list of images, got the {kind} {item!r}; use '
+                    'detector.stream(...) for it, or list(detector.stream(...))'
+                )
+        options = dict(batch_size=batch_size, score_thr=score_thr, channel_order=channel_order)
+        found = list(self.stream(inputs, **options))  # type: ignore[arg-type]
+        return found if several else found[0]
+
+    def stream(
+        self,
+        inputs: Any,
+        *,
+        batch_size: int = 1,
+        score_thr: float = 0,
+        channel_order: str = 'bgr',
+        every: int = 1,
+        on_error: _OnError = 'raise',
+    ) -> Iterator[Detections]:
+        """Yield the `Detections` in each image of any source, in order and in flat memory.
+
+        `inputs` and `every` are those of `ghmdet.inference.iterate`: files, folders, patterns,
+        lists, URLs, videos, stdin, arrays, Pillow images, iterators. `on_error` is for images that
+        cannot be used: 'raise' (at once for a file that does not exist), 'skip' (with a warning in
+        the log), or a function that gets the ImageError. The other arguments and errors are those
+        of a call; wrong arguments raise at once, not at the first image.
+        """
+        images = iterate(
+            inputs,
+            every=every,
+            channel_order=channel_order,
+            apply_exif=self.applies_exif,
+            allow_missing=on_error != 'raise',
+        )
+        return (found for _, found in self.run(images, batch_size, score_thr, on_error))
+
+    def run(
+        self,
+        images: Iterable[SourceImage],
+        batch_size: int = 1,
+        score_thr: float = 0,
+        on_error: _OnError = 'raise',
+        times: dict[str, float] | None = None,
+    ) -> Iterator[tuple[SourceImage, Detections]]:
+        """Yield the images of `ghmdet.inference.iterate`, each with its detections; see `stream`.
+
+        The seconds that this takes are added to 'read' and 'network' of `times`.
+        """
+        check_integer('batch_size', batch_size, 1)
+        check_range('score_thr', score_thr, 0, 1)
+        if not callable(on_error) and on_error not in ('raise', 'skip'):
+            raise ValueError(f"on_error must be 'raise', 'skip' or a function, got {on_error!r}")
+        seconds = {} if times is None else times
+
+        def detect_in_batches(images: Iterator[SourceImage]) -> Iterator[Any]:
+            batch: list[tuple[SourceImage, dict[str, Any]]] = []
+            failure, is_end = None, False
+            while not is_end:
+                start = perf_counter()
+                try:
+                    source = next(images)
+                    batch.append((source, self.prepare(source)))
+                except StopIteration:
+                    is_end = True
+                except ImageError as error:
+                    if on_error == 'raise':
+                        failure, is_end = error, True  # after the images before it
+                    elif callable(on_error):
+                        on_error(error)
+                    else:
+                        print_log(f'left out: {error}', 'current', logging.WARNING)
+                read = perf_counter()
+                seconds['read'] = seconds.get('read', 0) + read - start
+                if batch and (len(batch) == batch_size or is_end):
+                    samples = self.predict([data for _, data in batch])
+                    pairs = zip((source for source, _ in batch), samples, strict=True)
+                    found = [(each, self._convert(each, sample)) for each, sample in pairs]
+                    batch.clear()
+                    seconds['network'] = seconds.get('network', 0) + perf_counter() - read
+                    yield from ((each, detections.above(score_thr)) for each, detections in found)
+            if failure is not None:
+                raise failure
+
+        return detect_in_batches(iter(images))
+
+    def prepare(self, source: SourceImage) -> dict[str, Any]:
+        """Read an image, and run the pipeline on it, see `ghmdet.datasets.transforms.run_steps`."""
+        steps, results = self._steps, dict[str, Any](img_id=0)
+        if source.image is None:
+            results['img_path'], name = source.path, f'image {source.path}'
+        else:
+            shape = source.image.shape[:2]
+            results |= dict(img=source.image, img_shape=shape, ori_shape=shape)
+            steps = [step for step in steps if not isinstance(step, _LOADERS)]
+            name = f'image {image_name(source)}' if source.name else 'the image'
+        data = run_steps(steps, results, name)
+        if not isinstance(data, Mapping) or not {'inputs', 'data_samples'} <= data.keys():
+            raise ValueError(
+                'the last step of test_dataloader.dataset.pipeline must be PackDetInputs'
+            )
+        return dict(data)
+
+    @torch.no_grad()
+    def predict(self, batch: list[dict[str, Any]]) -> list[DetDataSample]:
+        """Return the sample of each image that `prepare` has read, with `pred_instances`."""
+        data = {key: [each[key] for each in batch] for key in ('inputs', 'data_samples')}
+        if self._compiled:
+            speedup.set_inductor_freezing(True)
+        try:
+            with torch.autocast(self._place, self._dtype) if self._dtype else nullcontext():
+                return self.model.test_step(data)
+        finally:
+            if self._compiled:
+                speedup.set_inductor_freezing(False)
+
+    def _convert(self, source: SourceImage, sample: DetDataSample) -> Detections:
+        found, shape = sample.pred_instances.cpu(), tuple(sample.ori_shape)
+        boxes, scores = found.bboxes.float().numpy(), found.scores.float().numpy()
+        about = (found.labels.numpy(), self.classes, shape, *source[:3])
+        return Detections(boxes, scores, *about, self._read)
+
+
+def inference_detector(model: nn.Module, imgs: Any) -> Any:
+    """Return the sample of each image (a list for a list or iterable), one after the other.
+
+    Args:
+        model: from `init_detector`.
+        imgs: an image as for `Detector`, arrays in BGR, or a list or other iterable of these.
+            Encoded bytes are read with `PIL.Image.open(io.BytesIO(content))`.
+
+    Returns:
+        A `DetDataSample`, whose `pred_instances` hold `bboxes` (n, 4) x1 y1 x2 y2 in pixels of the
+        original image, `scores` (n,) best first, and `labels` (n,); or a list of them.
+
+    Raises:
+        TypeError, ValueError, ImageError: see `Detector`.
+    """
+    one = isinstance(imgs, str | bytes | np.ndarray | Tensor | Mapping)
+    several = not one and isinstance(imgs, Iterable)
+    detector, found = Detector(model), []
+    for img in imgs if several else [imgs]:
+        if isinstance(img, str | os.PathLike):
+            source = SourceImage('', os.fspath(img))
+        else:
+            source = SourceImage('', None, None, to_bgr(img, 'bgr', detector.applies_exif))
+        found += detector.predict([detector.prepare(source)])
+    return found if several else found[0]
+
+
+def _find_device(device: str | torch.device | None) -> torch.device:
+    name = ('cuda' if torch.cuda.is_available() else 'cpu') if device is None else device
+    try:
+        return torch.empty(0, device=name).device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f'device={name!r} cannot be used ({reason}); None takes one') from None
+
+
+def _find_classes(model: nn.Module) -> tuple[str, ...]:
+    """Return the names of the classes, 'class 0' and so on if they are not those of the head."""
+    names = tuple((getattr(model, 'dataset_meta', None) or {}).get('classes') or ())
+    head = getattr(unwrap(model), 'bbox_head', None)
+    count = getattr(head, 'num_classes', len(names))
+    return names if len(names) == count else tuple(f'class {label}' for label in range(count))
+
+
+def _build_steps(cfg: Config) -> list[Callable]:
+    pipeline = find_test_dataset(cfg).get('pipeline')
+    if not pipeline:
+        raise ValueError('the config needs test_dataloader.dataset.pipeline to read images')
+    kept = [step for step in pipeline if not type_name(step).endswith('LoadAnnotations')]
+    return [TRANSFORMS.build(step) for step in kept]
