@@ -25,12 +25,14 @@ else:
 
 if TYPE_CHECKING:
     from ghmdet.engine import get_model
+    from ghmdet.inference import Detector
 
-__all__ = ['CONFIG_ROOT', '__version__', 'config_path', 'get_config', 'get_model']
+__all__ = ['CONFIG_ROOT', 'Detector', '__version__', 'config_path', 'get_config', 'get_model']
+_LAZY = {'Detector': 'ghmdet.inference', 'get_model': 'ghmdet.engine'}
 
 
 def __getattr__(name: str) -> Any:
     """Import what needs torch at its first use."""
-    if name != 'get_model':
+    if name not in _LAZY:
         raise AttributeError(f'module {__name__!r} has no attribute {name!r}')
-    return import_module('ghmdet.engine').get_model
+    return getattr(import_module(_LAZY[name]), name)

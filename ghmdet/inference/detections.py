@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -19,45 +19,23 @@ from ghmdet.structures import DetDataSample, InstanceData
 from ghmdet.visualization.drawing import DetLocalVisualizer
 
 
-class Detection(NamedTuple):
-    """One detected object."""
-
-    box: np.ndarray
-    """float32 (4,) x1, y1, x2, y2 in pixels of the original image."""
-    score: float
-    """In [0, 1]."""
-    label: int
-    """Index of the class."""
-    name: str
-    """Name of the class."""
-
-
 @dataclass(eq=False, repr=False)
 class Detections:
     """The objects detected in one image, best first.
 
-    `len`, iteration and an integer index are by object and give a `Detection`; a mask, slice or
-    array of indices gives the `Detections` of these objects.
+    Iteration yields (box, score, label, class name) of each object, and an integer index gives one
+    such tuple; a mask, slice or array of indices gives the `Detections` of these objects.
     """
 
-    boxes: np.ndarray
-    """float32 (n, 4) x1, y1, x2, y2 in pixels of the original image."""
-    scores: np.ndarray
-    """float32 (n,) in [0, 1]."""
-    labels: np.ndarray
-    """int64 (n,), indices in `classes`."""
-    classes: tuple[str, ...]
-    """Names of all classes of the model."""
-    shape: tuple[int, int]
-    """(h, w) of the original image, EXIF applied if the model's pipeline does."""
-    name: str
-    """Of the image: its path relative to the sources; unique in a run."""
-    path: str | None = None
-    """File or URL of the image or video; None for an array."""
-    frame: int | None = None
-    """Index of the frame in its video, from 0."""
-    read: Callable[[str], np.ndarray] = field(default=read_image)
-    """Reads the image for `plot` as the model's pipeline does."""
+    boxes: np.ndarray  # float32 (n, 4) x1, y1, x2, y2 in pixels of the original image
+    scores: np.ndarray  # float32 (n,) in [0, 1]
+    labels: np.ndarray  # int64 (n,), indices in `classes`
+    classes: tuple[str, ...]  # names of all classes of the model
+    shape: tuple[int, int]  # (h, w) of the original image, EXIF applied if the pipeline does
+    name: str  # of the image, see `SourceImage`
+    path: str | None = None  # file or URL of the image or video; None for an array
+    frame: int | None = None  # index of the frame in its video, from 0
+    read: Callable[[str], np.ndarray] = read_image  # of files, as the model's pipeline reads them
 
     @property
     def names(self) -> list[str]:
@@ -76,19 +54,17 @@ class Detections:
     def __len__(self) -> int:
         return len(self.scores)
 
-    def __iter__(self) -> Iterator[Detection]:
-        values = (self.boxes, self.scores.tolist(), self.labels.tolist(), self.names)
-        return map(Detection, *values)
+    def __iter__(self) -> Iterator[tuple[np.ndarray, float, int, str]]:
+        return zip(self.boxes, self.scores.tolist(), self.labels.tolist(), self.names, strict=True)
 
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, int | np.integer):
-            label = int(self.labels[index])
-            return Detection(self.boxes[index], float(self.scores[index]), label, self.names[index])
+            return next(iter(self[[index]]))
         if not isinstance(index, slice):
             index = np.asarray(index)
-            index = index if index.size else index.astype(np.int64)
-        kept = dict(boxes=self.boxes[index], labels=self.labels[index])
-        return replace(self, scores=self.scores[index], **kept)
+            index = index if index.size else index.astype(np.int64)  # of []
+        boxes, scores, labels = self.boxes[index], self.scores[index], self.labels[index]
+        return replace(self, boxes=boxes, scores=scores, labels=labels)
 
     def __repr__(self) -> str:
         counts = [f'{count} {name}' for name, count in Counter(self.names).most_common()]
@@ -104,20 +80,17 @@ class Detections:
         Raises:
             ValueError: a threshold outside [0, 1], or a name that is no class.
         """
-        limits = np.zeros(len(self.classes))
-        if isinstance(threshold, Mapping):
-            for name, value in threshold.items():
-                if name not in self.classes:
-                    near = did_you_mean(nearest(str(name), self.classes))
-                    listed = list_items(self.classes, 12)
-                    raise ValueError(f'there is no class {name!r}{near or f", only {listed}"}')
-                check_range(f'the threshold of {name!r}', value, 0, 1)
-                limits[self.classes.index(name)] = value
-        else:
-            check_range('the threshold', threshold, 0, 1)
-            limits[:] = threshold
+        given = threshold if isinstance(threshold, Mapping) else {}
+        for name in given:
+            if name not in self.classes:
+                near = did_you_mean(nearest(str(name), self.classes))
+                raise ValueError(f'there is no class {name!r}{near or f" among {self.classes}"}')
+        default = 0 if isinstance(threshold, Mapping) else threshold
+        limits = [given.get(name, default) for name in self.classes]
+        for name, limit in zip(self.classes, limits, strict=True):
+            check_range(f'the threshold of {name!r}', limit, 0, 1)
         # In float64, since float32 would round the threshold.
-        return self[self.scores.astype(np.float64) >= limits[self.labels]]
+        return self[self.scores.astype(np.float64) >= np.array(limits)[self.labels]]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and numbers, which can be written as JSON."""
@@ -151,14 +124,11 @@ class Detections:
 
         Coordinates are relative to the image's size; 9 decimals keep 1e-4 pixels in any image.
         """
-        height, width = self.shape
-        x1, y1, x2, y2 = self.boxes.astype(np.float64).T / ([[width], [height]] * 2)
-        values = np.stack([(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1], axis=1)
-        lines = []
-        for label, row, score in zip(self.labels, values.tolist(), self.scores, strict=True):
-            end = f' {score:.9g}' if with_scores else ''
-            lines.append(f'{label} {" ".join(f"{value:.9f}" for value in row)}{end}\n')
-        return ''.join(lines)
+        x1, y1, x2, y2 = self.boxes.astype(np.float64).T / (np.tile(self.shape[::-1], 2)[:, None])
+        rows = zip(self.labels, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, strict=True)
+        lines = [' '.join([f'{row[0]}', *(f'{value:.9f}' for value in row[1:])]) for row in rows]
+        ends = [f' {score:.9g}' * with_scores for score in self.scores]
+        return ''.join(f'{line}{end}\n' for line, end in zip(lines, ends, strict=True))
 
     def plot(self, image: Any = None, channel_order: str = 'bgr') -> np.ndarray:
         """Return the image uint8 (h, w, 3) with boxes, class names and scores drawn.

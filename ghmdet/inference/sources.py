@@ -30,7 +30,7 @@ VIDEO_SUFFIXES = (
     *('.3gp', '.avi', '.flv', '.m2ts', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.mts'),
     *('.ogv', '.ts', '.webm', '.wmv'),
 )
-_URL = re.compile(r'(\w+:)?[a-z][a-z0-9+.-]*://|file:/', re.IGNORECASE)
+_URL = re.compile(r'[a-z][a-z0-9+.-]*://|file:/', re.IGNORECASE)
 _IN_URLS = "%/:=&?~#+!$,;'@()*[]"  # not quoted
 _END = object()
 
@@ -140,7 +140,7 @@ def find_kind(source: str | os.PathLike[str]) -> str:
             return 'pattern'
         if path.lower().endswith('.txt'):
             return 'list'
-    elif not _is_video(path) and _scheme(path) not in prefix_to_backends:
+    elif not _is_video(path) and path.partition('://')[0] not in prefix_to_backends:
         known = ', '.join(sorted(filter(None, prefix_to_backends)))
         raise ValueError(f'{path}: expected a URL that begins with file, {known}')
     return 'video' if _is_video(path) else 'image'
@@ -219,15 +219,9 @@ class _Reader(Iterator[SourceImage]):
         return self._unique('/'.join(parts) or 'image')
 
     def _unique(self, name: str) -> str:
+        count = self._names[name] = self._names.get(name, 0) + 1
         stem, suffix = os.path.splitext(name)
-        number = self._names.get(name, 0) + 1
-        unique = name
-        while unique in self._names:
-            number += unique != name
-            unique = f'{stem}_{number}{suffix}'
-        self._names[name] = number
-        self._names.setdefault(unique, 1)
-        return unique
+        return name if count == 1 else self._unique(f'{stem}_{count}{suffix}')
 
     def _read_video(self, source: SourceImage) -> Iterator[SourceImage]:
         with _opened(str(source.path)) as video:
@@ -260,7 +254,9 @@ def _check_end(video: cv2.VideoCapture, number: int, path: str) -> None:
     """Raise if frames are missing. Some formats only give estimates of their number."""
     count, fps = video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS) or 1
     seconds = count / fps - video.get(cv2.CAP_PROP_POS_MSEC) / 1000
-    if not number or (count - number > max(2, count / 50) and seconds > max(0.25, count / fps / 50)):
+    if not number or (
+        count - number > max(2, count / 50) and seconds > max(0.25, count / fps / 50)
+    ):
         raise ImageError(
             f'video {path} ends after {number} of {count:.0f} frames: it is truncated or damaged'
         )
@@ -318,38 +314,31 @@ def _find_files(source: str | os.PathLike[str]) -> list[_Files]:
 
 def _read_list(file: str) -> Iterator[str]:
     _check_exists(file)
-    for line in filter(_is_entry, read_lines(file)):
-        beside = os.path.join(os.path.dirname(file), line)
-        kinds = find_kind(line), find_kind(beside)
-        if {'list', 'stdin'} & set(kinds):
+    for line in read_lines(file):
+        if line.startswith('#'):
+            continue
+        if find_kind(line) in ('list', 'stdin'):
             raise ValueError(f'{file}: {line!r} is a list too; write its lines into this one')
-        is_here = os.path.exists(_local(line)) or (kinds[0] == 'pattern' and any(glob.iglob(line)))
-        yield line if is_here or _URL.match(line) else beside
-
-
-def _is_entry(line: str) -> bool:
-    return bool(line) and not line.startswith('#')
+        path = _local(line)
+        is_here = _URL.match(path) or os.path.exists(path) or any(glob.iglob(path, recursive=True))
+        yield path if is_here else os.path.join(os.path.dirname(file), path)
 
 
 def _lines_of_stdin() -> Iterator[str]:
-    # File names need not be text in the encoding of stdin.
     for line in getattr(sys.stdin, 'buffer', sys.stdin):
-        yield from filter(_is_entry, [os.fsdecode(line).strip()])
+        text = os.fsdecode(line).strip()  # names need not be text in the encoding of stdin
+        if text and not text.startswith('#'):
+            yield text
 
 
 def _local(source: str | os.PathLike[str]) -> str:
-    """Return a path without `file:` and `~`, a URL with its scheme in lower case, quoted."""
+    """Return a path without `file:` and `~`, a URL quoted."""
     text = os.fspath(source)
     if not _URL.match(text):
         return os.path.expanduser(text)
     if text[:5].lower() == 'file:':
         return url2pathname(urlsplit(text).path)
-    scheme, _, rest = text.partition('://')
-    return f'{scheme.lower()}://{quote(rest, _IN_URLS) if scheme[:4].lower() == "http" else rest}'
-
-
-def _scheme(url: str) -> str:
-    return url.partition('://')[0].rpartition(':')[2]
+    return quote(text, _IN_URLS) if text[:4].lower() == 'http' else text
 
 
 def _is_video(path: str) -> bool:

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.runner import CheckpointLoader
 from PIL import Image
 
 from ghmdet import config_path
 from ghmdet.datasets import CocoDataset, draw_shapes
 from ghmdet.datasets.coco import COCO_CLASSES
-from ghmdet.engine import CheckpointError, get_model, inference, inference_detector, init_detector
+from ghmdet.engine import CheckpointError, get_model, inference_detector, init_detector
 
 
 @pytest.fixture(scope='module')
@@ -127,7 +128,7 @@ def test_get_model_with_published_weights(monkeypatch, setting):
         asked.append(path)
         return dict(state_dict=get_model('retinanet_ghm_r50_fpn_1x_coco').state_dict())
 
-    monkeypatch.setattr(inference.CheckpointLoader, 'load_checkpoint', load)
+    monkeypatch.setattr(CheckpointLoader, 'load_checkpoint', load)
     get_model('retinanet_ghm_r50_fpn_1x_coco', pretrained=True)
     assert [url.rpartition('/')[2] for url in asked] == [
         'retinanet_ghm_r50_fpn_1x_coco_20200130-a437fda3.pth'
@@ -156,7 +157,7 @@ def test_images_that_cannot_be_used(setting, tmp_path):
         (tmp_path / 'a.jpg', r'image .*a.jpg cannot be read as an image \(cannot iden'),
         (tmp_path / 'thin.png', r'image .*thin.png is 3000x1 .* of which step . \(Resize\) of'),
         (np.zeros((1, 3000, 3), np.uint8), r'the image is 3000x1 .* step . \(Resize\) of the'),
-        (np.zeros((8, 9), np.uint8), rf'{EXPECTED} an array uint8 \(8, 9\)$'),
+        (np.zeros((8, 9), np.uint8), rf'{EXPECTED} an array uint8 \(8, 9\); give a grey image as PIL'),
         (np.zeros((8, 9, 4), np.uint8), rf'{EXPECTED} an array uint8 \(8, 9, 4\)$'),
         (np.zeros((1, 8, 9, 3), np.uint8), rf'{EXPECTED} an array uint8 \(1, 8, 9, 3\)$'),
         (np.zeros((0, 9, 3), np.uint8), rf'{EXPECTED} an array uint8 \(0, 9, 3\)$'),

@@ -1,0 +1,7 @@
+"""Detections in images of any source with a trained model."""
+
+from ghmdet.inference.detections import Detections
+from ghmdet.inference.detector import Detector
+from ghmdet.inference.sources import SourceImage, count_images, image_name, iterate
+
+__all__ = ['Detections', 'Detector', 'SourceImage', 'count_images', 'image_name', 'iterate']
