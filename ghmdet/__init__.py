@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from ghmdet.inference import Detector
 
 __all__ = ['CONFIG_ROOT', 'Detector', '__version__', 'config_path', 'get_config', 'get_model']
-_LAZY = {'Detector': 'ghmdet.inference', 'get_model': 'ghmdet.engine'}
+_LAZY = {'Detector': 'ghmdet.inference', 'get_model': 'ghmdet.inference.model'}
 
 
 def __getattr__(name: str) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
@@ -10,25 +11,22 @@ from time import perf_counter
 from typing import Any
 
 import mmcv.transforms
+import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import print_log
-from torch import nn
+from torch import Tensor, nn
 
 from ghmdet.argument_checks import check_integer, check_range
 from ghmdet.config.shipped import published_weights
 from ghmdet.datasets.image_file import ImageError, applies_exif
 from ghmdet.datasets.transforms import LoadImageFromFile, run_steps
+from ghmdet.inference.arrays import to_bgr
 from ghmdet.inference.detections import Detections
 from ghmdet.inference.model import find_test_dataset, init_detector
-from ghmdet.inference.sources import SourceImage, find_kind, iterate
+from ghmdet.inference.sources import SourceImage, find_kind, image_name, iterate
 from ghmdet.messages import type_name
-from ghmdet.models.speedup import (
-    cast_convolutions,
-    compile_network,
-    low_precision,
-    set_inductor_freezing,
-)
+from ghmdet.models import speedup
 from ghmdet.models.wrappers import unwrap
 from ghmdet.registry import TRANSFORMS
 from ghmdet.structures import DetDataSample
@@ -44,10 +42,10 @@ class Detector:
     `applies_exif` says whether images are turned by their EXIF orientation.
 
     Args:
-        model: name of a shipped config, a config file, a config read already, or a model with `cfg`
-            and `dataset_meta` as from `init_detector`, in eval mode, which is not changed.
+        model: name of a shipped config, a config file, a config read already, or a model in eval
+            mode with `cfg` and `dataset_meta`, as from `init_detector`, which is not changed.
         weights: file or URL; None loads the weights that are published for the config.
-        device: e.g. 'cuda:0'; None is CUDA if there is one, else the CPU, or that of a given model.
+        device: e.g. 'cuda:0'; None is CUDA if there is one, else the CPU.
         amp: low precision, as `--amp` of `tools/test.py`.
         compile: compile the network, which takes a minute or more at the first images.
         threads: number of threads of torch on the CPU, in the whole process; None leaves it.
@@ -85,19 +83,20 @@ class Detector:
                 weights = published_weights(model.filename if isinstance(model, Config) else model)
             self.model = init_detector(model, weights, str(place))
         self._place = next(self.model.parameters()).device.type
-        self._dtype = low_precision(self._place) if amp else None
+        self._dtype = speedup.low_precision(self._place) if amp else None
         self._compiled = compile
         if self._dtype is not None and self.model is not model:
-            cast_convolutions(self.model, self._dtype)
+            speedup.cast_convolutions(self.model, self._dtype)
         if compile:
-            compile_network(self.model)
+            speedup.compile_network(self.model)
         self.classes = _find_classes(self.model)
         self._steps = _build_steps(self.model.cfg)
         loader = next((step for step in self._steps if isinstance(step, _LOADERS)), None)
         color_type = getattr(loader, 'color_type', 'color')
-        ours = loader if isinstance(loader, LoadImageFromFile) else LoadImageFromFile()
-        self._read = partial(ours.read, in_color=True)
         self.applies_exif = applies_exif(color_type)
+        if not isinstance(loader, LoadImageFromFile):
+            loader = LoadImageFromFile(color_type=color_type)
+        self._read = partial(loader.read, in_color=True)
 
     def __call__(
         self,
@@ -124,12 +123,10 @@ class Detector:
         """
         several = isinstance(inputs, list | tuple)
         for item in inputs if several else [inputs]:
-            kind = 'an iterator' if isinstance(item, Iterator) else 'image'
-            if isinstance(item, str | os.PathLike):
-                kind = find_kind(item)
-            if kind != 'image':
+            kind = find_kind(item) if isinstance(item, str | os.PathLike) else 'image'
+            if kind != 'image' or isinstance(item, Iterator):
                 raise ValueError(
-                    f'expected an image or a list of images, got {item!r} ({kind}); use '
+                    f'expected an image or a list of images, got the {kind} {item!r}; use '
                     'detector.stream(...) for it, or list(detector.stream(...))'
                 )
         options = dict(batch_size=batch_size, score_thr=score_thr, channel_order=channel_order)
@@ -148,20 +145,11 @@ class Detector:
     ) -> Iterator[Detections]:
         """Yield the `Detections` in each image of any source, in order and in flat memory.
 
-        Args:
-            inputs: see `ghmdet.inference.iterate`: files, folders, patterns, lists, URLs, videos,
-                stdin, arrays, Pillow images, iterators.
-            batch_size: as in a call of the detector.
-            score_thr: the same.
-            channel_order: the same.
-            every: of a video, the distance between the frames that are used.
-            on_error: of an image that cannot be used: 'raise', 'skip' (with a warning in the log),
-                or a function that gets the ImageError.
-
-        Raises:
-            ValueError, TypeError: at once: an argument is none of these.
-            ImageError: an image cannot be used; at once for a file that does not exist.
-            PipelineError: a step of the pipeline failed.
+        `inputs` and `every` are those of `ghmdet.inference.iterate`: files, folders, patterns,
+        lists, URLs, videos, stdin, arrays, Pillow images, iterators. `on_error` is for images that
+        cannot be used: 'raise' (at once for a file that does not exist), 'skip' (with a warning in
+        the log), or a function that gets the ImageError. The other arguments and errors are those
+        of a call; wrong arguments raise at once, not at the first image.
         """
         images = iterate(
             inputs,
@@ -188,48 +176,36 @@ class Detector:
         check_range('score_thr', score_thr, 0, 1)
         if not callable(on_error) and on_error not in ('raise', 'skip'):
             raise ValueError(f"on_error must be 'raise', 'skip' or a function, got {on_error!r}")
-        times = {} if times is None else times
-        return self._run(iter(images), batch_size, score_thr, on_error, times)
+        seconds = {} if times is None else times
 
-    def _run(
-        self,
-        images: Iterator[SourceImage],
-        batch_size: int,
-        score_thr: float,
-        on_error: _OnError,
-        times: dict[str, float],
-    ) -> Iterator[tuple[SourceImage, Detections]]:
-        batch: list[tuple[SourceImage, dict[str, Any]]] = []
-        failure, is_end = None, False
-        while not is_end:
-            start = perf_counter()
-            try:
-                source = next(images)
-                batch.append((source, self.prepare(source)))
-            except StopIteration:
-                is_end = True
-            except ImageError as error:
-                if on_error == 'raise':
-                    failure, is_end = error, True  # after the images before it
-                elif callable(on_error):
-                    on_error(error)
-                else:
-                    print_log(f'left out: {error}', 'current', 'WARNING')
-            read = perf_counter()
-            times['read'] = times.get('read', 0) + read - start
-            if not batch or (len(batch) < batch_size and not is_end):
-                continue
-            samples = self.predict([data for _, data in batch])
-            sources = [source for source, _ in batch]
-            batch.clear()
-            found = [
-                (source, self._convert(source, sample).above(score_thr))
-                for source, sample in zip(sources, samples, strict=True)
-            ]
-            times['network'] = times.get('network', 0) + perf_counter() - read
-            yield from found
-        if failure is not None:
-            raise failure
+        def detect_in_batches(images: Iterator[SourceImage]) -> Iterator[Any]:
+            batch: list[tuple[SourceImage, dict[str, Any]]] = []
+            failure, is_end = None, False
+            while not is_end:
+                start = perf_counter()
+                try:
+                    source = next(images)
+                    batch.append((source, self.prepare(source)))
+                except StopIteration:
+                    is_end = True
+                except ImageError as error:
+                    if on_error == 'raise':
+                        failure, is_end = error, True  # after the images before it
+                    elif callable(on_error):
+                        on_error(error)
+                    else:
+                        print_log(f'left out: {error}', 'current', logging.WARNING)
+                read = perf_counter()
+                seconds['read'] = seconds.get('read', 0) + read - start
+                if batch and (len(batch) == batch_size or is_end):
+                    found = self._detect(batch)
+                    batch.clear()
+                    seconds['network'] = seconds.get('network', 0) + perf_counter() - read
+                    yield from ((each, detections.above(score_thr)) for each, detections in found)
+            if failure is not None:
+                raise failure
+
+        return detect_in_batches(iter(images))
 
     def prepare(self, source: SourceImage) -> dict[str, Any]:
         """Read an image, and run the pipeline on it, see `ghmdet.datasets.transforms.run_steps`."""
@@ -240,9 +216,7 @@ class Detector:
             shape = source.image.shape[:2]
             results |= dict(img=source.image, img_shape=shape, ori_shape=shape)
             steps = [step for step in steps if not isinstance(step, _LOADERS)]
-            name = f'image {source.name}' if source.name else 'the image'
-            if source.frame is not None:
-                name = f'frame {source.frame} of {source.path}'
+            name = f'image {image_name(source)}' if source.name else 'the image'
         data = run_steps(steps, results, name)
         if not isinstance(data, Mapping) or not {'inputs', 'data_samples'} <= data.keys():
             raise ValueError('test_dataloader.dataset.pipeline must end with PackDetInputs')
@@ -253,28 +227,58 @@ class Detector:
         """Return the sample of each image that `prepare` has read, with `pred_instances`."""
         data = {key: [each[key] for each in batch] for key in ('inputs', 'data_samples')}
         if self._compiled:
-            set_inductor_freezing(True)
+            speedup.set_inductor_freezing(True)
         try:
-            low = torch.autocast(self._place, self._dtype) if self._dtype else nullcontext()
-            with low:
+            with torch.autocast(self._place, self._dtype) if self._dtype else nullcontext():
                 return self.model.test_step(data)
         finally:
             if self._compiled:
-                set_inductor_freezing(False)
+                speedup.set_inductor_freezing(False)
 
-    def _convert(self, source: SourceImage, sample: DetDataSample) -> Detections:
-        found = sample.pred_instances.cpu()
-        return Detections(
-            boxes=found.bboxes.float().numpy(),
-            scores=found.scores.float().numpy(),
-            labels=found.labels.numpy(),
-            classes=self.classes,
-            shape=tuple(sample.ori_shape),
-            name=source.name,
-            path=source.path,
-            frame=source.frame,
-            read=self._read,
-        )
+    def _detect(
+        self, batch: list[tuple[SourceImage, dict[str, Any]]]
+    ) -> list[tuple[SourceImage, Detections]]:
+        found = []
+        samples = self.predict([data for _, data in batch])
+        for (source, _), sample in zip(batch, samples, strict=True):
+            instances = sample.pred_instances.cpu()
+            boxes, scores = instances.bboxes.float().numpy(), instances.scores.float().numpy()
+            arrays, about = (boxes, scores, instances.labels.numpy()), source[:3]
+            shape = tuple(sample.ori_shape)
+            found.append((source, Detections(*arrays, self.classes, shape, *about, self._read)))
+        return found
+
+
+def inference_detector(model: nn.Module, imgs: Any) -> Any:
+    """Detect the objects in images, one after the other.
+
+    Args:
+        model: from `init_detector`.
+        imgs: path of an image (str or path object), a Pillow image (of a mode that Pillow converts
+            to RGB, or 16-bit grey; EXIF is applied or not as for a file, that of a TIFF always), an
+            array uint8 (h, w, 3) in BGR, a tensor uint8 (3, h, w) in BGR on any device, or a list
+            or other iterable of these.
+
+    Returns:
+        One sample per image (a list for a list); its `pred_instances` hold `bboxes` (n, 4) x1 y1 x2
+        y2 in pixels of the original image, `scores` (n,) best first, and `labels` (n,).
+
+    Raises:
+        TypeError: what is given is no image; encoded bytes are read with
+            `PIL.Image.open(io.BytesIO(content))`.
+        ValueError: an array or tensor is not uint8, or of another shape.
+        ImageError: an image cannot be read or used.
+    """
+    one = isinstance(imgs, str | bytes | np.ndarray | Tensor | Mapping)
+    several = not one and isinstance(imgs, Iterable)
+    detector, found = Detector(model), []
+    for img in imgs if several else [imgs]:
+        if isinstance(img, str | os.PathLike):
+            source = SourceImage('', os.fspath(img))
+        else:
+            source = SourceImage('', None, None, to_bgr(img, 'bgr', detector.applies_exif))
+        found += detector.predict([detector.prepare(source)])
+    return found if several else found[0]
 
 
 def _find_device(device: str | torch.device | None) -> torch.device:

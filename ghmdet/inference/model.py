@@ -15,7 +15,7 @@ from ghmdet.checkpoint.weights import compare_classes, fit_state_dict
 from ghmdet.checks.classes import take_checkpoint_classes
 from ghmdet.config.data_root import find_datasets
 from ghmdet.config.from_mmdet import convert_mmdet_config
-from ghmdet.config.shipped import get_config
+from ghmdet.config.shipped import get_config, published_weights
 from ghmdet.messages import list_items
 from ghmdet.models.speedup import fuse_conv_bn
 from ghmdet.registry import DATASETS, MODELS
@@ -68,6 +68,42 @@ def init_detector(
     if fold and checkpoint is not None:
         fuse_conv_bn(model)
     return model
+
+
+def get_model(
+    name: str | os.PathLike[str] | Config,
+    checkpoint: str | os.PathLike[str] | None = None,
+    pretrained: bool = False,
+    device: str = 'cpu',
+) -> BaseModel:
+    """Build the detector of a config, to predict with it or to train it in a loop of your own.
+
+    Args:
+        name: name of a shipped config, a config file, or a config read already.
+        checkpoint: file or URL of the weights.
+        pretrained: load the published weights of the config.
+        device: where it runs, e.g. 'cuda:0'.
+
+    Returns:
+        The model as from `init_detector`, but with all of its layers, in eval mode (call `train()`
+        to train). With neither checkpoint nor pretrained its weights are random; `init_weights()`
+        gives those that a training starts from, which downloads the backbone.
+
+    Raises:
+        ValueError: both `checkpoint` and `pretrained` are given.
+        LookupError: no weights are published for this config.
+        CheckpointError: the model has parameters that the weights lack.
+
+    Example:
+        >>> model = get_model('retinanet_ghm_r18_fpn_shapes')
+        >>> model.training, model.dataset_meta['classes']
+        (False, ('circle', 'square', 'triangle'))
+    """
+    if pretrained:
+        if checkpoint is not None:
+            raise ValueError(f'give checkpoint or pretrained=True, not both; got {checkpoint}')
+        checkpoint = published_weights(name.filename if isinstance(name, Config) else name)
+    return init_detector(name, checkpoint, device, fold=False)
 
 
 def find_test_dataset(cfg: Config) -> dict[str, Any]:

@@ -15,16 +15,15 @@ from urllib.request import url2pathname
 
 import cv2
 import numpy as np
-import torch
 from mmengine.fileio.backends import prefix_to_backends
-from PIL import ImageOps
 from PIL.Image import Image as PillowImage
 from torch import Tensor
 
 from ghmdet.argument_checks import check_integer
-from ghmdet.datasets.image_file import ImageError, find_orientation
+from ghmdet.datasets.image_file import ImageError
 from ghmdet.datasets.image_folder import SUFFIXES, list_images
 from ghmdet.files import explain_look_alike, read_lines
+from ghmdet.inference.arrays import check_array, check_channel_order, to_bgr
 
 VIDEO_SUFFIXES = (
     *('.3gp', '.avi', '.flv', '.m2ts', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.mts'),
@@ -42,20 +41,14 @@ class MissingSourceError(ImageError, FileNotFoundError):
 class SourceImage(NamedTuple):
     """An image to detect in."""
 
-    name: str
-    """Relative path with `/`, unique among the images of a run but for the frames of a video."""
-    path: str | None
-    """File or URL that it is read from (of a frame: the video); None for arrays."""
-    frame: int | None = None
-    """Index of the frame in its video, from 0."""
-    image: np.ndarray | None = None
-    """uint8 (h, w, 3) in BGR; None: to be read from `path`."""
+    name: str  # relative path with `/`; unique in a run but for the frames of a video
+    path: str | None  # file or URL that it is read from (of a frame: the video); None for arrays
+    frame: int | None = None  # index of the frame in its video, from 0
+    image: np.ndarray | None = None  # uint8 (h, w, 3) in BGR; None: to be read from `path`
 
 
 class _Files(NamedTuple):
-    """The files that one source names, and the folder to which their names are relative."""
-
-    root: str | None
+    root: str | None  # folder to which the names are relative
     paths: list[str]
 
 
@@ -100,28 +93,20 @@ def iterate(
     """
     check_integer('every', every, 1)
     check_channel_order(channel_order)
-    items, root = _find_all(inputs, allow_missing)
-    if isinstance(items, list):
-        for item in items:
-            if not isinstance(item, str | _Files):
-                _check_kind(item, channel_order)
-    return _Reader(items, root, every, channel_order, apply_exif)
+    items = _find_all(inputs, channel_order, allow_missing)
+    return _Reader(items, every, channel_order, apply_exif)
 
 
 def count_images(inputs: Any, *, every: int = 1) -> int | None:
     """Count the images of `iterate`; None if only reading them tells: stdin, iterators, streams."""
-    items, _ = _find_all(inputs, allow_missing=True)
-    if not isinstance(items, list) or '-' in [item for item in items if isinstance(item, str)]:
+    items = _find_all(inputs, 'bgr', allow_missing=True)
+    if not isinstance(items, list) or any(isinstance(item, str) for item in items):
         return None
-    count = 0
-    for item in items:
-        for path in item.paths if isinstance(item, _Files) else ():
-            frames = _count_frames(path) if _is_video(path) else 1
-            if frames < 0:
-                return None
-            count += -(-frames // every)
-        count += not isinstance(item, _Files)
-    return count
+    found = [item.paths if isinstance(item, _Files) else [''] for item in items]
+    counts = [
+        _count_frames(path) if _is_video(path) else every for paths in found for path in paths
+    ]
+    return None if min(counts, default=0) < 0 else sum(-(-count // every) for count in counts)
 
 
 def find_kind(source: str | os.PathLike[str]) -> str:
@@ -146,35 +131,12 @@ def find_kind(source: str | os.PathLike[str]) -> str:
     return 'video' if _is_video(path) else 'image'
 
 
-def check_channel_order(order: Any) -> None:
-    """Raise a ValueError unless it is 'bgr' or 'rgb'."""
-    if order not in ('bgr', 'rgb'):
-        raise ValueError(f"channel_order must be 'bgr' or 'rgb', got {order!r}")
-
-
-def to_bgr(image: Any, channel_order: str = 'bgr', apply_exif: bool = True) -> np.ndarray:
-    """Return an array, tensor or Pillow image as an array uint8 (h, w, 3) in BGR.
-
-    Raises:
-        TypeError, ValueError: it is none of these, or has another type or shape.
-        ImageError: the Pillow image cannot be used.
-    """
-    _check_kind(image, channel_order)
-    if isinstance(image, PillowImage):
-        return _convert_pillow(image, apply_exif)
-    if isinstance(image, Tensor):
-        image = np.ascontiguousarray(image.detach().cpu().permute(1, 2, 0).numpy())
-    return image if channel_order == 'bgr' else np.ascontiguousarray(image[..., ::-1])
-
-
 class _Reader(Iterator[SourceImage]):
     """Yields the images of sources. Not a generator, which an exception would end."""
 
-    def __init__(
-        self, items: Iterable[Any], root: str | None, every: int, order: str, exif: bool
-    ) -> None:
+    def __init__(self, items: Iterable[Any], every: int, order: str, exif: bool) -> None:
         self._stack: list[Iterator[Any]] = [iter(items)]
-        self._root, self._every, self._order, self._exif = root, every, order, exif
+        self._every, self._order, self._exif = every, order, exif
         self._names: dict[str, int] = {}
         self._arrays = 0
 
@@ -184,25 +146,23 @@ class _Reader(Iterator[SourceImage]):
             if item is _END:
                 self._stack.pop()
                 continue
-            if isinstance(item, SourceImage) and item.image is not None:
-                return item
-            if isinstance(item, SourceImage) and not _is_video(str(item.path)):
-                _check_exists(str(item.path))
-                return item
+            if isinstance(item, SourceImage):
+                if item.image is None:
+                    _check_exists(str(item.path))
+                if item.image is not None or not _is_video(str(item.path)):
+                    return item
             self._stack.append(self._open(item))
         raise StopIteration
 
     def _open(self, item: Any) -> Iterator[Any]:
         if isinstance(item, SourceImage):
-            _check_exists(str(item.path))
             return self._read_video(item)
-        if isinstance(item, str | os.PathLike) and find_kind(item) == 'stdin':
-            return _lines_of_stdin()
-        if isinstance(item, str | os.PathLike):
-            return iter(_find_files(item))
         if isinstance(item, _Files):
-            root = self._root
-            return (SourceImage(self._name(path, root), path) for path in item.paths)
+            return (SourceImage(self._name(path, item.root), path) for path in item.paths)
+        if isinstance(item, str | os.PathLike):
+            if find_kind(item) == 'stdin':
+                return _lines_of_stdin()
+            return iter([files._replace(root=None) for files in _find_files(item)])
         image = to_bgr(item, self._order, self._exif)
         self._arrays += 1
         name = self._unique(f'{self._arrays - 1:06d}.jpg').removesuffix('.jpg')
@@ -268,31 +228,29 @@ def _count_frames(path: str) -> int:
     return 0
 
 
-def _find_all(inputs: Any, allow_missing: bool) -> tuple[Iterable[Any], str | None]:
-    """Return the items of `inputs`, and the folder of names.
-
-    Of one source and of a list, files are found here: items are arrays, '-' or `_Files`.
-    """
+def _find_all(inputs: Any, channel_order: str, allow_missing: bool) -> Iterable[Any]:
+    """Return the items of `inputs`; for one source and a list they are arrays, '-' and `_Files`."""
     one = isinstance(inputs, str | os.PathLike | np.ndarray | Tensor | PillowImage)
     if not one and not isinstance(inputs, list | tuple):
         if not isinstance(inputs, Iterable) or isinstance(inputs, bytes | dict):
-            _check_kind(inputs, 'bgr')
-        return inputs, None
+            check_array(inputs, channel_order)
+        return inputs
     items: list[Any] = []
     for item in [inputs] if one else inputs:
         if not isinstance(item, str | os.PathLike):
+            check_array(item, channel_order)
             items.append(item)
-        elif find_kind(item) == 'stdin':
-            items.append('-')
         else:
-            items += _find_files(item)
+            items += ['-'] if find_kind(item) == 'stdin' else _find_files(item)
     found = [item for item in items if isinstance(item, _Files)]
-    for path in () if allow_missing else (path for files in found for path in files.paths):
+    for path in (path for files in found for path in files.paths if not allow_missing):
         _check_exists(path)
-    roots = {os.path.abspath(files.root) for files in found if files.root is not None}
-    with suppress(ValueError):  # none, or on different drives
-        return items, os.path.commonpath(roots)
-    return items, None
+    root = None
+    with suppress(ValueError):  # there is none, or they are on different drives
+        root = os.path.commonpath(
+            {os.path.abspath(each.root) for each in found if each.root is not None}
+        )
+    return [item._replace(root=root) if isinstance(item, _Files) else item for item in items]
 
 
 def _find_files(source: str | os.PathLike[str]) -> list[_Files]:
@@ -349,42 +307,3 @@ def _is_video(path: str) -> bool:
 def _check_exists(path: str) -> None:
     if not _URL.match(path) and not os.path.exists(path):
         raise MissingSourceError(f'{path!r} does not exist{explain_look_alike(path)}')
-
-
-def _check_kind(image: Any, channel_order: str) -> None:
-    """Raise unless it is an array, tensor or Pillow image that can be used."""
-    order, shape = channel_order.upper(), tuple(getattr(image, 'shape', ()))
-    expected = (
-        f'expected a path, a Pillow image, an array uint8 (h, w, 3) in {order} or a tensor uint8 '
-        f'(3, h, w) in {order} (the model normalises it), or a list of these'
-    )
-    if isinstance(image, PillowImage):
-        return
-    if not isinstance(image, np.ndarray | Tensor):
-        raise TypeError(f'{expected}; got {type(image).__name__}')
-    valid = len(shape) == 3 and shape[0 if isinstance(image, Tensor) else 2] == 3 and 0 not in shape
-    if not valid or image.dtype not in (np.uint8, torch.uint8):
-        kind = 'a tensor' if isinstance(image, Tensor) else 'an array'
-        is_grey = isinstance(image, np.ndarray) and image.ndim == 2 and image.dtype == np.uint8
-        advice = '; give a grey image as PIL.Image.fromarray(array)' if is_grey else ''
-        raise ValueError(f'{expected}; got {kind} {image.dtype} {shape}{advice}')
-
-
-def _convert_pillow(image: PillowImage, apply_exif: bool) -> np.ndarray:
-    """Convert to what `read_image` returns for a file of the image."""
-    try:
-        image.load()  # applies the orientation of a TIFF
-        if apply_exif and find_orientation(image.info.get('exif', b'')) in range(2, 9):
-            image = ImageOps.exif_transpose(image)
-        if image.mode.startswith('I;16'):
-            grey = (np.asarray(image) >> 8).astype(np.uint8)
-            return np.repeat(grey[..., None], 3, axis=2)
-        if image.mode in ('I', 'F'):
-            raise ValueError(
-                f'its pixels (mode {image.mode}) have no known range; scale them to 0 to 255 and '
-                "convert it to mode 'L'"
-            )
-        return np.ascontiguousarray(np.asarray(image.convert('RGB'))[..., ::-1])
-    except (OSError, ValueError, SyntaxError) as error:
-        name = getattr(image, 'filename', '') or repr(image)
-        raise ImageError(f'the Pillow image {name} cannot be used: {error}') from error
