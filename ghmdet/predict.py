@@ -157,12 +157,11 @@ def choose_thresholds(args: argparse.Namespace, classes: Iterable[str]) -> dict[
         ValueError: --class-thr names a class that there is not.
     """
     thresholds = dict.fromkeys(classes, args.score_thr)
-    for name, value in ((k, v) for given in args.class_thr for k, v in given.items()):
-        if name not in thresholds:
-            near = did_you_mean(nearest(name, thresholds)) or f', only {list_items(thresholds, 12)}'
-            raise ValueError(f'--class-thr: there is no class {name!r}{near}')
-        thresholds[name] = value
-    return thresholds
+    given = {name: value for each in args.class_thr for name, value in each.items()}
+    for name in given.keys() - thresholds.keys():
+        near = did_you_mean(nearest(name, thresholds)) or f', only {list_items(thresholds, 12)}'
+        raise ValueError(f'--class-thr: there is no class {name!r}{near}')
+    return thresholds | given
 
 
 def main() -> None:
