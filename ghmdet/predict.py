@@ -37,6 +37,8 @@ _OUTPUTS = {  # besides --pictures and --crops
     'labelme': ('DIR', 'a file of LabelMe per image'),
     'video': ('F.mp4', 'a video of the drawn frames: .mp4, .avi or .webm'),
 }
+_PICTURES = 'pictures', 'crops'  # in --out
+_IMAGES = None  # their number, beside that of each class
 
 
 def parse_args() -> argparse.Namespace:
@@ -48,12 +50,8 @@ def parse_args() -> argparse.Namespace:
     )
     add = parser.add_argument
     add('model', metavar='CONFIG', help='config file, or the name of a config that ghmdet ships')
-    add(
-        'rest',
-        nargs='*',
-        metavar='CHECKPOINT SOURCE',
-        help='checkpoint, then images, videos, folders, patterns, URLs, lists (.txt), - for stdin',
-    )
+    text = 'checkpoint, then images, videos, folders, patterns, URLs, lists (.txt), - for stdin'
+    add('rest', nargs='*', metavar='CHECKPOINT SOURCE', help=text)
     add('--list', metavar='FILE', help='file .txt with a source per line; - for stdin')
     add('--out', type=cli.user_path, default=Path('predictions'), metavar='DIR', help='folder')
     for key, (metavar, text) in _OUTPUTS.items():
@@ -61,27 +59,17 @@ def parse_args() -> argparse.Namespace:
     add('--pictures', action='store_true', help='draw the detections, into OUT/pictures')
     add('--crops', action='store_true', help='cut the objects out, into OUT/crops/<class>')
     add('--score-thr', type=float, default=0.3, metavar='T', help='least score, default 0.3')
-    add(
-        '--class-thr',
-        type=read_thresholds,
-        nargs='+',
-        action='extend',
-        default=[],
-        metavar='NAME=T',
-        help='least score of a class in place of --score-thr; @FILE reads those of threshold.py',
-    )
+    text = 'least score of a class in place of --score-thr; @FILE reads those of threshold.py'
+    kind: dict[str, Any] = dict(type=read_thresholds, nargs='+', action='extend', default=[])
+    add('--class-thr', metavar='NAME=T', help=text, **kind)
     add('--batch-size', type=int, default=1, metavar='N', help='images that run together')
     add('--every', type=int, default=1, metavar='K', help='use each K-th frame of videos')
     add('--device', help="e.g. 'cpu' or 'cuda:1'; default CUDA if there is any")
     add('--amp', action='store_true', help='low precision, as in tools/test.py')
     add('--compile', action='store_true', help='compile the network with torch.compile')
     add('--threads', type=int, metavar='N', help='threads of torch')
-    add(
-        '--on-error',
-        choices=('stop', 'skip'),
-        default='stop',
-        help='stop at the first image that cannot be used, or list these at the end',
-    )
+    text = 'stop at the first image that cannot be used, or list these at the end'
+    add('--on-error', choices=('stop', 'skip'), default='stop', help=text)
     add('--exist-ok', action='store_true', help='replace files of an earlier run')
     add('--quiet', action='store_true', help='neither progress nor summary')
     add_cfg_options(parser)
@@ -107,25 +95,25 @@ def read_thresholds(word: str) -> dict[str, float]:
     A class whose threshold is null is left out.
     """
     name, _, text = word.rpartition('=')
-    found: dict[str, Any] = {}
+    values: dict[str, Any] = {name: text}
     try:
         if word.startswith('@'):
-            found = json.loads(read_text(word[1:]))
-            found = found['classes'] if isinstance(found.get('classes'), dict) else found
+            values = json.loads(read_text(word[1:]))
+            values = values['classes'] if isinstance(values.get('classes'), dict) else values
         else:
-            found[name] = float(text)
-        values = {k: v['threshold'] if isinstance(v, dict) else v for k, v in found.items()}
+            values[name] = float(text)
+        found = {k: v['threshold'] if isinstance(v, dict) else v for k, v in values.items()}
     except OSError as error:
         raise argparse.ArgumentTypeError(str(error)) from None
     except (ValueError, AttributeError, KeyError):
-        values = {'': word}
-    values = {name: value for name, value in values.items() if value is not None}
-    if '' in values or not all(is_number(value, 0, 1) for value in values.values()):
+        found = {'': word}
+    found = {name: value for name, value in found.items() if value is not None}
+    if '' in found or not all(is_number(value, 0, 1) for value in found.values()):
         raise argparse.ArgumentTypeError(
             f'expected NAME=T with T in [0, 1], or @FILE with the JSON of threshold.py, got '
             f'{word!r}; write sources before --class-thr'
         )
-    return values
+    return found
 
 
 def choose_outputs(args: argparse.Namespace) -> dict[str, Path]:
@@ -135,33 +123,17 @@ def choose_outputs(args: argparse.Namespace) -> dict[str, Path]:
         ValueError: pictures of an earlier run would be read as images, or sources replaced.
     """
     outputs = {key: getattr(args, key) for key in _OUTPUTS if getattr(args, key)}
-    folders = {key: args.out / key for key in ('pictures', 'crops') if getattr(args, key)}
-    if not outputs | folders:
-        outputs = {'json': args.out / 'results.json', 'csv': args.out / 'results.csv'}
-        folders = {'pictures': args.out / 'pictures'}
-    for folder in filter(Path.exists, folders.values()):
-        for source in filter(os.path.exists, args.sources):
-            paths = folder.resolve(), Path(source).resolve()
-            if paths[0].is_relative_to(paths[1]) or paths[1].is_relative_to(paths[0]):
+    outputs |= {key: args.out / key for key in _PICTURES if getattr(args, key)}
+    default = {'json': 'results.json', 'csv': 'results.csv', 'pictures': 'pictures'}
+    outputs = outputs or {key: args.out / name for key, name in default.items()}
+    folders = [path.resolve() for key, path in outputs.items() if key in _PICTURES]
+    for folder in filter(Path.exists, folders):
+        for source in (Path(name).resolve() for name in args.sources if os.path.exists(name)):
+            if folder.is_relative_to(source) or source.is_relative_to(folder):
                 raise ValueError(
-                    f'--out {args.out}: the pictures in {folder} belong to the source {source}, '
-                    'choose another --out'
+                    f'--out {args.out}: {folder} and {source} share pictures; choose another --out'
                 )
-    return outputs | folders
-
-
-def choose_thresholds(args: argparse.Namespace, classes: Iterable[str]) -> dict[str, float]:
-    """Return the least score of each class.
-
-    Raises:
-        ValueError: --class-thr names a class that there is not.
-    """
-    thresholds = dict.fromkeys(classes, args.score_thr)
-    given = {name: value for each in args.class_thr for name, value in each.items()}
-    for name in given.keys() - thresholds.keys():
-        near = did_you_mean(nearest(name, thresholds)) or f', only {list_items(thresholds, 12)}'
-        raise ValueError(f'--class-thr: there is no class {name!r}{near}')
-    return thresholds | given
+    return outputs
 
 
 def main() -> None:
@@ -174,7 +146,6 @@ def main() -> None:
     writers.check_outputs(outputs, args.exist_ok)
     skips = args.on_error == 'skip'
     images = inference.iterate(args.sources, every=args.every, allow_missing=skips)
-    total = inference.count_images(args.sources, every=args.every)
     cfg = arguments.read_config(args.model)
     for sentence in find_unused_options(cfg, args.cfg_options):
         log_on_first(f'config: {sentence}', logging.WARNING)
@@ -182,20 +153,24 @@ def main() -> None:
     speed = {key: getattr(args, key) for key in ('device', 'amp', 'compile', 'threads')}
     with name_the_key(cfg, args.cfg_options):
         detector = inference.Detector(cfg, args.checkpoint, **speed)
-    skipped: list[str] = []
-    times = dict(read=0.0, network=0.0, write=0.0)
-    on_error = (lambda error: skipped.append(str(error))) if skips else 'raise'
-    results = detector.run(images, args.batch_size, on_error=on_error, times=times)
-    thresholds = choose_thresholds(args, detector.classes)
+    class_thr = {name: value for each in args.class_thr for name, value in each.items()}
+    thresholds = dict.fromkeys(detector.classes, args.score_thr) | class_thr
+    for name in class_thr.keys() - set(detector.classes):
+        near = did_you_mean(nearest(name, detector.classes)) or f' among {detector.classes}'
+        raise ValueError(f'--class-thr: there is no class {name!r}{near}')
     kinds = ((writers.WRITERS[key], path) for key, path in outputs.items())
     opened = [kind(path, detector.classes, args.every) for kind, path in kinds]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # closes the files
-    start = time.perf_counter()
-    counts = write(args, results, total, thresholds, opened, times)
+
+    skipped: list[str] = []
+    times = dict(read=0.0, network=0.0, write=0.0)
+    on_error = (lambda error: skipped.append(str(error))) if skips else 'raise'
+    start, results = time.perf_counter(), detector.run(images, args.batch_size, 0, on_error, times)
+    counts = write(args, results, thresholds, opened, times)
     if skipped:
         lines = [f'{len(skipped)} images cannot be used and were left out:', *skipped]
         print('\n'.join(lines), file=sys.stderr)
-    if skipped and not counts['']:
+    if skipped and not counts[_IMAGES]:
         raise ValueError(f'no image can be used: {list_items(skipped, 5, "; ")}')
     if not args.quiet:
         summarize(counts, time.perf_counter() - start, times, opened)
@@ -204,33 +179,31 @@ def main() -> None:
 def write(
     args: argparse.Namespace,
     results: Iterable[tuple[Any, Any]],
-    total: int | None,
     thresholds: dict[str, float],
     opened: list[Any],
     times: dict[str, float],
-) -> Counter[str]:
-    """Write the results, and count the detections of each class, and the images as class ''."""
-    counts: Counter[str] = Counter({'': 0})
-    finished = False
+) -> Counter[str | None]:
+    """Write the results; return the numbers of images and of detections of each class."""
+    total = inference.count_images(args.sources, every=args.every)
+    counts: Counter[str | None] = Counter({_IMAGES: 0})
     columns = [*progress.Progress.get_default_columns(), progress.MofNCompleteColumn()]
-    disable = args.quiet or not sys.stderr.isatty()
-    screen = console.Console(stderr=True)
+    hidden, screen = args.quiet or not sys.stderr.isatty(), console.Console(stderr=True)
+    finished = False
     try:
-        with progress.Progress(*columns, console=screen, disable=disable) as bar:
+        with progress.Progress(*columns, console=screen, disable=hidden) as bar:
             for image, found in bar.track(results, total, description='predicting'):
                 begin, found = time.perf_counter(), found.above(thresholds)
                 pixels = cache(partial(read_pixels, image, found))
                 for writer in opened:
                     writer.write(found, pixels)
-                counts.update(['', *found.names])
+                counts.update([_IMAGES, *found.names])
                 times['write'] += time.perf_counter() - begin
         finished = True
     finally:
-        files = [writer.close(finished) for writer in opened]
+        files = ', '.join([str(writer.close(finished)) for writer in opened])
         if not finished:
             of = '' if total is None else f' of {total}'
-            listed = list_items(files, len(files))
-            print(f'stopped after {counts[""]}{of} images, see {listed}', file=sys.stderr)
+            print(f'stopped after {counts[_IMAGES]}{of} images, kept in {files}', file=sys.stderr)
     return counts
 
 
@@ -240,19 +213,17 @@ def read_pixels(image: Any, found: Any) -> Any:
 
 
 def summarize(
-    counts: Counter[str], seconds: float, times: dict[str, float], opened: list[Any]
+    counts: Counter[str | None], seconds: float, times: dict[str, float], opened: list[Any]
 ) -> None:
     """Print what was found, how fast, and where it is."""
-    done = counts.pop('')
+    done = counts.pop(_IMAGES)
     listed = ', '.join(f'{name} {count:,}' for name, count in counts.most_common())
     shares = ', '.join(f'{key} {1000 * value / max(done, 1):.1f}' for key, value in times.items())
-    lines = [
-        f'{done:,} images, {counts.total():,} detections{f": {listed}" if listed else ""}',
-        f'{done / seconds:.2f} images/s (ms per image: {shares})',
-        f'written: {", ".join(str(writer.path) for writer in opened)}',
-    ]
+    files = ', '.join(str(writer.path) for writer in opened)
+    text = f'{done:,} images, {counts.total():,} detections{": " * bool(listed)}{listed}\n'
     try:
-        print('\n'.join(lines), flush=True)
+        print(f'{text}{done / seconds:.2f} images/s (ms per image: {shares})\nwritten: {files}')
+        sys.stdout.flush()
     except BrokenPipeError:  # Python would fail again when it ends
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 

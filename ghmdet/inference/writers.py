@@ -10,8 +10,8 @@ import csv
 import io
 import os
 import re
-import warnings
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import cache
 from pathlib import Path, PurePosixPath
 from shutil import copyfileobj
 from typing import Any
@@ -27,6 +27,7 @@ from ghmdet.inference.sources import image_name
 CSV_COLUMNS = ['file', 'frame', 'label', 'name', 'score', 'x1', 'y1', 'x2', 'y2', 'width', 'height']
 _FPS = 25.0  # of a video made of images, or of one that does not say
 _CODECS = {'.mp4': 'mp4v', '.avi': 'MJPG', '.webm': 'VP80'}
+_LISTS = 'images', 'annotations'
 _PICTURES = ('.bmp', '.jpe', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
@@ -41,17 +42,19 @@ class Writer:
 
     suffixes: tuple[str, ...] = ()
     """Of a file; empty if `path` is a folder."""
+    head = tail = b''
+    """What files that grow begin and end with."""
 
     def __init__(self, path: Path, classes: Sequence[str], every: int = 1) -> None:
         self.path, self.classes, self.every = path, classes, every
         self._stems: dict[str, str] = {}
         (path.parent if self.suffixes else path).mkdir(parents=True, exist_ok=True)
-        self._open()
+        self._growing = [_GrowingFile(file, self.head, self.tail) for file in self.parts(path)]
 
     @classmethod
-    def targets(cls, path: Path) -> list[Path]:
-        """Return the files and folders that are written, those of a stopped run included."""
-        return [path, _part(path)] if cls.suffixes else [path]
+    def parts(cls, path: Path) -> list[Path]:
+        """Return the files that grow during the run."""
+        return [_part(path)] if cls.suffixes else []
 
     def write(self, found: Detections, pixels: Callable[[], np.ndarray]) -> None:
         """Write the detections of an image; `pixels` gives the image (h, w, 3) in BGR."""
@@ -59,14 +62,12 @@ class Writer:
 
     def close(self, finished: bool) -> Path:
         """End the output and return where it is: a file has its own name if the run is finished."""
+        for growing in self._growing:
+            growing.stream.close()
         self._end()
-        part = _part(self.path) if self.suffixes else self.path
-        if finished and self.suffixes and part.exists():
-            publish(part, self.path)
-        return self.path if finished else part
-
-    def _open(self) -> None:
-        pass
+        if finished and self.suffixes:
+            publish(_part(self.path), self.path)
+        return self.path if finished or not self.suffixes else _part(self.path)
 
     def _end(self) -> None:
         pass
@@ -74,101 +75,84 @@ class Writer:
     def _stem(self, found: Detections) -> str:
         """Return the name of an image without suffix, or with it where that names another image."""
         name = image_name(found)
-        stem = str(PurePosixPath(name).with_suffix(''))
-        if found.frame is not None or (other := self._stems.setdefault(stem, name)) == name:
-            return stem
-        warnings.warn(f'{name} has the name of {other}, but for the suffix: written as {name}.*')
-        return name
+        stem = os.path.splitext(name)[0]
+        is_first = found.frame is not None or self._stems.setdefault(stem, name) == name
+        return stem if is_first else name
 
 
 class _Json(Writer):
     """COCO results with names; `image_id` is the name of the image."""
 
     suffixes = ('.json',)
-
-    def _open(self) -> None:
-        self.results = _JsonList(_part(self.path))
+    head, tail = b'[', b'\n]\n'
 
     def write(self, found: Detections, pixels: Callable[[], np.ndarray]) -> None:
         image: dict[str, Any] = {'file_name': _text(found.name)}
         if found.frame is not None:
             image['frame'] = found.frame
         rows = zip(found.to_coco(_text(image_name(found))), found.names, strict=True)
-        self.results.extend([{**row, 'category_name': name, **image} for row, name in rows])
-
-    def _end(self) -> None:
-        self.results.stream.close()
+        self._growing[0].extend([{**row, 'category_name': name, **image} for row, name in rows])
 
 
 class _Coco(Writer):
     """A COCO data set; `annotations` have a `score`. Its two lists grow in a file each."""
 
     suffixes = ('.json',)
+    head, tail = b'[', b'\n]\n'
     images = annotations = 0
 
     @classmethod
-    def targets(cls, path: Path) -> list[Path]:
-        lists = [path.with_name(f'{path.stem}.{key}.json') for key in ('images', 'annotations')]
-        return [*super().targets(path), *map(_part, lists)]
-
-    def _open(self) -> None:
-        self.lists = [_JsonList(part) for part in self.targets(self.path)[2:]]
+    def parts(cls, path: Path) -> list[Path]:
+        return [path.with_name(f'{path.stem}.{key}.part.json') for key in _LISTS]
 
     def write(self, found: Detections, pixels: Callable[[], np.ndarray]) -> None:
         self.images += 1
         (height, width), name = found.shape, _text(image_name(found))
-        image = {'id': self.images, 'file_name': name, 'width': width, 'height': height}
         rows = [
             {'id': number, **row, 'area': row['bbox'][2] * row['bbox'][3], 'iscrowd': 0}
             for number, row in enumerate(found.to_coco(self.images), self.annotations + 1)
         ]
         self.annotations += len(rows)
-        self.lists[0].extend([image])
-        self.lists[1].extend(rows)
+        image = {'id': self.images, 'file_name': name, 'width': width, 'height': height}
+        self._growing[0].extend([image])
+        self._growing[1].extend(rows)
 
     def _end(self) -> None:
         categories = [{'id': i, 'name': name} for i, name in enumerate(self.classes, 1)]
         with replacing(_part(self.path)) as draft, draft.open('wb') as file:
             file.write(b'{"categories": ' + msgspec.json.encode(categories))
-            for key, growing in zip((b'images', b'annotations'), self.lists, strict=True):
-                growing.stream.close()
-                file.write(b', "%s": ' % key)
-                with growing.file.open('rb') as content:
+            for key, part in zip(_LISTS, self.parts(self.path), strict=True):
+                file.write(f', "{key}": '.encode())
+                with part.open('rb') as content:
                     copyfileobj(content, file)
             file.write(b'}\n')
-        for growing in self.lists:
-            growing.file.unlink()
+        for part in self.parts(self.path):
+            part.unlink()
 
 
 class _Csv(Writer):
     """A row per detection, see `CSV_COLUMNS`; numbers are the shortest that give the float32."""
 
     suffixes = ('.csv',)
-
-    def _open(self) -> None:
-        self.rows = _GrowingFile(_part(self.path), _csv_lines([CSV_COLUMNS]))
+    head = f'{",".join(CSV_COLUMNS)}\r\n'.encode()
 
     def write(self, found: Detections, pixels: Callable[[], np.ndarray]) -> None:
         numbers = np.column_stack([found.scores, found.boxes]).astype(str).tolist()
         (height, width), lead = found.shape, [_text(found.name), found.frame]
         rows = zip(found.labels.tolist(), found.names, numbers, strict=True)
+        text = io.StringIO(newline='')
         lines = ([*lead, label, name, *row, width, height] for label, name, row in rows)
-        self.rows.append(_csv_lines(lines))
-
-    def _end(self) -> None:
-        self.rows.stream.close()
+        csv.writer(text).writerows(lines)  # RFC 4180; None is an empty field
+        self._growing[0].append(text.getvalue().encode())
 
 
 class _Yolo(Writer):
     """`labels/<name>.txt` for each image, with the scores, and `classes.txt`."""
 
-    @classmethod
-    def targets(cls, path: Path) -> list[Path]:
-        return [path / 'labels', path / 'classes.txt']
-
-    def _open(self) -> None:
-        (self.path / 'labels').mkdir(exist_ok=True)
-        _write(self.path / 'classes.txt', ''.join(f'{name}\n' for name in self.classes).encode())
+    def __init__(self, path: Path, classes: Sequence[str], every: int = 1) -> None:
+        super().__init__(path, classes, every)
+        (path / 'labels').mkdir(exist_ok=True)
+        _write(path / 'classes.txt', ''.join(f'{name}\n' for name in classes).encode())
 
     def write(self, found: Detections, pixels: Callable[[], np.ndarray]) -> None:
         _write(self.path / 'labels' / f'{self._stem(found)}.txt', found.to_yolo().encode())
@@ -181,9 +165,9 @@ class _Labelme(Writer):
         file, path = self.path / f'{self._stem(found)}.json', PurePosixPath(image_name(found)).name
         if found.frame is None and found.path is not None and '://' not in found.path:
             path = Path(os.path.relpath(found.path, file.parent)).as_posix()
-        shape = {'group_id': None, 'shape_type': 'rectangle', 'flags': {}}
+        shape: dict[str, Any] = {'group_id': None, 'shape_type': 'rectangle', 'flags': {}}
         rows = zip(found.names, found.boxes.tolist(), found.scores.tolist(), strict=True)
-        content = {
+        content: dict[str, Any] = {
             'version': '5.5.0',
             'flags': {},
             'shapes': [
@@ -203,24 +187,21 @@ class _Pictures(Writer):
 
     def write(self, found: Detections, pixels: Callable[[], np.ndarray]) -> None:
         name = image_name(found)
-        is_common = PurePosixPath(name).suffix.lower() in _PICTURES
+        is_common = os.path.splitext(name)[1].lower() in _PICTURES
         _write_picture(self.path / (name if is_common else f'{name}.jpg'), found.plot(pixels()))
 
 
 class _Crops(Writer):
     """What is in the boxes: `<class>/<name>_<number in the image, from 0>.jpg`; no empty ones."""
 
-    def _open(self) -> None:
-        self.folders = folder_names(self.classes)
-
     def write(self, found: Detections, pixels: Callable[[], np.ndarray]) -> None:
-        image, stem = pixels(), self._stem(found)
+        image, folders = pixels(), folder_names(found.classes)
         corners = np.hstack([np.floor(found.boxes[:, :2]), np.ceil(found.boxes[:, 2:])])
         boxes = corners.clip(0, image.shape[1::-1] * 2).astype(int).tolist()
-        rows = zip(found.labels.tolist(), boxes, strict=True)
+        rows, stem = zip(found.labels.tolist(), boxes, strict=True), self._stem(found)
         for number, (label, (x1, y1, x2, y2)) in enumerate(rows):
             if (crop := image[y1:y2, x1:x2]).size:
-                _write_picture(self.path / self.folders[label] / f'{stem}_{number}.jpg', crop)
+                _write_picture(self.path / folders[label] / f'{stem}_{number}.jpg', crop)
 
 
 class _Video(Writer):
@@ -244,7 +225,7 @@ class _Video(Writer):
         if size_wh != self.size_wh:
             raise ValueError(
                 f'--video {self.path}: {image_name(found)} is {size_wh} (width, height), those '
-                f'before are {self.size_wh}; a video needs images of one size'
+                f'before are {self.size_wh}; a video has images of one size'
             )
         self.video.write(drawn)
 
@@ -280,16 +261,21 @@ def check_outputs(outputs: Mapping[str, Path], exist_ok: bool = False) -> None:
             raise ValueError(f'{name}: the name must end in {" or ".join(kind.suffixes)}')
         inside = path if kind.suffixes else path / 'file'
         folder = next(parent for parent in inside.parents if parent.exists())
-        if not os.access(folder, os.W_OK) or not folder.is_dir() or inside.is_dir():
+        is_taken = not folder.is_dir() or (kind.suffixes and path.is_dir())
+        if is_taken or not os.access(folder, os.W_OK):
             raise ValueError(f'{name}: no file of this name can be created in {folder}')
-        for target in kind.targets(path):
+        targets = [path, _part(path), *kind.parts(path)] if kind.suffixes else [path]
+        if key == 'yolo':  # beside other files
+            targets = [path / 'labels', path / 'classes.txt']
+        for target in targets:
             if (other := taken.setdefault(target.resolve(), name)) != name:
                 raise ValueError(f'{name} and {other} would both write {target}; change a name')
             if (any(target.iterdir()) if target.is_dir() else target.exists()) and not exist_ok:
                 raise FileExistsError(f'{name}: {target} exists; --exist-ok replaces equal names')
 
 
-def folder_names(classes: Sequence[str]) -> list[str]:
+@cache
+def folder_names(classes: tuple[str, ...]) -> list[str]:
     """Return for each class a name of its own that is valid for a folder on all systems."""
     names: list[str] = []
     for label, name in enumerate(classes):
@@ -321,12 +307,8 @@ class _GrowingFile:
             raise
         self.end += len(content)
 
-
-class _JsonList(_GrowingFile):
-    def __init__(self, file: Path) -> None:
-        super().__init__(file, b'[', b'\n]\n')
-
     def extend(self, items: Sequence[Any]) -> None:
+        """Add items to a list in JSON."""
         if items:
             text = b',\n'.join(map(msgspec.json.encode, items))
             self.append((b'\n' if self.end == 1 else b',\n') + text)
@@ -339,12 +321,6 @@ def _part(path: Path) -> Path:
 def _text(name: str) -> str:
     """Return a file name with the bytes that are not UTF-8 written as escapes."""
     return name.encode('utf-8', 'backslashreplace').decode()
-
-
-def _csv_lines(rows: Iterable[Sequence[Any]]) -> bytes:
-    text = io.StringIO(newline='')
-    csv.writer(text).writerows(rows)  # RFC 4180; None is an empty field
-    return text.getvalue().encode()
 
 
 def _write(file: Path, content: bytes) -> None:

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import resource
 from pathlib import Path
 
@@ -137,7 +138,7 @@ def test_without_any_image_and_without_any_detection(tmp_path):
         assert [row.split(',') for row in rows] == [CSV_COLUMNS]
         content = json.loads(write('coco', folder / 'coco.json', *items).read_text())
         assert (len(content['images']), content['annotations']) == (len(items), [])
-        assert not write('video', folder / 'f.avi').exists()
+        assert write('video', folder / 'f.avi').read_bytes() == b''
 
 
 # --- a stop ---------------------------------------------------------------------------------------
@@ -218,7 +219,7 @@ def test_crops(tmp_path):
 
 
 def test_names_of_class_folders():
-    names = ['a/b', 'a_b', 'A:b', '..', '', 'con\n', 'x. ', 'ünï']
+    names = ('a/b', 'a_b', 'A:b', '..', '', 'con\n', 'x. ', 'ünï')
     expected = ['a_b', 'a_b_1', 'A_b_2', 'class_3', 'class_4', 'con_', 'x', 'ünï']
     assert folder_names(names) == expected
 
@@ -277,8 +278,7 @@ def test_odd_file_names(tmp_path):
 
 def test_images_that_differ_in_the_suffix_have_files_of_their_own(tmp_path):
     items = [detections(name, [[1, 2, 3, 4]] * n, [0.5] * n, [0] * n) for n, name in FILES]
-    with pytest.warns(UserWarning, match=r'a/1.png has the name of a/1.jpg, but for the suffix'):
-        write('yolo', tmp_path, *items)
+    write('yolo', tmp_path, *items)
     counts = {
         str(file.relative_to(tmp_path / 'labels')): file.read_text().count('\n')
         for file in (tmp_path / 'labels').rglob('*.txt')
@@ -296,7 +296,6 @@ FILES = (1, 'a/1.jpg'), (2, 'a/1.png'), (3, 'b/1.jpg')
     ('outputs', 'text'),
     [
         (dict(json='f.txt'), '--json f.txt: the name must end in .json'),
-        (dict(video='f.mov'), '--video f.mov: the name must end in .mp4 or .avi or .webm'),
         (dict(csv='file/f.csv'), '--csv file/f.csv: no file of this name can be created in file'),
         (dict(yolo='file'), '--yolo file: no file of this name can be created in file'),
         (dict(json='folder.json'), '--json folder.json: no file of this name'),
@@ -306,8 +305,17 @@ def test_paths_that_cannot_be_written(outputs, text, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path('file').touch()
     Path('folder.json').mkdir()
-    with pytest.raises(ValueError, match=f'^{text}'):
+    with pytest.raises(ValueError, match=f'^{re.escape(text)}'):
         check_outputs({key: Path(name) for key, name in outputs.items()})
+
+
+@pytest.mark.follows('{}: the name must end in {}')
+def test_the_suffix_of_a_file(tmp_path):
+    with pytest.raises(ValueError, match=r'the name must end in \.mp4 or \.avi or \.webm$'):
+        check_outputs(dict(video=tmp_path / 'f.mov'))
+    for suffix in ('mp4', 'AVI', 'webm'):
+        check_outputs(dict(video=tmp_path / f'f.{suffix}'))
+        assert write('video', tmp_path / f'f.{suffix}', FOUND).stat().st_size > 1000
 
 
 @pytest.mark.follows('would both write')
