@@ -18,6 +18,7 @@ import os
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.client import HTTPException
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -169,7 +170,7 @@ def _checked(path: str | os.PathLike) -> Iterator[None]:
         yield
     except (FileNotFoundError, NotADirectoryError):
         raise FileNotFoundError from None
-    except (OSError, ValueError) as error:  # ValueError: a zero byte in the name
+    except (OSError, ValueError, HTTPException) as error:  # ValueError: a zero byte in the name
         raise _BadImageError(f'cannot be read ({error})') from None
 
 

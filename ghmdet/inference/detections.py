@@ -47,9 +47,9 @@ class Detections:
     def pred_instances(self) -> InstanceData:
         """Tensors `bboxes`, `scores` and `labels`, as in a sample of the model."""
         return InstanceData(
-            bboxes=torch.tensor(self.boxes),
-            scores=torch.tensor(self.scores),
-            labels=torch.tensor(self.labels),
+            bboxes=torch.tensor(self.boxes.copy()),
+            scores=torch.tensor(self.scores.copy()),
+            labels=torch.tensor(self.labels.copy()),
         )
 
     def __len__(self) -> int:

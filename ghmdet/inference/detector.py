@@ -99,12 +99,7 @@ class Detector:
         self._read = partial(loader.read, in_color=True)
 
     def __call__(
-        self,
-        inputs: Any,
-        *,
-        batch_size: int = 1,
-        score_thr: float = 0.0,
-        channel_order: str = 'bgr',
+        self, inputs: Any, *, batch_size: int = 1, score_thr: float = 0, channel_order: str = 'bgr'
     ) -> Any:
         """Return the `Detections` in one image, or the list of those in a list of images.
 
@@ -138,7 +133,7 @@ class Detector:
         inputs: Any,
         *,
         batch_size: int = 1,
-        score_thr: float = 0.0,
+        score_thr: float = 0,
         channel_order: str = 'bgr',
         every: int = 1,
         on_error: _OnError = 'raise',
@@ -164,7 +159,7 @@ class Detector:
         self,
         images: Iterable[SourceImage],
         batch_size: int = 1,
-        score_thr: float = 0.0,
+        score_thr: float = 0,
         on_error: _OnError = 'raise',
         times: dict[str, float] | None = None,
     ) -> Iterator[tuple[SourceImage, Detections]]:
@@ -198,7 +193,9 @@ class Detector:
                 read = perf_counter()
                 seconds['read'] = seconds.get('read', 0) + read - start
                 if batch and (len(batch) == batch_size or is_end):
-                    found = self._detect(batch)
+                    samples = self.predict([data for _, data in batch])
+                    pairs = zip((source for source, _ in batch), samples, strict=True)
+                    found = [(each, self._convert(each, sample)) for each, sample in pairs]
                     batch.clear()
                     seconds['network'] = seconds.get('network', 0) + perf_counter() - read
                     yield from ((each, detections.above(score_thr)) for each, detections in found)
@@ -219,7 +216,9 @@ class Detector:
             name = f'image {image_name(source)}' if source.name else 'the image'
         data = run_steps(steps, results, name)
         if not isinstance(data, Mapping) or not {'inputs', 'data_samples'} <= data.keys():
-            raise ValueError('test_dataloader.dataset.pipeline must end with PackDetInputs')
+            raise ValueError(
+                'the last step of test_dataloader.dataset.pipeline must be PackDetInputs'
+            )
         return dict(data)
 
     @torch.no_grad()
@@ -235,39 +234,27 @@ class Detector:
             if self._compiled:
                 speedup.set_inductor_freezing(False)
 
-    def _detect(
-        self, batch: list[tuple[SourceImage, dict[str, Any]]]
-    ) -> list[tuple[SourceImage, Detections]]:
-        found = []
-        samples = self.predict([data for _, data in batch])
-        for (source, _), sample in zip(batch, samples, strict=True):
-            instances = sample.pred_instances.cpu()
-            boxes, scores = instances.bboxes.float().numpy(), instances.scores.float().numpy()
-            arrays, about = (boxes, scores, instances.labels.numpy()), source[:3]
-            shape = tuple(sample.ori_shape)
-            found.append((source, Detections(*arrays, self.classes, shape, *about, self._read)))
-        return found
+    def _convert(self, source: SourceImage, sample: DetDataSample) -> Detections:
+        found, shape = sample.pred_instances.cpu(), tuple(sample.ori_shape)
+        boxes, scores = found.bboxes.float().numpy(), found.scores.float().numpy()
+        about = (found.labels.numpy(), self.classes, shape, *source[:3])
+        return Detections(boxes, scores, *about, self._read)
 
 
 def inference_detector(model: nn.Module, imgs: Any) -> Any:
-    """Detect the objects in images, one after the other.
+    """Return the sample of each image (a list for a list or iterable), one after the other.
 
     Args:
         model: from `init_detector`.
-        imgs: path of an image (str or path object), a Pillow image (of a mode that Pillow converts
-            to RGB, or 16-bit grey; EXIF is applied or not as for a file, that of a TIFF always), an
-            array uint8 (h, w, 3) in BGR, a tensor uint8 (3, h, w) in BGR on any device, or a list
-            or other iterable of these.
+        imgs: an image as for `Detector`, arrays in BGR, or a list or other iterable of these.
+            Encoded bytes are read with `PIL.Image.open(io.BytesIO(content))`.
 
     Returns:
-        One sample per image (a list for a list); its `pred_instances` hold `bboxes` (n, 4) x1 y1 x2
-        y2 in pixels of the original image, `scores` (n,) best first, and `labels` (n,).
+        A `DetDataSample`, whose `pred_instances` hold `bboxes` (n, 4) x1 y1 x2 y2 in pixels of the
+        original image, `scores` (n,) best first, and `labels` (n,); or a list of them.
 
     Raises:
-        TypeError: what is given is no image; encoded bytes are read with
-            `PIL.Image.open(io.BytesIO(content))`.
-        ValueError: an array or tensor is not uint8, or of another shape.
-        ImageError: an image cannot be read or used.
+        TypeError, ValueError, ImageError: see `Detector`.
     """
     one = isinstance(imgs, str | bytes | np.ndarray | Tensor | Mapping)
     several = not one and isinstance(imgs, Iterable)

@@ -69,10 +69,9 @@ def iterate(
 ) -> Iterator[SourceImage]:
     """Return an iterator over the images of one or several sources, in flat memory.
 
-    Image files and URLs are not read here. A name is relative to the folder that contains all
-    sources: a folder, or that of a file, or that of a pattern. From stdin and iterators it is the
-    path as given, of a URL host and path, of arrays 000000, 000001, ... A name that came before
-    gets a number: `1_2.jpg`.
+    Names are relative to the folder that contains all sources: a folder, or that of a file or
+    pattern. From stdin and iterators they are the paths as given, of URLs host and path, of arrays
+    000000, 000001, ... A name that came before gets a number: `1_2.jpg`.
 
     Args:
         inputs: a source, a list or tuple of sources, or any other iterable, which is read as it is
@@ -87,8 +86,8 @@ def iterate(
 
     Raises:
         MissingSourceError: a file does not exist.
-        ImageError: while iterating: an image or video cannot be used. The next call of `next`
-            continues with the next source.
+        ImageError: in `next`, which then continues with the next source: an image or video cannot
+            be used.
         TypeError, ValueError: an input is none of these.
     """
     check_integer('every', every, 1)
@@ -214,9 +213,8 @@ def _check_end(video: cv2.VideoCapture, number: int, path: str) -> None:
     """Raise if frames are missing. Some formats only give estimates of their number."""
     count, fps = video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS) or 1
     seconds = count / fps - video.get(cv2.CAP_PROP_POS_MSEC) / 1000
-    if not number or (
-        count - number > max(2, count / 50) and seconds > max(0.25, count / fps / 50)
-    ):
+    is_cut = count - number > max(2, count / 50) and seconds > max(0.25, count / fps / 50)
+    if is_cut or not number:
         raise ImageError(
             f'video {path} ends after {number} of {count:.0f} frames: it is truncated or damaged'
         )

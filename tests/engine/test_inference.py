@@ -157,7 +157,10 @@ def test_images_that_cannot_be_used(setting, tmp_path):
         (tmp_path / 'a.jpg', r'image .*a.jpg cannot be read as an image \(cannot iden'),
         (tmp_path / 'thin.png', r'image .*thin.png is 3000x1 .* of which step . \(Resize\) of'),
         (np.zeros((1, 3000, 3), np.uint8), r'the image is 3000x1 .* step . \(Resize\) of the'),
-        (np.zeros((8, 9), np.uint8), rf'{EXPECTED} an array uint8 \(8, 9\); give a grey image as PIL'),
+        (
+            np.zeros((8, 9), np.uint8),
+            rf'{EXPECTED} an array uint8 \(8, 9\); give a grey image as PIL',
+        ),
         (np.zeros((8, 9, 4), np.uint8), rf'{EXPECTED} an array uint8 \(8, 9, 4\)$'),
         (np.zeros((1, 8, 9, 3), np.uint8), rf'{EXPECTED} an array uint8 \(1, 8, 9, 3\)$'),
         (np.zeros((0, 9, 3), np.uint8), rf'{EXPECTED} an array uint8 \(0, 9, 3\)$'),
