@@ -7,6 +7,7 @@ import io
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -257,6 +258,54 @@ def test_a_url(folder, call, site):
     assert [(row['bbox'], row['score']) for row in url] == [(r['bbox'], r['score']) for r in file]
     assert images_in('url.json') == ['127.0.0.1/photos/b/1.jpg']
     assert cv2.imread('predictions/pictures/127.0.0.1/photos/b/1.jpg') is not None
+
+
+# --- docs -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(('heading', 'number'), [('On the command line', 4), ('Thresholds', 2)])
+def test_the_commands_of_the_docs(folder, call, monkeypatch, heading, number):
+    text = (ROOT / 'docs/predict.md').read_text().split(f'\n## {heading}\n')[1].split('\n## ')[0]
+    lines = [
+        line
+        for block in re.findall('```\n(.*?)```', text, re.DOTALL)
+        for line in block.splitlines()
+    ]
+    assert len(lines) == number
+    draw_video('clip.mp4', 12)
+    shutil.copy('photos/a/1.jpg', 'a.jpg')
+    cv2.imwrite('photos/b/2.png', cv2.imread('a.jpg'))
+    Path('list.txt').write_text('photos/a/2.jpg\n')
+    Path('thresholds.json').write_text(json.dumps(dict(classes=dict(circle=dict(threshold=1)))))
+    done = []
+    for line in lines:
+        *source, command = line.split(' | ')
+        if source:
+            listed = subprocess.run(shlex.split(source[0]), capture_output=True, check=True).stdout
+            monkeypatch.setattr(sys, 'stdin', io.TextIOWrapper(io.BytesIO(listed)))
+        words = shlex.split(command, comments=True)
+        assert words[:4] == ['python', 'tools/predict.py', 'CONFIG', 'CHECKPOINT']
+        done.append(call(*words[4:]).out.split()[0])
+    assert done == {4: ['4', '3', '3', '3'], 2: ['4', '4']}[number]
+    if number == 4:
+        assert len(list(Path('found/pictures').rglob('*.jpg'))) == 2
+        assert {row['frame'] for row in read_csv('found.csv')} == {'0', '5', '10'}
+    else:
+        names = {row['category_name'] for row in json.loads(Path('best.json').read_text())}
+        assert 'circle' not in names
+        assert names
+
+
+def test_the_options_of_the_docs_are_those_of_the_program(monkeypatch, capsys):
+    monkeypatch.setattr(sys, 'argv', ['predict.py', '--help'])
+    with pytest.raises(SystemExit):
+        predict.parse_args()
+    options = set(re.findall(r'--[\w-]+', capsys.readouterr().out))
+    tables = [
+        line for line in (ROOT / 'docs/predict.md').read_text().splitlines() if line[:4] == '| `-'
+    ]
+    named = {option for line in tables for option in re.findall(r'--[\w-]+', line.split(' | ')[0])}
+    assert named == options - {'--help'}
 
 
 # --- thresholds -----------------------------------------------------------------------------------
