@@ -325,7 +325,7 @@ def _text(name: str) -> str:
 
 def _write(file: Path, content: bytes) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
-    with replacing(file) as draft:
+    with replacing(file, flush=False) as draft:
         draft.write_bytes(content)
 
 
