@@ -20,7 +20,7 @@ from ghmdet.config import arguments, cli
 from ghmdet.config.cfg_options import add_cfg_options, merge_options
 from ghmdet.config.errors import name_the_key
 from ghmdet.config.parts import log_on_first
-from ghmdet.config.unused_keys import find_unused_options
+from ghmdet.config.unused_keys import find_unused_options, find_unused_parts
 from ghmdet.files import read_text
 from ghmdet.messages import did_you_mean, list_items, nearest
 
@@ -147,9 +147,10 @@ def main() -> None:
     skips = args.on_error == 'skip'
     images = inference.iterate(args.sources, every=args.every, allow_missing=skips)
     cfg = arguments.read_config(args.model)
-    for sentence in find_unused_options(cfg, args.cfg_options):
-        log_on_first(f'config: {sentence}', logging.WARNING)
+    unused = list(find_unused_options(cfg, args.cfg_options))
     merge_options(cfg, args.cfg_options)
+    for sentence in [*unused, *find_unused_parts(cfg)]:
+        log_on_first(f'config: {sentence}', logging.WARNING)
     speed = {key: getattr(args, key) for key in ('device', 'amp', 'compile', 'threads')}
     with name_the_key(cfg, args.cfg_options):
         detector = inference.Detector(cfg, args.checkpoint, **speed)

@@ -186,6 +186,16 @@ def test_without_options_there_are_results_rows_and_pictures(folder, call):
     assert out.err == ''
 
 
+def test_options_of_the_config(folder, call):
+    first = 'model.test_cfg.max_per_img=5'
+    call('photos', '--json', 'f.json', '--score-thr', 0, '--cfg-options', first)
+    assert len(json.loads(Path('f.json').read_text())) == 15
+    options = ('model.test_cfg.max_per_imgs=5', 'modle.x=1')
+    out = call('photos/a', '--json', 'g.json', '--cfg-options', *options).out
+    assert 'did you mean model.test_cfg.max_per_img?' in out
+    assert 'modle.x=1 is not used; did you mean model?' in out
+
+
 def test_quiet(folder, call):
     assert call('photos/a/1.jpg', '--quiet', '--json', 'f.json').out == ''
 

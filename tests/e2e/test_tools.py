@@ -95,7 +95,7 @@ def test_load_from_starts_at_the_weights_given(trained, tmp_path):
     assert moved == {'acc_sum'}
 
 
-@pytest.mark.parametrize('tool', ['train.py', 'test.py'])
+@pytest.mark.parametrize('tool', ['train.py', 'test.py', 'predict.py'])
 def test_arguments_are_read_before_torch_is_imported(tool):
     script = f"""
 import runpy, sys
