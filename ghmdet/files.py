@@ -26,15 +26,16 @@ _SUPERSETS = {'gb2312': 'gb18030', 'gbk': 'gb18030', 'shift_jis': 'cp932', 'euc_
 
 
 @contextmanager
-def replacing(file: Path) -> Iterator[Path]:
+def replacing(file: Path, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary name in the same folder; what was written there becomes `file`.
 
-    If the body fails, `file` stays as it was and the temporary file is removed.
+    If the body fails, `file` stays as it was and the temporary file is removed. Without `flush`,
+    which takes milliseconds, this holds when the process is killed, not when the power fails.
     """
     draft = file.with_name(f'.{file.name}.tmp')
     try:
         yield draft
-        publish(draft, file)
+        (publish if flush else os.replace)(draft, file)
     finally:
         draft.unlink(missing_ok=True)
 
