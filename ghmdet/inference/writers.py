@@ -10,15 +10,13 @@ import csv
 import io
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
-from functools import cache
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from shutil import copyfileobj
 from typing import Any
 
 import cv2
-import msgspec
 import numpy as np
+from msgspec.json import encode
 
 from ghmdet.files import publish, replacing
 from ghmdet.inference.detections import Detections
@@ -27,50 +25,33 @@ from ghmdet.inference.sources import image_name
 CSV_COLUMNS = ['file', 'frame', 'label', 'name', 'score', 'x1', 'y1', 'x2', 'y2', 'width', 'height']
 _FPS = 25.0  # of a video made of images, or of one that does not say
 _CODECS = {'.mp4': 'mp4v', '.avi': 'MJPG', '.webm': 'VP80'}
-_LISTS = 'images', 'annotations'
 _PICTURES = ('.bmp', '.jpe', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
 class Writer:
     """One output of a run; the constructor creates its files, and their folders if needed.
 
-    Args:
-        path: file or folder.
-        classes: names of the labels.
-        every: which frames of a video are used, for the speed of the video that is written.
+    `classes` are the names of the labels; of videos, each `every`-th frame is used.
+    `write(found, pixels)` adds the detections of an image, which `pixels()` gives (h, w, 3) in BGR.
     """
 
-    suffixes: tuple[str, ...] = ()
-    """Of a file; empty if `path` is a folder."""
-    head = tail = b''
-    """What files that grow begin and end with."""
+    suffixes: tuple[str, ...] = ()  # of a file; empty if `path` is a folder
+    lists: tuple[str, ...] = ('',)  # what the names of the files that grow have in addition
+    head = tail = b''  # what these begin and end with
 
     def __init__(self, path: Path, classes: Sequence[str], every: int = 1) -> None:
         self.path, self.classes, self.every = path, classes, every
         self._stems: dict[str, str] = {}
         (path.parent if self.suffixes else path).mkdir(parents=True, exist_ok=True)
-        self._growing = [_GrowingFile(file, self.head, self.tail) for file in self.parts(path)]
-
-    @classmethod
-    def parts(cls, path: Path) -> list[Path]:
-        """Return the files that grow during the run."""
-        return [_part(path)] if cls.suffixes else []
-
-    def write(self, found: Detections, pixels: Callable[[], np.ndarray]) -> None:
-        """Write the detections of an image; `pixels` gives the image (h, w, 3) in BGR."""
-        raise NotImplementedError
+        self.parts = [_part(path, name) for name in self.lists if self.suffixes]
+        for part in self.parts:
+            part.write_bytes(self.head + self.tail)
 
     def close(self, finished: bool) -> Path:
         """End the output and return where it is: a file has its own name if the run is finished."""
-        for growing in self._growing:
-            growing.stream.close()
-        self._end()
-        if finished and self.suffixes:
+        if self.suffixes and finished:
             publish(_part(self.path), self.path)
-        return self.path if finished or not self.suffixes else _part(self.path)
-
-    def _end(self) -> None:
-        pass
+        return _part(self.path) if self.suffixes and not finished else self.path
 
     def _stem(self, found: Detections) -> str:
         """Return the name of an image without suffix, or with it where that names another image."""
@@ -79,55 +60,65 @@ class Writer:
         is_first = found.frame is not None or self._stems.setdefault(stem, name) == name
         return stem if is_first else name
 
+    def _append(self, content: bytes, separator: bytes = b'', part: int = 0) -> None:
+        """Add to a file that grows, with its tail in one call to the system: it is always valid."""
+        with self.parts[part].open('rb+', buffering=0) as stream:
+            end = stream.seek(-len(self.tail), os.SEEK_END)
+            rest = memoryview(separator * (end > len(self.head)) + content + self.tail)
+            try:
+                while rest:
+                    rest = rest[stream.write(rest) :]
+            except OSError:  # the disk is full
+                stream.seek(end)
+                stream.write(self.tail)
+                stream.truncate()
+                raise
+
 
 class _Json(Writer):
     """COCO results with names; `image_id` is the name of the image."""
 
-    suffixes = ('.json',)
-    head, tail = b'[', b'\n]\n'
+    suffixes, head, tail = ('.json',), b'[', b'\n]\n'
 
     def write(self, found: Detections, pixels: Callable[[], np.ndarray]) -> None:
-        image: dict[str, Any] = {'file_name': _text(found.name)}
-        if found.frame is not None:
-            image['frame'] = found.frame
+        frame = {} if found.frame is None else {'frame': found.frame}
+        about = {'file_name': _text(found.name), **frame}
         rows = zip(found.to_coco(_text(image_name(found))), found.names, strict=True)
-        self._growing[0].extend([{**row, 'category_name': name, **image} for row, name in rows])
+        self._extend({**row, 'category_name': name, **about} for row, name in rows)
+
+    def _extend(self, items: Iterable[Any], part: int = 0) -> None:
+        if content := b','.join(b'\n' + encode(item) for item in items):
+            self._append(content, b',', part)
 
 
-class _Coco(Writer):
+class _Coco(_Json):
     """A COCO data set; `annotations` have a `score`. Its two lists grow in a file each."""
 
-    suffixes = ('.json',)
-    head, tail = b'[', b'\n]\n'
+    lists = '.images', '.annotations'
     images = annotations = 0
-
-    @classmethod
-    def parts(cls, path: Path) -> list[Path]:
-        return [path.with_name(f'{path.stem}.{key}.part.json') for key in _LISTS]
 
     def write(self, found: Detections, pixels: Callable[[], np.ndarray]) -> None:
         self.images += 1
         (height, width), name = found.shape, _text(image_name(found))
-        rows = [
-            {'id': number, **row, 'area': row['bbox'][2] * row['bbox'][3], 'iscrowd': 0}
-            for number, row in enumerate(found.to_coco(self.images), self.annotations + 1)
-        ]
+        self._extend([dict(id=self.images, file_name=name, width=width, height=height)])
+        rows = found.to_coco(self.images)
+        for number, row in enumerate(rows, self.annotations + 1):
+            row.update(id=number, area=row['bbox'][2] * row['bbox'][3], iscrowd=0)
+        self._extend(rows, 1)
         self.annotations += len(rows)
-        image = {'id': self.images, 'file_name': name, 'width': width, 'height': height}
-        self._growing[0].extend([image])
-        self._growing[1].extend(rows)
 
-    def _end(self) -> None:
-        categories = [{'id': i, 'name': name} for i, name in enumerate(self.classes, 1)]
+    def close(self, finished: bool) -> Path:
+        categories = [dict(id=i, name=name) for i, name in enumerate(self.classes, 1)]
         with replacing(_part(self.path)) as draft, draft.open('wb') as file:
-            file.write(b'{"categories": ' + msgspec.json.encode(categories))
-            for key, part in zip(_LISTS, self.parts(self.path), strict=True):
-                file.write(f', "{key}": '.encode())
+            file.write(b'{"categories": ' + encode(categories))
+            for name, part in zip(self.lists, self.parts, strict=True):
+                file.write(f', "{name[1:]}": '.encode())
                 with part.open('rb') as content:
-                    copyfileobj(content, file)
+                    file.writelines(content)
             file.write(b'}\n')
-        for part in self.parts(self.path):
+        for part in self.parts:
             part.unlink()
+        return super().close(finished)
 
 
 class _Csv(Writer):
@@ -138,12 +129,11 @@ class _Csv(Writer):
 
     def write(self, found: Detections, pixels: Callable[[], np.ndarray]) -> None:
         numbers = np.column_stack([found.scores, found.boxes]).astype(str).tolist()
-        (height, width), lead = found.shape, [_text(found.name), found.frame]
         rows = zip(found.labels.tolist(), found.names, numbers, strict=True)
-        text = io.StringIO(newline='')
+        (height, width), lead, text = found.shape, [_text(found.name), found.frame], io.StringIO()
         lines = ([*lead, label, name, *row, width, height] for label, name, row in rows)
         csv.writer(text).writerows(lines)  # RFC 4180; None is an empty field
-        self._growing[0].append(text.getvalue().encode())
+        self._append(text.getvalue().encode())
 
 
 class _Yolo(Writer):
@@ -151,7 +141,6 @@ class _Yolo(Writer):
 
     def __init__(self, path: Path, classes: Sequence[str], every: int = 1) -> None:
         super().__init__(path, classes, every)
-        (path / 'labels').mkdir(exist_ok=True)
         _write(path / 'classes.txt', ''.join(f'{name}\n' for name in classes).encode())
 
     def write(self, found: Detections, pixels: Callable[[], np.ndarray]) -> None:
@@ -165,21 +154,14 @@ class _Labelme(Writer):
         file, path = self.path / f'{self._stem(found)}.json', PurePosixPath(image_name(found)).name
         if found.frame is None and found.path is not None and '://' not in found.path:
             path = Path(os.path.relpath(found.path, file.parent)).as_posix()
-        shape: dict[str, Any] = {'group_id': None, 'shape_type': 'rectangle', 'flags': {}}
-        rows = zip(found.names, found.boxes.tolist(), found.scores.tolist(), strict=True)
-        content: dict[str, Any] = {
-            'version': '5.5.0',
-            'flags': {},
-            'shapes': [
-                {'label': name, 'points': [box[:2], box[2:]], **shape, 'score': score}
-                for name, box, score in rows
-            ],
-            'imagePath': _text(path),
-            'imageData': None,
-            'imageHeight': found.shape[0],
-            'imageWidth': found.shape[1],
-        }
-        _write(file, msgspec.json.encode(content))
+        kind: dict[str, Any] = dict(group_id=None, shape_type='rectangle', flags={})
+        shapes = [
+            dict(label=name, points=box.reshape(2, 2).tolist(), **kind, score=score)
+            for box, score, _, name in found
+        ]
+        size = dict(imageHeight=found.shape[0], imageWidth=found.shape[1])
+        image = dict(imagePath=_text(path), imageData=None, **size)
+        _write(file, encode(dict(version='5.5.0', flags={}, shapes=shapes, **image)))
 
 
 class _Pictures(Writer):
@@ -195,13 +177,13 @@ class _Crops(Writer):
     """What is in the boxes: `<class>/<name>_<number in the image, from 0>.jpg`; no empty ones."""
 
     def write(self, found: Detections, pixels: Callable[[], np.ndarray]) -> None:
-        image, folders = pixels(), folder_names(found.classes)
+        image, stem = pixels(), self._stem(found)
         corners = np.hstack([np.floor(found.boxes[:, :2]), np.ceil(found.boxes[:, 2:])])
         boxes = corners.clip(0, image.shape[1::-1] * 2).astype(int).tolist()
-        rows, stem = zip(found.labels.tolist(), boxes, strict=True), self._stem(found)
-        for number, (label, (x1, y1, x2, y2)) in enumerate(rows):
+        for number, (name, (x1, y1, x2, y2)) in enumerate(zip(found.names, boxes, strict=True)):
             if (crop := image[y1:y2, x1:x2]).size:
-                _write_picture(self.path / folders[label] / f'{stem}_{number}.jpg', crop)
+                folder = re.sub(r'[\x00-\x1f<>:"/\\|?*]', '_', name).strip(' .') or 'no name'
+                _write_picture(self.path / folder / f'{stem}_{number}.jpg', crop)
 
 
 class _Video(Writer):
@@ -209,11 +191,10 @@ class _Video(Writer):
 
     suffixes = tuple(_CODECS)
     video: Any = None
-    size_wh = (0, 0)
 
     def write(self, found: Detections, pixels: Callable[[], np.ndarray]) -> None:
         drawn = found.plot(pixels())
-        size_wh = (drawn.shape[1], drawn.shape[0])
+        size_wh = drawn.shape[1::-1]
         if self.video is None:
             fps, codec = _FPS, cv2.VideoWriter.fourcc(*_CODECS[self.path.suffix.lower()])
             if found.frame is not None:
@@ -229,42 +210,32 @@ class _Video(Writer):
             )
         self.video.write(drawn)
 
-    def _end(self) -> None:
+    def close(self, finished: bool) -> Path:
         if self.video is not None:
             self.video.release()
+        return super().close(finished)
 
 
-WRITERS: dict[str, type[Writer]] = {
-    'json': _Json,
-    'coco': _Coco,
-    'csv': _Csv,
-    'yolo': _Yolo,
-    'labelme': _Labelme,
-    'pictures': _Pictures,
-    'crops': _Crops,
-    'video': _Video,
-}
+_FILES: dict[str, Any] = dict(json=_Json, coco=_Coco, csv=_Csv, video=_Video)
+_FOLDERS = dict(yolo=_Yolo, labelme=_Labelme, pictures=_Pictures, crops=_Crops)
+WRITERS = _FILES | _FOLDERS
 
 
 def check_outputs(outputs: Mapping[str, Path], exist_ok: bool = False) -> None:
-    """Check the path of each output, by its key in `WRITERS`, before a run.
+    """Raise, before a run, unless the path of each output (by its key in `WRITERS`) can be used.
 
-    Raises:
-        ValueError: a file has a wrong suffix or the name of another output; a folder cannot be
-            written to.
-        FileExistsError: something is there already and `exist_ok` is False.
+    It has the right suffix and no name of another output, its folder can be written to, and
+    nothing is there already unless `exist_ok`.
     """
     taken: dict[Path, str] = {}
     for key, path in outputs.items():
-        kind, name = WRITERS[key], f'--{key} {path}'
-        if kind.suffixes and path.suffix.lower() not in kind.suffixes:
+        kind, name, is_file = WRITERS[key], f'--{key} {path}', key in _FILES
+        if is_file and path.suffix.lower() not in kind.suffixes:
             raise ValueError(f'{name}: the name must end in {" or ".join(kind.suffixes)}')
-        inside = path if kind.suffixes else path / 'file'
-        folder = next(parent for parent in inside.parents if parent.exists())
-        is_taken = not folder.is_dir() or (kind.suffixes and path.is_dir())
-        if is_taken or not os.access(folder, os.W_OK):
+        folder = next(each for each in (path / 'file').parents[is_file:] if each.exists())
+        if not (folder.is_dir() and os.access(folder, os.W_OK)) or (is_file and path.is_dir()):
             raise ValueError(f'{name}: no file of this name can be created in {folder}')
-        targets = [path, _part(path), *kind.parts(path)] if kind.suffixes else [path]
+        targets = [path, *(_part(path, each) for each in ('', *kind.lists) if is_file)]
         if key == 'yolo':  # beside other files
             targets = [path / 'labels', path / 'classes.txt']
         for target in targets:
@@ -274,48 +245,8 @@ def check_outputs(outputs: Mapping[str, Path], exist_ok: bool = False) -> None:
                 raise FileExistsError(f'{name}: {target} exists; --exist-ok replaces equal names')
 
 
-@cache
-def folder_names(classes: tuple[str, ...]) -> list[str]:
-    """Return for each class a name of its own that is valid for a folder on all systems."""
-    names: list[str] = []
-    for label, name in enumerate(classes):
-        safe = re.sub(r'[\x00-\x1f<>:"/\\|?*]', '_', name).strip(' .') or f'class_{label}'
-        is_taken = safe.lower() in {other.lower() for other in names}
-        names.append(f'{safe}_{label}' if is_taken else safe)
-    return names
-
-
-class _GrowingFile:
-    """A file to which is added before its `tail`, which makes it valid at every moment."""
-
-    def __init__(self, file: Path, head: bytes, tail: bytes = b'') -> None:
-        self.file, self.tail, self.end = file, tail, 0
-        self.stream = file.open('wb', buffering=0)
-        self.append(head)
-
-    def append(self, content: bytes) -> None:
-        """Add it with the tail in one call to the system."""
-        rest = memoryview(content + self.tail)
-        self.stream.seek(self.end)
-        try:
-            while rest:
-                rest = rest[self.stream.write(rest) :]
-        except OSError:  # the disk is full
-            self.stream.seek(self.end)
-            self.stream.write(self.tail)
-            self.stream.truncate()
-            raise
-        self.end += len(content)
-
-    def extend(self, items: Sequence[Any]) -> None:
-        """Add items to a list in JSON."""
-        if items:
-            text = b',\n'.join(map(msgspec.json.encode, items))
-            self.append((b'\n' if self.end == 1 else b',\n') + text)
-
-
-def _part(path: Path) -> Path:
-    return path.with_name(f'{path.stem}.part{path.suffix}')
+def _part(path: Path, name: str = '') -> Path:
+    return path.with_name(f'{path.stem}{name}.part{path.suffix}')
 
 
 def _text(name: str) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from ghmdet.inference.detections import Detections
-from ghmdet.inference.writers import CSV_COLUMNS, WRITERS, check_outputs, folder_names
+from ghmdet.inference.writers import CSV_COLUMNS, WRITERS, check_outputs
 
 CLASSES = ('cat', 'dog, big')
 PLAIN = np.full((100, 200, 3), 128, np.uint8)
@@ -218,10 +218,12 @@ def test_crops(tmp_path):
     assert np.abs(crop.astype(int) - (0, 0, 250)).max() <= 3
 
 
-def test_names_of_class_folders():
-    names = ('a/b', 'a_b', 'A:b', '..', '', 'con\n', 'x. ', 'ünï')
-    expected = ['a_b', 'a_b_1', 'A_b_2', 'class_3', 'class_4', 'con_', 'x', 'ünï']
-    assert folder_names(names) == expected
+def test_a_class_that_no_folder_can_be_named_by(tmp_path):
+    names = ('a/b', '..', 'A: b. ', 'ünï')
+    boxes = [[0, 0, 9, 9]] * 4
+    write('crops', tmp_path, detections('x.jpg', boxes, [0.5] * 4, range(4), classes=names))
+    folders = {file.parent.name for file in tmp_path.rglob('*.jpg')}
+    assert folders == {'a_b', 'no name', 'A_ b', 'ünï'}
 
 
 def draw_video(path, count=8, fps=12.5):
