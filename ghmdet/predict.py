@@ -9,6 +9,7 @@ import signal
 import sys
 import time
 from collections import Counter
+from contextlib import ExitStack
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
@@ -173,10 +174,14 @@ def write(args: argparse.Namespace, results: Any, opened: list[Any], times: dict
                 times['write'] += time.perf_counter() - begin
         finished = True
     finally:
-        files = ', '.join([str(writer.close(finished)) for writer in opened])
-        if not finished:
-            of = '' if total is None else f' of {total}'
-            print(f'stopped after {counts[None]}{of} images, kept in {files}', file=sys.stderr)
+        files = list[str]()
+        with ExitStack() as ends:  # all are closed, also after an error of one
+            if not finished:
+                of = '' if total is None else f' of {total}'
+                text = f'stopped after {counts[None]}{of} images, kept in'
+                ends.callback(lambda: print(text, ', '.join(files), file=sys.stderr))
+            for writer in reversed(opened):
+                ends.callback(lambda each: files.append(str(each.close(finished))), writer)
     return counts
 
 
