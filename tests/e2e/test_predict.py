@@ -1,5 +1,6 @@
 """predict.py as users run it, on drawn images and a network of random weights."""
 
+import argparse
 import csv
 import functools
 import http.server
@@ -15,6 +16,7 @@ import sys
 import threading
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -511,3 +513,27 @@ def test_after_a_kill_all_files_can_be_read(model, shapes, tmp_path):
     for file in (tmp_path / 'predictions').rglob('*.jpg'):
         if not file.name.startswith('.'):
             assert cv2.imread(str(file)) is not None
+
+
+def test_each_output_is_closed_also_after_an_error_of_one(capsys):
+    closed = []
+
+    class Output:
+        def __init__(self, name):
+            self.name = name
+
+        def write(self, found, pixels):
+            raise OSError('no space left')
+
+        def close(self, finished):
+            closed.append((self.name, finished))
+            if self.name == 'b':
+                raise OSError('still none')
+            return self.name
+
+    args = argparse.Namespace(sources=['x.jpg'], every=1, quiet=True)
+    found = SimpleNamespace(names=['cat'])
+    with pytest.raises(OSError, match='still none'):
+        predict.write(args, [(None, found)], [Output('a'), Output('b'), Output('c')], {})
+    assert closed == [('a', False), ('b', False), ('c', False)]
+    assert capsys.readouterr().err == 'stopped after 0 of 1 images, kept in a, c\n'
