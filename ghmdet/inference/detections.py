@@ -13,8 +13,7 @@ import torch
 
 from ghmdet.argument_checks import check_range
 from ghmdet.datasets.image_file import read_image
-from ghmdet.inference.arrays import check_channel_order, to_bgr
-from ghmdet.inference.sources import image_name
+from ghmdet.inference.sources import check_channel_order, image_name, to_bgr
 from ghmdet.messages import did_you_mean, list_items, nearest
 from ghmdet.structures import DetDataSample, InstanceData
 from ghmdet.visualization.drawing import DetLocalVisualizer

@@ -21,10 +21,9 @@ from ghmdet.argument_checks import check_integer, check_range
 from ghmdet.config.shipped import published_weights
 from ghmdet.datasets.image_file import ImageError, applies_exif
 from ghmdet.datasets.transforms import LoadImageFromFile, run_steps
-from ghmdet.inference.arrays import to_bgr
 from ghmdet.inference.detections import Detections
 from ghmdet.inference.model import find_test_dataset, init_detector
-from ghmdet.inference.sources import SourceImage, find_kind, image_name, iterate
+from ghmdet.inference.sources import SourceImage, find_kind, image_name, iterate, to_bgr
 from ghmdet.messages import type_name
 from ghmdet.models import speedup
 from ghmdet.models.wrappers import unwrap
