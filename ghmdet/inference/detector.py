@@ -7,6 +7,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from functools import partial
+from itertools import islice
 from time import perf_counter
 from typing import Any
 
@@ -37,12 +38,12 @@ _LOADERS = (LoadImageFromFile, mmcv.transforms.LoadImageFromFile)
 class Detector:
     """Detects objects in images with the test pipeline of a config.
 
-    `classes` are the names of the labels, `model` is the network, `backend` is 'torch', and
-    `applies_exif` says whether images are turned by their EXIF orientation.
+    `classes` are the names of the labels, `model` is the network, and `applies_exif` says whether
+    images are turned by their EXIF orientation.
 
     Args:
-        model: name of a shipped config, a config file, a config read already, or a model in eval
-            mode with `cfg` and `dataset_meta`, as from `init_detector`, which is not changed.
+        model: name of a shipped config, a config file, a config read already, or a model as from
+            `init_detector`, which is not changed.
         weights: file or URL; None loads the weights that are published for the config.
         device: e.g. 'cuda:0'; None is CUDA if there is one, else the CPU.
         amp: low precision, as `--amp` of `tools/test.py`.
@@ -51,8 +52,7 @@ class Detector:
 
     Raises:
         ValueError: an argument is none of these, or the config has no test pipeline.
-        LookupError: no weights are published for this config.
-        CheckpointError: the model has parameters that the weights lack.
+        LookupError, CheckpointError: see `get_model`.
     """
 
     backend = 'torch'
@@ -103,17 +103,16 @@ class Detector:
         """Return the `Detections` in one image, or the list of those in a list of images.
 
         Args:
-            inputs: an image or a list or tuple of images: a path, a URL, a Pillow image, an array
-                uint8 (h, w, 3) or a tensor uint8 (3, h, w).
+            inputs: a path, a URL, a Pillow image, an array uint8 (h, w, 3), a tensor uint8
+                (3, h, w), or a list or tuple of these.
             batch_size: number of images in a batch, which does not change the results.
-            score_thr: leave out detections with a lower score; those below
-                `model.test_cfg.score_thr` of the config are never there.
+            score_thr: leave out lower scores; those below `model.test_cfg.score_thr` of the config
+                are never there.
             channel_order: 'bgr' or 'rgb', of arrays and tensors; Pillow images are RGB.
 
         Raises:
             ValueError, TypeError: an argument is none of these.
-            ImageError: an image cannot be used.
-            PipelineError: a step of the pipeline failed.
+            ImageError, PipelineError: an image cannot be used; a step of the pipeline failed.
         """
         several = isinstance(inputs, list | tuple)
         for item in inputs if several else [inputs]:
@@ -139,11 +138,10 @@ class Detector:
     ) -> Iterator[Detections]:
         """Yield the `Detections` in each image of any source, in order and in flat memory.
 
-        `inputs` and `every` are those of `ghmdet.inference.iterate`: files, folders, patterns,
-        lists, URLs, videos, stdin, arrays, Pillow images, iterators. `on_error` is for images that
+        `inputs` and `every` are those of `ghmdet.inference.iterate`. `on_error` is for images that
         cannot be used: 'raise' (at once for a file that does not exist), 'skip' (with a warning in
-        the log), or a function that gets the ImageError. The other arguments and errors are those
-        of a call; wrong arguments raise at once, not at the first image.
+        the log), or a function that gets the ImageError. The rest is as in a call; wrong arguments
+        raise at once, not at the first image.
         """
         images = iterate(
             inputs,
@@ -171,37 +169,39 @@ class Detector:
         if not callable(on_error) and on_error not in ('raise', 'skip'):
             raise ValueError(f"on_error must be 'raise', 'skip' or a function, got {on_error!r}")
         seconds = {} if times is None else times
+        failures: list[ImageError] = []
 
-        def detect_in_batches(images: Iterator[SourceImage]) -> Iterator[Any]:
-            batch: list[tuple[SourceImage, dict[str, Any]]] = []
-            failure, is_end = None, False
-            while not is_end:
-                start = perf_counter()
+        def read(images: Iterator[SourceImage]) -> Iterator[tuple[SourceImage, dict[str, Any]]]:
+            while not failures:
                 try:
                     source = next(images)
-                    batch.append((source, self.prepare(source)))
+                    yield source, self.prepare(source)
                 except StopIteration:
-                    is_end = True
+                    return
                 except ImageError as error:
-                    if on_error == 'raise':
-                        failure, is_end = error, True  # after the images before it
-                    elif callable(on_error):
+                    if callable(on_error):
                         on_error(error)
-                    else:
+                    elif on_error == 'skip':
                         print_log(f'left out: {error}', 'current', logging.WARNING)
-                read = perf_counter()
-                seconds['read'] = seconds.get('read', 0) + read - start
-                if batch and (len(batch) == batch_size or is_end):
-                    samples = self.predict([data for _, data in batch])
-                    pairs = zip((source for source, _ in batch), samples, strict=True)
-                    found = [(each, self._convert(each, sample)) for each, sample in pairs]
-                    batch.clear()
-                    seconds['network'] = seconds.get('network', 0) + perf_counter() - read
-                    yield from ((each, detections.above(score_thr)) for each, detections in found)
-            if failure is not None:
-                raise failure
+                    else:
+                        failures.append(error)  # raised after the images before it
 
-        return detect_in_batches(iter(images))
+        def detect(read_images: Iterator[tuple[SourceImage, dict[str, Any]]]) -> Iterator[Any]:
+            start = perf_counter()
+            while batch := list(islice(read_images, batch_size)):
+                done = perf_counter()
+                seconds['read'] = seconds.get('read', 0) + done - start
+                samples = self.predict([data for _, data in batch])
+                pairs = zip((source for source, _ in batch), samples, strict=True)
+                found = [(source, self._convert(source, sample)) for source, sample in pairs]
+                batch.clear()
+                seconds['network'] = seconds.get('network', 0) + perf_counter() - done
+                yield from ((source, each.above(score_thr)) for source, each in found)
+                start = perf_counter()
+            if failures:
+                raise failures[0]
+
+        return detect(read(iter(images)))
 
     def prepare(self, source: SourceImage) -> dict[str, Any]:
         """Read an image, and run the pipeline on it, see `ghmdet.datasets.transforms.run_steps`."""
@@ -255,15 +255,13 @@ def inference_detector(model: nn.Module, imgs: Any) -> Any:
     Raises:
         TypeError, ValueError, ImageError: see `Detector`.
     """
-    one = isinstance(imgs, str | bytes | np.ndarray | Tensor | Mapping)
-    several = not one and isinstance(imgs, Iterable)
+    several = isinstance(imgs, Iterable)
+    several = several and not isinstance(imgs, str | bytes | np.ndarray | Tensor | Mapping)
     detector, found = Detector(model), []
     for img in imgs if several else [imgs]:
-        if isinstance(img, str | os.PathLike):
-            source = SourceImage('', os.fspath(img))
-        else:
-            source = SourceImage('', None, None, to_bgr(img, 'bgr', detector.applies_exif))
-        found += detector.predict([detector.prepare(source)])
+        path = os.fspath(img) if isinstance(img, str | os.PathLike) else None
+        image = to_bgr(img, 'bgr', detector.applies_exif) if path is None else None
+        found += detector.predict([detector.prepare(SourceImage('', path, None, image))])
     return found if several else found[0]
 
 
