@@ -130,9 +130,8 @@ class Detections:
     def plot(self, image: Any = None, channel_order: str = 'bgr') -> np.ndarray:
         """Return the image uint8 (h, w, 3) with boxes, class names and scores drawn.
 
-        Args:
-            image: uint8 (h, w, 3), not changed; None reads `path`.
-            channel_order: 'bgr' or 'rgb', of `image` and of the result.
+        `image` is uint8 (h, w, 3), not changed; None reads `path`. `channel_order`, 'bgr' or 'rgb',
+        is that of it and of the result.
 
         Raises:
             ValueError: the image is missing or has another size.

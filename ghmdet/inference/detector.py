@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from itertools import islice
@@ -77,10 +77,9 @@ class Detector:
                 )
             self.model: Any = model
         else:
-            place = _find_device(device)
-            if weights is None:
-                weights = published_weights(model.filename if isinstance(model, Config) else model)
-            self.model = init_detector(model, weights, str(place))
+            place = str(_find_device(device))
+            weights = published_weights(model) if weights is None else weights
+            self.model = init_detector(model, weights, place)
         self._place = next(self.model.parameters()).device.type
         self._dtype = speedup.low_precision(self._place) if amp else None
         self._compiled = compile
@@ -122,8 +121,8 @@ class Detector:
                     f'expected an image or a list of images, got the {kind} {item!r}; use '
                     'detector.stream(...) for it, or list(detector.stream(...))'
                 )
-        options = dict(batch_size=batch_size, score_thr=score_thr, channel_order=channel_order)
-        found = list(self.stream(inputs, **options))  # type: ignore[arg-type]
+        images = iterate(inputs, channel_order=channel_order, apply_exif=self.applies_exif)
+        found = [each for _, each in self.run(images, batch_size, score_thr)]
         return found if several else found[0]
 
     def stream(
@@ -171,7 +170,7 @@ class Detector:
         seconds = {} if times is None else times
         failures: list[ImageError] = []
 
-        def read(images: Iterator[SourceImage]) -> Iterator[tuple[SourceImage, dict[str, Any]]]:
+        def read(images: Iterator[SourceImage]) -> Iterator[Any]:
             while not failures:
                 try:
                     source = next(images)
@@ -186,17 +185,16 @@ class Detector:
                     else:
                         failures.append(error)  # raised after the images before it
 
-        def detect(read_images: Iterator[tuple[SourceImage, dict[str, Any]]]) -> Iterator[Any]:
+        def detect(pairs: Iterator[Any]) -> Iterator[tuple[SourceImage, Detections]]:
             start = perf_counter()
-            while batch := list(islice(read_images, batch_size)):
+            while batch := list(islice(pairs, batch_size)):
                 done = perf_counter()
                 seconds['read'] = seconds.get('read', 0) + done - start
-                samples = self.predict([data for _, data in batch])
-                pairs = zip((source for source, _ in batch), samples, strict=True)
-                found = [(source, self._convert(source, sample)) for source, sample in pairs]
-                batch.clear()
+                sources, data = zip(*batch, strict=True)
+                found = [*map(self._convert, sources, self.predict(data))]
+                del batch, data
                 seconds['network'] = seconds.get('network', 0) + perf_counter() - done
-                yield from ((source, each.above(score_thr)) for source, each in found)
+                yield from zip(sources, (each.above(score_thr) for each in found), strict=True)
                 start = perf_counter()
             if failures:
                 raise failures[0]
@@ -221,7 +219,7 @@ class Detector:
         return dict(data)
 
     @torch.no_grad()
-    def predict(self, batch: list[dict[str, Any]]) -> list[DetDataSample]:
+    def predict(self, batch: Sequence[dict[str, Any]]) -> list[DetDataSample]:
         """Return the sample of each image that `prepare` has read, with `pred_instances`."""
         data = {key: [each[key] for each in batch] for key in ('inputs', 'data_samples')}
         if self._compiled:
@@ -241,7 +239,7 @@ class Detector:
 
 
 def inference_detector(model: nn.Module, imgs: Any) -> Any:
-    """Return the sample of each image (a list for a list or iterable), one after the other.
+    """Return the sample of an image, or the list of those of a list or other iterable.
 
     Args:
         model: from `init_detector`.

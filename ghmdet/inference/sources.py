@@ -207,10 +207,8 @@ def _count_frames(path: str) -> int:
 def _check_end(video: cv2.VideoCapture, number: int, path: str) -> None:
     """Raise if frames are missing. Some formats only give estimates of their number."""
     if not video.isOpened():
-        raise ImageError(
-            f'video {path} cannot be opened: it is damaged, no video, or of a kind that OpenCV '
-            'does not read'
-        )
+        reason = 'it is damaged, no video, or of a kind that OpenCV does not read'
+        raise ImageError(f'video {path} cannot be opened: {reason}')
     total, fps = video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS) or 1
     seconds = total / fps - video.get(cv2.CAP_PROP_POS_MSEC) / 1000
     is_cut = total - number > max(2, total / 50) and seconds > max(0.25, total / fps / 50)
@@ -229,14 +227,13 @@ def _find_all(inputs: Any, channel_order: str, allow_missing: bool) -> Iterable[
         return inputs
     items: list[Any] = []
     for item in [inputs] if is_one else inputs:
-        if isinstance(item, str | os.PathLike):
-            items += _find_files(item)
-        else:
-            check_array(item, channel_order)
-            items.append(item)
+        items += _find_files(item) if isinstance(item, str | os.PathLike) else [item]
     files = [item for item in items if isinstance(item, _File)]
-    for file in () if allow_missing else files:
-        _check_exists(file.path)
+    for item in items:
+        if not isinstance(item, _File):
+            check_array(item, channel_order)
+        elif not allow_missing:
+            _check_exists(item.path)
     roots, root = {os.path.abspath(file.root) for file in files if file.root is not None}, None
     with suppress(ValueError):  # there is none, or they are on different drives
         root = os.path.commonpath(roots)
