@@ -70,10 +70,9 @@ class Detections:
         return f'Detections({image_name(self)} {width}x{height}: {list_items(counts) or "none"})'
 
     def above(self, threshold: float | Mapping[str, float]) -> Detections:
-        """Return the objects whose score is at least the threshold.
+        """Return the objects whose score is at least the threshold, which is in [0, 1].
 
-        Args:
-            threshold: in [0, 1]; a dict has one per class name, and a class that it lacks is kept.
+        A dict has one per class name, and a class that it lacks is kept.
 
         Raises:
             ValueError: a threshold outside [0, 1], or a name that is no class.

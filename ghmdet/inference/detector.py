@@ -52,7 +52,7 @@ class Detector:
 
     Raises:
         ValueError: an argument is none of these, or the config has no test pipeline.
-        LookupError, CheckpointError: see `get_model`.
+        LookupError, CheckpointError: see `get_model` and `init_detector`.
     """
 
     backend = 'torch'

@@ -78,18 +78,14 @@ def get_model(
 ) -> BaseModel:
     """Build the detector of a config, to predict with it or to train it in a loop of your own.
 
-    The first, second and last argument are those of `init_detector`; `pretrained` loads the
-    published weights of the config. With neither checkpoint nor pretrained the weights are random;
-    `init_weights()` gives those that a training starts from, which downloads the backbone.
-
-    Returns:
-        The model as from `init_detector`, but with all of its layers, in eval mode (call `train()`
-        to train).
+    It is that of `init_detector`, with its arguments and errors, but has all of its layers, in eval
+    mode (call `train()` to train). `pretrained` loads the published weights of the config. With
+    neither checkpoint nor pretrained the weights are random; `init_weights()` gives those that a
+    training starts from, which downloads the backbone.
 
     Raises:
         ValueError: both `checkpoint` and `pretrained` are given.
         LookupError: no weights are published for this config.
-        CheckpointError: the model has parameters that the weights lack.
     """
     if pretrained:
         if checkpoint is not None:

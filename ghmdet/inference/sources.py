@@ -299,8 +299,7 @@ def to_bgr(image: Any, channel_order: str = 'bgr', apply_exif: bool = True) -> n
     """Return an array, tensor or Pillow image as an array uint8 (h, w, 3) in BGR.
 
     Raises:
-        TypeError, ValueError: it is none of these, or has another type or shape.
-        ImageError: the Pillow image cannot be used.
+        ImageError, TypeError, ValueError: the Pillow image cannot be used, or see `check_array`.
     """
     check_array(image, channel_order)
     if isinstance(image, PillowImage):
@@ -311,7 +310,7 @@ def to_bgr(image: Any, channel_order: str = 'bgr', apply_exif: bool = True) -> n
 
 
 def check_array(image: Any, channel_order: str) -> None:
-    """Raise unless it is an array, tensor or Pillow image that can be used."""
+    """Raise a TypeError or ValueError unless it is a Pillow image or such an array or tensor."""
     order, shape = channel_order.upper(), tuple(getattr(image, 'shape', ()))
     expected = (
         f'expected a path, a Pillow image, an array uint8 (h, w, 3) in {order} or a tensor uint8 '
