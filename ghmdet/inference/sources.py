@@ -249,8 +249,8 @@ def _find_files(source: str | os.PathLike[str]) -> list[_File]:
         return [_File(os.path.join(path, name), path) for name in list_images(path)]
     if kind == 'pattern':
         root, suffixes = os.path.dirname(re.split(r'[*?[]', path)[0]), (*SUFFIXES, *VIDEO_SUFFIXES)
-        names = sorted(glob.glob(path, recursive=True))
-        files = [_File(name, root) for name in names if name.lower().endswith(suffixes)]
+        names = [name for name in glob.glob(path, recursive=True) if not os.path.isdir(name)]
+        files = [_File(name, root) for name in sorted(names) if name.lower().endswith(suffixes)]
         if not files:
             raise MissingSourceError(f'no image or video fits the pattern {path!r}')
         return files
