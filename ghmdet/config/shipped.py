@@ -56,15 +56,14 @@ def get_config(name: str | os.PathLike[str]) -> Config:
     return cfg
 
 
-def published_weights(name: str | os.PathLike[str] | None) -> str:
+def published_weights(config: str | os.PathLike[str] | Config) -> str:
     """Return the URL of the weights that were published for a shipped config.
-
-    None stands for a config that came from no file.
 
     Raises:
         FileNotFoundError: neither a file nor a name, see `get_config`.
         LookupError: there are none; the message lists the configs that have some.
     """
+    name = config.filename if isinstance(config, Config) else config
     path = None if name is None else Path(_existing_file(name) or config_path(name)).resolve()
     urls = {model['Name']: model['Weights'] for model in _published_models()}
     if path is None or CONFIG_ROOT.resolve() not in path.parents or path.stem not in urls:

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from io import StringIO
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,7 @@ import torch
 
 from ghmdet.argument_checks import check_range
 from ghmdet.datasets.image_file import read_image
-from ghmdet.inference.arrays import check_channel_order, to_bgr
-from ghmdet.inference.sources import image_name
+from ghmdet.inference.sources import check_channel_order, image_name, to_bgr
 from ghmdet.messages import did_you_mean, list_items, nearest
 from ghmdet.structures import DetDataSample, InstanceData
 from ghmdet.visualization.drawing import DetLocalVisualizer
@@ -70,25 +70,23 @@ class Detections:
         return f'Detections({image_name(self)} {width}x{height}: {list_items(counts) or "none"})'
 
     def above(self, threshold: float | Mapping[str, float]) -> Detections:
-        """Return the objects whose score is at least the threshold.
+        """Return the objects whose score is at least the threshold, which is in [0, 1].
 
-        Args:
-            threshold: in [0, 1]; a dict has one per class name, and a class that it lacks is kept.
+        A dict has one per class name, and a class that it lacks is kept.
 
         Raises:
             ValueError: a threshold outside [0, 1], or a name that is no class.
         """
-        given = threshold if isinstance(threshold, Mapping) else {}
-        for name in given:
+        if not isinstance(threshold, Mapping):
+            threshold = dict.fromkeys(self.classes, threshold)
+        for name, limit in threshold.items():
             if name not in self.classes:
                 near = did_you_mean(nearest(str(name), self.classes))
                 raise ValueError(f'there is no class {name!r}{near or f" among {self.classes}"}')
-        default = 0 if isinstance(threshold, Mapping) else threshold
-        limits = [given.get(name, default) for name in self.classes]
-        for name, limit in zip(self.classes, limits, strict=True):
             check_range(f'the threshold of {name!r}', limit, 0, 1)
+        limits = np.array([threshold.get(name, 0) for name in self.classes])
         # In float64, since float32 would round the threshold.
-        return self[self.scores.astype(np.float64) >= np.array(limits)[self.labels]]
+        return self[self.scores.astype(np.float64) >= limits[self.labels]]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain lists and numbers, which can be written as JSON."""
@@ -122,18 +120,17 @@ class Detections:
 
         Coordinates are relative to the image's size; 9 decimals keep 1e-4 pixels in any image.
         """
-        x1, y1, x2, y2 = self.boxes.astype(np.float64).T / (np.tile(self.shape[::-1], 2)[:, None])
-        rows = zip(self.labels, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, strict=True)
-        lines = [' '.join([f'{row[0]}', *(f'{value:.9f}' for value in row[1:])]) for row in rows]
-        ends = [f' {score:.9g}' * with_scores for score in self.scores]
-        return ''.join(f'{line}{end}\n' for line, end in zip(lines, ends, strict=True))
+        x1, y1, x2, y2 = (self.boxes.astype(np.float64) / np.tile(self.shape[::-1], 2)).T
+        columns = [self.labels, (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1, self.scores]
+        count, text = 5 + with_scores, StringIO()
+        np.savetxt(text, np.column_stack(columns[:count]), ['%d', *['%.9f'] * 4, '%.9g'][:count])
+        return text.getvalue()
 
     def plot(self, image: Any = None, channel_order: str = 'bgr') -> np.ndarray:
         """Return the image uint8 (h, w, 3) with boxes, class names and scores drawn.
 
-        Args:
-            image: uint8 (h, w, 3), not changed; None reads `path`.
-            channel_order: 'bgr' or 'rgb', of `image` and of the result.
+        `image` is uint8 (h, w, 3), not changed; None reads `path`. `channel_order`, 'bgr' or 'rgb',
+        is that of it and of the result.
 
         Raises:
             ValueError: the image is missing or has another size.

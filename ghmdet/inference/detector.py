@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
+from itertools import islice
 from time import perf_counter
 from typing import Any
 
@@ -21,10 +22,9 @@ from ghmdet.argument_checks import check_integer, check_range
 from ghmdet.config.shipped import published_weights
 from ghmdet.datasets.image_file import ImageError, applies_exif
 from ghmdet.datasets.transforms import LoadImageFromFile, run_steps
-from ghmdet.inference.arrays import to_bgr
 from ghmdet.inference.detections import Detections
 from ghmdet.inference.model import find_test_dataset, init_detector
-from ghmdet.inference.sources import SourceImage, find_kind, image_name, iterate
+from ghmdet.inference.sources import SourceImage, find_kind, image_name, iterate, to_bgr
 from ghmdet.messages import type_name
 from ghmdet.models import speedup
 from ghmdet.models.wrappers import unwrap
@@ -38,12 +38,12 @@ _LOADERS = (LoadImageFromFile, mmcv.transforms.LoadImageFromFile)
 class Detector:
     """Detects objects in images with the test pipeline of a config.
 
-    `classes` are the names of the labels, `model` is the network, `backend` is 'torch', and
-    `applies_exif` says whether images are turned by their EXIF orientation.
+    `classes` are the names of the labels, `model` is the network, and `applies_exif` says whether
+    images are turned by their EXIF orientation.
 
     Args:
-        model: name of a shipped config, a config file, a config read already, or a model in eval
-            mode with `cfg` and `dataset_meta`, as from `init_detector`, which is not changed.
+        model: name of a shipped config, a config file, a config read already, or a model as from
+            `init_detector`, which is not changed.
         weights: file or URL; None loads the weights that are published for the config.
         device: e.g. 'cuda:0'; None is CUDA if there is one, else the CPU.
         amp: low precision, as `--amp` of `tools/test.py`.
@@ -52,8 +52,7 @@ class Detector:
 
     Raises:
         ValueError: an argument is none of these, or the config has no test pipeline.
-        LookupError: no weights are published for this config.
-        CheckpointError: the model has parameters that the weights lack.
+        LookupError, CheckpointError: see `get_model` and `init_detector`.
     """
 
     backend = 'torch'
@@ -78,10 +77,9 @@ class Detector:
                 )
             self.model: Any = model
         else:
-            place = _find_device(device)
-            if weights is None:
-                weights = published_weights(model.filename if isinstance(model, Config) else model)
-            self.model = init_detector(model, weights, str(place))
+            place = str(_find_device(device))
+            weights = published_weights(model) if weights is None else weights
+            self.model = init_detector(model, weights, place)
         self._place = next(self.model.parameters()).device.type
         self._dtype = speedup.low_precision(self._place) if amp else None
         self._compiled = compile
@@ -104,17 +102,16 @@ class Detector:
         """Return the `Detections` in one image, or the list of those in a list of images.
 
         Args:
-            inputs: an image or a list or tuple of images: a path, a URL, a Pillow image, an array
-                uint8 (h, w, 3) or a tensor uint8 (3, h, w).
+            inputs: a path, a URL, a Pillow image, an array uint8 (h, w, 3), a tensor uint8
+                (3, h, w), or a list or tuple of these.
             batch_size: number of images in a batch, which does not change the results.
-            score_thr: leave out detections with a lower score; those below
-                `model.test_cfg.score_thr` of the config are never there.
+            score_thr: leave out lower scores; those below `model.test_cfg.score_thr` of the config
+                are never there.
             channel_order: 'bgr' or 'rgb', of arrays and tensors; Pillow images are RGB.
 
         Raises:
             ValueError, TypeError: an argument is none of these.
-            ImageError: an image cannot be used.
-            PipelineError: a step of the pipeline failed.
+            ImageError, PipelineError: an image cannot be used; a step of the pipeline failed.
         """
         several = isinstance(inputs, list | tuple)
         for item in inputs if several else [inputs]:
@@ -124,8 +121,8 @@ class Detector:
                     f'expected an image or a list of images, got the {kind} {item!r}; use '
                     'detector.stream(...) for it, or list(detector.stream(...))'
                 )
-        options = dict(batch_size=batch_size, score_thr=score_thr, channel_order=channel_order)
-        found = list(self.stream(inputs, **options))  # type: ignore[arg-type]
+        images = iterate(inputs, channel_order=channel_order, apply_exif=self.applies_exif)
+        found = [each for _, each in self.run(images, batch_size, score_thr)]
         return found if several else found[0]
 
     def stream(
@@ -140,11 +137,10 @@ class Detector:
     ) -> Iterator[Detections]:
         """Yield the `Detections` in each image of any source, in order and in flat memory.
 
-        `inputs` and `every` are those of `ghmdet.inference.iterate`: files, folders, patterns,
-        lists, URLs, videos, stdin, arrays, Pillow images, iterators. `on_error` is for images that
+        `inputs` and `every` are those of `ghmdet.inference.iterate`. `on_error` is for images that
         cannot be used: 'raise' (at once for a file that does not exist), 'skip' (with a warning in
-        the log), or a function that gets the ImageError. The other arguments and errors are those
-        of a call; wrong arguments raise at once, not at the first image.
+        the log), or a function that gets the ImageError. The rest is as in a call; wrong arguments
+        raise at once, not at the first image.
         """
         images = iterate(
             inputs,
@@ -172,37 +168,38 @@ class Detector:
         if not callable(on_error) and on_error not in ('raise', 'skip'):
             raise ValueError(f"on_error must be 'raise', 'skip' or a function, got {on_error!r}")
         seconds = {} if times is None else times
+        failures: list[ImageError] = []
 
-        def detect_in_batches(images: Iterator[SourceImage]) -> Iterator[Any]:
-            batch: list[tuple[SourceImage, dict[str, Any]]] = []
-            failure, is_end = None, False
-            while not is_end:
-                start = perf_counter()
+        def read(images: Iterator[SourceImage]) -> Iterator[Any]:
+            while not failures:
                 try:
                     source = next(images)
-                    batch.append((source, self.prepare(source)))
+                    yield source, self.prepare(source)
                 except StopIteration:
-                    is_end = True
+                    return
                 except ImageError as error:
-                    if on_error == 'raise':
-                        failure, is_end = error, True  # after the images before it
-                    elif callable(on_error):
+                    if callable(on_error):
                         on_error(error)
-                    else:
+                    elif on_error == 'skip':
                         print_log(f'left out: {error}', 'current', logging.WARNING)
-                read = perf_counter()
-                seconds['read'] = seconds.get('read', 0) + read - start
-                if batch and (len(batch) == batch_size or is_end):
-                    samples = self.predict([data for _, data in batch])
-                    pairs = zip((source for source, _ in batch), samples, strict=True)
-                    found = [(each, self._convert(each, sample)) for each, sample in pairs]
-                    batch.clear()
-                    seconds['network'] = seconds.get('network', 0) + perf_counter() - read
-                    yield from ((each, detections.above(score_thr)) for each, detections in found)
-            if failure is not None:
-                raise failure
+                    else:
+                        failures.append(error)  # raised after the images before it
 
-        return detect_in_batches(iter(images))
+        def detect(pairs: Iterator[Any]) -> Iterator[tuple[SourceImage, Detections]]:
+            start = perf_counter()
+            while batch := list(islice(pairs, batch_size)):
+                done = perf_counter()
+                seconds['read'] = seconds.get('read', 0) + done - start
+                sources, data = zip(*batch, strict=True)
+                found = [*map(self._convert, sources, self.predict(data))]
+                del batch, data
+                seconds['network'] = seconds.get('network', 0) + perf_counter() - done
+                yield from zip(sources, (each.above(score_thr) for each in found), strict=True)
+                start = perf_counter()
+            if failures:
+                raise failures[0]
+
+        return detect(read(iter(images)))
 
     def prepare(self, source: SourceImage) -> dict[str, Any]:
         """Read an image, and run the pipeline on it, see `ghmdet.datasets.transforms.run_steps`."""
@@ -222,7 +219,7 @@ class Detector:
         return dict(data)
 
     @torch.no_grad()
-    def predict(self, batch: list[dict[str, Any]]) -> list[DetDataSample]:
+    def predict(self, batch: Sequence[dict[str, Any]]) -> list[DetDataSample]:
         """Return the sample of each image that `prepare` has read, with `pred_instances`."""
         data = {key: [each[key] for each in batch] for key in ('inputs', 'data_samples')}
         if self._compiled:
@@ -242,7 +239,7 @@ class Detector:
 
 
 def inference_detector(model: nn.Module, imgs: Any) -> Any:
-    """Return the sample of each image (a list for a list or iterable), one after the other.
+    """Return the sample of an image, or the list of those of a list or other iterable.
 
     Args:
         model: from `init_detector`.
@@ -256,15 +253,13 @@ def inference_detector(model: nn.Module, imgs: Any) -> Any:
     Raises:
         TypeError, ValueError, ImageError: see `Detector`.
     """
-    one = isinstance(imgs, str | bytes | np.ndarray | Tensor | Mapping)
-    several = not one and isinstance(imgs, Iterable)
+    several = isinstance(imgs, Iterable)
+    several = several and not isinstance(imgs, str | bytes | np.ndarray | Tensor | Mapping)
     detector, found = Detector(model), []
     for img in imgs if several else [imgs]:
-        if isinstance(img, str | os.PathLike):
-            source = SourceImage('', os.fspath(img))
-        else:
-            source = SourceImage('', None, None, to_bgr(img, 'bgr', detector.applies_exif))
-        found += detector.predict([detector.prepare(source)])
+        path = os.fspath(img) if isinstance(img, str | os.PathLike) else None
+        image = to_bgr(img, 'bgr', detector.applies_exif) if path is None else None
+        found += detector.predict([detector.prepare(SourceImage('', path, None, image))])
     return found if several else found[0]
 
 

@@ -78,31 +78,19 @@ def get_model(
 ) -> BaseModel:
     """Build the detector of a config, to predict with it or to train it in a loop of your own.
 
-    Args:
-        name: name of a shipped config, a config file, or a config read already.
-        checkpoint: file or URL of the weights.
-        pretrained: load the published weights of the config.
-        device: where it runs, e.g. 'cuda:0'.
-
-    Returns:
-        The model as from `init_detector`, but with all of its layers, in eval mode (call `train()`
-        to train). With neither checkpoint nor pretrained its weights are random; `init_weights()`
-        gives those that a training starts from, which downloads the backbone.
+    It is that of `init_detector`, with its arguments and errors, but has all of its layers, in eval
+    mode (call `train()` to train). `pretrained` loads the published weights of the config. With
+    neither checkpoint nor pretrained the weights are random; `init_weights()` gives those that a
+    training starts from, which downloads the backbone.
 
     Raises:
         ValueError: both `checkpoint` and `pretrained` are given.
         LookupError: no weights are published for this config.
-        CheckpointError: the model has parameters that the weights lack.
-
-    Example:
-        >>> model = get_model('retinanet_ghm_r18_fpn_shapes')
-        >>> model.training, model.dataset_meta['classes']
-        (False, ('circle', 'square', 'triangle'))
     """
     if pretrained:
         if checkpoint is not None:
             raise ValueError(f'give checkpoint or pretrained=True, not both; got {checkpoint}')
-        checkpoint = published_weights(name.filename if isinstance(name, Config) else name)
+        checkpoint = published_weights(name)
     return init_detector(name, checkpoint, device, fold=False)
 
 

@@ -6,8 +6,10 @@ import glob
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
+from itertools import count
 from pathlib import PurePath
 from typing import Any, NamedTuple
 from urllib.parse import quote, unquote, urlsplit
@@ -15,15 +17,16 @@ from urllib.request import url2pathname
 
 import cv2
 import numpy as np
+import torch
 from mmengine.fileio.backends import prefix_to_backends
+from PIL import ImageOps
 from PIL.Image import Image as PillowImage
 from torch import Tensor
 
 from ghmdet.argument_checks import check_integer
-from ghmdet.datasets.image_file import ImageError
+from ghmdet.datasets.image_file import ImageError, find_orientation
 from ghmdet.datasets.image_folder import SUFFIXES, list_images
 from ghmdet.files import explain_look_alike, read_lines
-from ghmdet.inference.arrays import check_array, check_channel_order, to_bgr
 
 VIDEO_SUFFIXES = (
     *('.3gp', '.avi', '.flv', '.m2ts', '.m4v', '.mkv', '.mov', '.mp4', '.mpeg', '.mpg', '.mts'),
@@ -31,7 +34,6 @@ VIDEO_SUFFIXES = (
 )
 _URL = re.compile(r'[a-z][a-z0-9+.-]*://|file:/', re.IGNORECASE)
 _IN_URLS = "%/:=&?~#+!$,;'@()*[]"  # not quoted
-_END = object()
 
 
 class MissingSourceError(ImageError, FileNotFoundError):
@@ -47,9 +49,9 @@ class SourceImage(NamedTuple):
     image: np.ndarray | None = None  # uint8 (h, w, 3) in BGR; None: to be read from `path`
 
 
-class _Files(NamedTuple):
-    root: str | None  # folder to which the names are relative
-    paths: list[str]
+class _File(NamedTuple):
+    path: str  # of an image or video, or '-' for stdin
+    root: str | None = None  # folder to which the name is relative
 
 
 def image_name(source: Any) -> str:
@@ -69,16 +71,16 @@ def iterate(
 ) -> Iterator[SourceImage]:
     """Return an iterator over the images of one or several sources, in flat memory.
 
+    A source is an image file, a folder (with its subfolders), a pattern of files (`*`, `?`, `**`),
+    a video, a URL of an image or video, a file `.txt` with one of these per line, '-' for the lines
+    of stdin, an array uint8 (h, w, 3), a tensor uint8 (3, h, w), or a Pillow image.
+
     Names are relative to the folder that contains all sources: a folder, or that of a file or
     pattern. From stdin and iterators they are the paths as given, of URLs host and path, of arrays
     000000, 000001, ... A name that came before gets a number: `1_2.jpg`.
 
     Args:
-        inputs: a source, a list or tuple of sources, or any other iterable, which is read as it is
-            used. A source is an image file, a folder (with its subfolders), a pattern of files
-            (`*`, `?`, `**`), a video, a URL of an image or video, a file `.txt` with one of these
-            per line, '-' for the lines of stdin, an array uint8 (h, w, 3), a tensor uint8
-            (3, h, w), or a Pillow image.
+        inputs: a source, a list or tuple of them, or another iterable, which is read as it is used.
         every: of a video, the distance between the frames that are used.
         channel_order: 'bgr' or 'rgb', of arrays and tensors.
         apply_exif: whether Pillow images are turned by their EXIF orientation.
@@ -86,8 +88,7 @@ def iterate(
 
     Raises:
         MissingSourceError: a file does not exist.
-        ImageError: in `next`, which then continues with the next source: an image or video cannot
-            be used.
+        ImageError: in `next`, which then continues with the next source: one cannot be used.
         TypeError, ValueError: an input is none of these.
     """
     check_integer('every', every, 1)
@@ -99,13 +100,12 @@ def iterate(
 def count_images(inputs: Any, *, every: int = 1) -> int | None:
     """Count the images of `iterate`; None if only reading them tells: stdin, iterators, streams."""
     items = _find_all(inputs, 'bgr', allow_missing=True)
-    if not isinstance(items, list) or any(isinstance(item, str) for item in items):
+    if items is inputs:  # an iterator
         return None
-    found = [item.paths if isinstance(item, _Files) else [''] for item in items]
-    counts = [
-        _count_frames(path) if _is_video(path) else every for paths in found for path in paths
-    ]
-    return None if min(counts, default=0) < 0 else sum(-(-count // every) for count in counts)
+    paths = [item.path if isinstance(item, _File) else '' for item in items]
+    counts = [_count_frames(path) if _is_video(path) else every for path in paths]
+    is_known = '-' not in paths and min(counts, default=0) >= 0
+    return sum(-(-number // every) for number in counts) if is_known else None
 
 
 def find_kind(source: str | os.PathLike[str]) -> str:
@@ -131,41 +131,56 @@ def find_kind(source: str | os.PathLike[str]) -> str:
 
 
 class _Reader(Iterator[SourceImage]):
-    """Yields the images of sources. Not a generator, which an exception would end."""
+    """Yields the images of sources and raises the errors between them; these end no generator."""
 
     def __init__(self, items: Iterable[Any], every: int, order: str, exif: bool) -> None:
-        self._stack: list[Iterator[Any]] = [iter(items)]
         self._every, self._order, self._exif = every, order, exif
-        self._names: dict[str, int] = {}
-        self._arrays = 0
+        self._names, self._numbers = Counter[str](), count()
+        self._found = self._read(items)
 
     def __next__(self) -> SourceImage:
-        while self._stack:
-            item = next(self._stack[-1], _END)
-            if item is _END:
-                self._stack.pop()
-                continue
-            if isinstance(item, SourceImage):
-                if item.image is None:
-                    _check_exists(str(item.path))
-                if item.image is not None or not _is_video(str(item.path)):
-                    return item
-            self._stack.append(self._open(item))
-        raise StopIteration
+        found = next(self._found)
+        if isinstance(found, ImageError):
+            raise found
+        return found
 
-    def _open(self, item: Any) -> Iterator[Any]:
-        if isinstance(item, SourceImage):
-            return self._read_video(item)
-        if isinstance(item, _Files):
-            return (SourceImage(self._name(path, item.root), path) for path in item.paths)
-        if isinstance(item, str | os.PathLike):
-            if find_kind(item) == 'stdin':
-                return _lines_of_stdin()
-            return iter([files._replace(root=None) for files in _find_files(item)])
-        image = to_bgr(item, self._order, self._exif)
-        self._arrays += 1
-        name = self._unique(f'{self._arrays - 1:06d}.jpg').removesuffix('.jpg')
-        return iter([SourceImage(name, None, None, image)])
+    def _read(self, items: Iterable[Any]) -> Iterator[SourceImage | ImageError]:
+        for item in items:
+            try:
+                if isinstance(item, _File):
+                    yield from self._read_file(item)
+                elif isinstance(item, str | os.PathLike):
+                    yield from self._read(file._replace(root=None) for file in _find_files(item))
+                else:
+                    image = to_bgr(item, self._order, self._exif)
+                    name = self._unique(f'{next(self._numbers):06d}.jpg').removesuffix('.jpg')
+                    yield SourceImage(name, None, None, image)
+            except ImageError as error:
+                yield error
+
+    def _read_file(self, file: _File) -> Iterator[SourceImage | ImageError]:
+        if file.path == '-':
+            # Names need not be text in the encoding of stdin.
+            lines = (os.fsdecode(line).strip() for line in getattr(sys.stdin, 'buffer', sys.stdin))
+            yield from self._read(line for line in lines if line and not line.startswith('#'))
+            return
+        source = SourceImage(self._name(*file), file.path)
+        _check_exists(file.path)
+        if not _is_video(file.path):
+            yield source
+            return
+        video, number = cv2.VideoCapture(file.path), 0
+        try:
+            while video.grab():
+                if number % self._every == 0:
+                    valid, image = video.retrieve()
+                    if not valid:
+                        break
+                    yield source._replace(frame=number, image=image)
+                number += 1
+            _check_end(video, number, file.path)
+        finally:
+            video.release()
 
     def _name(self, path: str, root: str | None) -> str:
         if _URL.match(path):
@@ -178,94 +193,68 @@ class _Reader(Iterator[SourceImage]):
         return self._unique('/'.join(parts) or 'image')
 
     def _unique(self, name: str) -> str:
-        count = self._names[name] = self._names.get(name, 0) + 1
+        self._names[name] += 1
         stem, suffix = os.path.splitext(name)
-        return name if count == 1 else self._unique(f'{stem}_{count}{suffix}')
-
-    def _read_video(self, source: SourceImage) -> Iterator[SourceImage]:
-        with _opened(str(source.path)) as video:
-            number = 0
-            while video.grab():
-                if number % self._every == 0:
-                    valid, image = video.retrieve()
-                    if not valid:
-                        break
-                    yield source._replace(frame=number, image=image)
-                number += 1
-            _check_end(video, number, str(source.path))
+        number = self._names[name]
+        return name if number == 1 else self._unique(f'{stem}_{number}{suffix}')
 
 
-@contextmanager
-def _opened(path: str) -> Iterator[cv2.VideoCapture]:
+def _count_frames(path: str) -> int:
     video = cv2.VideoCapture(path)
-    try:
-        if not video.isOpened():
-            raise ImageError(
-                f'video {path} cannot be opened: it is damaged, no video, or of a kind that '
-                'OpenCV does not read'
-            )
-        yield video
-    finally:
-        video.release()
+    return int(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video.isOpened() else 0
 
 
 def _check_end(video: cv2.VideoCapture, number: int, path: str) -> None:
     """Raise if frames are missing. Some formats only give estimates of their number."""
-    count, fps = video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS) or 1
-    seconds = count / fps - video.get(cv2.CAP_PROP_POS_MSEC) / 1000
-    is_cut = count - number > max(2, count / 50) and seconds > max(0.25, count / fps / 50)
+    if not video.isOpened():
+        reason = 'it is damaged, no video, or of a kind that OpenCV does not read'
+        raise ImageError(f'video {path} cannot be opened: {reason}')
+    total, fps = video.get(cv2.CAP_PROP_FRAME_COUNT), video.get(cv2.CAP_PROP_FPS) or 1
+    seconds = total / fps - video.get(cv2.CAP_PROP_POS_MSEC) / 1000
+    is_cut = total - number > max(2, total / 50) and seconds > max(0.25, total / fps / 50)
     if is_cut or not number:
         raise ImageError(
-            f'video {path} ends after {number} of {count:.0f} frames: it is truncated or damaged'
+            f'video {path} ends after {number} of {total:.0f} frames: it is truncated or damaged'
         )
 
 
-def _count_frames(path: str) -> int:
-    with suppress(ImageError), _opened(path) as video:
-        return int(video.get(cv2.CAP_PROP_FRAME_COUNT))
-    return 0
-
-
 def _find_all(inputs: Any, channel_order: str, allow_missing: bool) -> Iterable[Any]:
-    """Return the items of `inputs`; for one source and a list they are arrays, '-' and `_Files`."""
-    one = isinstance(inputs, str | os.PathLike | np.ndarray | Tensor | PillowImage)
-    if not one and not isinstance(inputs, list | tuple):
+    """Return arrays and files; an iterable that is no list or tuple as it is."""
+    is_one = isinstance(inputs, str | os.PathLike | np.ndarray | Tensor | PillowImage)
+    if not is_one and not isinstance(inputs, list | tuple):
         if not isinstance(inputs, Iterable) or isinstance(inputs, bytes | dict):
             check_array(inputs, channel_order)
         return inputs
     items: list[Any] = []
-    for item in [inputs] if one else inputs:
-        if not isinstance(item, str | os.PathLike):
+    for item in [inputs] if is_one else inputs:
+        items += _find_files(item) if isinstance(item, str | os.PathLike) else [item]
+    files = [item for item in items if isinstance(item, _File)]
+    for item in items:
+        if not isinstance(item, _File):
             check_array(item, channel_order)
-            items.append(item)
-        else:
-            items += ['-'] if find_kind(item) == 'stdin' else _find_files(item)
-    found = [item for item in items if isinstance(item, _Files)]
-    for path in (path for files in found for path in files.paths if not allow_missing):
-        _check_exists(path)
-    root = None
+        elif not allow_missing:
+            _check_exists(item.path)
+    roots, root = {os.path.abspath(file.root) for file in files if file.root is not None}, None
     with suppress(ValueError):  # there is none, or they are on different drives
-        root = os.path.commonpath(
-            {os.path.abspath(each.root) for each in found if each.root is not None}
-        )
-    return [item._replace(root=root) if isinstance(item, _Files) else item for item in items]
+        root = os.path.commonpath(roots)
+    return [item._replace(root=root) if isinstance(item, _File) else item for item in items]
 
 
-def _find_files(source: str | os.PathLike[str]) -> list[_Files]:
-    """Return the image and video files that a source names; a list has several roots."""
+def _find_files(source: str | os.PathLike[str]) -> list[_File]:
+    """Return the image and video files that a source names, and '-' as it is."""
     kind, path = find_kind(source), _local(source)
     if kind == 'list':
-        return [files for line in _read_list(path) for files in _find_files(line)]
+        return [file for line in _read_list(path) for file in _find_files(line)]
     if kind == 'folder':
-        return [_Files(path, [os.path.join(path, name) for name in list_images(path)])]
+        return [_File(os.path.join(path, name), path) for name in list_images(path)]
     if kind == 'pattern':
-        fixed = re.split(r'[*?[]', path, maxsplit=1)[0]
-        names = sorted(glob.glob(path, recursive=True))
-        paths = [name for name in names if name.lower().endswith((*SUFFIXES, *VIDEO_SUFFIXES))]
-        if not paths:
+        root, suffixes = os.path.dirname(re.split(r'[*?[]', path)[0]), (*SUFFIXES, *VIDEO_SUFFIXES)
+        names = [name for name in glob.glob(path, recursive=True) if not os.path.isdir(name)]
+        files = [_File(name, root) for name in sorted(names) if name.lower().endswith(suffixes)]
+        if not files:
             raise MissingSourceError(f'no image or video fits the pattern {path!r}')
-        return [_Files(os.path.dirname(fixed), paths)]
-    return [_Files(None if _URL.match(path) else os.path.dirname(path), [path])]
+        return files
+    return [_File(path, None if path == '-' or _URL.match(path) else os.path.dirname(path))]
 
 
 def _read_list(file: str) -> Iterator[str]:
@@ -278,13 +267,6 @@ def _read_list(file: str) -> Iterator[str]:
         path = _local(line)
         is_here = _URL.match(path) or os.path.exists(path) or any(glob.iglob(path, recursive=True))
         yield path if is_here else os.path.join(os.path.dirname(file), path)
-
-
-def _lines_of_stdin() -> Iterator[str]:
-    for line in getattr(sys.stdin, 'buffer', sys.stdin):
-        text = os.fsdecode(line).strip()  # names need not be text in the encoding of stdin
-        if text and not text.startswith('#'):
-            yield text
 
 
 def _local(source: str | os.PathLike[str]) -> str:
@@ -303,5 +285,64 @@ def _is_video(path: str) -> bool:
 
 
 def _check_exists(path: str) -> None:
-    if not _URL.match(path) and not os.path.exists(path):
+    if path != '-' and not _URL.match(path) and not os.path.exists(path):
         raise MissingSourceError(f'{path!r} does not exist{explain_look_alike(path)}')
+
+
+def check_channel_order(order: Any) -> None:
+    """Raise a ValueError unless it is 'bgr' or 'rgb'."""
+    if order not in ('bgr', 'rgb'):
+        raise ValueError(f"channel_order must be 'bgr' or 'rgb', got {order!r}")
+
+
+def to_bgr(image: Any, channel_order: str = 'bgr', apply_exif: bool = True) -> np.ndarray:
+    """Return an array, tensor or Pillow image as an array uint8 (h, w, 3) in BGR.
+
+    Raises:
+        ImageError, TypeError, ValueError: the Pillow image cannot be used, or see `check_array`.
+    """
+    check_array(image, channel_order)
+    if isinstance(image, PillowImage):
+        return _convert_pillow(image, apply_exif)
+    if isinstance(image, Tensor):
+        image = np.ascontiguousarray(image.detach().cpu().permute(1, 2, 0).numpy())
+    return image if channel_order == 'bgr' else np.ascontiguousarray(image[..., ::-1])
+
+
+def check_array(image: Any, channel_order: str) -> None:
+    """Raise a TypeError or ValueError unless it is a Pillow image or such an array or tensor."""
+    order, shape = channel_order.upper(), tuple(getattr(image, 'shape', ()))
+    expected = (
+        f'expected a path, a Pillow image, an array uint8 (h, w, 3) in {order} or a tensor uint8 '
+        f'(3, h, w) in {order} (the model normalises it), or a list of these'
+    )
+    if isinstance(image, PillowImage):
+        return
+    if not isinstance(image, np.ndarray | Tensor):
+        raise TypeError(f'{expected}; got {type(image).__name__}')
+    valid = len(shape) == 3 and shape[0 if isinstance(image, Tensor) else 2] == 3 and 0 not in shape
+    if not valid or image.dtype not in (np.uint8, torch.uint8):
+        kind = 'a tensor' if isinstance(image, Tensor) else 'an array'
+        is_grey = isinstance(image, np.ndarray) and image.ndim == 2 and image.dtype == np.uint8
+        advice = '; give a grey image as PIL.Image.fromarray(array)' if is_grey else ''
+        raise ValueError(f'{expected}; got {kind} {image.dtype} {shape}{advice}')
+
+
+def _convert_pillow(image: PillowImage, apply_exif: bool) -> np.ndarray:
+    """Convert to what `read_image` returns for a file of the image."""
+    try:
+        image.load()  # applies the orientation of a TIFF
+        if apply_exif and find_orientation(image.info.get('exif', b'')) in range(2, 9):
+            image = ImageOps.exif_transpose(image)
+        if image.mode.startswith('I;16'):
+            grey = (np.asarray(image) >> 8).astype(np.uint8)
+            return np.repeat(grey[..., None], 3, axis=2)
+        if image.mode in ('I', 'F'):
+            raise ValueError(
+                f'its pixels (mode {image.mode}) have no known range; scale them to 0 to 255 and '
+                "convert it to mode 'L'"
+            )
+        return np.ascontiguousarray(np.asarray(image.convert('RGB'))[..., ::-1])
+    except (OSError, ValueError, SyntaxError) as error:
+        name = getattr(image, 'filename', '') or repr(image)
+        raise ImageError(f'the Pillow image {name} cannot be used: {error}') from error

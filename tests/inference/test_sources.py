@@ -79,6 +79,12 @@ def test_a_file_whose_name_looks_like_a_pattern(photos):
     assert names_of(iter(['a/x[1].png'])) == ['a/x[1].png']
 
 
+def test_a_folder_whose_name_looks_like_an_image(photos):
+    Path('b').rename('a/b.png')
+    assert names_of('a/*') == ['1.png', '2.png']
+    assert names_of('a/b.png') == ['1.png']
+
+
 def test_a_number_that_is_taken(photos):
     Path('a/1_2.png').write_bytes(Path('a/1.png').read_bytes())
     assert names_of(['a', 'a/1.png']) == ['1.png', '1_2.png', '2.png', '1_2_2.png']
