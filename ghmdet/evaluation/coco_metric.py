@@ -242,7 +242,8 @@ class CocoMetric(ImageResults):
             return {}
         # In the order in which COCOeval sorts them, which decides between equal scores.
         unique = dict(sorted(unique.items(), key=_sort_key))
-        images, source = list(unique.values()), self._truth
+        images = [image | {'img_id': id_} for id_, image in unique.items()]
+        source = self._truth
         if source is None:
             source = CocoAnnotations.from_samples(unique, self._dataset_meta['classes'])
             _log('no ann_file: the ground truth is that of the samples, areas are those of boxes')
@@ -258,7 +259,7 @@ class CocoMetric(ImageResults):
             arrays = self._evaluate(metric, truth, detections)
             metrics.update(self._summarize(metric, arrays))
             if metric == 'bbox' and (self.best_thresholds or self.curves_dir) and num_objects:
-                self._report_thresholds(arrays, source, images, [*unique])
+                self._report_thresholds(arrays, source, images)
             timing.append(f'{metric} {time.perf_counter() - start:.2f} s')
         _log(f'{len(images)} images, {", ".join(timing)}')
         if not num_objects and not self.count_all:
@@ -275,15 +276,11 @@ class CocoMetric(ImageResults):
         return metrics
 
     def _report_thresholds(
-        self,
-        arrays: dict[str, np.ndarray],
-        source: CocoAnnotations,
-        images: list[dict],
-        ids: list[Hashable],
+        self, arrays: dict[str, np.ndarray], source: CocoAnnotations, images: list[dict]
     ) -> None:
         """Log the best score thresholds, write the curves."""
         classes = self._dataset_meta['classes']
-        matches = match(source, images, classes, count_all=self.count_all, image_ids=ids)
+        matches = match(source, images, classes, count_all=self.count_all)
         curves = make_curves(matches)
         table = format_thresholds(best_thresholds(curves, matches.iou_thr))
         _log(f'score thresholds of the best F1, at IoU {matches.iou_thr}:\n{table}')
