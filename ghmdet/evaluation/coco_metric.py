@@ -36,10 +36,15 @@ from .coco_summary import (
     mean_value,
     summary_items,
 )
-from .curve_files import write_curves, write_recall_curves
 from .image_results import ImageResults, index_images
 from .matching import match
-from .thresholds import best_thresholds, format_thresholds, make_curves
+from .thresholds import (
+    best_thresholds,
+    format_thresholds,
+    make_curves,
+    write_curves,
+    write_recall_curves,
+)
 
 _BACKENDS = {
     'faster_coco_eval': (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
@@ -108,7 +113,7 @@ class CocoMetric(ImageResults):
         best_thresholds: log precision, recall and F1 of each class at the score threshold of the
             best F1, at IoU 0.5, see `thresholds.best_thresholds`. A test sets it.
         curves_dir: folder for these figures at all thresholds, and for the curves that AP is the
-            mean of, see `curve_files`; None writes none.
+            mean of, see `write_curves`; None writes none.
 
     Raises:
         FileNotFoundError: `ann_file` does not exist.
