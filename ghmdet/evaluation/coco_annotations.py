@@ -29,10 +29,7 @@ class CocoAnnotations:
 
     COCOeval takes annotation id 0 for "unmatched", drops one of two annotations with the same id,
     and needs integer image ids. So it gets numbers from here instead of the ids of the file.
-
-    Args:
-        records: image ids may be of any JSON type, category ids in any order.
-        source: where they come from, for messages.
+    `source` says where the records come from, for messages.
     """
 
     def __init__(self, records: CocoRecords, source: str) -> None:
@@ -48,9 +45,7 @@ class CocoAnnotations:
     ) -> CocoAnnotations:
         """Read a COCO file, in which annotations and categories may be absent unless `annotated`.
 
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is not JSON, or lacks a key; the message says which.
+        Raises FileNotFoundError, and ValueError for what is not such a file.
         """
         try:
             records = read_records(ann_file, backend_args)
@@ -75,12 +70,10 @@ class CocoAnnotations:
     def from_samples(
         cls, samples: Mapping[Hashable, Mapping], classes: Sequence[str]
     ) -> CocoAnnotations:
-        """Use the ground truth that samples contain.
+        """Use the ground truth of samples, by the id of the image dicts with `truth`.
 
-        Args:
-            samples: by the id of the image, dicts with `truth`: `bboxes` (n, 4) x1, y1, x2, y2 in
-                pixels of the original image, `labels` (n,), `crowds` bool (n,), `size_hw`.
-            classes: names in the order of the labels.
+        That has `bboxes` (n, 4) x1, y1, x2, y2 in pixels of the original image, `labels` (n,),
+        `crowds` bool (n,), `size_hw`. `classes` are names in the order of the labels.
         """
         truths, image_ids = [each['truth'] for each in samples.values()], list[Any](samples)
         none = {'bboxes': np.empty((0, 4)), 'labels': np.empty(0, int), 'crowds': np.empty(0, bool)}
@@ -104,18 +97,15 @@ class CocoAnnotations:
         return find_classes(self._records).classes
 
     def find_categories(self, classes: Sequence[str]) -> list[Hashable]:
-        """Return the category id of each class.
-
-        A file without categories gets those of `category_numbers`.
+        """Return the category id of each class, `category_numbers` if the file has no categories.
 
         Raises:
             ValueError: no category, or more than one with annotations, has the name of a class.
         """
         if not self.has_categories:
             return list(category_numbers(classes))
-        records, source = self._records, f'CocoMetric: {self.source}'
-        annotated = records.annotations.category_ids
-        return list(match_classes(classes, records.categories, source, annotated))
+        categories, annotated = self._records.categories, self._records.annotations.category_ids
+        return list(match_classes(classes, categories, f'CocoMetric: {self.source}', annotated))
 
     def ground_truth(
         self, category_ids: Sequence[Hashable], image_ids: Sequence[Hashable], count_all: bool

@@ -24,27 +24,12 @@ from ghmdet.argument_checks import check_flag
 from ghmdet.messages import did_you_mean, nearest
 from ghmdet.registry import METRICS
 
+from . import coco_summary as summary
+from . import thresholds
 from .coco_annotations import CocoAnnotations, category_numbers, truth_of_sample
 from .coco_results import number_detections, results_path, write_results
-from .coco_summary import (
-    check_iou_thrs,
-    check_limits,
-    check_metric_items,
-    class_values,
-    default_names,
-    format_table,
-    mean_value,
-    summary_items,
-)
 from .image_results import ImageResults, index_images
 from .matching import match
-from .thresholds import (
-    best_thresholds,
-    format_thresholds,
-    make_curves,
-    write_curves,
-    write_recall_curves,
-)
 
 _BACKENDS = {
     'faster_coco_eval': (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
@@ -56,13 +41,12 @@ _KEPT = {'bboxes': torch.float32, 'scores': torch.float32, 'labels': torch.int32
 @contextlib.contextmanager
 def _gc_paused() -> Iterator[None]:
     """Pause the garbage collector, which would scan the many new dicts repeatedly."""
-    enabled = gc.isenabled()
+    restore = gc.enable if gc.isenabled() else gc.disable
     gc.disable()
     try:
         yield
     finally:
-        if enabled:
-            gc.enable()
+        restore()
 
 
 @METRICS.register_module()
@@ -82,10 +66,9 @@ class CocoMetric(ImageResults):
     field `area` decides between small, medium and large only.
 
     Args:
-        ann_file: the COCO JSON; its image ids may be of any JSON type, its category ids in any
-            order. Classes are found by name. None: the file of the dataset, which `build_runner`
-            sets for a `CocoDataset`; for another dataset the ground truth that its samples contain,
-            see `process`.
+        ann_file: the COCO JSON, with image ids of any JSON type; classes are found by name. None:
+            the file of the dataset, which `build_runner` sets for a `CocoDataset`; for another
+            dataset the ground truth that its samples contain, see `process`.
         metric: 'bbox' (keys `bbox_mAP`, ...) or 'proposal' (class-agnostic recall, keys `AR@100`,
             ...), or a list of both.
         classwise: also return `<class>_precision` for each class, and log a table.
@@ -93,9 +76,9 @@ class CocoMetric(ImageResults):
             them, else the largest; other mAP items and `<class>_precision` use the largest.
         iou_thrs: IoU thresholds in (0, 1]; None is 0.5, 0.55, ..., 0.95, of which `mAP_50` and
             `mAP_75` are returned. Those given here are each returned, 0.6 as `mAP_60`.
-        metric_items: names to return, of `mAP mAP_50 mAP_75 mAP_s mAP_m mAP_l AR@n AR_s@n AR_m@n
-            AR_l@n` (n of `proposal_nums`; by area: the largest; mAP_<percent> of any of the
-            `iou_thrs`). None: all mAP for 'bbox', all AR for 'proposal'.
+        metric_items: names to return, of `mAP mAP_<percent> mAP_s mAP_m mAP_l AR@n AR_s@n AR_m@n
+            AR_l@n` (n of `proposal_nums`; by area: the largest). None: all mAP for 'bbox', all AR
+            for 'proposal'.
         format_only: write the results and return no metric; `ann_file` may lack annotations, and
             categories, which are then numbered from 1 in the order of the classes.
         outfile_prefix: write COCO results (boxes x, y, w, h) to `<outfile_prefix>.bbox.json`, or to
@@ -110,10 +93,8 @@ class CocoMetric(ImageResults):
         box_rule: 'matchable', as described above, or 'pycocotools': all boxes count, `ignore` is
             not read, a box with an `area` below 0 is ignored, and values without ground truth
             are -1. On files without such boxes both give the same numbers.
-        best_thresholds: log precision, recall and F1 of each class at the score threshold of the
-            best F1, at IoU 0.5, see `thresholds.best_thresholds`. A test sets it.
-        curves_dir: folder for these figures at all thresholds, and for the curves that AP is the
-            mean of, see `write_curves`; None writes none.
+        best_thresholds: log the figures of `thresholds.best_thresholds`. A test sets it.
+        curves_dir: folder for `thresholds.write_curves` and `write_recall_curves`, None for none.
 
     Raises:
         FileNotFoundError: `ann_file` does not exist.
@@ -159,14 +140,12 @@ class CocoMetric(ImageResults):
         self.curves_dir = Path(curves_dir).expanduser() if curves_dir else None
         self.outfile = None if outfile_prefix is None else results_path(outfile_prefix)
         limits = (proposal_nums, 'proposal_nums') if max_dets is None else (max_dets, 'max_dets')
-        self.max_dets = check_limits(*limits)
-        self.iou_thrs = check_iou_thrs(iou_thrs)
+        self.max_dets = summary.check_limits(*limits)
+        self.iou_thrs = summary.check_iou_thrs(iou_thrs)
         overall = None if max_dets is None else self.max_dets[-1]
-        self._items = summary_items(self.iou_thrs, self.max_dets, overall)
-        self._default_names = {
-            kind: default_names(self._items, kind, iou_thrs is not None) for kind in ('mAP', 'AR')
-        }
-        check_metric_items(metric_items or (), self._items)
+        self._items = summary.summary_items(self.iou_thrs, self.max_dets, overall)
+        self._default_names = summary.default_names(self._items, iou_thrs is not None)
+        summary.check_metric_items(metric_items or (), self._items)
         self._truth: CocoAnnotations | None = None
         if self.ann_file is not None:
             self._truth = CocoAnnotations.from_file(self.ann_file, backend_args, not format_only)
@@ -236,11 +215,11 @@ class CocoMetric(ImageResults):
         Raises:
             ValueError: two images have the same id.
         """
-        start = time.perf_counter()
+        start, classes = time.perf_counter(), self._dataset_meta['classes']
         unique = index_images(results, by_id=bool(self._truth or self.outfile))
         if self.outfile is not None:
             numbered = self._truth is not None and self._truth.has_categories
-            names = None if numbered else self._dataset_meta['classes']
+            names = None if numbered else classes
             count = write_results(self.outfile, [*unique.values()], self._category_ids, names)
             _log(f'{count} detections written to {self.outfile}')
         if self.format_only:
@@ -248,12 +227,12 @@ class CocoMetric(ImageResults):
         # In the order in which COCOeval sorts them, which decides between equal scores.
         unique = dict(sorted(unique.items(), key=_sort_key))
         images = [image | {'img_id': id_} for id_, image in unique.items()]
-        source = self._truth
-        if source is None:
-            source = CocoAnnotations.from_samples(unique, self._dataset_meta['classes'])
+        source = self._truth or CocoAnnotations.from_samples(unique, classes)
+        if self._truth is None:
             _log('no ann_file: the ground truth is that of the samples, areas are those of boxes')
-        arguments = self._category_ids, [*unique], self.count_all
-        boxes, num_objects, text = source.ground_truth(*arguments)
+        boxes, num_objects, text = source.ground_truth(
+            self._category_ids, [*unique], self.count_all
+        )
         if text:
             _log(text)
         truth = self._load(len(images), boxes)
@@ -268,8 +247,8 @@ class CocoMetric(ImageResults):
             timing.append(f'{metric} {time.perf_counter() - start:.2f} s')
         _log(f'{len(images)} images, {", ".join(timing)}')
         if not num_objects and not self.count_all:
-            text = f'{source.source} has no object to find, so all metrics are n/a (nan)'
-            _log(text, logging.WARNING)
+            text = 'has no object to find, so all metrics are n/a (nan)'
+            _log(f'{source.source} {text}', logging.WARNING)
             return dict.fromkeys(metrics, float('nan'))
         if not any(len(image['scores']) for image in images):
             _log(
@@ -286,13 +265,13 @@ class CocoMetric(ImageResults):
         """Log the best score thresholds, write the curves."""
         classes = self._dataset_meta['classes']
         matches = match(source, images, classes, count_all=self.count_all)
-        curves = make_curves(matches)
-        table = format_thresholds(best_thresholds(curves, matches.iou_thr))
+        curves = thresholds.make_curves(matches)
+        table = thresholds.format_thresholds(thresholds.best_thresholds(curves, matches.iou_thr))
         _log(f'score thresholds of the best F1, at IoU {matches.iou_thr}:\n{table}')
         if self.curves_dir is not None:
-            write_curves(self.curves_dir, curves)
+            thresholds.write_curves(self.curves_dir, curves)
             index = int(np.abs(self.iou_thrs - matches.iou_thr).argmin())
-            write_recall_curves(self.curves_dir, arrays, index, classes)
+            thresholds.write_recall_curves(self.curves_dir, arrays, index, classes)
             _log(f'curves are in {self.curves_dir}')
 
     @property
@@ -340,11 +319,13 @@ class CocoMetric(ImageResults):
     def _summarize(self, metric: str, arrays: dict[str, np.ndarray]) -> dict[str, float]:
         """Return the metrics of one evaluation; with `classwise`, log the table of classes."""
         keys = self._keys(metric)
-        metrics = {key: mean_value(arrays, self._items[name]) for key, name in keys.items()}
+        metrics = {key: summary.mean_value(arrays, self._items[name]) for key, name in keys.items()}
         if metric == 'bbox' and self.classwise:
             columns = {name: self._items[name] for name in self._default_names['mAP']}
-            values = class_values(arrays['precision'], self._dataset_meta['classes'], columns)
-            print_log(f'CocoMetric:\n{format_table(["category", *columns], values)}', 'current')
+            classes = self._dataset_meta['classes']
+            values = summary.class_values(arrays['precision'], classes, columns)
+            table = summary.format_table(['category', *columns], values)
+            print_log(f'CocoMetric:\n{table}', 'current')
             metrics |= {f'{name}_precision': numbers[0] for name, numbers in values.items()}
         return metrics
 
