@@ -89,18 +89,6 @@ def turn_on_tta(cfg: Config) -> None:
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
 
-def choose_results(cfg: Config, args: argparse.Namespace) -> None:
-    """Set the images and the evaluator for `--images`, `--format-only` and `--out`."""
-    to_json = args.out is not None and args.out.endswith('.json')
-    path = args.out if to_json else os.path.join(cfg.work_dir, 'results.bbox.json')
-    if args.images is not None:
-        engine.use_image_folder(cfg, args.images, path)
-    elif args.format_only:
-        engine.skip_evaluation(cfg, path)
-    elif to_json:
-        engine.write_coco_results(cfg, path)
-
-
 def main() -> None:
     """Run the program."""
     args = parse_args()
@@ -113,13 +101,19 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     """Test with the arguments of `parse_args`."""
     cfg.load_from = args.checkpoint
     cfg.resume = False  # of a config that trains
-    choose_results(cfg, args)
-    engine.report_thresholds(cfg, args.curves)
+    to_json = args.out is not None and args.out.endswith('.json')
+    path = args.out if to_json else os.path.join(cfg.work_dir, 'results.bbox.json')
     left_out = {}
     if args.images is not None:
+        engine.use_image_folder(cfg, args.images, path)
         if '://' not in args.checkpoint:  # an error of it comes before the images are read
             engine.load_checkpoint_file(args.checkpoint)
         left_out = engine.leave_out_unusable(cfg)
+    elif args.format_only:
+        engine.skip_evaluation(cfg, path)
+    elif to_json:
+        engine.write_coco_results(cfg, path)
+    engine.report_thresholds(cfg, args.curves)
     if args.show or args.show_dir:
         turn_on_drawing(cfg, args)
     if args.tta:
@@ -128,7 +122,7 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
         engine.apply_amp_to_test(cfg)
     runner = engine.build_runner(cfg, splits=('test',))
     runner.register_hook(engine.TestSpeedupHook(cast=args.amp, compile=args.compile))
-    if args.out is not None and not args.out.endswith('.json'):
+    if args.out is not None and not to_json:
         dump = METRICS.build(dict(type='DumpDetResults', out_file_path=args.out))
         runner.test_evaluator.metrics.append(dump)
     runner.test()

@@ -112,11 +112,8 @@ class CocoAnnotations:
     ) -> tuple[list[dict], int, str]:
         """Return the annotations of these images, with the keys that COCOeval needs.
 
-        Args:
-            category_ids: the file's id of each label.
-            image_ids: of the images to measure.
-            count_all: False leaves out boxes that no detection can match, see `check_boxes`, and
-                has COCOeval ignore those marked `ignore`.
+        `category_ids` are by label. Without `count_all` boxes that no detection can match are left
+        out, see `check_boxes`, and COCOeval ignores those marked `ignore`.
 
         Returns:
             Dicts with `id` from 1, `image_id`, the index in `image_ids`, `category_id` = label,

@@ -60,17 +60,15 @@ class CocoMetric(ImageResults):
     all was detected, every value is 0.
 
     Ground truth is what a detection can match. What does not count is logged: boxes without width
-    or height or outside the image, and those marked `ignore`, which are neither missed nor found: a
-    detection of the same class that overlaps one at the IoU threshold is no false one, one
-    detection for each. (In samples, which have one flag for both, they are crowd regions.) The
-    field `area` decides between small, medium and large only.
+    or height or outside the image, and those marked `ignore`, which are neither missed nor found,
+    nor is one detection of the class that matches each. (In samples, which have one flag for both,
+    they are crowd regions.) `area` decides between small, medium and large only.
 
     Args:
         ann_file: the COCO JSON, with image ids of any JSON type; classes are found by name. None:
             the file of the dataset, which `build_runner` sets for a `CocoDataset`; for another
             dataset the ground truth that its samples contain, see `process`.
-        metric: 'bbox' (keys `bbox_mAP`, ...) or 'proposal' (class-agnostic recall, keys `AR@100`,
-            ...), or a list of both.
+        metric: 'bbox' (keys `bbox_mAP`, ...), 'proposal' (class-agnostic `AR@100`, ...), or both.
         classwise: also return `<class>_precision` for each class, and log a table.
         proposal_nums: limits of detections per image and class. `mAP` uses 100 if that is one of
             them, else the largest; other mAP items and `<class>_precision` use the largest.
@@ -79,8 +77,8 @@ class CocoMetric(ImageResults):
         metric_items: names to return, of `mAP mAP_<percent> mAP_s mAP_m mAP_l AR@n AR_s@n AR_m@n
             AR_l@n` (n of `proposal_nums`; by area: the largest). None: all mAP for 'bbox', all AR
             for 'proposal'.
-        format_only: write the results and return no metric; `ann_file` may lack annotations, and
-            categories, which are then numbered from 1 in the order of the classes.
+        format_only: write the results only; `ann_file` may lack annotations, and categories, which
+            are then numbered from 1 in the order of the classes.
         outfile_prefix: write COCO results (boxes x, y, w, h) to `<outfile_prefix>.bbox.json`, or to
             a file that is named `.json` here; see docs/results.md.
         backend_args: how to read `ann_file`, see `mmengine.fileio.get`.
@@ -154,11 +152,7 @@ class CocoMetric(ImageResults):
 
     @BaseMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict) -> None:
-        """Set the dataset's metainfo, of which `classes` is used: names in order of the labels.
-
-        Raises:
-            ValueError: there are no classes, or one is not a category of `ann_file`.
-        """
+        """Set the dataset's metainfo, of which `classes` is used: categories of `ann_file`."""
         classes = dataset_meta.get('classes')
         if not classes or isinstance(classes, str):
             raise ValueError(
@@ -173,13 +167,10 @@ class CocoMetric(ImageResults):
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keep the detections of one batch as small arrays on the CPU.
 
-        Args:
-            data_batch: not used.
-            data_samples: dicts with `img_id` and `pred_instances`: `bboxes` (n, 4) x1, y1, x2, y2
-                in pixels of the original image, `scores` (n,), `labels` (n,). Without `ann_file`
-                also the ground truth, boxes in pixels of the original image too: `instances`, where
-                the pipeline's `meta_keys` name it, else `gt_instances` and `ignored_instances`, for
-                which LoadAnnotations comes after Resize.
+        `data_samples` are dicts with `img_id` and `pred_instances`: `bboxes` (n, 4) x1, y1, x2, y2
+        in pixels of the original image, `scores` (n,), `labels` (n,). Without `ann_file` also the
+        ground truth in the same frame: `instances`, where the pipeline's `meta_keys` name it, else
+        `gt_instances` and `ignored_instances`, for which LoadAnnotations comes after Resize.
 
         Raises:
             ValueError: an image is not in `ann_file`, a label has no class, or there is no ground
@@ -208,13 +199,7 @@ class CocoMetric(ImageResults):
 
     @_gc_paused()
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
-        """Evaluate what `process` kept; an image that occurs twice is counted once.
-
-        Returns values without the prefix, none with `format_only`.
-
-        Raises:
-            ValueError: two images have the same id.
-        """
+        """Evaluate what `process` kept, each image once; the values are without the prefix."""
         start, classes = time.perf_counter(), self._dataset_meta['classes']
         unique = index_images(results, by_id=bool(self._truth or self.outfile))
         if self.outfile is not None:

@@ -28,8 +28,8 @@ _RECALLS = np.arange(101) / 100
 class ErrorTypes(NamedTuple):
     """The errors of d detections and o objects, in the order of the `Matches`.
 
-    AP and dAP are in AP points, from 0 to 100. A dAP is what AP gains if the errors of one kind are
-    corrected, so the dAPs do not add up. All are nan if there is no object to find.
+    AP and dAP, what AP gains if one kind is corrected, are in points, from 0 to 100, or nan if
+    there is no object to find. The dAPs do not add up.
     """
 
     kind: np.ndarray  # int64 (d,), index in `KINDS`; -1: true, ignored, or beyond the limit
@@ -138,18 +138,12 @@ def _mean_ap(
 
     The mean is over classes with such or objects; 100 if there are none, nothing being wrong.
     """
-    chosen = order[shown[order]]
+    chosen, aps = order[shown[order]], []
     labels, is_true = label[chosen], is_true[chosen]
-    parts = [(is_true[labels == i], total) for i, total in enumerate(totals.tolist())]
-    aps = [_average_precision(part, total) for part, total in parts if len(part) or total]
+    for i, total in enumerate(totals.tolist()):
+        true = np.cumsum(is_true[labels == i])
+        if len(true) or total:
+            precision = true / np.arange(1, len(true) + 1)
+            precision = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0)
+            aps.append(precision[np.searchsorted(true / max(total, 1), _RECALLS)].mean())
     return 100 * float(np.mean(aps)) if aps else 100.0
-
-
-def _average_precision(is_true: np.ndarray, total: int) -> float:
-    """Return the mean precision at 101 recalls of detections by falling score, in [0, 1]."""
-    if not total:
-        return 0.0
-    true = np.cumsum(is_true)
-    precision = true / np.arange(1, len(true) + 1)
-    precision = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0)
-    return float(precision[np.searchsorted(true / total, _RECALLS)].mean())

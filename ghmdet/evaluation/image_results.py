@@ -68,11 +68,7 @@ def unique_images(results: Iterable[dict]) -> list[dict]:
 
 
 def index_images(results: Iterable[dict], by_id: bool = True) -> dict[Hashable, dict]:
-    """Return the first result of each image by `img_id`, or by `img_id` and `img_path`.
-
-    Raises:
-        ValueError: `by_id`, and two images have the same id.
-    """
+    """Return the first result of each image by `img_id`, which must differ, or with `img_path`."""
     index: dict[Hashable, dict] = {}
     for image in unique_images(results):
         key = image['img_id'] if by_id else (image['img_id'], image.get('img_path'))
