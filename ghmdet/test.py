@@ -82,9 +82,8 @@ def turn_on_tta(cfg: Config) -> None:
         warnings.warn('no `tta_pipeline` in the config: merging the image and its mirror image')
         flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
         cfg.tta_pipeline = copy.deepcopy(dataset.pipeline)
-        cfg.tta_pipeline[-1] = dict(
-            type='TestTimeAug', transforms=[flips, [dict(type='PackDetInputs')]]
-        )
+        transforms = [flips, [dict(type='PackDetInputs')]]
+        cfg.tta_pipeline[-1] = dict(type='TestTimeAug', transforms=transforms)
     dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 

@@ -81,7 +81,7 @@ def run(main: Callable[[], Any]) -> None:
 def describe(error: BaseException) -> str:
     """Return the message of an exception, without what torch and mmengine add around it.
 
-    The name of the exception's class is added to very short messages and to those of Python itself.
+    Very short messages and those of Python itself get the name of the exception's class.
     """
     text = str(error)
     if isinstance(error, KeyError) and ' ' in text:  # str gives the repr of its key
@@ -102,8 +102,7 @@ def describe(error: BaseException) -> str:
 def _exit_process_group(code: int) -> None:
     """End this process at once if it belongs to a process group, so that the others notice.
 
-    Also, threads of gloo sometimes abort an interpreter that shuts down normally ("terminate
-    called without an active exception", exit code -6 after a successful run).
+    Also, threads of gloo sometimes abort an interpreter that shuts down (exit code -6).
     """
     distributed: Any = sys.modules.get('torch.distributed')
     if distributed is None or not (distributed.is_available() and distributed.is_initialized()):

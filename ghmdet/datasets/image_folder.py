@@ -23,11 +23,7 @@ def list_images(root: str | os.PathLike[str]) -> list[str]:
     """List the images in a folder and below by their path relative to it, sorted.
 
     Links to folders are followed, each folder once. Names that begin with a dot are left out, such
-    as the files that macOS adds.
-
-    Raises:
-        NotADirectoryError: there is no such folder.
-        ValueError: there is no image in it.
+    as the files that macOS adds. No image is a ValueError, no folder a NotADirectoryError.
     """
     if not os.path.isdir(root):
         raise NotADirectoryError(f'expected a folder of images, but {str(root)!r} is none')

@@ -55,13 +55,9 @@ def skip_evaluation(cfg: Config, path: str | os.PathLike[str]) -> None:
 def use_image_folder(cfg: Config, folder: str | os.PathLike[str], path: str) -> None:
     """Detect on the images below a folder instead of the test dataset's; results go to `path`."""
     dataset = innermost(cfg.test_dataloader.dataset)
-    cfg.test_dataloader.dataset = dict(
-        type='ImageFolder',
-        data_prefix=dict(img=os.fspath(folder)),
-        metainfo=dataset.get('metainfo'),
-        test_mode=True,
-        pipeline=dataset.pipeline,
-    )
+    kept = dict(metainfo=dataset.get('metainfo'), pipeline=dataset.pipeline, test_mode=True)
+    prefix = dict(img=os.fspath(folder))
+    cfg.test_dataloader.dataset = dict(type='ImageFolder', data_prefix=prefix, **kept)
     cfg.test_evaluator = dict()
     skip_evaluation(cfg, path)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -132,32 +131,29 @@ class CocoAnnotations:
         area = np.where(np.isnan(area), bbox[:, 2:].prod(axis=1), area)
         if not count_all:  # COCOeval ignores a box whose area is in no range
             area = np.where(ignored, -1, area.clip(0, MAX_AREA))
-        names = 'id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd'
+        keys = 'id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd'
         columns = kept + 1, image[kept], check.label[kept], bbox, area, crowd.astype(int)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         flags = {'marked ignore': int(ignored.sum()), 'crowd regions': int(crowd.sum())}
         left_out = _count_reasons(check.reason[image >= 0], dropped)
         still = _count_reasons(check.reason[kept[~crowd & ~ignored]], ONLY_TESTED)
         others = len(self.images) - len(image_ids)
-        texts = {
+        counts = {
             'boxes not counted': left_out | flags,
             'images not measured': {'of the file that the dataset does not have': others},
             'counted, though training leaves them out': {} if count_all else still,
         }
-        return (
-            [dict(zip(names, row, strict=True)) for row in rows],
-            len(kept) - sum(flags.values()),
-            '; '.join(filter(None, itertools.starmap(_describe_counts, texts.items()))),
-        )
+        listed = {
+            title: ', '.join(f'{n:,} {name}' for name, n in of_title.items() if n)
+            for title, of_title in counts.items()
+        }
+        text = '; '.join(f'{title}: {names}' for title, names in listed.items() if names)
+        entries = [dict(zip(keys, row, strict=True)) for row in rows]
+        return entries, len(kept) - sum(flags.values()), text
 
 
 def _count_reasons(reason: np.ndarray, names: Sequence[str]) -> dict[str, int]:
     return {name: int((reason == REASONS.index(name)).sum()) for name in names}
-
-
-def _describe_counts(title: str, counts: Mapping[str, int]) -> str:
-    listed = ', '.join(f'{count:,} {name}' for name, count in counts.items() if count)
-    return listed and f'{title}: {listed}'
 
 
 def category_numbers(classes: Sequence[str]) -> range:

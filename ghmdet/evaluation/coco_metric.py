@@ -159,10 +159,8 @@ class CocoMetric(ImageResults):
                 f'CocoMetric: metainfo of the dataset needs `classes`, names; got {classes!r}'
             )
         self._dataset_meta = dataset_meta
-        if self._truth is None:
-            self._category_ids = list(category_numbers(classes))
-        else:
-            self._category_ids = self._truth.find_categories(classes)
+        find = category_numbers if self._truth is None else self._truth.find_categories
+        self._category_ids = list(find(classes))
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keep the detections of one batch as small arrays on the CPU.

@@ -27,8 +27,7 @@ _KINDS = 'precision', 'recall', 'f1'
 class Curve:
     """Counts of one class or of all, for each different score as the threshold, falling.
 
-    A detection counts if its score is at least the threshold. One that matches an ignored object is
-    left out.
+    Detections from the threshold up count, but those that match an ignored object.
     """
 
     objects: int  # to find
@@ -90,8 +89,7 @@ def best_thresholds(curves: dict[str, Curve], iou_thr: float) -> dict[str, Any]:
     """Return the best threshold of each class, for JSON.
 
     The content is `iou_thr`, `classes`, by name what `Curve.find_best` returns, and `all`, the same
-    for one threshold for all classes. A threshold is a score as stored, not rounded; detections
-    with `score >= threshold` count.
+    for one threshold for all. A threshold is a score, not rounded; `score >= threshold` counts.
     """
     best = {name: curve.find_best() for name, curve in curves.items()}
     return {'iou_thr': iou_thr, 'all': best.pop(ALL), 'classes': best}
@@ -99,9 +97,8 @@ def best_thresholds(curves: dict[str, Curve], iou_thr: float) -> dict[str, Any]:
 
 def format_thresholds(best: dict[str, Any]) -> str:
     """Return a table of what `best_thresholds` returns, 'n/a' for a class without a threshold."""
-    rows = {**best['classes'], ALL: best['all']}
-    header = ['class', *best['all']]
-    return format_table(header, {name: list(row.values()) for name, row in rows.items()})
+    rows = {name: [*row.values()] for name, row in {**best['classes'], ALL: best['all']}.items()}
+    return format_table(['class', *best['all']], rows)
 
 
 def write_curves(folder: Path, curves: dict[str, Curve]) -> None:

@@ -83,20 +83,12 @@ class DetLocalVisualizer(Visualizer):
         pred_score_thr: float = 0.3,
         step: int = 0,
     ) -> np.ndarray:
-        """Draw one image, and write, store or show it.
+        """Draw into a copy of an image, (h, w, 3) RGB uint8, and write, store or show it.
 
-        Args:
-            name: of the image in the backends, title of the window.
-            image: (h, w, 3) RGB uint8; not changed.
-            data_sample: its `gt_instances` and `ignored_instances` (grey) are drawn on the left,
-                its `pred_instances` on the right, if present. Boxes are in pixels of `image`.
-            draw_gt: draw the ground truth.
-            draw_pred: draw the detections.
-            show: open a window instead of storing in the backends.
-            wait_time: seconds to keep the window open; 0: until the space key is pressed.
-            out_file: write the drawing here instead of storing it in the backends.
-            pred_score_thr: draw detections with a score above it.
-            step: number of the image in the backends.
+        `gt_instances` and `ignored_instances` (grey) are drawn on the left, `pred_instances` with a
+        score above `pred_score_thr` on the right; boxes are in pixels of the image. `show` opens a
+        window named `name` for `wait_time` seconds; 0: until the space key is pressed. Without
+        `show` and `out_file` the drawing is stored in the backends, as `name` and `step`.
 
         Returns:
             The drawing, RGB uint8: (h, 2w, 3) with both panels, else (h, w, 3).
