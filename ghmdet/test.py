@@ -102,17 +102,18 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     cfg.resume = False  # of a config that trains
     to_json = args.out is not None and args.out.endswith('.json')
     path = args.out if to_json else os.path.join(cfg.work_dir, 'results.bbox.json')
-    left_out = {}
     if args.images is not None:
         engine.use_image_folder(cfg, args.images, path)
-        if '://' not in args.checkpoint:  # an error of it comes before the images are read
-            engine.load_checkpoint_file(args.checkpoint)
-        left_out = engine.leave_out_unusable(cfg)
     elif args.format_only:
         engine.skip_evaluation(cfg, path)
     elif to_json:
         engine.write_coco_results(cfg, path)
     engine.report_thresholds(cfg, args.curves)
+    left_out = {}
+    if args.images is not None:  # errors of other arguments come before the images are read
+        if '://' not in args.checkpoint:
+            engine.load_checkpoint_file(args.checkpoint)
+        left_out = engine.leave_out_unusable(cfg)
     if args.show or args.show_dir:
         turn_on_drawing(cfg, args)
     if args.tta:
