@@ -24,24 +24,12 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('checkpoint', type=expanduser, help='checkpoint file')
     parser.add_argument('--out', type=expanduser, help='detections: .json (COCO results) or .pkl')
     parser.add_argument(
-        '--format-only',
-        action='store_true',
-        help='write COCO results without evaluation, which needs no annotations; to '
-        '<work dir>/results.bbox.json, or to --out',
-    )
-    parser.add_argument(
         '--images',
         type=expanduser,
         metavar='DIR',
         help='detect on all images in this folder and below; implies --format-only; images that '
         'cannot be used are left out and listed at the end',
     )
-    parser.add_argument(
-        '--allow-skipped',
-        action='store_true',
-        help='exit with code 0, not 1, although images of --images were left out',
-    )
-    parser.add_argument('--show', action='store_true', help='show the detections in a window')
     parser.add_argument('--show-dir', help='draw into <work dir>/<time stamp>/<this folder>')
     parser.add_argument('--wait-time', type=float, default=2, help='seconds a shown image stays')
     parser.add_argument(
@@ -50,13 +38,17 @@ def parse_args() -> argparse.Namespace:
         metavar='DIR',
         help='write precision, recall and F1 over the score threshold, as CSV and PNG',
     )
-    parser.add_argument('--tta', action='store_true', help='merge flipped and rescaled views')
-    parser.add_argument(
-        '--amp',
-        action='store_true',
-        help='low precision: bfloat16 on the CPU and on CUDA cards that have it, else float16; '
+    flags = {
+        '--format-only': 'write COCO results without evaluation, which needs no annotations; to '
+        '<work dir>/results.bbox.json, or to --out',
+        '--allow-skipped': 'exit with code 0, not 1, although images of --images were left out',
+        '--show': 'show the detections in a window',
+        '--tta': 'merge flipped and rescaled views',
+        '--amp': 'low precision: bfloat16 on the CPU and on CUDA cards that have it, else float16; '
         'scores, boxes and NMS stay float32',
-    )
+    }
+    for flag, text in flags.items():
+        parser.add_argument(flag, action='store_true', help=text)
     arguments.add_common_arguments(parser)
     args = parser.parse_args()
     if args.out is not None and not args.out.endswith(('.json', '.pkl', '.pickle')):
@@ -85,34 +77,15 @@ def turn_on_tta(cfg: Config) -> None:
         warnings.warn('no `tta_model` in the config: merging by NMS at 0.5, 100 boxes per image')
         merging = dict(nms=dict(type='nms', iou_threshold=0.5), max_per_img=100)
         cfg.tta_model = dict(type='DetTTAModel', tta_cfg=merging)
-    dataset = cfg.test_dataloader.dataset
-    while 'dataset' in dataset:
-        dataset = dataset.dataset
+    dataset = engine.innermost(cfg.test_dataloader.dataset)
     if cfg.get('tta_pipeline') is None:
         warnings.warn('no `tta_pipeline` in the config: merging the image and its mirror image')
         flips = [dict(type='RandomFlip', prob=1.0), dict(type='RandomFlip', prob=0.0)]
         cfg.tta_pipeline = copy.deepcopy(dataset.pipeline)
-        cfg.tta_pipeline[-1] = dict(
-            type='TestTimeAug', transforms=[flips, [dict(type='PackDetInputs')]]
-        )
+        transforms = [flips, [dict(type='PackDetInputs')]]
+        cfg.tta_pipeline[-1] = dict(type='TestTimeAug', transforms=transforms)
     dataset.pipeline = cfg.tta_pipeline
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
-
-
-def choose_results(cfg: Config, args: argparse.Namespace) -> None:
-    """Set the images and the evaluator for `--images`, `--format-only` and `--out`.
-
-    Raises:
-        ValueError: there is no metric that could write the COCO results.
-    """
-    to_json = args.out is not None and args.out.endswith('.json')
-    path = args.out if to_json else os.path.join(cfg.work_dir, 'results.bbox.json')
-    if args.images is not None:
-        engine.use_image_folder(cfg, args.images, path)
-    elif args.format_only:
-        engine.skip_evaluation(cfg, path)
-    elif to_json:
-        engine.write_coco_results(cfg, path)
 
 
 def main() -> None:
@@ -127,11 +100,18 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     """Test with the arguments of `parse_args`."""
     cfg.load_from = args.checkpoint
     cfg.resume = False  # of a config that trains
-    choose_results(cfg, args)
+    to_json = args.out is not None and args.out.endswith('.json')
+    path = args.out if to_json else os.path.join(cfg.work_dir, 'results.bbox.json')
+    if args.images is not None:
+        engine.use_image_folder(cfg, args.images, path)
+    elif args.format_only:
+        engine.skip_evaluation(cfg, path)
+    elif to_json:
+        engine.write_coco_results(cfg, path)
     engine.report_thresholds(cfg, args.curves)
     left_out = {}
-    if args.images is not None:
-        if '://' not in args.checkpoint:  # an error of it comes before the images are read
+    if args.images is not None:  # errors of other arguments come before the images are read
+        if '://' not in args.checkpoint:
             engine.load_checkpoint_file(args.checkpoint)
         left_out = engine.leave_out_unusable(cfg)
     if args.show or args.show_dir:
@@ -142,7 +122,7 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
         engine.apply_amp_to_test(cfg)
     runner = engine.build_runner(cfg, splits=('test',))
     runner.register_hook(engine.TestSpeedupHook(cast=args.amp, compile=args.compile))
-    if args.out is not None and not args.out.endswith('.json'):
+    if args.out is not None and not to_json:
         dump = METRICS.build(dict(type='DumpDetResults', out_file_path=args.out))
         runner.test_evaluator.metrics.append(dump)
     runner.test()

@@ -20,7 +20,6 @@ from typing import Any
 from mmengine.logging import MMLogger
 
 _DEBUG = '--debug'
-_INTERRUPTED = 130  # what a shell gives for SIGINT
 # Raised by Python itself, mostly with a text that does not explain the error.
 _OF_PYTHON = (ArithmeticError, AssertionError, AttributeError, IndexError, NameError, SyntaxError)
 # The last frame of the traceback that torch puts into the message, its code, class and message.
@@ -33,10 +32,7 @@ _CALLED_BY_MMENGINE = re.compile(r' in <[\w.]+ object at 0x[0-9a-f]+>$')
 
 
 class LazyModule:
-    """A module imported when one of its names is first asked for, after the command line is read.
-
-    For a program whose `--help` should not wait for torch.
-    """
+    """A module imported when one of its names is first asked for; `--help` needs no torch."""
 
     def __init__(self, name: str) -> None:
         self._name = name
@@ -60,9 +56,8 @@ def user_path(text: str) -> Path:
 def run(main: Callable[[], Any]) -> None:
     """Run a program and exit: with code 1 after an exception, 130 after Ctrl-C.
 
-    Of an exception it prints `error: <message>`, and where the traceback is: above it with
-    `--debug` and in distributed runs, and in `error.log` beside the log of the run if that has
-    begun. A process of a distributed run ends at once, so that the others do not wait for it.
+    Of an exception it prints `error: <message>`; the traceback is above it with `--debug` and in
+    distributed runs, and in `error.log` beside the log of the run if that has begun.
     """
     code = 0
     try:
@@ -70,7 +65,7 @@ def run(main: Callable[[], Any]) -> None:
     except KeyboardInterrupt:
         sys.stdout.flush()
         print('interrupted', file=sys.stderr)
-        code = _INTERRUPTED
+        code = 130  # what a shell gives for SIGINT
     except SystemExit as stop:
         if not isinstance(stop.code, int):
             raise
@@ -86,7 +81,7 @@ def run(main: Callable[[], Any]) -> None:
 def describe(error: BaseException) -> str:
     """Return the message of an exception, without what torch and mmengine add around it.
 
-    The name of the exception's class is added to very short messages and to those of Python itself.
+    Very short messages and those of Python itself get the name of the exception's class.
     """
     text = str(error)
     if isinstance(error, KeyError) and ' ' in text:  # str gives the repr of its key
@@ -107,8 +102,7 @@ def describe(error: BaseException) -> str:
 def _exit_process_group(code: int) -> None:
     """End this process at once if it belongs to a process group, so that the others notice.
 
-    Also, threads of gloo sometimes abort an interpreter that shuts down normally ("terminate
-    called without an active exception", exit code -6 after a successful run).
+    Also, threads of gloo sometimes abort an interpreter that shuts down (exit code -6).
     """
     distributed: Any = sys.modules.get('torch.distributed')
     if distributed is None or not (distributed.is_available() and distributed.is_initialized()):

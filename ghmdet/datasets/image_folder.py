@@ -23,11 +23,7 @@ def list_images(root: str | os.PathLike[str]) -> list[str]:
     """List the images in a folder and below by their path relative to it, sorted.
 
     Links to folders are followed, each folder once. Names that begin with a dot are left out, such
-    as the files that macOS adds.
-
-    Raises:
-        NotADirectoryError: there is no such folder.
-        ValueError: there is no image in it.
+    as the files that macOS adds. No image is a ValueError, no folder a NotADirectoryError.
     """
     if not os.path.isdir(root):
         raise NotADirectoryError(f'expected a folder of images, but {str(root)!r} is none')
@@ -57,13 +53,12 @@ def list_images(root: str | os.PathLike[str]) -> list[str]:
 class ImageFolder(CocoDataset):
     """All images in a folder and its subfolders, sorted by name; for `tools/test.py --images`.
 
-    The path of an image relative to the folder is its `img_id`. There is no annotation file, so
-    this is for tests that only write detections.
+    The path of an image relative to the folder `data_prefix.img` is its `img_id`. There is no
+    annotation file, so this is for tests that only write detections.
 
     Args:
-        data_prefix: `img` is the folder.
         left_out: images not to use, by their `img_id`.
-        **kwargs: of `CocoDataset`; `test_mode` must be True.
+        *args, **kwargs: of `CocoDataset`; `test_mode` must be True.
 
     Raises:
         NotADirectoryError, ValueError: see `list_images`.
@@ -76,14 +71,10 @@ class ImageFolder(CocoDataset):
 
     def load_data_list(self) -> list[dict]:
         """List the images with their sizes, which are read from their headers."""
-        root = Path(self.data_prefix['img'])
-        names = [name for name in list_images(root) if name not in self.left_out]
-        loader = self.image_loader
-        infos = []
-        for name in names:
+        root, loader, infos = Path(self.data_prefix['img']), self.image_loader, []
+        for name in [name for name in list_images(root) if name not in self.left_out]:
             sizes_wh = read_image_sizes(root / name, loader.max_pixels)
             w, h = sizes_wh[applies_exif(loader.color_type)]
-            infos.append(
-                dict(img_id=name, img_path=f'{root}/{name}', width=w, height=h, instances=[])
-            )
+            info = dict(img_id=name, img_path=f'{root}/{name}', width=w, height=h, instances=[])
+            infos.append(info)
         return infos

@@ -25,6 +25,7 @@ _MODULE_OF = {
     'get_model': 'inference.model',
     'inference_detector': 'inference.detector',
     'init_detector': 'inference.model',
+    'innermost': 'engine.format_only',
     'leave_out_unusable': 'engine.format_only',
     'load_checkpoint_file': 'checkpoint.reader',
     'load_config': 'config.arguments',

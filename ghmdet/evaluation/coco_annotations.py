@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -29,10 +28,7 @@ class CocoAnnotations:
 
     COCOeval takes annotation id 0 for "unmatched", drops one of two annotations with the same id,
     and needs integer image ids. So it gets numbers from here instead of the ids of the file.
-
-    Args:
-        records: image ids may be of any JSON type, category ids in any order.
-        source: where they come from, for messages.
+    `source` says where the records come from, for messages.
     """
 
     def __init__(self, records: CocoRecords, source: str) -> None:
@@ -48,9 +44,7 @@ class CocoAnnotations:
     ) -> CocoAnnotations:
         """Read a COCO file, in which annotations and categories may be absent unless `annotated`.
 
-        Raises:
-            FileNotFoundError: there is no such file.
-            ValueError: it is not JSON, or lacks a key; the message says which.
+        Raises FileNotFoundError, and ValueError for what is not such a file.
         """
         try:
             records = read_records(ann_file, backend_args)
@@ -75,12 +69,10 @@ class CocoAnnotations:
     def from_samples(
         cls, samples: Mapping[Hashable, Mapping], classes: Sequence[str]
     ) -> CocoAnnotations:
-        """Use the ground truth that samples contain.
+        """Use the ground truth of samples, by the id of the image dicts with `truth`.
 
-        Args:
-            samples: by the id of the image, dicts with `truth`: `bboxes` (n, 4) x1, y1, x2, y2 in
-                pixels of the original image, `labels` (n,), `crowds` bool (n,), `size_hw`.
-            classes: names in the order of the labels.
+        That has `bboxes` (n, 4) x1, y1, x2, y2 in pixels of the original image, `labels` (n,),
+        `crowds` bool (n,), `size_hw`. `classes` are names in the order of the labels.
         """
         truths, image_ids = [each['truth'] for each in samples.values()], list[Any](samples)
         none = {'bboxes': np.empty((0, 4)), 'labels': np.empty(0, int), 'crowds': np.empty(0, bool)}
@@ -104,29 +96,23 @@ class CocoAnnotations:
         return find_classes(self._records).classes
 
     def find_categories(self, classes: Sequence[str]) -> list[Hashable]:
-        """Return the category id of each class.
-
-        A file without categories gets those of `category_numbers`.
+        """Return the category id of each class, `category_numbers` if the file has no categories.
 
         Raises:
             ValueError: no category, or more than one with annotations, has the name of a class.
         """
         if not self.has_categories:
             return list(category_numbers(classes))
-        records, source = self._records, f'CocoMetric: {self.source}'
-        annotated = records.annotations.category_ids
-        return list(match_classes(classes, records.categories, source, annotated))
+        categories, annotated = self._records.categories, self._records.annotations.category_ids
+        return list(match_classes(classes, categories, f'CocoMetric: {self.source}', annotated))
 
     def ground_truth(
         self, category_ids: Sequence[Hashable], image_ids: Sequence[Hashable], count_all: bool
     ) -> tuple[list[dict], int, str]:
         """Return the annotations of these images, with the keys that COCOeval needs.
 
-        Args:
-            category_ids: the file's id of each label.
-            image_ids: of the images to measure.
-            count_all: False leaves out boxes that no detection can match, see `check_boxes`, and
-                has COCOeval ignore those marked `ignore`.
+        `category_ids` are by label. Without `count_all` boxes that no detection can match are left
+        out, see `check_boxes`, and COCOeval ignores those marked `ignore`.
 
         Returns:
             Dicts with `id` from 1, `image_id`, the index in `image_ids`, `category_id` = label,
@@ -145,32 +131,29 @@ class CocoAnnotations:
         area = np.where(np.isnan(area), bbox[:, 2:].prod(axis=1), area)
         if not count_all:  # COCOeval ignores a box whose area is in no range
             area = np.where(ignored, -1, area.clip(0, MAX_AREA))
-        names = 'id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd'
+        keys = 'id', 'image_id', 'category_id', 'bbox', 'area', 'iscrowd'
         columns = kept + 1, image[kept], check.label[kept], bbox, area, crowd.astype(int)
         rows = zip(*(column.tolist() for column in columns), strict=True)
         flags = {'marked ignore': int(ignored.sum()), 'crowd regions': int(crowd.sum())}
         left_out = _count_reasons(check.reason[image >= 0], dropped)
         still = _count_reasons(check.reason[kept[~crowd & ~ignored]], ONLY_TESTED)
         others = len(self.images) - len(image_ids)
-        texts = {
+        counts = {
             'boxes not counted': left_out | flags,
             'images not measured': {'of the file that the dataset does not have': others},
             'counted, though training leaves them out': {} if count_all else still,
         }
-        return (
-            [dict(zip(names, row, strict=True)) for row in rows],
-            len(kept) - sum(flags.values()),
-            '; '.join(filter(None, itertools.starmap(_describe_counts, texts.items()))),
-        )
+        listed = {
+            title: ', '.join(f'{n:,} {name}' for name, n in of_title.items() if n)
+            for title, of_title in counts.items()
+        }
+        text = '; '.join(f'{title}: {names}' for title, names in listed.items() if names)
+        entries = [dict(zip(keys, row, strict=True)) for row in rows]
+        return entries, len(kept) - sum(flags.values()), text
 
 
 def _count_reasons(reason: np.ndarray, names: Sequence[str]) -> dict[str, int]:
     return {name: int((reason == REASONS.index(name)).sum()) for name in names}
-
-
-def _describe_counts(title: str, counts: Mapping[str, int]) -> str:
-    listed = ', '.join(f'{count:,} {name}' for name, count in counts.items() if count)
-    return listed and f'{title}: {listed}'
 
 
 def category_numbers(classes: Sequence[str]) -> range:

@@ -24,22 +24,12 @@ from ghmdet.argument_checks import check_flag
 from ghmdet.messages import did_you_mean, nearest
 from ghmdet.registry import METRICS
 
+from . import coco_summary as summary
+from . import thresholds
 from .coco_annotations import CocoAnnotations, category_numbers, truth_of_sample
 from .coco_results import number_detections, results_path, write_results
-from .coco_summary import (
-    check_iou_thrs,
-    check_limits,
-    check_metric_items,
-    class_values,
-    default_names,
-    format_table,
-    mean_value,
-    summary_items,
-)
-from .curve_files import write_curves, write_recall_curves
 from .image_results import ImageResults, index_images
 from .matching import match
-from .thresholds import best_thresholds, format_thresholds, make_curves
 
 _BACKENDS = {
     'faster_coco_eval': (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
@@ -51,13 +41,12 @@ _KEPT = {'bboxes': torch.float32, 'scores': torch.float32, 'labels': torch.int32
 @contextlib.contextmanager
 def _gc_paused() -> Iterator[None]:
     """Pause the garbage collector, which would scan the many new dicts repeatedly."""
-    enabled = gc.isenabled()
+    restore = gc.enable if gc.isenabled() else gc.disable
     gc.disable()
     try:
         yield
     finally:
-        if enabled:
-            gc.enable()
+        restore()
 
 
 @METRICS.register_module()
@@ -71,28 +60,25 @@ class CocoMetric(ImageResults):
     all was detected, every value is 0.
 
     Ground truth is what a detection can match. What does not count is logged: boxes without width
-    or height or outside the image, and those marked `ignore`, which are neither missed nor found: a
-    detection of the same class that overlaps one at the IoU threshold is no false one, one
-    detection for each. (In samples, which have one flag for both, they are crowd regions.) The
-    field `area` decides between small, medium and large only.
+    or height or outside the image, and those marked `ignore`, which are neither missed nor found,
+    nor is one detection of the class that matches each. (In samples, which have one flag for both,
+    they are crowd regions.) `area` decides between small, medium and large only.
 
     Args:
-        ann_file: the COCO JSON; its image ids may be of any JSON type, its category ids in any
-            order. Classes are found by name. None: the file of the dataset, which `build_runner`
-            sets for a `CocoDataset`; for another dataset the ground truth that its samples contain,
-            see `process`.
-        metric: 'bbox' (keys `bbox_mAP`, ...) or 'proposal' (class-agnostic recall, keys `AR@100`,
-            ...), or a list of both.
+        ann_file: the COCO JSON, with image ids of any JSON type; classes are found by name. None:
+            the file of the dataset, which `build_runner` sets for a `CocoDataset`; for another
+            dataset the ground truth that its samples contain, see `process`.
+        metric: 'bbox' (keys `bbox_mAP`, ...), 'proposal' (class-agnostic `AR@100`, ...), or both.
         classwise: also return `<class>_precision` for each class, and log a table.
         proposal_nums: limits of detections per image and class. `mAP` uses 100 if that is one of
             them, else the largest; other mAP items and `<class>_precision` use the largest.
         iou_thrs: IoU thresholds in (0, 1]; None is 0.5, 0.55, ..., 0.95, of which `mAP_50` and
             `mAP_75` are returned. Those given here are each returned, 0.6 as `mAP_60`.
-        metric_items: names to return, of `mAP mAP_50 mAP_75 mAP_s mAP_m mAP_l AR@n AR_s@n AR_m@n
-            AR_l@n` (n of `proposal_nums`; by area: the largest; mAP_<percent> of any of the
-            `iou_thrs`). None: all mAP for 'bbox', all AR for 'proposal'.
-        format_only: write the results and return no metric; `ann_file` may lack annotations, and
-            categories, which are then numbered from 1 in the order of the classes.
+        metric_items: names to return, of `mAP mAP_<percent> mAP_s mAP_m mAP_l AR@n AR_s@n AR_m@n
+            AR_l@n` (n of `proposal_nums`; by area: the largest). None: all mAP for 'bbox', all AR
+            for 'proposal'.
+        format_only: write the results only; `ann_file` may lack annotations, and categories, which
+            are then numbered from 1 in the order of the classes.
         outfile_prefix: write COCO results (boxes x, y, w, h) to `<outfile_prefix>.bbox.json`, or to
             a file that is named `.json` here; see docs/results.md.
         backend_args: how to read `ann_file`, see `mmengine.fileio.get`.
@@ -105,10 +91,8 @@ class CocoMetric(ImageResults):
         box_rule: 'matchable', as described above, or 'pycocotools': all boxes count, `ignore` is
             not read, a box with an `area` below 0 is ignored, and values without ground truth
             are -1. On files without such boxes both give the same numbers.
-        best_thresholds: log precision, recall and F1 of each class at the score threshold of the
-            best F1, at IoU 0.5, see `thresholds.best_thresholds`. A test sets it.
-        curves_dir: folder for these figures at all thresholds, and for the curves that AP is the
-            mean of, see `curve_files`; None writes none.
+        best_thresholds: log the figures of `thresholds.best_thresholds`. A test sets it.
+        curves_dir: folder for `thresholds.write_curves` and `write_recall_curves`, None for none.
 
     Raises:
         FileNotFoundError: `ann_file` does not exist.
@@ -154,14 +138,12 @@ class CocoMetric(ImageResults):
         self.curves_dir = Path(curves_dir).expanduser() if curves_dir else None
         self.outfile = None if outfile_prefix is None else results_path(outfile_prefix)
         limits = (proposal_nums, 'proposal_nums') if max_dets is None else (max_dets, 'max_dets')
-        self.max_dets = check_limits(*limits)
-        self.iou_thrs = check_iou_thrs(iou_thrs)
+        self.max_dets = summary.check_limits(*limits)
+        self.iou_thrs = summary.check_iou_thrs(iou_thrs)
         overall = None if max_dets is None else self.max_dets[-1]
-        self._items = summary_items(self.iou_thrs, self.max_dets, overall)
-        self._default_names = {
-            kind: default_names(self._items, kind, iou_thrs is not None) for kind in ('mAP', 'AR')
-        }
-        check_metric_items(metric_items or (), self._items)
+        self._items = summary.summary_items(self.iou_thrs, self.max_dets, overall)
+        self._default_names = summary.default_names(self._items, iou_thrs is not None)
+        summary.check_metric_items(metric_items or (), self._items)
         self._truth: CocoAnnotations | None = None
         if self.ann_file is not None:
             self._truth = CocoAnnotations.from_file(self.ann_file, backend_args, not format_only)
@@ -170,32 +152,23 @@ class CocoMetric(ImageResults):
 
     @BaseMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict) -> None:
-        """Set the dataset's metainfo, of which `classes` is used: names in order of the labels.
-
-        Raises:
-            ValueError: there are no classes, or one is not a category of `ann_file`.
-        """
+        """Set the dataset's metainfo, of which `classes` is used: categories of `ann_file`."""
         classes = dataset_meta.get('classes')
         if not classes or isinstance(classes, str):
             raise ValueError(
                 f'CocoMetric: metainfo of the dataset needs `classes`, names; got {classes!r}'
             )
         self._dataset_meta = dataset_meta
-        if self._truth is None:
-            self._category_ids = list(category_numbers(classes))
-        else:
-            self._category_ids = self._truth.find_categories(classes)
+        find = category_numbers if self._truth is None else self._truth.find_categories
+        self._category_ids = list(find(classes))
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keep the detections of one batch as small arrays on the CPU.
 
-        Args:
-            data_batch: not used.
-            data_samples: dicts with `img_id` and `pred_instances`: `bboxes` (n, 4) x1, y1, x2, y2
-                in pixels of the original image, `scores` (n,), `labels` (n,). Without `ann_file`
-                also the ground truth, boxes in pixels of the original image too: `instances`, where
-                the pipeline's `meta_keys` name it, else `gt_instances` and `ignored_instances`, for
-                which LoadAnnotations comes after Resize.
+        `data_samples` are dicts with `img_id` and `pred_instances`: `bboxes` (n, 4) x1, y1, x2, y2
+        in pixels of the original image, `scores` (n,), `labels` (n,). Without `ann_file` also the
+        ground truth in the same frame: `instances`, where the pipeline's `meta_keys` name it, else
+        `gt_instances` and `ignored_instances`, for which LoadAnnotations comes after Resize.
 
         Raises:
             ValueError: an image is not in `ann_file`, a label has no class, or there is no ground
@@ -224,30 +197,25 @@ class CocoMetric(ImageResults):
 
     @_gc_paused()
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
-        """Evaluate what `process` kept; an image that occurs twice is counted once.
-
-        Returns values without the prefix, none with `format_only`.
-
-        Raises:
-            ValueError: two images have the same id.
-        """
-        start = time.perf_counter()
+        """Evaluate what `process` kept, each image once; the values are without the prefix."""
+        start, classes = time.perf_counter(), self._dataset_meta['classes']
         unique = index_images(results, by_id=bool(self._truth or self.outfile))
         if self.outfile is not None:
             numbered = self._truth is not None and self._truth.has_categories
-            names = None if numbered else self._dataset_meta['classes']
+            names = None if numbered else classes
             count = write_results(self.outfile, [*unique.values()], self._category_ids, names)
             _log(f'{count} detections written to {self.outfile}')
         if self.format_only:
             return {}
         # In the order in which COCOeval sorts them, which decides between equal scores.
         unique = dict(sorted(unique.items(), key=_sort_key))
-        images, source = list(unique.values()), self._truth
-        if source is None:
-            source = CocoAnnotations.from_samples(unique, self._dataset_meta['classes'])
+        images = [image | {'img_id': id_} for id_, image in unique.items()]
+        source = self._truth or CocoAnnotations.from_samples(unique, classes)
+        if self._truth is None:
             _log('no ann_file: the ground truth is that of the samples, areas are those of boxes')
-        arguments = self._category_ids, [*unique], self.count_all
-        boxes, num_objects, text = source.ground_truth(*arguments)
+        boxes, num_objects, text = source.ground_truth(
+            self._category_ids, [*unique], self.count_all
+        )
         if text:
             _log(text)
         truth = self._load(len(images), boxes)
@@ -258,12 +226,12 @@ class CocoMetric(ImageResults):
             arrays = self._evaluate(metric, truth, detections)
             metrics.update(self._summarize(metric, arrays))
             if metric == 'bbox' and (self.best_thresholds or self.curves_dir) and num_objects:
-                self._report_thresholds(arrays, source, images, [*unique])
+                self._report_thresholds(arrays, source, images)
             timing.append(f'{metric} {time.perf_counter() - start:.2f} s')
         _log(f'{len(images)} images, {", ".join(timing)}')
         if not num_objects and not self.count_all:
-            text = f'{source.source} has no object to find, so all metrics are n/a (nan)'
-            _log(text, logging.WARNING)
+            text = 'has no object to find, so all metrics are n/a (nan)'
+            _log(f'{source.source} {text}', logging.WARNING)
             return dict.fromkeys(metrics, float('nan'))
         if not any(len(image['scores']) for image in images):
             _log(
@@ -275,22 +243,18 @@ class CocoMetric(ImageResults):
         return metrics
 
     def _report_thresholds(
-        self,
-        arrays: dict[str, np.ndarray],
-        source: CocoAnnotations,
-        images: list[dict],
-        ids: list[Hashable],
+        self, arrays: dict[str, np.ndarray], source: CocoAnnotations, images: list[dict]
     ) -> None:
         """Log the best score thresholds, write the curves."""
         classes = self._dataset_meta['classes']
-        matches = match(source, images, classes, count_all=self.count_all, image_ids=ids)
-        curves = make_curves(matches)
-        table = format_thresholds(best_thresholds(curves, matches.iou_thr))
+        matches = match(source, images, classes, count_all=self.count_all)
+        curves = thresholds.make_curves(matches)
+        table = thresholds.format_thresholds(thresholds.best_thresholds(curves, matches.iou_thr))
         _log(f'score thresholds of the best F1, at IoU {matches.iou_thr}:\n{table}')
         if self.curves_dir is not None:
-            write_curves(self.curves_dir, curves)
+            thresholds.write_curves(self.curves_dir, curves)
             index = int(np.abs(self.iou_thrs - matches.iou_thr).argmin())
-            write_recall_curves(self.curves_dir, arrays, index, classes)
+            thresholds.write_recall_curves(self.curves_dir, arrays, index, classes)
             _log(f'curves are in {self.curves_dir}')
 
     @property
@@ -338,11 +302,13 @@ class CocoMetric(ImageResults):
     def _summarize(self, metric: str, arrays: dict[str, np.ndarray]) -> dict[str, float]:
         """Return the metrics of one evaluation; with `classwise`, log the table of classes."""
         keys = self._keys(metric)
-        metrics = {key: mean_value(arrays, self._items[name]) for key, name in keys.items()}
+        metrics = {key: summary.mean_value(arrays, self._items[name]) for key, name in keys.items()}
         if metric == 'bbox' and self.classwise:
             columns = {name: self._items[name] for name in self._default_names['mAP']}
-            values = class_values(arrays['precision'], self._dataset_meta['classes'], columns)
-            print_log(f'CocoMetric:\n{format_table(["category", *columns], values)}', 'current')
+            classes = self._dataset_meta['classes']
+            values = summary.class_values(arrays['precision'], classes, columns)
+            table = summary.format_table(['category', *columns], values)
+            print_log(f'CocoMetric:\n{table}', 'current')
             metrics |= {f'{name}_precision': numbers[0] for name, numbers in values.items()}
         return metrics
 

@@ -43,9 +43,8 @@ def write_results(
 def detection_rows(images: Sequence[dict]) -> Iterator[tuple[Hashable, int, list[float], float]]:
     """Yield image id, label, box as x, y, w, h, and score of each detection.
 
-    Args:
-        images: dicts with `img_id` and the arrays `bboxes` (n, 4) x1, y1, x2, y2 in pixels,
-            `scores` (n,) and `labels` (n,).
+    `images` are dicts with `img_id` and the arrays `bboxes` (n, 4) x1, y1, x2, y2 in pixels,
+    `scores` (n,) and `labels` (n,).
     """
     for image in images:
         boxes = image['bboxes'].astype(np.float64)
@@ -59,14 +58,7 @@ def number_detections(images: Sequence[dict]) -> list[dict]:
     """Return the detections as COCOeval reads them, images numbered in their order."""
     rows = detection_rows([image | {'img_id': number} for number, image in enumerate(images)])
     return [
-        {
-            'id': i,
-            'image_id': number,
-            'category_id': label,
-            'bbox': box,
-            'area': box[2] * box[3],
-            'iscrowd': 0,
-            'score': score,
-        }
+        {'id': i, 'image_id': number, 'category_id': label, 'bbox': box, 'score': score}
+        | {'area': box[2] * box[3], 'iscrowd': 0}
         for i, (number, label, box, score) in enumerate(rows, 1)
     ]

@@ -52,14 +52,9 @@ def summary_items(
 
     Args:
         iou_thrs: (T,) thresholds; each has its item, 0.5 is `mAP_50`.
-        max_dets: limits of detections per image and class, ascending; all items but `mAP` use the
-            largest.
-        overall: which of `max_dets` is used for `mAP`; None is 100 if that is one of them, else the
-            largest.
-
-    Example:
-        >>> list(summary_items(np.array([0.3]), [10]))
-        ['mAP', 'mAP_30', 'mAP_s', 'mAP_m', 'mAP_l', 'AR@10', 'AR_s@10', 'AR_m@10', 'AR_l@10']
+        max_dets: limits of detections per image and class, ascending.
+        overall: that for `mAP`; None is 100 if that is one of them, else the largest, which the
+            other items use.
     """
     all_ious, most = slice(None), max_dets[-1]
     overall = max_dets.index(overall or 100) if (overall or 100) in max_dets else -1
@@ -73,13 +68,14 @@ def summary_items(
     return items
 
 
-def default_names(items: dict[str, Item], kind: str, given_thrs: bool) -> list[str]:
-    """Return the `summary_items` of a kind, 'mAP' or 'AR', that are reported by default.
+def default_names(items: dict[str, Item], given_thrs: bool) -> dict[str, list[str]]:
+    """Return the `summary_items` of 'mAP' and of 'AR' that are reported by default.
 
     These are all where the IoU thresholds were given; of COCO's ten, 0.5 and 0.75 are reported.
     """
     hidden = () if given_thrs else {f'mAP_{n}' for n in range(100)} - {'mAP_50', 'mAP_75'}
-    return [name for name in items if name.startswith(kind) and name not in hidden]
+    shown = [name for name in items if name not in hidden]
+    return {kind: [name for name in shown if name.startswith(kind)] for kind in ('mAP', 'AR')}
 
 
 def mean_value(arrays: dict[str, np.ndarray], item: Item) -> float:
@@ -93,10 +89,7 @@ def mean_value(arrays: dict[str, np.ndarray], item: Item) -> float:
 def class_values(
     precision: np.ndarray, classes: Sequence[str], items: dict[str, Item]
 ) -> dict[str, list[float]]:
-    """Return the value of each item of precision for each class, nan where it has no ground truth.
-
-    All use the largest max_dets. `classes` are the names in the order of COCOeval's class axis.
-    """
+    """Return each item of precision for each class, at the largest max_dets, nan for no objects."""
     values = {}
     for label, name in enumerate(classes):
         arrays = {'precision': precision[:, :, label]}

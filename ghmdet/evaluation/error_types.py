@@ -28,8 +28,8 @@ _RECALLS = np.arange(101) / 100
 class ErrorTypes(NamedTuple):
     """The errors of d detections and o objects, in the order of the `Matches`.
 
-    AP and dAP are in AP points, from 0 to 100. A dAP is what AP gains if the errors of one kind are
-    corrected, so the dAPs do not add up. All are nan if there is no object to find.
+    AP and dAP, what AP gains if one kind is corrected, are in points, from 0 to 100, or nan if
+    there is no object to find. The dAPs do not add up.
     """
 
     kind: np.ndarray  # int64 (d,), index in `KINDS`; -1: true, ignored, or beyond the limit
@@ -38,15 +38,6 @@ class ErrorTypes(NamedTuple):
     ap50: float
     dap: dict[str, float]  # of the names of `DESCRIPTIONS`
     counts: np.ndarray  # int64 (6, classes), by class of the detection, of Miss by that of object
-
-
-class _Points(NamedTuple):
-    """Columns (d,) from which AP is computed."""
-
-    rank: np.ndarray  # by image, then falling score
-    counted: np.ndarray  # whether AP has it
-    correct: np.ndarray
-    corrected: np.ndarray  # whether it is a true one after its error is corrected
 
 
 def find_errors(matches: Matches) -> ErrorTypes:
@@ -65,35 +56,48 @@ def find_errors(matches: Matches) -> ErrorTypes:
     Args:
         matches: at IoU 0.5, of all detections; its pairs from IoU 0.1.
     """
-    found, objects = matches.detections, matches.objects
-    order = np.lexsort((-found.score, found.image))
-    rank = np.empty_like(order)
-    rank[order] = np.arange(len(order))
-    num_images = len(matches.image_ids)
-    per_image = np.bincount(found.image, minlength=num_images)
-    limit = np.maximum(_LIMIT, np.bincount(objects.image, minlength=num_images))
-    counted = rank - (np.cumsum(per_image) - per_image)[found.image] < limit[found.image]
+    found, objects, totals = matches.detections, matches.objects, matches.count_objects()
+    by_image = np.lexsort((-found.score, found.image))
+    rank = np.argsort(by_image)
+    images = np.arange(len(matches.image_ids))
+    limit = np.maximum(_LIMIT, np.bincount(objects.image, minlength=len(images)))
+    counted = rank < (np.searchsorted(found.image, images) + limit)[found.image]
     correct = counted & found.is_true
     is_found = np.zeros(len(objects.label), bool)
     is_found[found.object[correct]] = True
 
     kind, target = _find_kinds(matches, counted & ~correct)
     # Of detections that mean the same object the one of the highest score is corrected.
-    meant = order[target[order] >= 0]
+    meant = by_image[target[by_image] >= 0]
     meant = meant[~is_found[target[meant]]]
     chosen, first = np.unique(target[meant], return_index=True)
-    corrected = np.zeros_like(correct)
-    corrected[meant[first]] = True
+    correction = np.full_like(target, -1)  # the object that a detection should have found
+    correction[meant[first]] = chosen
     missed = ~objects.ignored & ~is_found
     missed[chosen] = False
+    num_missed = np.bincount(objects.label[missed], minlength=len(totals))
 
-    points = _Points(rank, counted & ~found.ignored, correct, corrected)
-    ap50, dap = _measure(matches, points, kind, target, missed)
+    counted &= ~found.ignored  # of AP
+    ap50 = _mean_ap(counted, correct, found.label, np.lexsort((rank, -found.score)), totals)
+    rank += correct * len(rank)
+    order, dap = np.lexsort((rank, -found.score)), {}
+    for index, name in enumerate(KINDS):
+        fixed = (correction >= 0) & (kind == index)
+        label = np.where(fixed, np.append(objects.label, -1)[correction], found.label)
+        objects_left = totals - num_missed * (index == _MISS)
+        shown = (counted & (kind != index)) | fixed
+        dap[name] = max(_mean_ap(shown, correct | fixed, label, order, objects_left) - ap50, 0.0)
+    true_first = np.lexsort((rank, ~correct))
+    dap['FalsePos'] = _mean_ap(counted, correct, found.label, true_first, totals) - ap50
+    num_found = np.bincount(found.label[correct], minlength=len(totals))
+    dap['FalseNeg'] = _mean_ap(counted, correct, found.label, order, num_found) - ap50
+    if not totals.any():
+        ap50, dap = float('nan'), dict.fromkeys(dap, float('nan'))
+
     kind[found.ignored] = target[found.ignored] = -1
-    num_classes = len(matches.classes)
-    counts = np.zeros((len(KINDS), num_classes), int)
+    counts = np.zeros((len(KINDS), len(totals)), int)
     np.add.at(counts, (kind[kind >= 0], found.label[kind >= 0]), 1)
-    counts[_MISS] = np.bincount(objects.label[missed], minlength=num_classes)
+    counts[_MISS] = num_missed
     return ErrorTypes(kind, target, missed, ap50, dap, counts)
 
 
@@ -102,15 +106,12 @@ def _find_kinds(matches: Matches, wrong: np.ndarray) -> tuple[np.ndarray, np.nda
     found, objects = matches.detections, matches.objects
     of, to = matches.pair_detection, matches.pair_object
     used = np.flatnonzero(wrong[of] & ~objects.ignored[to])
-    used = used[np.lexsort((to[used], -matches.pair_iou[used], of[used]))]
+    used = used[np.lexsort((-to[used], matches.pair_iou[used]))]  # the last of a detection stays
+    same = (found.label[of] == objects.label[to]).astype(int)[used]
     best = np.zeros((2, len(wrong)))  # IoU with an object of another class, of the same class
     nearest = np.full((2, len(wrong)), -1)
-    same = found.label[of] == objects.label[to]
-    for i in range(2):
-        pairs = used[same[used] == i]
-        detections, first = np.unique(of[pairs], return_index=True)
-        best[i, detections] = matches.pair_iou[pairs[first]]
-        nearest[i, detections] = to[pairs[first]]
+    best[same, of[used]] = matches.pair_iou[used]
+    nearest[same, of[used]] = to[used]
     # tidecv fills the first of equal boxes of a class first and takes it for the target, COCOeval
     # the last. In both, a false detection does not mean one that is free beside one that is found.
     key = np.column_stack([objects.image, objects.label, objects.ignored, objects.bbox])
@@ -130,58 +131,19 @@ def _find_kinds(matches: Matches, wrong: np.ndarray) -> tuple[np.ndarray, np.nda
     return np.where(wrong, kind, -1), np.where(wrong, target, -1)
 
 
-def _measure(
-    matches: Matches, points: _Points, kind: np.ndarray, target: np.ndarray, missed: np.ndarray
-) -> tuple[float, dict[str, float]]:
-    """Return AP, and what it gains by correcting each kind."""
-    found, objects = matches.detections, matches.objects
-    rank, counted, correct, corrected = points
-    totals, num_classes = matches.count_objects(), len(matches.classes)
-    if not totals.any():
-        return float('nan'), dict.fromkeys(DESCRIPTIONS, float('nan'))
-    num_missed = np.bincount(objects.label[missed], minlength=num_classes)
-    num_found = np.bincount(found.label[correct], minlength=num_classes)
-    label, score, last = found.label, found.score, rank + correct * len(rank)
-    ap50 = _mean_ap(counted, correct, label, score, rank, totals)
-    dap = {}
-    for index, name in enumerate(KINDS):
-        fixed = corrected & (kind == index)
-        shown, is_true = (counted & (kind != index)) | fixed, correct | fixed
-        new_label = label.copy()
-        new_label[fixed] = objects.label[target[fixed]]
-        new_totals = totals - num_missed * (index == _MISS)
-        new = _mean_ap(shown, is_true, new_label, score, last, new_totals)
-        dap[name] = max(new - ap50, 0.0)
-    dap['FalsePos'] = _mean_ap(counted, correct, label, correct, last, totals) - ap50
-    dap['FalseNeg'] = _mean_ap(counted, correct, label, score, last, num_found) - ap50
-    return ap50, dap
-
-
 def _mean_ap(
-    points: np.ndarray,
-    is_true: np.ndarray,
-    label: np.ndarray,
-    score: np.ndarray,
-    rank: np.ndarray,
-    totals: np.ndarray,
+    shown: np.ndarray, is_true: np.ndarray, label: np.ndarray, order: np.ndarray, totals: np.ndarray
 ) -> float:
-    """Return AP of the chosen `points` (d,), of equal scores in the order of `rank`.
+    """Return AP of the detections that are `shown` (d,), in an `order` (d,) of indices.
 
-    The mean is over classes with points or objects; 100 if there are none, nothing being wrong.
+    The mean is over classes with such or objects; 100 if there are none, nothing being wrong.
     """
-    chosen = np.flatnonzero(points)
-    chosen = chosen[np.lexsort((rank[chosen], -score[chosen].astype(float), label[chosen]))]
-    ends = np.bincount(label[chosen], minlength=len(totals)).cumsum()
-    parts = zip(np.split(is_true[chosen], ends[:-1]), totals.tolist(), strict=True)
-    aps = [_average_precision(part, total) for part, total in parts if len(part) or total]
+    chosen, aps = order[shown[order]], []
+    labels, is_true = label[chosen], is_true[chosen]
+    for i, total in enumerate(totals.tolist()):
+        true = np.cumsum(is_true[labels == i])
+        if len(true) or total:
+            precision = true / np.arange(1, len(true) + 1)
+            precision = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0)
+            aps.append(precision[np.searchsorted(true / max(total, 1), _RECALLS)].mean())
     return 100 * float(np.mean(aps)) if aps else 100.0
-
-
-def _average_precision(is_true: np.ndarray, total: int) -> float:
-    """Return the mean precision at 101 recalls of detections by falling score, in [0, 1]."""
-    if not total:
-        return 0.0
-    true = np.cumsum(is_true)
-    precision = true / np.arange(1, len(true) + 1)
-    precision = np.append(np.maximum.accumulate(precision[::-1])[::-1], 0)
-    return float(precision[np.searchsorted(true / total, _RECALLS)].mean())

@@ -14,21 +14,18 @@ from ghmdet.messages import list_items
 class ImageResults(BaseMetric):
     """A metric whose `results` are dicts, one per image, with `img_id` and perhaps `img_path`.
 
-    They are gathered through the process group. mmengine writes them to a folder in the current
-    one, which machines need not share, and truncates the list to the size of the dataset, which
-    loses images if a sampler repeats others before the end.
+    They are gathered through the process group: mmengine would write them to a folder, which
+    machines need not share, and would lose images if a sampler repeats others before the end.
     """
 
     known_ids: Iterable[Hashable] = ()
     """Ids of images that may be in the dataset, to name those that were not predicted."""
 
     def evaluate(self, size: int) -> dict:
-        """Measure the images of all processes; every process gets the metrics.
-
-        Repeated images are found by their ids; `size` is that of the dataset.
+        """Measure the images of all processes, and return the metrics in every process.
 
         Raises:
-            ValueError: images of the dataset were not predicted.
+            ValueError: some of the `size` images of the dataset were not predicted.
         """
         # With mmengine's samplers, image i is in process i modulo the number of processes.
         turns = zip_longest(*all_gather_object(self.results))
@@ -71,11 +68,7 @@ def unique_images(results: Iterable[dict]) -> list[dict]:
 
 
 def index_images(results: Iterable[dict], by_id: bool = True) -> dict[Hashable, dict]:
-    """Return the first result of each image by `img_id`, or by `img_id` and `img_path`.
-
-    Raises:
-        ValueError: `by_id`, and two images have the same id.
-    """
+    """Return the first result of each image by `img_id`, which must differ, or with `img_path`."""
     index: dict[Hashable, dict] = {}
     for image in unique_images(results):
         key = image['img_id'] if by_id else (image['img_id'], image.get('img_path'))

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
+from operator import itemgetter
 
 import numpy as np
 
 from .coco_annotations import MAX_AREA, CocoAnnotations
 
 _CELLS = 2**22  # of a matrix of IoUs
+_MIN_IOU = 0.1  # of a pair, unless detections match from a lower one
 
 
 @dataclass(eq=False)
@@ -57,11 +60,10 @@ class MatchedObjects:
 
 @dataclass(eq=False)
 class Matches:
-    """Detections and objects of all images, and the overlaps that they were matched by.
+    """Detections and objects of all images, and their p pairs with an IoU of at least 0.1.
 
-    The pairs are those of one image with an IoU of at least `min_iou`, of the same class or not,
-    sorted by detection, then object. With a crowd region the IoU is the share of the detection
-    inside it.
+    Pairs are of any classes, sorted by detection, then object, and have less IoU if `iou_thr` is
+    lower. With a crowd region the IoU is the share of the detection inside it.
     """
 
     detections: MatchedDetections
@@ -88,8 +90,6 @@ def match(
     iou_thr: float = 0.5,
     score_thr: float = 0.0,
     count_all: bool = False,
-    min_iou: float = 0.1,
-    image_ids: Sequence[Hashable] | None = None,
 ) -> Matches:
     """Match detections with the objects of their class, then what is left across classes.
 
@@ -99,25 +99,23 @@ def match(
     too, with objects to find of other classes. No limit of detections per image.
 
     Args:
-        truth: the annotation file.
-        images: dicts as `read_results` returns, with `img_id`, `bboxes` (n, 4) x1, y1, x2, y2 in
-            pixels of the original image, `scores` (n,) and `labels` (n,). The ground truth of other
-            images does not count.
+        truth: the annotation file; objects in other images than these do not count.
+        images: dicts with `img_id`, `bboxes` (n, 4) x1, y1, x2, y2 in pixels of the original image,
+            `scores` (n,) and `labels` (n,).
         classes: names, by label.
         iou_thr: from which a detection can match.
         score_thr: from which a detection counts.
         count_all: which boxes count, see `CocoAnnotations.ground_truth`.
-        min_iou: from which a pair is in `Matches`; at most `iou_thr`.
-        image_ids: ids of the images in `truth`; None: their `img_id`.
 
     Raises:
         ValueError: a class is not in the file.
     """
-    ids = [image['img_id'] for image in images] if image_ids is None else list(image_ids)
+    ids = [image['img_id'] for image in images]
     rows, _, _ = truth.ground_truth(truth.find_categories(classes), ids, count_all)
-    objects, object_xywh = _collect_objects(rows)
-    found, found_xywh = _collect_detections(images, score_thr)
-    parts = _find_pairs(found.image, found_xywh, objects, object_xywh, min(min_iou, iou_thr))
+    rows.sort(key=itemgetter('image_id'))
+    xywh = np.array([row['bbox'] for row in rows], np.float64).reshape(-1, 4)
+    objects, found = _collect_objects(rows, xywh), _collect_detections(images, score_thr)
+    parts = _find_pairs(found, objects, xywh, len(ids), min(_MIN_IOU, iou_thr))
     pairs = detection, object_, iou = [np.concatenate(part) for part in zip(*parts, strict=True)]
     # COCOeval accepts an IoU of 1 that has a rounding error.
     near = iou >= min(iou_thr, 1 - 1e-10)
@@ -130,25 +128,19 @@ def match(
     return Matches(found, objects, detection, object_, iou, tuple(classes), ids, iou_thr, score_thr)
 
 
-def _collect_objects(rows: Sequence[Mapping]) -> tuple[MatchedObjects, np.ndarray]:
-    """Return the ground truth by image, and its boxes x, y, w, h."""
-    image = np.array([row['image_id'] for row in rows], np.int64)
-    order = np.argsort(image, kind='stable')
-    label = np.array([row['category_id'] for row in rows], np.int64)[order]
-    xywh = np.array([row['bbox'] for row in rows], np.float64).reshape(-1, 4)[order]
-    area = np.array([row['area'] for row in rows], np.float64)[order]
-    crowd = np.array([row['iscrowd'] for row in rows], bool)[order]
+def _collect_objects(rows: Sequence[Mapping], xywh: np.ndarray) -> MatchedObjects:
+    image, label, crowd = (
+        np.array([row[key] for row in rows], np.int64)
+        for key in ('image_id', 'category_id', 'iscrowd')
+    )
+    area = np.array([row['area'] for row in rows], np.float64)
     bbox = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    ignored = crowd | (area < 0) | (area > MAX_AREA)
+    ignored = (crowd > 0) | (area < 0) | (area > MAX_AREA)
     none = np.full(len(rows), -1)
-    objects = MatchedObjects(image[order], label, bbox, none, none.copy(), ignored, crowd)
-    return objects, xywh
+    return MatchedObjects(image, label, bbox, none, none.copy(), ignored, crowd > 0)
 
 
-def _collect_detections(
-    images: Sequence[Mapping], score_thr: float
-) -> tuple[MatchedDetections, np.ndarray]:
-    """Return the detections that count, and their boxes x, y, w, h."""
+def _collect_detections(images: Sequence[Mapping], score_thr: float) -> MatchedDetections:
     none = {'labels': np.zeros(0, np.int64), 'scores': np.zeros(0), 'bboxes': np.zeros((0, 4))}
     label, score, bbox = (
         np.concatenate([empty, *(np.asarray(image[key], empty.dtype) for image in images)])
@@ -157,40 +149,32 @@ def _collect_detections(
     image = np.repeat(np.arange(len(images)), [len(image['scores']) for image in images])
     counts = score >= score_thr
     image, label, score, bbox = (column[counts] for column in (image, label, score, bbox))
-    object_ = np.full(len(score), -1)
-    state = object_, object_.copy(), np.zeros(len(score)), np.zeros(len(score), bool)
-    found = MatchedDetections(image, label, score, bbox, *state)
-    return found, np.concatenate([bbox[:, :2], bbox[:, 2:] - bbox[:, :2]], axis=1)
+    object_, iou = np.full(len(score), -1), np.zeros(len(score))
+    return MatchedDetections(image, label, score, bbox, object_, object_.copy(), iou, iou > 0)
 
 
 def _find_pairs(
-    found_image: np.ndarray,
-    found_xywh: np.ndarray,
-    objects: MatchedObjects,
-    object_xywh: np.ndarray,
-    min_iou: float,
-) -> list[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Return detection, object and IoU of all pairs that overlap enough, in parts."""
-    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
-    images = np.intersect1d(found_image, objects.image)
-    spans = [
-        np.searchsorted(column, images, side=side).tolist()
-        for column in (found_image, objects.image)
-        for side in ('left', 'right')
+    found: MatchedDetections, objects: MatchedObjects, xywh: np.ndarray, images: int, min_iou: float
+) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Yield detection, object and IoU of all pairs that overlap enough, in parts."""
+    yield np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0)
+    starts = [
+        pairwise(np.searchsorted(image, np.arange(images + 1)).tolist())
+        for image in (found.image, objects.image)
     ]
-    for first, last, begin, end in zip(*spans, strict=True):
-        step = max(1, _CELLS // (end - begin))
+    for (first, last), (begin, end) in zip(*starts, strict=True):
+        step = max(1, _CELLS // max(1, end - begin))
         for start in range(first, last, step):
-            boxes = found_xywh[start : min(start + step, last)]
-            iou = _compute_ious(boxes, object_xywh[begin:end], objects.is_crowd[begin:end])
+            boxes = found.bbox[start : min(start + step, last)]
+            iou = _compute_ious(boxes, xywh[begin:end], objects.is_crowd[begin:end])
             i, j = np.nonzero(iou >= min_iou)
-            parts.append((i + start, j + begin, iou[i, j]))
-    return parts
+            yield i + start, j + begin, iou[i, j]
 
 
 def _compute_ious(found: np.ndarray, objects: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """Return (n, m) overlaps of boxes x, y, w, h, to the last bit those of COCOeval."""
-    x, y, w, h = found.T[:, :, None]
+    """Return (n, m) overlaps with boxes x, y, w, h, to the last bit those of COCOeval."""
+    x, y, x2, y2 = found.T[:, :, None]
+    w, h = x2 - x, y2 - y
     x_o, y_o, w_o, h_o = objects.T
     width = np.minimum(x + w, x_o + w_o) - np.maximum(x, x_o)
     height = np.minimum(y + h, y_o + h_o) - np.maximum(y, y_o)
@@ -209,15 +193,12 @@ def _assign(
 ) -> None:
     """Match greedily among the chosen pairs; fill in `object_of`, `detection_of` and the IoU."""
     detection, object_, iou = (column[chosen] for column in pairs)
-    rank = np.empty(len(found.score), np.int64)
-    rank[np.argsort(-found.score, kind='stable')] = np.arange(len(rank))
     # Of equal IoUs COCOeval takes the last object.
-    order = np.lexsort((-object_, -iou, objects.ignored[object_], rank[detection]))
-    of_detection, of_object = object_of.tolist(), detection_of.tolist()
-    crowd, matched = objects.is_crowd.tolist(), []
-    for pair, i, j in zip(order, detection[order].tolist(), object_[order].tolist(), strict=True):
+    keys = -object_, -iou, objects.ignored[object_], detection, -found.score[detection]
+    order, crowd = np.lexsort(keys), objects.is_crowd.tolist()
+    of_detection, of_object, ious = object_of.tolist(), detection_of.tolist(), found.iou.tolist()
+    columns = (column[order].tolist() for column in (detection, object_, iou))
+    for i, j, overlap in zip(*columns, strict=True):
         if of_detection[i] < 0 and (of_object[j] < 0 or crowd[j]):
-            of_detection[i], of_object[j] = j, i
-            matched.append(pair)
-    object_of[:], detection_of[:] = of_detection, of_object
-    found.iou[detection[matched]] = iou[matched]
+            of_detection[i], of_object[j], ious[i] = j, i, overlap
+    object_of[:], detection_of[:], found.iou[:] = of_detection, of_object, ious

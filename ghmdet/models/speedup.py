@@ -25,10 +25,9 @@ _COMPILERS = {'win32': 'cl', 'darwin': 'clang++'}
 def fuse_conv_bn(model: nn.Module) -> None:
     """Fuse batch norms with the convolutions before them, in place.
 
-    For a model in eval mode that will not be trained or saved again: a fused convolution gets a
-    bias, and its norm becomes `nn.Identity`. Outputs differ by rounding only. Fused are only pairs
-    that are known to follow each other: in ghmdet's modules, mmcv's ConvModule, `nn.Sequential`.
-    mmcv's function of this name fuses all pairs in the order of registration.
+    For a model in eval mode that will not be trained or saved again; outputs differ by rounding
+    only. Fused are pairs that are known to follow each other: in ghmdet's modules, mmcv's
+    ConvModule, `nn.Sequential`. mmcv's function fuses all pairs in the order of registration.
     """
     for module in [module for module in model.modules() if _runs_in_order(module)]:
         for (conv_name, conv), (norm_name, norm) in pairwise(list(module.named_children())):
@@ -47,11 +46,7 @@ def _runs_in_order(module: nn.Module) -> bool:
 
 
 def low_precision(device_type: str) -> torch.dtype:
-    """Return bfloat16 on the CPU and on CUDA cards that compute in it, else float16.
-
-    Raises:
-        ValueError: the device has no mixed precision.
-    """
+    """Return bfloat16 on the CPU and on CUDA cards that compute in it, else float16."""
     if device_type == 'mps':
         raise ValueError(
             'mixed precision (--amp, AmpOptimWrapper) is not available on mps; remove it, or '
@@ -63,10 +58,7 @@ def low_precision(device_type: str) -> torch.dtype:
 
 
 def cast_convolutions(model: nn.Module, dtype: torch.dtype) -> None:
-    """Cast the weights of convolutions once, as autocast would for each batch.
-
-    For a model that will not be trained again and runs under autocast in the same precision.
-    """
+    """Cast the weights of convolutions once, as autocast in this precision would for each batch."""
     for module in model.modules():
         if isinstance(module, nn.modules.conv._ConvNd):
             module.to(dtype)
@@ -85,16 +77,15 @@ def compile_network(model: nn.Module) -> None:
             '--compile out.'
         )
         return
-    model = unwrap(model)
-    for part in [getattr(model, name) for name in _PARTS if hasattr(model, name)]:
-        part.compile(dynamic=True)
+    for name, part in unwrap(model).named_children():
+        if name in _PARTS:
+            part.compile(dynamic=True)
 
 
 def set_inductor_freezing(freeze: bool) -> None:
     """Set whether models compiled under `torch.no_grad` from now on have constant weights.
 
-    Weights of convolutions are then stored in the layout that is fastest on this machine, and
-    activations and additions are fused with them. For networks that will not be trained again.
+    Convolutions then have the fastest layout, fused with activations. Do not train such a network.
     """
     # Not an option of `compile`: the tracer only reads the global setting.
     config: Any = import_module('torch._inductor.config')  # takes a second, so not at the top

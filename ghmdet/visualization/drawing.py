@@ -16,7 +16,6 @@ from mmengine.visualization import Visualizer
 from ghmdet.registry import VISUALIZERS
 from ghmdet.structures import DetDataSample, InstanceData
 
-_IGNORED_COLOR = (128, 128, 128)
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _MARGIN = 2  # pixels around a text
 
@@ -36,9 +35,6 @@ class DetLocalVisualizer(Visualizer):
         mask_color: accepted for MMDetection's configs; there are no masks to draw.
         line_width: of the boxes, in pixels; OpenCV 5 draws wider lines than OpenCV 4.
         alpha: opacity of the boxes, in [0, 1].
-
-    Raises:
-        ValueError: a colour or `alpha` is not as described.
     """
 
     # mmengine's property is None on all ranks but the first, yet every rank writes its images.
@@ -87,20 +83,12 @@ class DetLocalVisualizer(Visualizer):
         pred_score_thr: float = 0.3,
         step: int = 0,
     ) -> np.ndarray:
-        """Draw one image, and write, store or show it.
+        """Draw into a copy of an image, (h, w, 3) RGB uint8, and write, store or show it.
 
-        Args:
-            name: of the image in the backends, title of the window.
-            image: (h, w, 3) RGB uint8; not changed.
-            data_sample: its `gt_instances` and `ignored_instances` (grey) are drawn on the left,
-                its `pred_instances` on the right, if present. Boxes are in pixels of `image`.
-            draw_gt: draw the ground truth.
-            draw_pred: draw the detections.
-            show: open a window instead of storing in the backends.
-            wait_time: seconds to keep the window open; 0: until the space key is pressed.
-            out_file: write the drawing here instead of storing it in the backends.
-            pred_score_thr: draw detections with a score above it.
-            step: number of the image in the backends.
+        `gt_instances` and `ignored_instances` (grey) are drawn on the left, `pred_instances` with a
+        score above `pred_score_thr` on the right; boxes are in pixels of the image. `show` opens a
+        window named `name` for `wait_time` seconds; 0: until the space key is pressed. Without
+        `show` and `out_file` the drawing is stored in the backends, as `name` and `step`.
 
         Returns:
             The drawing, RGB uint8: (h, 2w, 3) with both panels, else (h, w, 3).
@@ -110,7 +98,7 @@ class DetLocalVisualizer(Visualizer):
             panel = image
             if 'bboxes' in sample.get('ignored_instances', ()):
                 ignored = _pixel_boxes(sample.ignored_instances.bboxes, image)
-                panel = self._draw_boxes(image, ignored, [_IGNORED_COLOR] * len(ignored))
+                panel = self._draw_boxes(image, ignored, [(128, 128, 128)] * len(ignored))
             panels.append(self._draw(panel, sample.gt_instances))
         if draw_pred and 'pred_instances' in sample:
             panels.append(self._draw(image, sample.pred_instances, pred_score_thr))
@@ -133,14 +121,14 @@ class DetLocalVisualizer(Visualizer):
             instances = instances[instances.scores.argsort(stable=True)]
         boxes, labels = _pixel_boxes(instances.bboxes, image), instances.labels.tolist()
         names, colors = (self.dataset_meta or {}).get('classes', ()), self._class_colors()
-        captions = [names[label] if label < len(names) else f'class {label}' for label in labels]
+        scores = [''] * len(labels)
         if score_thr is not None:
-            pairs = zip(captions, instances.scores.tolist(), strict=True)
-            captions = [f'{caption} {score:.2f}' for caption, score in pairs]
+            scores = [f' {score:.2f}' for score in instances.scores.tolist()]
         drawn = self._draw_boxes(image, boxes, [colors[label % len(colors)] for label in labels])
-        for box, label, caption in zip(boxes, labels, captions, strict=True):
+        for box, label, score in zip(boxes, labels, scores, strict=True):
+            name = names[label] if label < len(names) else f'class {label}'
             color = self.text_color[label % len(self.text_color)]
-            self._draw_caption(drawn, caption, box[:2], color)
+            self._draw_caption(drawn, f'{name}{score}', box[:2], color)
         return drawn
 
     def _draw_boxes(

@@ -22,10 +22,8 @@ class DetVisualizationHook(Hook):
     """Draw boxes into the original images during validation and test.
 
     An image is decoded as its dataset decodes it (`color_type`, `max_pixels`, `backend_args` of
-    `LoadImageFromFile`), but always in colour.
-
-    Detections are in pixels of the original image, and so is the ground truth if `LoadAnnotations`
-    comes after `Resize`, as in the shipped test pipelines; otherwise its boxes would be misplaced.
+    `LoadImageFromFile`), but always in colour. For the ground truth to be in its pixels, as the
+    detections are, `LoadAnnotations` must come after `Resize`, as in the shipped test pipelines.
 
     Args:
         draw: False turns the hook off; True needs a `DetLocalVisualizer` in the config.
@@ -38,9 +36,6 @@ class DetVisualizationHook(Hook):
             the name of its folder before it if the file name is taken; None: to the backends.
         backend_args: how to read the images of a dataset that is not a `CocoDataset`, see
             `mmengine.fileio.get`.
-
-    Raises:
-        ValueError: `interval` < 1, a visualizer that draws no boxes, a sample without `img_path`.
     """
 
     def __init__(
@@ -91,9 +86,8 @@ class DetVisualizationHook(Hook):
             raise ValueError(
                 "DetVisualizationHook: a sample lacks 'img_path'; add it to PackDetInputs.meta_keys"
             )
-        path, out_file = sample.img_path, None
-        if out_dir is not None:
-            out_file = self._find_out_file(Path(runner.work_dir, runner.timestamp, out_dir), path)
+        path, folder = sample.img_path, Path(runner.work_dir, runner.timestamp, out_dir or '')
+        out_file = None if out_dir is None else self._find_out_file(folder, path)
         image = self._read(path, getattr(runner, f'{split}_dataloader').dataset, split)
         runner.visualizer.add_datasample(
             Path(path).name if self.show else f'{split}_img',
@@ -123,8 +117,7 @@ class DetVisualizationHook(Hook):
 
     def _find_out_file(self, folder: Path, img_path: str) -> Path:
         """Return a file to which this process wrote no other image."""
-        path = Path(img_path)
-        parts = path.relative_to(path.anchor).parts
+        parts = Path(img_path).relative_to(Path(img_path).anchor).parts
         files = [folder / '_'.join(parts[-n:]) for n in range(1, len(parts) + 1)]
         # The first name that is free or already of this image.
         free = (f for f in files if self._drawn.setdefault(f, img_path) == img_path)

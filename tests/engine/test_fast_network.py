@@ -25,7 +25,7 @@ def test_fast_network(monkeypatch):
     model.backbone[1].running_mean.uniform_()
     plain.load_state_dict(model.state_dict())
     compiled = []
-    monkeypatch.setattr(fast_network, 'compile_network', compiled.append)
+    monkeypatch.setattr(fast_network.speedup, 'compile_network', compiled.append)
     runner = SimpleNamespace(model=model)
     hook = fast_network.TestSpeedupHook(cast=True, compile=True)
     hook.before_test(runner)

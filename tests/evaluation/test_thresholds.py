@@ -6,9 +6,15 @@ import json
 import numpy as np
 import pytest
 
-from ghmdet.evaluation.curve_files import draw_curves, write_curves
 from ghmdet.evaluation.matching import match
-from ghmdet.evaluation.thresholds import ALL, best_thresholds, format_thresholds, make_curves
+from ghmdet.evaluation.thresholds import (
+    ALL,
+    best_thresholds,
+    draw_curves,
+    format_thresholds,
+    make_curves,
+    write_curves,
+)
 from tests.evaluation.test_matching import CLASSES, annotations, found, random_truth
 
 
@@ -131,6 +137,14 @@ def test_the_files_have_the_curves(by_hand, tmp_path):
     assert [line.get_xdata().tolist() for line in lines[:2]] == [[0.9, 0.7, 0.2, 0], [0.7]]
     assert lines[0].get_ydata().tolist() == [1 / 3, 2 / 3, 2 / 3, 2 / 3]
     assert lines[0].get_drawstyle() == 'steps-post'
+
+
+def test_the_files_have_names_in_any_script(by_hand, tmp_path):
+    curves = {'貓 \ud800': make_curves(by_hand)['dog']}  # as in a file on any system
+    write_curves(tmp_path, curves)
+    assert (tmp_path / 'curves.csv').read_bytes().splitlines()[
+        1
+    ].decode() == '貓 \\ud800,0.6,0.0,nan,0.0'
 
 
 def test_long_curves_are_written_in_part_with_the_best_point(tmp_path):

@@ -17,7 +17,6 @@ from results_arguments import add_results_arguments, check_share, read_results
 from ghmdet.config.cli import LazyModule, run, user_path
 from ghmdet.files import replacing
 
-curve_files = LazyModule('ghmdet.evaluation.curve_files')
 thresholds = LazyModule('ghmdet.evaluation.thresholds')
 
 
@@ -48,7 +47,7 @@ def main(argv: list[str] | None = None) -> None:
             draft.write_text(json.dumps(best, indent=1), encoding='utf-8')
         print(f'written to {args.out}')
     if args.curves:
-        curve_files.write_curves(args.curves, curves)
+        thresholds.write_curves(args.curves, curves)
         print(f'curves written to {args.curves}')
 
 

@@ -5,26 +5,17 @@ from __future__ import annotations
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from ghmdet.models.speedup import (
-    cast_convolutions,
-    compile_network,
-    fuse_conv_bn,
-    low_precision,
-    set_inductor_freezing,
-)
+from ghmdet.models import speedup
 from ghmdet.models.wrappers import unwrap
 from ghmdet.registry import HOOKS
 
 
 @HOOKS.register_module()
 class TestSpeedupHook(Hook):
-    """Prepare the network once its weights are loaded and a test begins.
+    """Prepare the network once its weights are loaded; do not train or save the model afterwards.
 
-    Batch norms are fused into convolutions, so do not train or save the model afterwards.
-
-    Args:
-        cast: keep the weights of convolutions in low precision; needs `test_cfg.fp16`.
-        compile: compile backbone, neck and head.
+    Batch norms are fused into convolutions. `cast` keeps the weights of convolutions in low
+    precision, which needs `test_cfg.fp16`.
     """
 
     def __init__(self, cast: bool = False, compile: bool = False) -> None:
@@ -33,14 +24,15 @@ class TestSpeedupHook(Hook):
     def before_test(self, runner: Runner) -> None:
         """Fuse, cast and compile."""
         model = unwrap(runner.model).eval()
-        fuse_conv_bn(model)
+        speedup.fuse_conv_bn(model)
         if self.cast:
-            cast_convolutions(model, low_precision(next(model.parameters()).device.type))
+            device = next(model.parameters()).device.type
+            speedup.cast_convolutions(model, speedup.low_precision(device))
         if self.compile:
-            set_inductor_freezing(True)
-            compile_network(model)
+            speedup.set_inductor_freezing(True)
+            speedup.compile_network(model)
 
     def after_test(self, runner: Runner) -> None:
         """Restore the setting of torch for the next compilation in the process."""
         if self.compile:
-            set_inductor_freezing(False)
+            speedup.set_inductor_freezing(False)
