@@ -28,7 +28,7 @@ from ghmdet.files import replacing
 
 np: Any = LazyModule('numpy')
 figure: Any = LazyModule('matplotlib.figure')
-error_types: Any = LazyModule('ghmdet.evaluation.error_types')
+error_types: Any = LazyModule('error_types')
 
 _SHOWN_CLASSES = 20
 

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .matching import Matches
+from ghmdet.evaluation.matching import Matches
 
 KINDS = ('Cls', 'Loc', 'Both', 'Dupe', 'Bkg', 'Miss')
 DESCRIPTIONS = {
