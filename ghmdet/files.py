@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import csv
 import os
 import re
 import time
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path, PurePath
+from typing import Any
 
 # The byte order marks of UTF-32 begin like those of UTF-16.
 _MARKS = {
@@ -38,6 +40,13 @@ def replacing(file: Path, flush: bool = True) -> Iterator[Path]:
         (publish if flush else os.replace)(draft, file)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def write_table(file: Path, rows: Iterable[Iterable[Any]]) -> None:
+    """Write rows as CSV in UTF-8; what is no text in it becomes escapes."""
+    options: Any = dict(encoding='utf-8', errors='backslashreplace', newline='')
+    with replacing(file) as draft, draft.open('w', **options) as stream:
+        csv.writer(stream).writerows(rows)
 
 
 def publish(draft: Path, file: Path) -> None:

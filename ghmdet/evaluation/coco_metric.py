@@ -255,7 +255,8 @@ class CocoMetric(ImageResults):
             thresholds.write_curves(self.curves_dir, curves)
             index = int(np.abs(self.iou_thrs - matches.iou_thr).argmin())
             thresholds.write_recall_curves(self.curves_dir, arrays, index, classes)
-            _log(f'curves are in {self.curves_dir}')
+            iou = f'{self.iou_thrs[index]:g}'
+            _log(f'curves are in {self.curves_dir}, recall_curves.csv at IoU {iou}')
 
     @property
     def reads_samples(self) -> bool:

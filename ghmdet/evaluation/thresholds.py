@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.figure import Figure
 
-from ghmdet.files import replacing
+from ghmdet.files import replacing, write_table
 
 from .coco_summary import format_table
 from .matching import Matches
@@ -112,7 +111,7 @@ def write_curves(folder: Path, curves: dict[str, Curve]) -> None:
     for name, curve in curves.items():
         columns = [column[_choose_points(curve)].tolist() for column in curve.columns.values()]
         rows += [(name, *row) for row in zip(*columns, strict=True)]
-    _write_table(folder / 'curves.csv', rows)
+    write_table(folder / 'curves.csv', rows)
     if any(curve.true.any() for curve in curves.values()):
         with replacing(folder / 'curves.png') as draft:
             draw_curves(curves).savefig(draft, dpi=120, format='png')
@@ -131,13 +130,7 @@ def write_recall_curves(
         columns = (arrays[key][iou, :, label, 0, -1].tolist() for key in ('precision', 'scores'))
         points = enumerate(zip(*columns, strict=True))
         rows += [(name, recall / 100, *point) for recall, point in points if point[0] >= 0]
-    _write_table(folder / 'recall_curves.csv', rows)
-
-
-def _write_table(file: Path, rows: Sequence[Sequence]) -> None:
-    options: Any = dict(encoding='utf-8', errors='backslashreplace', newline='')
-    with replacing(file) as draft, draft.open('w', **options) as stream:
-        csv.writer(stream).writerows(rows)
+    write_table(folder / 'recall_curves.csv', rows)
 
 
 def draw_curves(curves: dict[str, Curve]) -> Figure:

@@ -80,6 +80,8 @@ class Detector:
             place = str(_find_device(device))
             weights = published_weights(model) if weights is None else weights
             self.model = init_detector(model, weights, place)
+        if not isinstance(getattr(self.model, 'cfg', None), Config):
+            raise ValueError('a built model needs cfg: build it with get_model or init_detector')
         self._place = next(self.model.parameters()).device.type
         self._dtype = speedup.low_precision(self._place) if amp else None
         self._compiled = compile

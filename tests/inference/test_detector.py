@@ -116,6 +116,14 @@ def test_a_built_model_stays_as_it_is(shapes):
     assert {value.dtype for value in model.parameters()} == {torch.float32}
 
 
+@pytest.mark.follows('a built model needs cfg: build it with')
+def test_a_built_model_has_its_config(shapes):
+    with pytest.raises(ValueError, match='needs cfg: build it with get_model or init_detector'):
+        Detector(torch.nn.Linear(2, 2))
+    model = get_model(shapes / 'config.py', shapes / 'model.pth')
+    assert len(Detector(model)(shapes / 'photos/a/0.png')) > 0
+
+
 def test_published_weights(shapes, monkeypatch):
     asked = []
     monkeypatch.setattr(detector_module, 'init_detector', lambda *args: asked.append(args) or 1 / 0)

@@ -15,7 +15,6 @@ ground truth, missed objects in red, on the right are the detections, false ones
 from __future__ import annotations
 
 import argparse
-import csv
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +24,7 @@ import results_arguments
 from marked_pictures import GOOD, UNCOUNTED, WRONG, Mark
 
 from ghmdet.config.cli import LazyModule, run, user_path
-from ghmdet.files import replacing
+from ghmdet.files import write_table
 
 matplotlib: Any = LazyModule('matplotlib')
 np: Any = LazyModule('numpy')
@@ -83,8 +82,8 @@ def main(argv: list[str] | None = None) -> None:
     scores = score_images(matches, results.truth)
     rows = count_classes(matches)
     args.show_dir.mkdir(parents=True, exist_ok=True)
-    write_table(args.show_dir / 'images.csv', ImageScore._fields, scores)
-    write_table(args.show_dir / 'classes.csv', _CLASS_COLUMNS, rows)
+    write_table(args.show_dir / 'images.csv', [ImageScore._fields, *scores])
+    write_table(args.show_dir / 'classes.csv', [_CLASS_COLUMNS, *rows])
     print('\n'.join([*format_classes(rows), '', *format_images(scores)]))
     pictures = marked_pictures.Pictures(results.img_dir, args.show, args.wait_time)
     bad = [score for score in scores if score.missed or score.false_positives][: args.topk]
@@ -135,14 +134,6 @@ def count_classes(matches: Any) -> list[tuple[str, int, int, int, int, int]]:
     names = [*matches.classes, 'all']
     rows = [*table.tolist(), table.sum(axis=0).tolist()]
     return [(name, *row) for name, row in zip(names, rows, strict=True)]
-
-
-def write_table(file: Path, columns: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
-    options: Any = dict(encoding='utf-8', errors='backslashreplace', newline='')
-    with replacing(file) as draft, draft.open('w', **options) as stream:
-        writer = csv.writer(stream)
-        writer.writerow(columns)
-        writer.writerows(rows)
 
 
 def format_classes(rows: Sequence[Sequence[Any]]) -> list[str]:

@@ -12,7 +12,6 @@ the objects of its class, a column to the detections. Writes confusion_matrix.cs
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 from results_arguments import add_results_arguments, check_share, read_results
 
 from ghmdet.config.cli import LazyModule, run, user_path
-from ghmdet.files import replacing
+from ghmdet.files import replacing, write_table
 
 matplotlib = LazyModule('matplotlib')
 figure_module = LazyModule('matplotlib.figure')
@@ -124,14 +123,9 @@ def share_of_rows(matrix: Any) -> Any:
 def write(folder: Path, matrix: Any, content: dict[str, Any]) -> None:
     with replacing(folder / 'confusion_matrix.json') as draft:
         draft.write_text(json.dumps(content), encoding='utf-8')
-    with (
-        replacing(folder / 'confusion_matrix.csv') as draft,
-        draft.open('w', newline='', encoding='utf-8') as stream,
-    ):
-        writer = csv.writer(stream)
-        writer.writerow(['true \\ predicted', *content['classes']])
-        rows = zip(content['classes'], matrix.tolist(), strict=True)
-        writer.writerows([name, *row] for name, row in rows)
+    rows = zip(content['classes'], matrix.tolist(), strict=True)
+    header = ['true \\ predicted', *content['classes']]
+    write_table(folder / 'confusion_matrix.csv', [header, *([name, *row] for name, row in rows)])
 
 
 def report(matrix: Any, content: dict[str, Any]) -> str:
