@@ -35,11 +35,6 @@ def match_classes(
 
     Raises:
         ValueError: a class is not among the categories, or two annotated categories have its name.
-
-    Example:
-        >>> categories = [CategoryRecord(7, 'dog'), CategoryRecord(3, 'cat')]
-        >>> match_classes(('cat', 'dog'), categories, 'train.json', annotated=[7])
-        [3, 7]
     """
     ids: dict[str, list[Id]] = {}
     for category in categories:

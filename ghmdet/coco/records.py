@@ -135,15 +135,11 @@ class CocoRecords:
 
 
 def read_records(ann_file: str, backend_args: dict[str, Any] | None = None) -> CocoRecords:
-    """Read a COCO file and check the keys and types of its entries.
-
-    Args:
-        ann_file: path or URL of the JSON file.
-        backend_args: what `mmengine.fileio.get` needs for storage that is not a local disk.
+    """Read a COCO file and check the keys and types of its entries; `read_coco` checks more.
 
     Raises:
         OSError: the file cannot be read; FileNotFoundError if there is none.
-        ValueError: it is not JSON (line and column), no COCO file, or has broken entries (which).
+        ValueError: as `read_coco`.
     """
     with explain_json(ann_file), _open_text(ann_file, backend_args) as text:
         return _decode(text, ann_file)
