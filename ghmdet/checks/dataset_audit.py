@@ -48,11 +48,7 @@ class Finding:
 
 @dataclass
 class DatasetAudit:
-    """The result of `check_dataset`.
-
-    `statistics` are tables: title -> rows of (name, count). `images` are those in use: digest of
-    the content, or real path -> name and path. `unchecked` counts the images not checked.
-    """
+    """The result of `check_dataset`."""
 
     name: str
     ann_file: str
@@ -60,9 +56,11 @@ class DatasetAudit:
     image_loader: LoadImageFromFile = field(default_factory=LoadImageFromFile)  # of pictures
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    # Tables: title -> rows of (name, count).
     statistics: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    # Those in use: digest of the content, or real path -> name and path.
     images: dict[str | bytes, tuple[str, str]] = field(default_factory=dict)
-    unchecked: int = 0
+    unchecked: int = 0  # images
 
     def add(
         self, kind: str, texts: Sequence[str], count: int = 0, is_error: bool = True

@@ -56,18 +56,10 @@ def draw_shapes(
     The annotation file of a split is removed first and written last, so that it never exists
     without all of its images.
 
-    Args:
-        out_dir: folder to write to; files of the same names are replaced.
-        num_images: number of images of each split.
-        seed: the same seed gives the same bytes. An image depends on the seed, the name of its
-            split and its number, not on the number of images.
-        on_image: called with (split, images drawn, images in all) after each image.
-
-    Returns:
-        The annotation file of each split.
-
-    Raises:
-        ValueError: a number of images is below 1 or the seed is negative.
+    Files of the same names are replaced. The same seed gives the same bytes: an image depends on
+    the seed, the name of its split and its number, not on the number of images. `on_image` is
+    called with (split, images drawn, images in all) after each image. Returned are the annotation
+    files by split. A ValueError if a number of images is below 1 or the seed is negative.
     """
     if seed < 0 or not num_images or min(num_images.values()) < 1:
         raise ValueError(
