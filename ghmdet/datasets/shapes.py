@@ -79,7 +79,11 @@ def draw_shapes(
             annotations += anns
             if on_image:
                 on_image(split, index + 1, total)
-        _write_coco(ann_files[split], images, annotations)
+        annotations = [dict(id=number, **ann) for number, ann in enumerate(annotations, start=1)]
+        categories = [dict(id=i, name=name) for i, name in enumerate(SHAPES_CLASSES, start=1)]
+        coco = dict(images=images, annotations=annotations, categories=categories)
+        with replacing(ann_files[split]) as draft:
+            draft.write_text(json.dumps(coco))
     return ann_files
 
 
@@ -185,11 +189,3 @@ def _annotate_item(item: _Item, image_id: int) -> dict:
         'area': len(xs),
         'iscrowd': int(item.is_crowd),
     }
-
-
-def _write_coco(ann_file: Path, images: list[dict], annotations: list[dict]) -> None:
-    annotations = [dict(id=number, **ann) for number, ann in enumerate(annotations, start=1)]
-    categories = [dict(id=i, name=name) for i, name in enumerate(SHAPES_CLASSES, start=1)]
-    coco = dict(images=images, annotations=annotations, categories=categories)
-    with replacing(ann_file) as draft:
-        draft.write_text(json.dumps(coco))
