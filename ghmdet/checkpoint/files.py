@@ -117,7 +117,6 @@ def checkpoint_hooks(runner: Runner) -> list[CheckpointHook]:
 
 
 def _hook_configs(cfg: Config) -> Iterator[Mapping[str, Any]]:
-    """The configs of the hooks that save checkpoints."""
     hook = (cfg.get('default_hooks') or {}).get('checkpoint')
     if isinstance(hook, Mapping):
         yield hook

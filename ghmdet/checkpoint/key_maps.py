@@ -1,24 +1,8 @@
 """Names of weights in checkpoints of other projects, and the names of the same weights here.
 
-| in the file | here |
-|---|---|
-| `module.x`, `module.module.x`, `_orig_mod.x` | `x` |
-| `model.x`, `net.module.x`, if most names begin so | `x` |
-| `conv1.weight` (a backbone alone, loaded into a detector) | `backbone.conv1.weight` |
-| `backbone.conv1.weight` (a detector, loaded into a backbone) | `conv1.weight` |
-| torchvision's RetinaNet: `backbone.body.x` | `backbone.x` |
-| `backbone.fpn.inner_blocks.i.0.x`, older `inner_blocks.i.x` | `neck.lateral_convs.i.conv.x` |
-| `backbone.fpn.layer_blocks.i.0.x`, older `layer_blocks.i.x` | `neck.fpn_convs.i.conv.x` |
-| `backbone.fpn.extra_blocks.p6.x`, after n layer blocks | `neck.fpn_convs.n.conv.x` |
-| `backbone.fpn.extra_blocks.p7.x` | `neck.fpn_convs.{n + 1}.conv.x` |
-| `head.classification_head.conv.i.0.x`, older `conv.2i.x` | `bbox_head.cls_convs.i.conv.x` |
-| `head.regression_head.conv.i.0.x`, older `conv.2i.x` | `bbox_head.reg_convs.i.conv.x` |
-| `...i.1.x`, the norm after a convolution | `...i.bn.x` with running statistics, else `...i.gn.x` |
-| `head.classification_head.cls_logits.x` | `bbox_head.retina_cls.x` |
-| `head.regression_head.bbox_reg.x` | `bbox_head.retina_reg.x` |
-
-MMDetection 2.x and 3.x use the names of this project. Files of torchvision have no class names: a
-head with 91 classes is assumed to be COCO's, in which the index of a class is its category id.
+docs/checkpoints.md has the names of torchvision's RetinaNet; MMDetection 2.x and 3.x use those of
+this project. Files of torchvision have no class names: a head with 91 classes is assumed to be
+COCO's, in which the index of a class is its category id.
 """
 
 from __future__ import annotations

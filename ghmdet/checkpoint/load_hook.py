@@ -71,8 +71,7 @@ class LoadWeightsHook(Hook):
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Replace the weights in the checkpoint by those that fit; mmengine loads them next.
 
-        Raises:
-            CheckpointError: the checkpoint does not fit the model or the classes; see the class.
+        A CheckpointError if it does not fit the model or the classes; see the class.
         """
         if self._is_superseded(runner):
             return

@@ -26,11 +26,7 @@ class Pretrained(PretrainedInit):
     """
 
     def __call__(self, module: nn.Module) -> None:
-        """Load the weights into the module.
-
-        Raises:
-            CheckpointError: nothing in the file fits the module.
-        """
+        """Load the weights into the module; a CheckpointError if nothing in the file fits it."""
         checkpoint = CheckpointLoader.load_checkpoint(self.checkpoint, self.map_location, 'silent')
         fitted, report = fit_state_dict(checkpoint, module, self.checkpoint, self.prefix)
         module.load_state_dict(fitted)

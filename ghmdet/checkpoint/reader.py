@@ -46,8 +46,6 @@ _ADVICE = ('Weights only load failed', 'Please file an issue', 'Check the docume
 _NUMERIC_KINDS = 'biufc'
 # Where other programs have the weights; the first that a file has is used.
 _NAMES = ('state_dict', 'model', 'model_state_dict', 'model_state', 'net', 'network', 'weights')
-
-
 # Paths of any system, by the names that Python 3.13 and others give them.
 _PATHS = [
     (partial(kind), f'{module}.{prefix}{name}')  # not a class, whose objects may get a state
@@ -70,11 +68,7 @@ class _Refused(Exception):
 
 
 def load_checkpoint_file(path: str | os.PathLike[str], map_location: Any = 'cpu') -> dict[str, Any]:
-    """Read a checkpoint, or a bare state dict, from a local file.
-
-    Args:
-        path: file written by `torch.save`, or a `.safetensors` file; `~` is expanded.
-        map_location: device of the tensors, as in `torch.load`.
+    """Read a file written by `torch.save`, or a `.safetensors` file; `~` in its path is expanded.
 
     Returns:
         A dict with `state_dict`, or a plain {name: tensor} dict. The `meta` of a safetensors file

@@ -81,11 +81,7 @@ class LoadReport:
         return f"the file's head has {in_file} classes, the config's {in_model}"
 
     def require_complete(self) -> None:
-        """Check that all parameters and batch norm statistics were loaded.
-
-        Raises:
-            CheckpointError: some would keep their initial values.
-        """
+        """Raise a CheckpointError unless all parameters and batch norm statistics were loaded."""
         if not self.missing_parameters:
             return
         problem = f'{len(self.missing_parameters)} of the weights would keep their initial values'
@@ -111,13 +107,11 @@ def fit_state_dict(
 ) -> tuple[OrderedDict[str, Any], LoadReport]:
     """Make a model's state dict from a checkpoint; the model itself is not changed.
 
-    Args:
-        checkpoint: a dict with `state_dict`, or a plain {name: tensor}.
-        model: detector or part of one, perhaps wrapped (distributed, test-time augmentation).
-        source: name of the file, for messages.
-        prefix: use only the names that begin with it, and remove it, e.g. 'backbone.'.
-        match_classes: class names of the model; the head's rows of classes with the same name in
-            the file are used, the others keep the model's values. None: the head as a whole.
+    `checkpoint` is a dict with `state_dict`, or a plain {name: tensor}; `model` a detector or part
+    of one, perhaps wrapped (distributed, test-time augmentation). Only names that begin with
+    `prefix`, e.g. 'backbone.', are used, without it. If the class names of the model are given by
+    `match_classes`, the head's rows of classes with the same name in the file are used, and the
+    others keep the model's values.
 
     Returns:
         The state dict, with the model's own values for all that does not fit, to be loaded strictly

@@ -39,12 +39,8 @@ def warn_of_unmatched_boxes(
     anchor (`min_pos_iou`, `match_low_quality`), but badly. A head, dataset or pipeline of another
     kind than ghmdet's is skipped with a line of level DEBUG.
 
-    Args:
-        model: the detector, perhaps wrapped.
-        dataset: perhaps wrapped; its boxes are scaled as by its pipeline.
-        max_share: largest share of unmatched boxes without a warning.
-        max_images: how many images to look at, evenly spread.
-        max_boxes: how many boxes of them to look at.
+    The boxes are scaled as by the pipeline of the dataset. Up to `max_images`, evenly spread, and
+    `max_boxes` of them are looked at; `max_share` is the largest share without a warning.
     """
     try:
         detector: Any = unwrap(model)

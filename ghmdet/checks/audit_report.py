@@ -60,10 +60,8 @@ def _title(finding: Finding) -> str:
 def draw_picture(picture: Picture, loader: LoadImageFromFile) -> np.ndarray:
     """Draw boxes in red into an image, with a grey margin for those beyond the image.
 
-    A small box has a circle around it. An image that cannot be read is drawn in grey.
-
-    Returns:
-        uint8 (h, w, 3) in BGR, of at most 640 pixels a side.
+    A small box has a circle around it. An image that cannot be read is drawn in grey. Returned is
+    uint8 (h, w, 3) in BGR, of at most 640 pixels a side.
     """
     width, height = (max(1, round(side)) for side in picture.size_wh)
     try:

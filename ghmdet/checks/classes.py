@@ -63,13 +63,9 @@ def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> st
     `model.bbox_head.num_classes` is set with them if it is absent or still 80. Datasets of other
     types are not changed, nor configs for an installed MMDetection.
 
-    Args:
-        cfg: changed: `metainfo.classes` of the datasets, `model.bbox_head.num_classes`.
-        splits: those whose annotation files are read. With 'train' among them, the other splits
-            must have the same classes.
-
-    Returns:
-        For the log: what was taken from where, and which of two categories of one name counts.
+    The annotation files of `splits` are read. With 'train' among them, the other splits must have
+    the same classes. Returned is, for the log, what was taken from where, and which of two
+    categories of one name counts.
 
     Raises:
         ValueError: the names, their order or their number disagree. One message names the key of
@@ -156,11 +152,7 @@ def _is_free(head: ConfigDict, kind: str) -> bool:
 
 
 def _read_class_names(key: str, dataset: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return `metainfo.classes` of a dataset: None, names, or those in a file, one per line.
-
-    Raises:
-        ValueError: they are something else, empty, or name a class twice.
-    """
+    """Return `metainfo.classes` of a dataset: None, names, or those in a file, one per line."""
     key, classes = f'{key}.metainfo.classes', (dataset.get('metainfo') or {}).get('classes')
     if classes is None:
         return None

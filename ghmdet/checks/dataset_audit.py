@@ -48,11 +48,7 @@ class Finding:
 
 @dataclass
 class DatasetAudit:
-    """The result of `check_dataset`.
-
-    `statistics` are tables: title -> rows of (name, count). `images` are those in use: digest of
-    the content, or real path -> name and path. `unchecked` counts the images not checked.
-    """
+    """The result of `check_dataset`."""
 
     name: str
     ann_file: str
@@ -60,9 +56,11 @@ class DatasetAudit:
     image_loader: LoadImageFromFile = field(default_factory=LoadImageFromFile)  # of pictures
     findings: list[Finding] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    # Tables: title -> rows of (name, count).
     statistics: dict[str, list[tuple[str, int]]] = field(default_factory=dict)
+    # Those in use: digest of the content, or real path -> name and path.
     images: dict[str | bytes, tuple[str, str]] = field(default_factory=dict)
-    unchecked: int = 0
+    unchecked: int = 0  # images
 
     def add(
         self, kind: str, texts: Sequence[str], count: int = 0, is_error: bool = True
@@ -92,15 +90,10 @@ def check_dataset(
 ) -> DatasetAudit:
     """Check each entry of a dataset's annotation file, and decode all its images.
 
-    Args:
-        dataset: made with `lazy_init=True`, so that it has read nothing yet.
-        name: of the dataset in the report.
-        entries: of its annotation file from `read_valid_entries`, if that was read before.
-        decode: whether to check the images.
-        pipeline: run the pipeline on the images that the dataset uses, not only its decoder.
-        workers: processes for the images; 0 uses this process.
-        max_pictures: how many pictures of each kind of box error.
-        progress: called with the numbers of images that are done and of all.
+    The dataset is made with `lazy_init=True`, so that it has read nothing yet; `entries` are those
+    of `read_valid_entries`, if it was called before. With `pipeline` the pipeline is run on the
+    images that the dataset uses, not only its decoder. `max_pictures` is for each kind of box
+    error; `progress` is called with the numbers of images that are done and of all.
     """
     audit = DatasetAudit(name, dataset.ann_file, max_pictures, dataset.image_loader)
     arguments = dataset.ann_file, dataset.backend_args, not dataset.test_mode
@@ -143,9 +136,7 @@ def read_valid_entries(
 ) -> tuple[CocoRecords, Faults]:
     """Read a COCO file without its broken entries, and return what is wrong with these.
 
-    Raises:
-        OSError: it cannot be read.
-        ValueError: it is not JSON, or not a COCO file.
+    Raises an OSError or ValueError if it cannot be read, or is no COCO file.
     """
     try:
         return read_coco(ann_file, backend_args, need_annotations=need_annotations), Faults()

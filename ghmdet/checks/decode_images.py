@@ -34,12 +34,8 @@ def decode_images(
     """Run steps on images and yield the results by key, in any order.
 
     An image at which the process dies is an error of that image, except in this process, in which
-    the steps run if there are 0 workers, or if they cannot be pickled.
-
-    Args:
-        steps: transforms; the first decodes the image.
-        infos: what it starts from, see `CocoDataset`, by key.
-        workers: processes.
+    the steps run if there are 0 workers, or if they cannot be pickled. The first step decodes the
+    image; `infos` are what it starts from, see `CocoDataset`, by key.
     """
     try:
         pickle.dumps(steps)

@@ -74,15 +74,11 @@ def check_auto_scale_lr(settings: Any, wanted_by: str) -> None:
 
 
 def find_reference(cfg: Config, rate: float) -> tuple[float, float, str] | None:
-    """Return a learning rate and the total batch size that it was chosen for.
+    """Return a learning rate, the total batch size that it was chosen for, and their file.
 
     If a config inherits `base_batch_size` but sets its own learning rate, the two do not belong
-    together. Then both are those of the file that sets `base_batch_size`. `rate` is that of the
-    optimizer as configured.
-
-    Returns:
-        Learning rate, batch size, and the file that sets both ('' if they are those of the config);
-        None if the config has no valid `base_batch_size`.
+    together. Then both are those of the file that sets `base_batch_size`; else the file is ''.
+    `rate` is that of the optimizer as configured. None if there is no valid `base_batch_size`.
     """
     base: Any = (cfg.get('auto_scale_lr') or {}).get('base_batch_size')
     try:

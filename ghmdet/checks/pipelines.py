@@ -27,14 +27,10 @@ def try_pipeline(
 
     This is the first image, or one that may be too thin to be resized. An image that the pipeline
     skips is replaced by the next one, up to 16 times. The state of the random number generators is
-    kept.
+    kept. A dataset without a pipeline or `get_data_info` is skipped.
 
-    Args:
-        key: of the pipeline in the config, for messages.
-        dataset: without a pipeline or `get_data_info` it is skipped.
-        split: 'train', 'val' or 'test', which decides what the result must contain.
-        truth: whether a metric takes its ground truth from the result.
-        need: further metainfo that the result of val or test must have.
+    The split decides what the result must contain: also the ground truth if a metric takes it from
+    there (`truth`), and further metainfo of val or test (`need`). `key` is that of the pipeline.
 
     Raises:
         ConfigError: a transform fails, comes too late or too early, or is missing.

@@ -132,11 +132,7 @@ def _nodes(node: Any, key: str = '') -> Iterator[tuple[str, Any]]:
 
 
 def check_sections(cfg: Config) -> None:
-    """Check that all sections of a loop are set, or none of them.
-
-    Raises:
-        ConfigError: some are None or missing.
-    """
+    """Raise a ConfigError unless all sections of a loop are set, or none of them."""
     for keys in _SECTIONS.values():
         missing = [key for key in keys if cfg.get(key) is None]
         if 0 < len(missing) < len(keys):

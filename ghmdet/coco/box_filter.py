@@ -121,11 +121,9 @@ def check_boxes(
     In training as in MMDetection. In a test all boxes of the classes are used that a detection can
     match: width and height are positive, and box and image overlap.
 
-    Args:
-        records: the file; an annotation whose image is not in it has the owner -1. Where an image
-            has no size, only boxes left of or above it are outside.
-        label_of: the label of each category id that is used.
-        test_mode: whether the boxes are for a test.
+    `label_of` has the label of each category id that is used. An annotation whose image is not in
+    the file has the owner -1. Where an image has no size, only boxes left of or above it are
+    outside.
     """
     annotations, images = records.annotations, records.images
     owner = annotations.find_images({image.id: i for i, image in enumerate(images)})

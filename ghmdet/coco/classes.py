@@ -35,11 +35,6 @@ def match_classes(
 
     Raises:
         ValueError: a class is not among the categories, or two annotated categories have its name.
-
-    Example:
-        >>> categories = [CategoryRecord(7, 'dog'), CategoryRecord(3, 'cat')]
-        >>> match_classes(('cat', 'dog'), categories, 'train.json', annotated=[7])
-        [3, 7]
     """
     ids: dict[str, list[Id]] = {}
     for category in categories:
@@ -68,18 +63,14 @@ def choose_ids(ids: list[Id], annotated: Collection[Id]) -> list[Id]:
 
 
 class FileClasses(NamedTuple):
-    """The classes of a COCO file: names in the order of the category ids, each once.
-
-    `categories` are all names, `unused` those without annotations. `roots` are no classes: they are
-    unused and the supercategory of others, as Roboflow writes a project, with a text that says so.
-    `notes` say which of several categories of one name counts.
-    """
+    """The classes of a COCO file: names in the order of the category ids, each once."""
 
     classes: tuple[str, ...]
-    categories: tuple[str, ...]
-    unused: set[str]
+    categories: tuple[str, ...]  # all names
+    unused: set[str]  # those without annotations
+    # No classes: unused and the supercategory of others, as Roboflow writes a project; with a text.
     roots: dict[str, str]
-    notes: list[str]
+    notes: list[str]  # which of several categories of one name counts
 
 
 def find_classes(records: CocoRecords) -> FileClasses:

@@ -109,12 +109,7 @@ def read_coco_json(
 
 
 def load_json(ann_file: str, backend_args: dict[str, Any] | None = None) -> Any:
-    """Return the content of a JSON file.
-
-    Raises:
-        FileNotFoundError: there is no such file.
-        ValueError: it is not JSON; the message has line and column.
-    """
+    """Return the content of a JSON file; errors as in `read_coco`."""
     try:
         with explain_json(ann_file):
             return json.loads(fileio.get(ann_file, backend_args=backend_args))

@@ -83,22 +83,17 @@ _DOCUMENT_DECODER = msgspec.json.Decoder(_Document)
 
 @dataclass
 class AnnotationColumns:
-    """The annotations of a file in its order, as arrays of n entries.
+    """The annotations of a file in its order, as arrays of n entries."""
 
-    `bbox` is float64 (n, 4) x, y, w, h as in the file; `area` float64 with nan where the file has
-    none; `is_crowd` and `is_ignored` bool. `image` and `category` are indices in `image_ids` and
-    `category_ids`, which list the ids that occur. `ids` are the annotations' own: int64 (n,), or a
-    list where some are no integers; None where the file has none.
-    """
-
-    image_ids: list[Id]
+    image_ids: list[Id]  # those that occur
     category_ids: list[Id]
-    image: np.ndarray
-    category: np.ndarray
-    bbox: np.ndarray
-    area: np.ndarray
-    is_crowd: np.ndarray
-    is_ignored: np.ndarray
+    image: np.ndarray  # int64 (n,), index in `image_ids`
+    category: np.ndarray  # int64 (n,), index in `category_ids`
+    bbox: np.ndarray  # float64 (n, 4) x, y, w, h as in the file
+    area: np.ndarray  # float64 (n,), nan where the file has none
+    is_crowd: np.ndarray  # bool (n,)
+    is_ignored: np.ndarray  # bool (n,)
+    # The annotations' own: int64 (n,), or a list where some are no integers; None: without one.
     ids: Sequence[Id] | np.ndarray = ()
 
     def __len__(self) -> int:
@@ -122,39 +117,28 @@ class AnnotationColumns:
 
 @dataclass
 class CocoRecords:
-    """What detection needs of a COCO file.
-
-    `annotated` and `categorised` say whether it has the lists `annotations` and `categories`.
-    """
+    """What detection needs of a COCO file."""
 
     images: list[ImageRecord]
     categories: list[CategoryRecord]
     annotations: AnnotationColumns
-    annotated: bool
-    categorised: bool = True
+    annotated: bool  # whether it has the list `annotations`
+    categorised: bool = True  # whether it has the list `categories`
 
 
 def read_records(ann_file: str, backend_args: dict[str, Any] | None = None) -> CocoRecords:
-    """Read a COCO file and check the keys and types of its entries.
-
-    Args:
-        ann_file: path or URL of the JSON file.
-        backend_args: what `mmengine.fileio.get` needs for storage that is not a local disk.
+    """Read a COCO file and check the keys and types of its entries; `read_coco` checks more.
 
     Raises:
         OSError: the file cannot be read; FileNotFoundError if there is none.
-        ValueError: it is not JSON (line and column), no COCO file, or has broken entries (which).
+        ValueError: as `read_coco`.
     """
     with explain_json(ann_file), _open_text(ann_file, backend_args) as text:
         return _decode(text, ann_file)
 
 
 def convert_records(data: Any, ann_file: str) -> CocoRecords:
-    """Turn a COCO file, as `json.loads` returns it, into records, see `read_records`.
-
-    Raises:
-        ValueError: it is no COCO file or has broken entries.
-    """
+    """Turn a COCO file, as `json.loads` returns it, into records; errors as in `read_records`."""
     return _finish(_convert(data, ann_file, Faults()))
 
 

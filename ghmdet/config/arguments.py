@@ -67,8 +67,8 @@ def load_config(args: argparse.Namespace) -> Config:
 
     Raises:
         FileNotFoundError: there is no such config.
-        ConfigError: its files cannot be read; some data do not lie below the data root; with
-            `--strict`, a key is not used.
+        ConfigError: its files cannot be read (with file and line); some data do not lie below the
+            data root; with `--strict`, a key is not used.
     """
     cfg = read_config(args.config)
     unused = list(find_unused_keys(cfg))
@@ -92,12 +92,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
 
 def read_config(name: str) -> Config:
-    """Read a config by file or name, and keep for `origins_of` which file set each key.
-
-    Raises:
-        FileNotFoundError: there is no such config.
-        ConfigError: its files cannot be read; the message has file and line.
-    """
+    """Read a config by file or name, and keep for `origins_of` which file set each key."""
     with name_the_file(), record_origins() as origins:
         cfg = get_config(name)
     keep_origins(cfg, origins)

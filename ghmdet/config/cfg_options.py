@@ -55,10 +55,8 @@ class _OptionsAction(argparse.Action):
 def parse_value(text: str) -> Any:
     """Read the value of an option, in Python's notation or with texts that have no quotes.
 
-    A comma outside of brackets makes a list.
-
-    Raises:
-        ValueError: brackets are not closed, or a text in a list has brackets.
+    A comma outside of brackets makes a list. A ValueError if brackets are not closed, or a text in
+    a list has brackets.
     """
     text = text.strip()
     if text[:1] in ('"', "'") and text[:1] == text[-1:]:
@@ -87,11 +85,8 @@ def _parse_item(text: str) -> Any:
 def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
     """Override values of a config by dotted key: `model.neck.in_channels.0`.
 
-    As `Config.merge_from_dict`, but inside of any list or tuple.
-
-    Raises:
-        KeyError: a list has no such item.
-        TypeError: a key leads into a value that is neither dict nor list.
+    As `Config.merge_from_dict`, but inside of any list or tuple. A KeyError if a list has no such
+    item, a TypeError if a key leads into a value that is neither dict nor list.
     """
     changes: dict[str, Any] = {}
     for key, value in clear_nones(cfg, options).items():
@@ -111,8 +106,7 @@ def merge_options(cfg: Config, options: Mapping[str, Any]) -> None:
 def clear_nones(cfg: Config, options: Mapping[str, Any]) -> dict[str, Any]:
     """Add `_delete_` where the config has None and an option sets a key of a dict.
 
-    Raises:
-        TypeError: an option would replace a dict by a number or a text.
+    A TypeError if an option would replace a dict by a number or a text.
     """
     cleared: dict[str, Any] = {}
     for key, value in options.items():

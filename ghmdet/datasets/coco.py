@@ -155,10 +155,7 @@ class CocoDataset(BaseDataset):
         return info
 
     def load_data_list(self) -> Sequence[dict]:
-        """Read and check the annotation file.
-
-        Returns one dict per image in the order of the file, before `filter_data`.
-        """
+        """Read and check the file; return a dict per image in its order, before `filter_data`."""
         mine, base = type(self), CocoDataset
         own = [name for name in _HOOKS if getattr(mine, name) is not getattr(base, name)]
         need_annotations = not self.test_mode
@@ -215,11 +212,7 @@ class CocoDataset(BaseDataset):
         return build_images(records, self.cat2label, folder, self.test_mode)[0][0]
 
     def filter_data(self) -> Sequence[dict]:
-        """Leave out images by `filter_cfg`, never with `test_mode`.
-
-        Raises:
-            ValueError: no image is left.
-        """
+        """Leave out images by `filter_cfg`, never with `test_mode`."""
         images = self.data_list
         filters = {} if self.test_mode else dict(self.filter_cfg or {})
         drop_empty, min_size = bool(filters.get('filter_empty_gt')), filters.get('min_size', 0)

@@ -68,25 +68,16 @@ class CocoImages(Sequence):
 
     Each dict is made when it is read. torch sends tensors to other processes in shared memory, so
     that data loader workers share these, however they are started.
-
-    Args:
-        folder: put before each file name.
-        fields: `img_id`, `file_name`, `height` and `width` of N images.
-        has_objects: bool (N,), whether the file has an annotation of the classes for the image, be
-            its box used or left out.
-        ends: int64 (N,), the boxes of image i are `ends[i - 1]` to `ends[i]` of these:
-        bboxes: float64 (n, 4) x1, y1, x2, y2 in pixels.
-        labels: int64 (n,).
-        ignore_flags: uint8 (n,), 1 for crowd regions and boxes marked `ignore`.
     """
 
-    folder: str
-    fields: dict[str, ValueColumn]
+    folder: str  # put before each file name
+    fields: dict[str, ValueColumn]  # `img_id`, `file_name`, `height` and `width` of N images
+    # bool (N,), whether the file has an annotation of the classes for it, its box used or left out
     has_objects: Tensor
-    ends: Tensor
-    bboxes: Tensor
-    labels: Tensor
-    ignore_flags: Tensor
+    ends: Tensor  # int64 (N,), the boxes of image i are `ends[i - 1]` to `ends[i]` of these:
+    bboxes: Tensor  # float64 (n, 4) x1, y1, x2, y2 in pixels
+    labels: Tensor  # int64 (n,)
+    ignore_flags: Tensor  # uint8 (n,), 1 for crowd regions and boxes marked `ignore`
 
     def __len__(self) -> int:
         return len(self.ends)

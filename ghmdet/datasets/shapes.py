@@ -56,18 +56,10 @@ def draw_shapes(
     The annotation file of a split is removed first and written last, so that it never exists
     without all of its images.
 
-    Args:
-        out_dir: folder to write to; files of the same names are replaced.
-        num_images: number of images of each split.
-        seed: the same seed gives the same bytes. An image depends on the seed, the name of its
-            split and its number, not on the number of images.
-        on_image: called with (split, images drawn, images in all) after each image.
-
-    Returns:
-        The annotation file of each split.
-
-    Raises:
-        ValueError: a number of images is below 1 or the seed is negative.
+    Files of the same names are replaced. The same seed gives the same bytes: an image depends on
+    the seed, the name of its split and its number, not on the number of images. `on_image` is
+    called with (split, images drawn, images in all) after each image. Returned are the annotation
+    files by split. A ValueError if a number of images is below 1 or the seed is negative.
     """
     if seed < 0 or not num_images or min(num_images.values()) < 1:
         raise ValueError(
@@ -87,7 +79,11 @@ def draw_shapes(
             annotations += anns
             if on_image:
                 on_image(split, index + 1, total)
-        _write_coco(ann_files[split], images, annotations)
+        annotations = [dict(id=number, **ann) for number, ann in enumerate(annotations, start=1)]
+        categories = [dict(id=i, name=name) for i, name in enumerate(SHAPES_CLASSES, start=1)]
+        coco = dict(images=images, annotations=annotations, categories=categories)
+        with replacing(ann_files[split]) as draft:
+            draft.write_text(json.dumps(coco))
     return ann_files
 
 
@@ -193,11 +189,3 @@ def _annotate_item(item: _Item, image_id: int) -> dict:
         'area': len(xs),
         'iscrowd': int(item.is_crowd),
     }
-
-
-def _write_coco(ann_file: Path, images: list[dict], annotations: list[dict]) -> None:
-    annotations = [dict(id=number, **ann) for number, ann in enumerate(annotations, start=1)]
-    categories = [dict(id=i, name=name) for i, name in enumerate(SHAPES_CLASSES, start=1)]
-    coco = dict(images=images, annotations=annotations, categories=categories)
-    with replacing(ann_file) as draft:
-        draft.write_text(json.dumps(coco))

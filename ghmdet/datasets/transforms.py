@@ -66,9 +66,6 @@ class LoadImageFromFile(_Transform):
         ignore_empty: leave out an image that cannot be used instead of raising.
         max_pixels: an image of more pixels is refused before it is decoded.
         backend_args: what `mmengine.fileio.get` needs for storage that is not a local disk.
-
-    Raises:
-        ValueError: an argument is none of the above.
     """
 
     def __init__(
@@ -149,9 +146,6 @@ class LoadAnnotations(_Transform):
         with_mask: only False; ghmdet has no masks.
         with_seg: only False.
         box_type: 'hbox' or None; boxes are plain arrays either way.
-
-    Raises:
-        ValueError: masks, segmentation or another box type are requested.
     """
 
     def __init__(
