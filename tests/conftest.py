@@ -17,6 +17,8 @@ from tests.fork_server import close_shared_server
 
 torch.set_num_threads(1)  # where a plugin was quicker
 
+collect_ignore = ['data/golden/run_tide.py']  # needs tidecv
+
 # `nohup` and `&` leave these ignored, also in the processes that tests start. With a handler,
 # which a started process does not inherit, all tests find the defaults.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
