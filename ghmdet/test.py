@@ -39,7 +39,7 @@ def parse_args() -> argparse.Namespace:
         help='write precision, recall and F1 over the score threshold, as CSV and PNG',
     )
     flags = {
-        '--format-only': 'only COCO results, which need no annotations, and no evaluation; in '
+        '--format-only': 'only COCO results, also without annotations, and no evaluation; in '
         '<work dir>/results.bbox.json, or --out',
         '--allow-skipped': 'exit with code 0, not 1, although images of --images were left out',
         '--show': 'show the detections in a window',
