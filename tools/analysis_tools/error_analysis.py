@@ -50,7 +50,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
         '--box-rule',
         choices=['matchable', 'pycocotools'],
         help="which boxes are objects, see CocoMetric (that of the config's evaluator, else "
-        'matchable); tidecv agrees with pycocotools',
+        'pycocotools, as in tidecv)',
     )
     args = parser.parse_args(argv)
     if args.pictures < 0:
@@ -61,11 +61,11 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     results = results_arguments.read_results(args)
-    if args.box_rule:
-        results.metric['box_rule'] = args.box_rule
+    rule = args.box_rule or results.metric.get('box_rule', 'pycocotools')
+    results.metric['box_rule'] = rule
     matches = results.match(score_thr=float('-inf'))
     errors = error_types.find_errors(matches)
-    report = make_report(matches, errors)
+    report = {'box_rule': rule, **make_report(matches, errors)}
     print('\n'.join(format_report(report)))
     args.save_dir.mkdir(parents=True, exist_ok=True)
     with replacing(args.save_dir / 'error_analysis.json') as file:
@@ -120,11 +120,12 @@ def format_report(report: dict[str, Any]) -> list[str]:
         '',
         f'{"kind":8}{"count":>9}{"dAP":>8}',
     ]
-    if report['ignored_boxes'] or report['crowd_regions']:
-        lines[1:1] = [
-            f'not objects: {report["crowd_regions"]:,} crowd regions, {report["ignored_boxes"]:,} '
-            'boxes marked ignore (tidecv counts them, and so does --box-rule pycocotools)'
-        ]
+    text = f'not objects: {report["crowd_regions"]:,} crowd regions'
+    if report['box_rule'] == 'matchable':
+        text += f', {report["ignored_boxes"]:,} boxes marked ignore'
+    else:
+        text += '; boxes marked ignore are, as in tidecv, but not with --box-rule matchable'
+    lines.insert(1, text)
     for name, meaning in error_types.DESCRIPTIONS.items():
         count = report['counts'].get(name)
         number = '' if count is None else f'{count:,}'

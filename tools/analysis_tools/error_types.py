@@ -50,8 +50,8 @@ def find_errors(matches: Matches) -> ErrorTypes:
 
     This differs from tidecv: an image of more than 100 objects has as many detections, so the
     ground truth has no errors; a detection that matches a crowd region or an ignored box is no
-    error (in tidecv it is counted, at no dAP); boxes marked `ignore` are not objects to find; of
-    different boxes with the same IoU a detection finds the last, as in COCOeval, not the first.
+    error (in tidecv it is counted, at no dAP); of different boxes with the same IoU a detection
+    finds the last, as in COCOeval, not the first.
 
     Args:
         matches: at IoU 0.5, of all detections; its pairs from IoU 0.1.
