@@ -74,6 +74,8 @@ def test_counts_worked_by_hand(tmp_path, capsys):
     assert lower[2].tolist() == [1, 0, 2, 0]
     _, strict = run(tmp_path, [entries[0] | dict(bbox=[0, 0, 10, 8])], '--tp-iou-thr', '0.9')
     assert strict.tolist() == [[0] * 4, [0, 0, 0, 1], [0, 0, 0, 3], [0, 0, 1, 0]]
+    _, suppressed = run(tmp_path, entries, '--nms-iou-thr', '0.5')
+    assert suppressed.tolist() == [[0, 0, 0, 0], [0, 1, 0, 0], [1, 0, 1, 1], [1, 0, 0, 0]]
 
 
 @pytest.mark.parametrize('seed', range(3))

@@ -24,8 +24,10 @@ from ghmdet.files import replacing, write_table
 matplotlib = LazyModule('matplotlib')
 figure_module = LazyModule('matplotlib.figure')
 np = LazyModule('numpy')
+postprocess = LazyModule('ghmdet.boxes.postprocess')
 pyplot = LazyModule('matplotlib.pyplot')
 summary = LazyModule('ghmdet.evaluation.coco_summary')
+torch = LazyModule('torch')
 
 BACKGROUND = 'background'
 _PRINTED = 20  # classes; wider tables cannot be read
@@ -50,6 +52,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--tp-iou-thr', type=check_share, default=0.5, help='IoU from which they match (0.5)'
     )
+    parser.add_argument(
+        '--nms-iou-thr',
+        type=check_share,
+        help='apply NMS to the detections of each class before, at this IoU (no NMS)',
+    )
     return parser.parse_args(argv)
 
 
@@ -61,6 +68,9 @@ def main(argv: list[str] | None = None) -> None:
             'Blues, viridis, plasma, ...'
         )
     results = read_results(args)
+    if args.nms_iou_thr is not None:
+        kept = [suppress(image, args.nms_iou_thr) for image in results.images]
+        results = results._replace(images=kept)
     matches = results.match(iou_thr=args.tp_iou_thr, score_thr=args.score_thr)
     matrix = count_pairs(matches)
     content = describe(matrix, matches)
@@ -75,6 +85,14 @@ def main(argv: list[str] | None = None) -> None:
         figure_ = pyplot.figure(figsize=figure.get_size_inches())
         draw(matrix, content['classes'], args.color_theme, figure_)
         pyplot.show()
+
+
+def suppress(image: dict[str, Any], iou_thr: float) -> dict[str, Any]:
+    """Apply NMS to the detections of an image, within each class."""
+    boxes, scores, labels = (torch.as_tensor(image[k]) for k in ('bboxes', 'scores', 'labels'))
+    keep = postprocess.class_wise_nms(boxes.double(), scores.double(), labels, iou_thr)
+    columns = dict(bboxes=boxes[keep], scores=scores[keep], labels=labels[keep])
+    return image | {key: column.numpy() for key, column in columns.items()}
 
 
 def count_pairs(matches: Any) -> Any:
