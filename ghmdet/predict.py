@@ -141,8 +141,9 @@ def main() -> None:
     times = dict(read=0.0, network=0.0, write=0.0)
     on_error = (lambda error: skipped.append(str(error))) if skips else 'raise'
     start, results = time.perf_counter(), detector.run(images, args.batch_size, 0, on_error, times)
+    hidden = args.quiet or not sys.stderr.isatty()
     above = ((image, found.above(thresholds)) for image, found in results)
-    counts = write(args, above, opened, times)
+    counts = write(above, opened, times, images.count(), hidden)
     seconds, done = time.perf_counter() - start, counts.pop(None)
     if skipped:
         print(f'{len(skipped)} images cannot be used and were left out:', file=sys.stderr)
@@ -157,13 +158,11 @@ def main() -> None:
         print(f'written: {", ".join(str(writer.path) for writer in opened)}')
 
 
-def write(args: argparse.Namespace, results: Any, opened: list[Any], times: dict) -> Counter:
+def write(results: Any, opened: list[Any], times: dict, total: int | None, hidden: bool) -> Counter:
     """Write the results; return the numbers of images (of None) and of detections per class."""
-    total = inference.count_images(args.sources, every=args.every)
     counts: Counter[str | None] = Counter({None: 0})
     columns = [*progress.Progress.get_default_columns(), progress.MofNCompleteColumn()]
-    hidden, screen = args.quiet or not sys.stderr.isatty(), console.Console(stderr=True)
-    finished = False
+    finished, screen = False, console.Console(stderr=True)
     try:
         with progress.Progress(*columns, console=screen, disable=hidden) as bar:
             for image, found in bar.track(results, total, description='predicting'):

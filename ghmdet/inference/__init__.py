@@ -2,6 +2,6 @@
 
 from ghmdet.inference.detections import Detections
 from ghmdet.inference.detector import Detector
-from ghmdet.inference.sources import SourceImage, count_images, image_name, iterate
+from ghmdet.inference.sources import SourceImage, image_name, iterate
 
-__all__ = ['Detections', 'Detector', 'SourceImage', 'count_images', 'image_name', 'iterate']
+__all__ = ['Detections', 'Detector', 'SourceImage', 'image_name', 'iterate']

@@ -68,7 +68,7 @@ def iterate(
     channel_order: str = 'bgr',
     apply_exif: bool = True,
     allow_missing: bool = False,
-) -> Iterator[SourceImage]:
+) -> SourceReader:
     """Return an iterator over the images of one or several sources, in flat memory.
 
     A source is an image file, a folder (with its subfolders), a pattern of files (`*`, `?`, `**`),
@@ -94,18 +94,7 @@ def iterate(
     check_integer('every', every, 1)
     check_channel_order(channel_order)
     items = _find_all(inputs, channel_order, allow_missing)
-    return _Reader(items, every, channel_order, apply_exif)
-
-
-def count_images(inputs: Any, *, every: int = 1) -> int | None:
-    """Count the images of `iterate`; None if only reading them tells: stdin, iterators, streams."""
-    items = _find_all(inputs, 'bgr', allow_missing=True)
-    if items is inputs:  # an iterator
-        return None
-    paths = [item.path if isinstance(item, _File) else '' for item in items]
-    counts = [_count_frames(path) if _is_video(path) else every for path in paths]
-    is_known = '-' not in paths and min(counts, default=0) >= 0
-    return sum(-(-number // every) for number in counts) if is_known else None
+    return SourceReader(items, every, channel_order, apply_exif)
 
 
 def find_kind(source: str | os.PathLike[str]) -> str:
@@ -130,11 +119,11 @@ def find_kind(source: str | os.PathLike[str]) -> str:
     return 'video' if _is_video(path) else 'image'
 
 
-class _Reader(Iterator[SourceImage]):
+class SourceReader(Iterator[SourceImage]):
     """Yields the images of sources and raises the errors between them; these end no generator."""
 
     def __init__(self, items: Iterable[Any], every: int, order: str, exif: bool) -> None:
-        self._every, self._order, self._exif = every, order, exif
+        self._items, self._every, self._order, self._exif = items, every, order, exif
         self._names, self._numbers = Counter[str](), count()
         self._found = self._read(items)
 
@@ -143,6 +132,15 @@ class _Reader(Iterator[SourceImage]):
         if isinstance(found, ImageError):
             raise found
         return found
+
+    def count(self) -> int | None:
+        """Count the images; None if only reading them tells: stdin, iterators, streams."""
+        if not isinstance(self._items, list):
+            return None
+        paths = [item.path if isinstance(item, _File) else '' for item in self._items]
+        counts = [_count_frames(path) if _is_video(path) else self._every for path in paths]
+        is_known = '-' not in paths and min(counts, default=0) >= 0
+        return sum(-(-number // self._every) for number in counts) if is_known else None
 
     def _read(self, items: Iterable[Any]) -> Iterator[SourceImage | ImageError]:
         for item in items:

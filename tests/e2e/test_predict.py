@@ -1,6 +1,5 @@
 """predict.py as users run it, on drawn images and a network of random weights."""
 
-import argparse
 import csv
 import functools
 import http.server
@@ -531,9 +530,8 @@ def test_each_output_is_closed_also_after_an_error_of_one(capsys):
                 raise OSError('still none')
             return self.name
 
-    args = argparse.Namespace(sources=['x.jpg'], every=1, quiet=True)
     found = SimpleNamespace(names=['cat'])
     with pytest.raises(OSError, match='still none'):
-        predict.write(args, [(None, found)], [Output('a'), Output('b'), Output('c')], {})
+        predict.write([(None, found)], [Output('a'), Output('b'), Output('c')], {}, 1, True)
     assert closed == [('a', False), ('b', False), ('c', False)]
     assert capsys.readouterr().err == 'stopped after 0 of 1 images, kept in a, c\n'

@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 
 from ghmdet.datasets.image_file import ImageError, read_image
-from ghmdet.inference import SourceImage, count_images, image_name, iterate
+from ghmdet.inference import SourceImage, image_name, iterate
 from ghmdet.inference.sources import MissingSourceError
 
 
@@ -32,7 +32,7 @@ def photos(tmp_path, monkeypatch):
 
 def names_of(inputs, **options):
     found = list(iterate(inputs, **options))
-    assert count_images(inputs, every=options.get('every', 1)) in (len(found), None)
+    assert iterate(inputs, **options, allow_missing=True).count() in (len(found), None)
     return [source.name for source in found]
 
 
@@ -110,7 +110,7 @@ def test_a_list(photos, monkeypatch, kind, encoding):
     monkeypatch.setattr('sys.stdin', io.TextIOWrapper(io.BytesIO(content)))
     rooted = str(photos / 'a/2.png').lstrip('/')
     assert names_of('-') == [*expected, rooted]
-    assert count_images('-') is None
+    assert iterate('-', allow_missing=True).count() is None
 
 
 def test_stdin_is_read_as_it_comes(photos, monkeypatch):
@@ -150,7 +150,7 @@ def test_an_iterator_is_read_as_it_is_used(photos):
     assert len(used) == 1
     assert next(found) == SourceImage('a/b/1.png', 'a/../b/1.png')
     assert [each.name for each in found] == ['000000', 'b/1.png', 'a/1_2.png']
-    assert count_images(images()) is None
+    assert iterate(images(), allow_missing=True).count() is None
     assert len(used) == 5
 
 
@@ -163,7 +163,7 @@ def test_arrays_are_in_bgr(photos):
     assert [each.name for each in found] == ['000000', '000001', '000002'] * 2
     assert all(np.array_equal(each.image, bgr) for each in found)
     assert image_name(found[1]) == '000001.jpg'
-    assert count_images(bgr) == 1
+    assert iterate(bgr, allow_missing=True).count() == 1
 
 
 @pytest.mark.follows('give a grey image as PIL.Image.fromarray(array)')
@@ -234,9 +234,9 @@ def test_wrong_arguments(photos):
 )
 def test_frames_of_a_video(photos, file, fourcc):
     draw_video(photos / 'b' / file, fourcc=fourcc)
-    assert count_images(f'b/{file}') == 60
+    assert iterate(f'b/{file}', allow_missing=True).count() == 60
     found = list(iterate(['a', f'b/{file}'], every=7))
-    assert len(found) == count_images(['a', f'b/{file}'], every=7) == 2 + 9
+    assert len(found) == iterate(['a', f'b/{file}'], every=7, allow_missing=True).count() == 2 + 9
     for number, source in enumerate(found[2:]):
         assert source[:3] == (f'b/{file}', f'b/{file}', 7 * number)
         assert abs(source.image.mean() - 28 * number) < 3
@@ -261,7 +261,7 @@ def test_what_is_no_video(photos):
     with pytest.raises(ImageError, match='video clip.mp4 cannot be opened: it is damaged, no vid'):
         next(found)
     assert next(found).name == 'a/1.png'
-    assert count_images('clip.mp4') == 0
+    assert iterate('clip.mp4', allow_missing=True).count() == 0
 
 
 class Handler(SimpleHTTPRequestHandler):
@@ -297,7 +297,7 @@ def test_urls(photos, server):
     assert found[0].path == f'{server}/a/1%202.png?size=3'
     assert [each.frame for each in found] == [None, None, 0, 1]
     assert abs(found[3].image.mean() - 4) < 3
-    assert count_images(urls) == 62
+    assert iterate(urls, allow_missing=True).count() == 62
 
 
 @pytest.mark.parametrize(

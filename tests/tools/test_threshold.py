@@ -50,7 +50,7 @@ def test_nothing_detected_and_nothing_to_find(with_objects, tmp_path, monkeypatc
     assert [file.name for file in Path('curves').iterdir()] == ['curves.csv']
 
 
-@pytest.mark.follows('--out is a JSON file, its name must end in .json')
+@pytest.mark.follows('is a JSON file, its name must end in .json')
 def test_an_output_of_another_kind(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     write_set(tmp_path)

@@ -12,11 +12,10 @@ the objects of its class, a column to the detections. Writes confusion_matrix.cs
 from __future__ import annotations
 
 import argparse
-import json
 from pathlib import Path
 from typing import Any
 
-from results_arguments import add_results_arguments, check_share, read_results
+from results_arguments import add_results_arguments, check_share, read_results, write_json
 
 from ghmdet.config.cli import LazyModule, run, user_path
 from ghmdet.files import replacing, write_table
@@ -139,8 +138,7 @@ def share_of_rows(matrix: Any) -> Any:
 
 
 def write(folder: Path, matrix: Any, content: dict[str, Any]) -> None:
-    with replacing(folder / 'confusion_matrix.json') as draft:
-        draft.write_text(json.dumps(content), encoding='utf-8')
+    write_json(folder / 'confusion_matrix.json', content)
     rows = zip(content['classes'], matrix.tolist(), strict=True)
     header = ['true \\ predicted', *content['classes']]
     write_table(folder / 'confusion_matrix.csv', [header, *([name, *row] for name, row in rows)])

@@ -14,7 +14,6 @@ Writes error_analysis.json, error_analysis.png, and with --pictures some errors 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,6 @@ import results_arguments
 from marked_pictures import GOOD, MEANT, WRONG, Mark
 
 from ghmdet.config.cli import LazyModule, run, user_path
-from ghmdet.files import replacing
 
 np: Any = LazyModule('numpy')
 figure: Any = LazyModule('matplotlib.figure')
@@ -67,9 +65,7 @@ def main(argv: list[str] | None = None) -> None:
     errors = error_types.find_errors(matches)
     report = {'box_rule': rule, **make_report(matches, errors)}
     print('\n'.join(format_report(report)))
-    args.save_dir.mkdir(parents=True, exist_ok=True)
-    with replacing(args.save_dir / 'error_analysis.json') as file:
-        file.write_text(json.dumps(report, indent=1, ensure_ascii=False) + '\n', 'utf-8')
+    results_arguments.write_json(args.save_dir / 'error_analysis.json', report)
     draw_chart(report).savefig(args.save_dir / 'error_analysis.png', dpi=120)
     print(f'\nwritten to {args.save_dir}: error_analysis.json and error_analysis.png')
     if args.pictures:

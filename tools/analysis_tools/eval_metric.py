@@ -9,13 +9,11 @@ With a config the settings of its test_evaluator are used; without, COCO's.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 
-from results_arguments import add_results_arguments, read_results
+from results_arguments import add_results_arguments, check_json, read_results, write_json
 
-from ghmdet.config.cli import LazyModule, run, user_path
-from ghmdet.files import replacing
+from ghmdet.config.cli import LazyModule, run
 
 coco_metric = LazyModule('ghmdet.evaluation.coco_metric')
 
@@ -24,11 +22,8 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Evaluate detections in a file.')
     add_results_arguments(parser)
     parser.add_argument('--classwise', action='store_true', help='also AP of each class')
-    parser.add_argument('--out', type=user_path, metavar='JSON', help='write the figures here')
-    args = parser.parse_args(argv)
-    if args.out and args.out.suffix != '.json':
-        parser.error(f'--out is a JSON file, its name must end in .json, got {args.out}')
-    return args
+    parser.add_argument('--out', type=check_json, metavar='JSON', help='write the figures here')
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -44,10 +39,8 @@ def main(argv: list[str] | None = None) -> None:
     figures = metric.evaluate(len(results.images))
     print('\n'.join(f'{name}: {value:.4f}' for name, value in figures.items()))
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
         values = {name: None if math.isnan(value) else value for name, value in figures.items()}
-        with replacing(args.out) as draft:
-            draft.write_text(json.dumps(values, indent=1), encoding='utf-8')
+        write_json(args.out, values)
         print(f'written to {args.out}')
 
 

@@ -18,6 +18,7 @@ import msgspec
 import numpy as np
 import torch
 from mmengine.logging import print_log
+from results_arguments import SUFFIXES
 
 from ghmdet.coco.classes import suggest_name
 from ghmdet.coco.faults import MAX_PIXELS, explain_json, show
@@ -26,7 +27,6 @@ from ghmdet.evaluation.coco_annotations import CocoAnnotations
 from ghmdet.files import explain_look_alike
 from ghmdet.messages import list_items
 
-SUFFIXES = '.json', '.pkl', '.pickle'
 _KEYS = 'labels', 'bboxes', 'scores'
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,7 +15,7 @@ from ghmdet.config.cfg_options import add_cfg_options, merge_options
 from ghmdet.config.cli import LazyModule, add_debug_argument, user_path
 from ghmdet.config.from_mmdet import convert_mmdet_config
 from ghmdet.config.parts import make_plain
-from ghmdet.files import explain_look_alike
+from ghmdet.files import explain_look_alike, replacing
 
 checked = LazyModule('ghmdet.checks.classes')
 coco_annotations = LazyModule('ghmdet.evaluation.coco_annotations')
@@ -24,7 +25,7 @@ registry = LazyModule('ghmdet.registry')
 result_files = LazyModule('result_files')
 wrappers = LazyModule('ghmdet.datasets.wrappers')
 
-_SUFFIXES = '.json', '.pkl', '.pickle'
+SUFFIXES = '.json', '.pkl', '.pickle'
 
 
 class Results(NamedTuple):
@@ -81,9 +82,23 @@ def check_share(text: str) -> float:
     return value
 
 
+def check_json(text: str) -> Path:
+    """Read an argument that is the name of a JSON file."""
+    if not text.endswith('.json'):
+        raise argparse.ArgumentTypeError(f'is a JSON file, its name must end in .json, got {text}')
+    return user_path(text)
+
+
+def write_json(file: Path, content: Any) -> None:
+    """Write a JSON file; its folder is made if needed."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as draft:
+        draft.write_text(json.dumps(content, indent=1) + '\n', encoding='utf-8')
+
+
 def is_config(args: argparse.Namespace) -> bool:
     """Whether the arguments are `CONFIG RESULTS`."""
-    return not args.first.endswith(_SUFFIXES)
+    return not args.first.endswith(SUFFIXES)
 
 
 def read_results(args: argparse.Namespace) -> Results:

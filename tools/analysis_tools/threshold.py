@@ -10,12 +10,16 @@ at least the threshold count. `python -m ghmdet.predict --class-thr @thresholds.
 from __future__ import annotations
 
 import argparse
-import json
 
-from results_arguments import add_results_arguments, check_share, read_results
+from results_arguments import (
+    add_results_arguments,
+    check_json,
+    check_share,
+    read_results,
+    write_json,
+)
 
 from ghmdet.config.cli import LazyModule, run, user_path
-from ghmdet.files import replacing
 
 thresholds = LazyModule('ghmdet.evaluation.thresholds')
 
@@ -26,14 +30,11 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     parser.add_argument(
         '--iou-thr', type=check_share, default=0.5, help='IoU from which a detection is true (0.5)'
     )
-    parser.add_argument('--out', type=user_path, metavar='JSON', help='write the thresholds here')
+    parser.add_argument('--out', type=check_json, metavar='JSON', help='write the thresholds here')
     parser.add_argument(
         '--curves', type=user_path, metavar='DIR', help='write curves.csv and curves.png there'
     )
-    args = parser.parse_args(argv)
-    if args.out and args.out.suffix != '.json':
-        parser.error(f'--out is a JSON file, its name must end in .json, got {args.out}')
-    return args
+    return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -42,9 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     best = thresholds.best_thresholds(curves, args.iou_thr)
     print(thresholds.format_thresholds(best))
     if args.out:
-        args.out.parent.mkdir(parents=True, exist_ok=True)
-        with replacing(args.out) as draft:
-            draft.write_text(json.dumps(best, indent=1), encoding='utf-8')
+        write_json(args.out, best)
         print(f'written to {args.out}')
     if args.curves:
         thresholds.write_curves(args.curves, curves)
