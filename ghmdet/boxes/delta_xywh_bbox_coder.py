@@ -77,10 +77,13 @@ class DeltaXYWHBBoxCoder:
         half_sizes = sizes * deltas[:, 2:].clamp(-max_log, max_log).exp() * 0.5
         decoded = torch.cat([new_centers - half_sizes, new_centers + half_sizes], dim=-1)
         if self.clip_border and max_shape is not None:
-            h, w = max_shape[:2]
-            decoded[:, 0::2].clamp_(0, w)
-            decoded[:, 1::2].clamp_(0, h)
+            decoded = clip_bboxes(decoded, decoded.new_tensor(max_shape[:2]))
         return decoded
+
+
+def clip_bboxes(bboxes: Tensor, sizes: Tensor) -> Tensor:
+    """Clip boxes (..., 4) to images of the sizes (..., 2), each (h, w)."""
+    return bboxes.clamp(min=0).minimum(sizes[..., [1, 0, 1, 0]])
 
 
 def _centers_and_sizes(bboxes: Tensor) -> tuple[Tensor, Tensor]:

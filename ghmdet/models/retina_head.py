@@ -13,6 +13,7 @@ from mmengine.model import BaseModule
 from torch import Tensor, nn
 
 from ghmdet.argument_checks import check_flag, check_integer, check_number, is_number
+from ghmdet.boxes.delta_xywh_bbox_coder import clip_bboxes
 from ghmdet.boxes.postprocess import check_test_cfg, finish_detections, select_candidates
 from ghmdet.registry import MODELS, TASK_UTILS
 from ghmdet.structures import DetDataSample, InstanceData
@@ -246,48 +247,58 @@ class RetinaHead(BaseModule):
         Boxes are in pixels of the network's input or, with `rescale`, of the original image; the
         samples have `img_shape`, and `scale_factor` when rescaling.
         """
-        cls_scores, bbox_preds = self(feats)
-        num_classes, device = self.num_classes, cls_scores[0].device
-        featmap_hws = [tuple(score.shape[-2:]) for score in cls_scores]
-        level_priors = self.prior_generator.grid_priors(featmap_hws, device=device)
-        levels = [
-            (_by_prior(logits, num_classes).float().sigmoid(), _by_prior(deltas, 4).float(), priors)
-            for logits, deltas, priors in zip(cls_scores, bbox_preds, level_priors, strict=True)
-        ]
+        device = feats[0].device
+        sizes = torch.tensor([sample.img_shape[:2] for sample in data_samples], device=device)
+        inverse_scales = None
+        if rescale:
+            inverse = [[1 / factor for factor in _scale_factor(each)] for each in data_samples]
+            inverse_scales = torch.tensor(inverse, dtype=torch.float32, device=device)
+        found = self.detect(feats, sizes, inverse_scales)
+        counts = (found[1] > 0).sum(dim=1).tolist()
         return [
-            self._predict_image([(s[i], d[i], p) for s, d, p in levels], sample, rescale)
-            for i, sample in enumerate(data_samples)
+            InstanceData(bboxes=bboxes[:n], scores=scores[:n], labels=labels[:n])
+            for n, bboxes, scores, labels in zip(counts, *found, strict=True)
         ]
 
-    def _predict_image(
-        self, levels: list[tuple[Tensor, ...]], sample: DetDataSample, rescale: bool
-    ) -> InstanceData:
+    def detect(
+        self, feats: Sequence[Tensor], sizes: Tensor, inverse_scales: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Return boxes (N, k, 4), scores (N, k) and labels (N, k), as `finish_detections`.
+
+        `sizes` (N, 2) are the (h, w) of the images without padding, to which boxes are clipped.
+        """
+        cls_scores, bbox_preds = self(feats)
+        featmap_hws = [tuple(score.shape[-2:]) for score in cls_scores]
+        level_priors = self.prior_generator.grid_priors(featmap_hws, device=sizes.device)
         candidates = []
-        for scores, deltas, priors in levels:
-            best, labels, prior_inds = select_candidates(
-                scores, self.test_cfg.get('score_thr', 0), self.test_cfg.get('nms_pre', -1)
+        for logits, deltas, priors in zip(cls_scores, bbox_preds, level_priors, strict=True):
+            best, labels, inds = select_candidates(
+                _by_prior(logits, self.num_classes).float().sigmoid(),
+                self.test_cfg.get('score_thr', 0),
+                self.test_cfg.get('nms_pre', -1),
             )
-            candidates.append((best, labels, deltas[prior_inds], priors[prior_inds]))
+            deltas = _by_prior(deltas, 4).float().gather(1, inds[..., None].expand(-1, -1, 4))
+            candidates.append((best, labels, deltas, priors[inds]))
         scores, labels, deltas, priors = (
-            torch.cat(parts) for parts in zip(*candidates, strict=True)
+            torch.cat(parts, dim=1) for parts in zip(*candidates, strict=True)
         )
-        bboxes = self.bbox_coder.decode(priors, deltas, max_shape=sample.img_shape)
-        bboxes, scores, labels = finish_detections(
-            bboxes, scores, labels, self.test_cfg, _scale_factor(sample) if rescale else None
-        )
-        return InstanceData(bboxes=bboxes, scores=scores, labels=labels)
+        bboxes = self.bbox_coder.decode(priors.flatten(0, 1), deltas.flatten(0, 1))
+        bboxes = bboxes.view(deltas.shape)
+        if getattr(self.bbox_coder, 'clip_border', True):
+            bboxes = clip_bboxes(bboxes, sizes[:, None].to(bboxes))
+        return finish_detections(bboxes, scores, labels, self.test_cfg, inverse_scales)
 
 
 def _is_padding(sample: DetDataSample) -> bool:
     return bool(sample.get('is_padding', False))
 
 
-def _scale_factor(sample: DetDataSample) -> tuple[float, float] | None:
-    """Return the scale factor of a sample; None if the image was not resized."""
+def _scale_factor(sample: DetDataSample) -> tuple[float, float]:
+    """Return the scale factor (w, h) of a sample."""
     if 'scale_factor' in sample:
         return sample.scale_factor
     if sample.get('ori_shape', sample.img_shape) == sample.img_shape:
-        return None
+        return 1, 1
     raise ValueError(
         f'scale_factor is missing in an image resized from {sample.ori_shape} to '
         f'{sample.img_shape}, so that detections cannot be scaled back to its pixels: add '
@@ -297,4 +308,4 @@ def _scale_factor(sample: DetDataSample) -> tuple[float, float] | None:
 
 def _by_prior(level_map: Tensor, num_values: int) -> Tensor:
     """Turn a map (N, A * v, h, w) into (N, h * w * A, v), in the order of the anchors."""
-    return level_map.permute(0, 2, 3, 1).reshape(len(level_map), -1, num_values)
+    return level_map.permute(0, 2, 3, 1).reshape(level_map.shape[0], -1, num_values)

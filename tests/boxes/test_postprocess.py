@@ -8,20 +8,29 @@ CFG = dict(min_bbox_size=0, nms=dict(type='nms', iou_threshold=0.5), max_per_img
 
 
 def test_candidates_are_the_best_above_the_threshold():
-    scores = torch.tensor([[0.05, 0.9], [0.7, 0.06], [0.8, 0.01]])
+    scores = torch.tensor([[[0.05, 0.9], [0.7, 0.06], [0.8, 0.01]]])
     best, labels, priors = select_candidates(scores, score_thr=0.05, nms_pre=3)
-    assert best.tolist() == pytest.approx([0.9, 0.8, 0.7])
-    assert labels.tolist() == [1, 0, 0]
-    assert priors.tolist() == [0, 2, 1]
-    assert len(select_candidates(scores, score_thr=0.05, nms_pre=-1)[0]) == 4
+    assert best[0].tolist() == pytest.approx([0.9, 0.8, 0.7])
+    assert labels.tolist() == [[1, 0, 0]]
+    assert priors.tolist() == [[0, 2, 1]]
+    assert select_candidates(scores, score_thr=0.05, nms_pre=-1)[0].shape == (1, 4)
+
+
+def test_equal_candidates_are_in_order_and_short_images_end_with_empty_slots():
+    scores = torch.tensor([[[0.5, 0.5], [0.5, 0.9]], [[0.0, 0.0], [0.25, 0.0]]])
+    best, labels, priors = select_candidates(scores, score_thr=0.05, nms_pre=3)
+    assert best.tolist() == pytest.approx(torch.tensor([[0.9, 0.5, 0.5], [0.25, 0, 0]]))
+    assert (priors[0] * 2 + labels[0]).tolist() == [3, 0, 1]
+    assert (priors[1, 0], labels[1, 0]) == (1, 0)
 
 
 def test_no_candidate():
-    best, labels, priors = select_candidates(torch.zeros(4, 2), score_thr=0.05, nms_pre=10)
-    assert best.shape == labels.shape == priors.shape == (0,)
-    boxes, scores, labels = finish_detections(torch.zeros(0, 4), best, labels, CFG, (2.0, 2.0))
-    assert boxes.shape == (0, 4)
-    assert scores.shape == labels.shape == (0,)
+    best, labels, priors = select_candidates(torch.zeros(2, 4, 2), score_thr=0.05, nms_pre=10)
+    assert best.shape == labels.shape == priors.shape == (2, 0)
+    halves = torch.full((2, 2), 0.5)
+    boxes, scores, labels = finish_detections(torch.zeros(2, 0, 4), best, labels, CFG, halves)
+    assert boxes.shape == (2, 0, 4)
+    assert scores.shape == labels.shape == (2, 0)
 
 
 BOXES = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 11], [0, 0, 10, 10], [20, 20, 30, 30]])
@@ -44,16 +53,36 @@ def test_nms_keeps_an_overlap_at_the_threshold():
 
 
 def test_rescale_filter_and_limit():
-    boxes = torch.tensor([[0.0, 0, 20, 40], [10, 10, 10, 30], [100, 100, 140, 180]])
-    scores, labels = torch.tensor([0.5, 0.9, 0.7]), torch.tensor([3, 3, 4])
-    found = finish_detections(boxes, scores, labels, CFG, scale_factor=(2.0, 4.0))
+    boxes = torch.tensor([[[0.0, 0, 20, 40], [10, 10, 10, 30], [100, 100, 140, 180]]])
+    scores, labels = torch.tensor([[0.5, 0.9, 0.7]]), torch.tensor([[3, 3, 4]])
+    inverse = torch.tensor([[1 / 2, 1 / 4]])
+    found = finish_detections(boxes, scores, labels, CFG, inverse)
     # The second box has no width.
-    assert found[0].tolist() == [[50, 25, 70, 45], [0, 0, 10, 10]]
-    assert found[1].tolist() == pytest.approx([0.7, 0.5])
-    assert found[2].tolist() == [4, 3]
-    assert len(finish_detections(boxes, scores, labels, {**CFG, 'max_per_img': 1})[0]) == 1
+    assert found[0].tolist() == [[[50, 25, 70, 45], [0, 0, 10, 10]]]
+    assert found[1][0].tolist() == pytest.approx([0.7, 0.5])
+    assert found[2].tolist() == [[4, 3]]
+    assert finish_detections(boxes, scores, labels, {**CFG, 'max_per_img': 1})[1].shape == (1, 1)
     keep_all = {**CFG, 'min_bbox_size': -1, 'max_per_img': -1}
-    assert len(finish_detections(boxes, scores, labels, keep_all)[0]) == 3
+    assert finish_detections(boxes, scores, labels, keep_all)[1].shape == (1, 3)
+
+
+def test_each_image_of_a_batch_is_as_alone():
+    """Empty slots, classes of other images and larger images of the batch change nothing."""
+    generator = torch.Generator().manual_seed(0)
+    corners = torch.rand(3, 40, 2, generator=generator) * 30 - 10
+    boxes = torch.cat([corners, corners + torch.rand(3, 40, 2, generator=generator) * 20], dim=-1)
+    scores, labels = torch.rand(3, 40, generator=generator), torch.arange(40).expand(3, -1) % 3
+    boxes[1] *= 50
+    scores[2] = scores[2].where(scores[2] > 0.7, 0)
+    together = finish_detections(boxes, scores, labels, CFG)
+    for i in range(3):
+        own = scores[i] > 0
+        rows = boxes[i][own], scores[i][own], labels[i][own]
+        keep = class_wise_nms(*rows, iou_threshold=0.5)
+        found = together[1][i] > 0
+        for row, whole in zip(rows, together, strict=True):
+            assert torch.equal(row[keep], whole[i][found])
+    assert 0 < len(keep) < together[1].shape[1]
 
 
 TEST_CFG = dict(nms_pre=10, score_thr=0.05, nms=dict(iou_threshold=0.5), max_per_img=5)
