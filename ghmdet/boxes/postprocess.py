@@ -137,8 +137,6 @@ def class_wise_nms(
 
 def _move_classes_apart(bboxes: Tensor, labels: Tensor, valid: Tensor) -> Tensor:
     """Move the boxes (N, n, 4) of each class apart, so that one NMS works for all classes."""
-    if bboxes.shape[1] == 0:
-        return bboxes
     least = torch.finfo(bboxes.dtype).min
     largest = bboxes.masked_fill(~valid[..., None], least).amax(dim=(1, 2))
     return bboxes + (labels.to(bboxes) * (largest[:, None] + 1))[..., None]
@@ -162,7 +160,8 @@ def _operator(schema: str) -> Callable[[Callable], Callable]:
 def _top_k(scores: Tensor, k: int, threshold: float) -> tuple[Tensor, Tensor]:
     """Return the best k of each row (N, n) above a threshold, and their indices (N, k').
 
-    Equal ones are in order; not positive k means all. Short rows end with score 0, index 0.
+    Equal ones are in order; not positive k means all. Short rows end with score 0, index 0, and
+    there is at least one slot.
     """
     rows = []
     for row in scores:
@@ -177,12 +176,14 @@ def _top_k(scores: Tensor, k: int, threshold: float) -> tuple[Tensor, Tensor]:
             best, order = best[:k], order[:k]
         rows.append((best, inds[order]))
     best, inds = (pad_sequence(part, batch_first=True) for part in zip(*rows, strict=True))
+    if best.shape[1] == 0:
+        return scores.new_zeros(len(rows), 1), inds.new_zeros(len(rows), 1)
     return best, inds
 
 
 @torch.library.register_fake('ghmdet::top_k', lib=_LIBRARY)
 def _(scores: Tensor, k: int, threshold: float) -> tuple[Tensor, Tensor]:
-    shape = (scores.shape[0], torch.library.get_ctx().new_dynamic_size())
+    shape = (scores.shape[0], torch.library.get_ctx().new_dynamic_size(min=1))
     return scores.new_empty(shape), scores.new_empty(shape, dtype=torch.int64)
 
 

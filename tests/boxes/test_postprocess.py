@@ -26,11 +26,10 @@ def test_equal_candidates_are_in_order_and_short_images_end_with_empty_slots():
 
 def test_no_candidate():
     best, labels, priors = select_candidates(torch.zeros(2, 4, 2), score_thr=0.05, nms_pre=10)
-    assert best.shape == labels.shape == priors.shape == (2, 0)
-    halves = torch.full((2, 2), 0.5)
-    boxes, scores, labels = finish_detections(torch.zeros(2, 0, 4), best, labels, CFG, halves)
-    assert boxes.shape == (2, 0, 4)
-    assert scores.shape == labels.shape == (2, 0)
+    assert best.tolist() == labels.tolist() == priors.tolist() == [[0], [0]]  # an empty slot
+    boxes = torch.ones(2, 1, 4)
+    _, scores, _ = finish_detections(boxes, best, labels, CFG, torch.full((2, 2), 0.5))
+    assert scores.tolist() == [[0], [0]]
 
 
 BOXES = torch.tensor([[0.0, 0, 10, 10], [0, 0, 10, 11], [0, 0, 10, 10], [20, 20, 30, 30]])
