@@ -189,7 +189,7 @@ def _(scores: Tensor, k: int, threshold: float) -> tuple[Tensor, Tensor]:
 
 @_operator('keep_by_nms(Tensor bboxes, Tensor scores, float iou_thr, int most) -> Tensor')
 def _keep_by_nms(bboxes: Tensor, scores: Tensor, iou_thr: float, most: int) -> Tensor:
-    """Return which boxes (N, n, 4) with a score NMS keeps (N, n); not more than `most` are needed."""
+    """Return which boxes (N, n, 4) with a score NMS keeps (N, n); `most` are enough."""
     keep = torch.zeros_like(scores, dtype=torch.bool)
     for boxes, row, kept in zip(bboxes, scores, keep, strict=True):
         inds = row.nonzero().squeeze(1)

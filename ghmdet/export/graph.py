@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
-from pathlib import Path
+import os
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from mmengine.config import Config
 from torch import Tensor, nn
 from torch.fx.experimental import _config as symbolic_config
 
+from ghmdet.config.parts import make_plain
 from ghmdet.inference.model import find_test_dataset
+from ghmdet.messages import type_name
 from ghmdet.version import __version__
 
 INPUTS = ('images', 'sizes', 'scale_factors')
 OUTPUTS = ('boxes', 'scores', 'labels', 'num')
 FORMAT_VERSION = 1
+METADATA_FILE = 'ghmdet.json'
 
 
 class DetectionGraph(nn.Module):
@@ -75,18 +78,56 @@ def trace(
     `static_hw` fixes height and width of the images, not the batch.
     """
     height, width = static_hw or (96, 160)
-    sizes = torch.tensor([[height - 6, width - 10], [height, width - 30]])
-    inputs = (torch.rand(2, 3, height, width) * 255, sizes, torch.full((2, 2), 0.5))
-    # Sizes of one cell are like all others.
+    sizes = torch.tensor([[height, width]]).repeat(2, 1)
+    inputs = (torch.rand(2, 3, height, width) * 255, sizes, torch.ones(2, 2))
+    # Otherwise maps of one cell, those of small images, would be a case of their own.
     with torch.no_grad(), symbolic_config.patch(backed_size_oblivious=True):
         return torch.export.export(
-            DetectionGraph(model).eval(), inputs, dynamic_shapes=dynamic_shapes(static_hw)
+            DetectionGraph(model).eval(), inputs, dynamic_shapes=name_dimensions(static_hw)
         )
 
 
-def dynamic_shapes(static_hw: tuple[int, int] | None) -> Any:
-    """Return the names of the dynamic dimensions of the inputs."""
+def name_dimensions(static_hw: Sequence[int] | None) -> tuple[dict[int, Any], ...]:
+    """Return the dimensions of each input that are dynamic, with their names."""
     names = ('batch', 'height', 'width')
     batch, height, width = (torch.export.Dim(name, min=1, max=2**16) for name in names)
     spatial = {} if static_hw else {2: height, 3: width}
     return {0: batch, **spatial}, {0: batch}, {0: batch}
+
+
+def describe(model: Any, static_hw: tuple[int, int] | None = None) -> dict[str, Any]:
+    """Return the metadata of a file, from which `ghmdet.Detector` prepares images."""
+    preprocessor, test_cfg = model.data_preprocessor, model.bbox_head.test_cfg
+    normalizes = preprocessor._enable_normalize
+    dataset = make_plain(find_test_dataset(model.cfg))
+    pipeline = [
+        step for step in dataset['pipeline'] if not type_name(step).endswith('LoadAnnotations')
+    ]
+    resize = next((each for each in pipeline if type_name(each).endswith('Resize')), {})
+    scale = resize.get('scale')
+    return dict(
+        ghmdet_version=__version__,
+        format_version=FORMAT_VERSION,
+        classes=model.dataset_meta['classes'],
+        mean=preprocessor.mean.flatten().tolist() if normalizes else None,
+        std=preprocessor.std.flatten().tolist() if normalizes else None,
+        bgr_to_rgb=preprocessor._channel_conversion,
+        pad_value=preprocessor.pad_value,
+        pad_size_divisor=preprocessor.pad_size_divisor,
+        scale=[scale, scale] if isinstance(scale, int) else scale,
+        keep_ratio=resize.get('keep_ratio', False),
+        score_thr=test_cfg.get('score_thr', 0),
+        nms_iou_thr=test_cfg['nms']['iou_threshold'],
+        max_per_img=test_cfg['max_per_img'],
+        static=static_hw,
+        int8=False,
+        pipeline=pipeline,
+    )
+
+
+def save_pt2(
+    program: torch.export.ExportedProgram, path: str | os.PathLike[str], metadata: dict[str, Any]
+) -> None:
+    """Write a traced detector for PyTorch; its operators are those of `ghmdet.boxes`."""
+    files = {METADATA_FILE: json.dumps(metadata, ensure_ascii=False)}
+    torch.export.save(program, path, extra_files=files)
