@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -17,10 +18,12 @@ from ghmdet.datasets.shapes import draw_shapes
 from ghmdet.evaluation import CocoMetric
 from ghmdet.export.difference import find_excepted, find_pairs, measure_pairs
 from ghmdet.inference import Detector, SourceImage, image_name, iterate
+from ghmdet.messages import list_items
 from ghmdet.registry import DATASETS
 from ghmdet.structures import InstanceData
 
 _BATCH_SIZE = 2
+_MOST_EXCEPTED = 0.02  # of the detections
 
 
 @dataclass
@@ -30,7 +33,7 @@ class Images:
     sources: list[SourceImage]
     about: str
     ids: list[Any] = field(default_factory=list)  # in the annotation file of `metric`
-    metric: CocoMetric | None = None
+    metric: Any = None  # a CocoMetric if there are annotations
 
 
 @dataclass
@@ -47,25 +50,40 @@ class Comparison:
     seconds: list[float] = field(default_factory=lambda: [0.0, 0.0])  # CPU, original and file
     ap: list[float] = field(default_factory=list)  # of original and file, if there is a metric
 
-    def add(self, name: str, found: Sequence[InstanceData], test_cfg: Any = None) -> None:
+    @property
+    def is_equal(self) -> bool:
+        """Whether the file detects what the original does, as float32 must; exceptions are few."""
+        few = self.excepted <= 2 + self.detections * _MOST_EXCEPTED
+        return few and not (self.alone or self.wrong)
+
+    def add(self, name: str, a: InstanceData, b: InstanceData, test_cfg: Any = None) -> None:
         """Count an image; `test_cfg` tells which differences are excepted, None spares none."""
-        pairs, scores = find_pairs(*found), torch.cat([each.scores for each in found])
-        places, measured = pairs + torch.tensor([0, len(found[0])]), measure_pairs(*found, pairs)
+        pairs, scores = find_pairs(a, b), torch.cat([a.scores, b.scores])
+        places, measured = pairs + torch.tensor([0, len(a)]), measure_pairs(a, b, pairs)
         alone = torch.ones_like(scores, dtype=torch.bool)
         if test_cfg is not None:
             alone[places[measured[2]]] = False
-            excepted = find_excepted(*found, alone, test_cfg)
+            excepted = find_excepted(a, b, alone, test_cfg)
             stays = ~excepted[places].any(dim=1)
             places, measured = places[stays], tuple(each[stays] for each in measured)
             alone = ~excepted
             self.excepted += int(excepted.sum())
         alone[places] = False
-        self.detections += len(found[0])
+        self.detections += len(a)
         self.pairs += len(places)
         self.wrong += int((~measured[2]).sum())
         self.worst_box = max([self.worst_box, *measured[0].tolist()])
         self.worst_score = max([self.worst_score, *measured[1].tolist()])
         self.alone += [f'{name} (score {each:.4f})' for each in scores[alone].tolist()]
+
+
+def build_original(model: Any, static_hw: Sequence[int] | None = None) -> Detector:
+    """Return the detector of a model, which pads as a file with this static size does."""
+    if static_hw is not None:
+        model = copy.deepcopy(model)
+        padded = model.data_preprocessor.padded_size(torch.empty(3, *static_hw))
+        model.data_preprocessor.padded_size = lambda image: padded
+    return Detector(model)
 
 
 def find_images(
@@ -80,11 +98,14 @@ def find_images(
     """
     is_file = len(given) == 1 and given[0].lower().endswith('.json')
     if given and not is_file:
-        return Images([*iterate([*given])], ' '.join(given))
-    loader = {f'{split}_dataloader': detector.model.cfg.get(f'{split}_dataloader')}
-    config = next((dict(found) for _, found in find_datasets(loader)), None)
+        images = Images([*iterate([*given])], ' '.join(given))
+        if not images.sources:
+            raise ValueError(f'there is no image in {images.about}')
+        return images
+    key, cfg = f'{split}_dataloader', detector.model.cfg
+    config = next((dict(found) for _, found in find_datasets({key: cfg.get(key)})), None)
     if config is None:
-        raise ValueError(f'the config has no {split}_dataloader.dataset')
+        raise ValueError(f'the config has no {key}.dataset')
     if is_file:
         config['ann_file'] = os.path.abspath(os.path.expanduser(given[0]))
     dataset = DATASETS.build({**config, 'pipeline': [], 'test_mode': True})
@@ -113,6 +134,30 @@ def find_check_images(detector: Detector, given: Sequence[str], folder: str) -> 
     return images
 
 
+def find_calibration_images(detector: Detector, given: str) -> Images:
+    """Return the images of `--int8`: of a folder, or as many of the training data."""
+    if os.path.exists(given) or not given.isdecimal():
+        return find_images(detector, 'train', [given])
+    images = find_images(detector, 'train', (), int(given))
+    check_integer(f'--int8, images of {images.about},', int(given), 1, len(images.sources))
+    return images
+
+
+def check_images(detector: Detector, images: Images, static_hw: Sequence[int] | None) -> None:
+    """Raise an ImageError for an image that cannot be used, a ValueError if some are too large."""
+    shapes = {i: tuple(detector.prepare(i)['inputs'].shape[1:]) for i in images.sources}
+    large = [
+        f'{image_name(source)} {shape}'
+        for source, shape in shapes.items()
+        if static_hw and any(side > most for side, most in zip(shape, static_hw, strict=True))
+    ]
+    if large:
+        raise ValueError(
+            f'--static {static_hw}: images of {images.about} are larger after the resize (height, '
+            f'width): {list_items(large)}'
+        )
+
+
 def compare(
     original: Detector,
     file: Detector,
@@ -139,9 +184,9 @@ def compare(
             if start or len(images.sources) <= _BATCH_SIZE:  # the first batch is slower
                 result.seconds[side] += time.process_time() - begin
     test_cfg = original.model.bbox_head.test_cfg if exact else None
-    for source, *found in zip(images.sources, *outputs, strict=True):
-        result.add(image_name(source), found, test_cfg)
-    for found in outputs if metric else ():
+    for source, a, b in zip(images.sources, *outputs, strict=True):
+        result.add(image_name(source), a, b, test_cfg)
+    for found in outputs if metric is not None else ():
         samples = zip(images.ids, found, strict=True)
         metric.results = []
         metric.process(None, [dict(img_id=id_, pred_instances=each) for id_, each in samples])

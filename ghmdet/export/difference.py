@@ -35,7 +35,7 @@ def find_pairs(a: InstanceData, b: InstanceData) -> Tensor:
 
 
 def measure_pairs(a: InstanceData, b: InstanceData, pairs: Tensor) -> tuple[Tensor, ...]:
-    """Return (p,) each: largest difference of a coordinate, that of scores, whether all is equal."""
+    """Return (p,) each: difference of boxes (the largest), of scores, whether all is equal."""
     a, b = a[pairs[:, 0]], b[pairs[:, 1]]
     box, score = (a.bboxes - b.bboxes).abs().amax(dim=1), (a.scores - b.scores).abs()
     limit = (a.bboxes.amax(dim=1) * _ROUNDING).clamp(min=BOX_LIMIT)
