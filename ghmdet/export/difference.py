@@ -50,6 +50,8 @@ def find_excepted(a: InstanceData, b: InstanceData, odd: Tensor, cfg: Mapping[st
     equal score, or an excepted one, suppresses them there. `odd`, bool (n,), are those without an
     equal partner, of `a` and then `b`.
     """
+    if not odd.any():
+        return odd
     boxes, scores = torch.cat([a.bboxes, b.bboxes]).double(), torch.cat([a.scores, b.scores])
     labels = torch.cat([a.labels, b.labels]) * (not cfg['nms'].get('class_agnostic', False))
     of_b = torch.arange(len(boxes)) >= len(a)
@@ -62,7 +64,7 @@ def find_excepted(a: InstanceData, b: InstanceData, odd: Tensor, cfg: Mapping[st
     excepted = (scores - cfg.get('score_thr', 0)).abs() <= _NEAR
     excepted |= (rivals & (beyond.abs() <= 1)).any(dim=1)
     for mine, other in ((of_b, a.scores), (~of_b, b.scores)):
-        if len(other) == cfg['max_per_img']:
+        if 0 < len(other) == cfg['max_per_img']:
             excepted |= mine & (scores <= other.min() + _NEAR)
     excepted &= odd
     rivals &= (beyond > -1) & (of_b[:, None] != of_b) & odd
