@@ -78,7 +78,15 @@ class Comparison:
 
 
 def build_original(model: Any, static_hw: Sequence[int] | None = None) -> Detector:
-    """Return the detector of a model, which pads as a file with this static size does."""
+    """Return the detector of a model, which pads as a file with this static size does.
+
+    Raises:
+        ValueError: the model cannot be exported.
+    """
+    head = getattr(model, 'bbox_head', None)
+    if not hasattr(head, 'detect'):
+        kinds = type(model).__name__, type(head).__name__
+        raise ValueError('expected a RetinaNet with a RetinaHead, got {} with {}'.format(*kinds))
     if static_hw is not None:
         model = copy.deepcopy(model)
         padded = model.data_preprocessor.padded_size(torch.empty(3, *static_hw))

@@ -70,5 +70,6 @@ def find_excepted(a: InstanceData, b: InstanceData, odd: Tensor, cfg: Mapping[st
     rivals &= (beyond > -1) & (of_b[:, None] != of_b) & odd
     for i in scores.argsort(descending=True).tolist():
         equal = (scores - scores[i]).abs() <= _NEAR
+        equal &= (boxes - boxes[i]).abs().amax(dim=1) > 1  # not the same box, moved
         excepted[i] |= odd[i] & (rivals[i] & (excepted | equal)).any()
     return excepted
