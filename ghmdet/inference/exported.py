@@ -147,9 +147,8 @@ def _read_metadata(path: Path, texts: Mapping[str, str], names: list[str]) -> di
         if version == own and names == [*INPUTS, *OUTPUTS]:
             keys = ('classes', 'pad_size_divisor', 'static', 'pipeline')
             return {key: json.loads(texts[key], object_hook=_with_tuples) for key in keys}
-    raise ValueError(
-        f'{path} was not written by `python -m ghmdet.export`, or changed: export again'
-    )
+    text = f'{path} was not written by `python -m ghmdet.export`, or has been damaged or changed'
+    raise ValueError(f'{text}: export the model again')
 
 
 def _with_tuples(step: dict[str, Any]) -> dict[str, Any]:
