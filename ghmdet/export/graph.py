@@ -78,8 +78,9 @@ def trace(
     `static_hw` fixes height and width of the images, not the batch.
     """
     height, width = static_hw or (96, 160)
+    channels = next(each for each in model.modules() if isinstance(each, nn.Conv2d)).in_channels
     sizes = torch.tensor([[height, width]]).repeat(2, 1)
-    inputs = (torch.rand(2, 3, height, width) * 255, sizes, torch.ones(2, 2))
+    inputs = (torch.zeros(2, channels, height, width), sizes, torch.ones(2, 2))
     # Otherwise maps of one cell, those of small images, would be a case of their own.
     with torch.no_grad(), symbolic_config.patch(backed_size_oblivious=True):
         return torch.export.export(
