@@ -166,9 +166,7 @@ def build_detector(args: argparse.Namespace) -> Any:
     options = {key: getattr(args, key) for key in keys}
     if is_exported(args.checkpoint):
         if args.cfg_options or args.strict:
-            raise ValueError(
-                'an exported file keeps its settings: leave --cfg-options, --strict out'
-            )
+            raise ValueError('a file keeps its settings: leave --cfg-options and --strict out')
         if args.config:
             arguments.read_config(args.config)
         return inference.Detector(args.checkpoint, **options)

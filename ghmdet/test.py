@@ -105,7 +105,7 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     cfg.resume = False  # of a config that trains
     if exported := is_exported(args.checkpoint):
         given = [f'--{key}' for key in ('amp', 'compile', 'tta') if getattr(args, key)]
-        given += [key for key in args.cfg_options if key.startswith('model')]
+        given += [key for key in args.cfg_options if key.split('.')[0] == 'model']
         engine.use_exported_file(cfg, args.checkpoint, args.backend, given)
     elif args.backend is not None:
         raise ValueError(f'--backend {args.backend}: {args.checkpoint} is no exported file, .onnx')

@@ -23,7 +23,7 @@ from ghmdet.config.cli import LazyModule
 from ghmdet.config.parts import log_on_first
 from ghmdet.files import explain_look_alike
 from ghmdet.inference.model import find_test_dataset
-from ghmdet.messages import list_items
+from ghmdet.messages import list_items, type_name
 from ghmdet.models.data_preprocessor import DetDataPreprocessor
 from ghmdet.models.retina_head import scale_factor_of
 from ghmdet.models.retinanet import RetinaNet
@@ -87,6 +87,9 @@ class ExportedDetector(RetinaNet):
         self.bbox_head = nn.ModuleDict({key: nn.Conv2d(1, n, 1) for key, n in rows.items()})
         self.cfg = Config(dict(test_dataloader=dict(dataset=dict(pipeline=metadata['pipeline']))))
 
+    def __deepcopy__(self, memo: dict) -> ExportedDetector:
+        return self  # for EMAHook
+
     @torch.no_grad()
     def predict(
         self, inputs: Tensor, data_samples: list[DetDataSample], rescale: bool = True
@@ -119,7 +122,8 @@ def use_exported_file(cfg: Config, file: str, backend: str | None, given: Sequen
 
 def _describe_resize(cfg: Config) -> str:
     keys = dict(scale=None, scale_factor=None, keep_ratio=False)
-    steps = [step for step in find_test_dataset(cfg)['pipeline'] if 'keep_ratio' in step]
+    pipeline = find_test_dataset(cfg).get('pipeline') or ()
+    steps = [step for step in pipeline if type_name(step).endswith('Resize')]
     return json.dumps([{key: step.get(key, keys[key]) for key in keys} for step in steps])
 
 
@@ -157,7 +161,7 @@ def _with_tuples(step: dict[str, Any]) -> dict[str, Any]:
 def _open_onnxruntime(path: str) -> tuple[Mapping[str, str], list[str], Any]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # Threads that spin slow down a machine that others use too.
+    # Threads that spin slow each other down where other processes run.
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     session = onnxruntime.InferenceSession(path, options, ['CPUExecutionProvider'])
     names = [each.name for each in (*session.get_inputs(), *session.get_outputs())]
@@ -166,9 +170,10 @@ def _open_onnxruntime(path: str) -> tuple[Mapping[str, str], list[str], Any]:
 
 def _open_openvino(path: str) -> tuple[Mapping[str, str], list[str], Any]:
     model = openvino.Core().read_model(path)
-    # By default it computes in bfloat16, where the CPU has it.
-    hints = dict(INFERENCE_PRECISION_HINT='f32', INFERENCE_NUM_THREADS=torch.get_num_threads())
-    network = openvino.compile_model(model, 'CPU', hints)
+    # By default it computes in bfloat16, where the CPU has it, and keeps to cores that may be busy.
+    hints = dict(INFERENCE_PRECISION_HINT='f32', ENABLE_CPU_PINNING=False)
+    threads = dict(INFERENCE_NUM_THREADS=torch.get_num_threads())
+    network = openvino.compile_model(model, 'CPU', hints | threads)
     names = [each.any_name for each in (*network.inputs, *network.outputs)]
     texts = model.get_rt_info('framework').value if model.has_rt_info('framework') else {}
     return texts, names, lambda arrays: network(arrays).values()

@@ -299,3 +299,15 @@ def test_threads_are_those_of_torch(exported, monkeypatch):
     finally:
         torch.set_num_threads(before)
     assert asked == [(2, '0', ['CPUExecutionProvider'])]
+
+
+def test_openvino_computes_in_float32_on_any_core(exported, monkeypatch):
+    runtime, asked = pytest.importorskip('openvino'), []
+    compile_model = runtime.compile_model
+    monkeypatch.setattr(
+        runtime, 'compile_model', lambda *args: asked.append(args[2]) or compile_model(*args)
+    )
+    Detector(exported / 'model.onnx', backend='openvino')
+    threads = torch.get_num_threads()
+    hints = dict(INFERENCE_PRECISION_HINT='f32', ENABLE_CPU_PINNING=False)
+    assert asked == [hints | dict(INFERENCE_NUM_THREADS=threads)]
