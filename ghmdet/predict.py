@@ -74,7 +74,7 @@ def parse_args() -> argparse.Namespace:
     args = parser.parse_intermixed_args()
     if is_exported(args.config):
         args.sources[:0] = [args.checkpoint] * bool(args.checkpoint)
-        args.config = args.checkpoint = os.path.expanduser(args.config)
+        args.config, args.checkpoint = None, args.config
     args.sources = args.sources + [args.list] * bool(args.list)
     if not args.sources or not args.checkpoint:
         parser.error('expected CONFIG CHECKPOINT SOURCE..., or --list FILE in place of SOURCE')
@@ -161,21 +161,18 @@ def main() -> None:
 
 
 def build_detector(args: argparse.Namespace) -> Any:
-    """Return the `Detector`; of an exported file, a config gives only its `custom_imports`."""
+    """Return the `Detector`; for an exported file, a config only has `custom_imports`."""
     keys = ('device', 'amp', 'compile', 'threads', 'backend')
     options = {key: getattr(args, key) for key in keys}
-    if not is_exported(args.checkpoint):
-        cfg = arguments.load_config(args)
-        with name_the_key(cfg, args.cfg_options):
-            return inference.Detector(cfg, args.checkpoint, **options)
-    if args.cfg_options or args.strict:
-        raise ValueError(
-            f'{args.checkpoint} has the settings with which it was exported: leave --cfg-options '
-            'and --strict out, or export it again'
-        )
-    if args.config != args.checkpoint:
-        arguments.read_config(args.config)
-    return inference.Detector(args.checkpoint, **options)
+    if is_exported(args.checkpoint):
+        if args.cfg_options or args.strict:
+            raise ValueError('a file keeps its settings: leave --cfg-options and --strict out')
+        if args.config:
+            arguments.read_config(args.config)
+        return inference.Detector(args.checkpoint, **options)
+    cfg = arguments.load_config(args)
+    with name_the_key(cfg, args.cfg_options):
+        return inference.Detector(cfg, args.checkpoint, **options)
 
 
 def write(results: Any, opened: list[Any], times: dict, total: int | None, hidden: bool) -> Counter:

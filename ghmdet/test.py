@@ -24,8 +24,7 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument('config', help='config file, or the name of a config that ghmdet ships')
     text = 'checkpoint, or file of ghmdet.export (.onnx, .pt2)'
     parser.add_argument('checkpoint', type=expanduser, help=text)
-    text = 'what runs an .onnx: onnxruntime (default) or openvino'
-    parser.add_argument('--backend', help=text)
+    parser.add_argument('--backend', help='runs an .onnx: onnxruntime (default) or openvino')
     parser.add_argument('--out', type=expanduser, help='detections: .json (COCO results) or .pkl')
     parser.add_argument(
         '--images',
@@ -92,16 +91,6 @@ def turn_on_tta(cfg: Config) -> None:
     cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
 
 
-def check_exported(args: argparse.Namespace) -> None:
-    """Refuse what cannot change an exported file."""
-    given = [f'--{key}' for key in ('amp', 'compile', 'tta') if getattr(args, key)]
-    given += [key for key in args.cfg_options if key.partition('.')[0] == 'model']
-    if given:
-        raise ValueError(
-            f'{args.checkpoint} is run as it was exported: leave {list_items(given)} out'
-        )
-
-
 def main() -> None:
     """Run the program."""
     args = parse_args()
@@ -115,10 +104,11 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     cfg.load_from = args.checkpoint
     cfg.resume = False  # of a config that trains
     if exported := is_exported(args.checkpoint):
-        check_exported(args)
-        engine.use_exported_file(cfg, args.checkpoint, args.backend)
+        given = [f'--{key}' for key in ('amp', 'compile', 'tta') if getattr(args, key)]
+        given += [key for key in args.cfg_options if key.split('.')[0] == 'model']
+        engine.use_exported_file(cfg, args.checkpoint, args.backend, given)
     elif args.backend is not None:
-        raise ValueError(f'--backend {args.backend} is for a file of ghmdet.export')
+        raise ValueError(f'--backend {args.backend}: {args.checkpoint} is no exported file, .onnx')
     to_json = args.out is not None and args.out.endswith('.json')
     path = args.out if to_json else os.path.join(cfg.work_dir, 'results.bbox.json')
     if args.images is not None:

@@ -80,10 +80,7 @@ class Detector:
             self.model: Any = model
         elif is_exported(model):
             if weights is not None or amp or compile or str(device or 'cpu') != 'cpu':
-                raise ValueError(
-                    'an exported file has its weights and precision and runs on the CPU: leave '
-                    'weights, amp, compile and device out'
-                )
+                raise ValueError('a file runs as it is: leave weights, device, amp, compile out')
             self.model = ExportedDetector(model, backend)
         else:
             place = str(_find_device(device))

@@ -7,7 +7,7 @@ import logging
 import os
 import re
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -23,6 +23,7 @@ from ghmdet.config.cli import LazyModule
 from ghmdet.config.parts import log_on_first
 from ghmdet.files import explain_look_alike
 from ghmdet.inference.model import find_test_dataset
+from ghmdet.messages import list_items, type_name
 from ghmdet.models.data_preprocessor import DetDataPreprocessor
 from ghmdet.models.retina_head import scale_factor_of
 from ghmdet.models.retinanet import RetinaNet
@@ -42,20 +43,18 @@ _BACKENDS = {'.onnx': ('onnxruntime', 'openvino'), '.pt2': ('torch',)}
 
 @MODELS.register_module()
 class ExportedDetector(RetinaNet):
-    """Runs an exported file on the CPU; `test_step` and `predict` are those of a RetinaNet.
+    """Runs an exported file on the CPU, with as many threads as torch, in place of a RetinaNet.
 
-    It takes as many threads as torch has when it is built. `cfg` has the test pipeline of the file.
-    The parameters are not the network's: they have the shape of a head, by which a test compares
-    the classes with those of its data.
+    `cfg` has the test pipeline of the file. The parameters are not those of the network, but have
+    the shape of a head, by which a test compares the classes with those of its data.
 
     Args:
-        file: `.onnx` or `.pt2`; the latter is a pickle, which can run any code.
+        file: `.onnx`, or `.pt2`, which can run any code, as a pickle can.
         backend: 'onnxruntime' (default) or 'openvino' for .onnx, 'torch' for .pt2.
 
     Raises:
-        FileNotFoundError, ModuleNotFoundError: there is no such file or no such backend.
-        ValueError: the file is damaged, of another format version or not of `ghmdet.export`, or not
-            for this backend.
+        FileNotFoundError, ModuleNotFoundError: there is no such file, or no such backend.
+        ValueError: the file is damaged, of another format or program, or not for this backend.
     """
 
     def __init__(self, file: str | os.PathLike[str], backend: str | None = None) -> None:
@@ -88,6 +87,9 @@ class ExportedDetector(RetinaNet):
         self.bbox_head = nn.ModuleDict({key: nn.Conv2d(1, n, 1) for key, n in rows.items()})
         self.cfg = Config(dict(test_dataloader=dict(dataset=dict(pipeline=metadata['pipeline']))))
 
+    def __deepcopy__(self, memo: dict) -> ExportedDetector:
+        return self  # for EMAHook
+
     @torch.no_grad()
     def predict(
         self, inputs: Tensor, data_samples: list[DetDataSample], rescale: bool = True
@@ -96,16 +98,17 @@ class ExportedDetector(RetinaNet):
         sizes = torch.tensor([sample.img_shape[:2] for sample in data_samples])
         factors = [scale_factor_of(sample) if rescale else (1, 1) for sample in data_samples]
         tensors = inputs.cpu().contiguous(), sizes, torch.tensor(factors, dtype=torch.float32)
-        arrays = (tensor.numpy() for tensor in tensors)
-        found = map(torch.as_tensor, self._run(dict(zip(INPUTS, arrays, strict=True))))
-        for sample, boxes, scores, labels, n in zip(data_samples, *found, strict=True):
-            values = dict(bboxes=boxes[:n], scores=scores[:n], labels=labels[:n])
-            sample.pred_instances = InstanceData(**values)
+        arrays = {key: each.numpy() for key, each in zip(INPUTS, tensors, strict=True)}
+        for sample, *found, n in zip(data_samples, *self._run(arrays), strict=True):
+            bboxes, scores, labels = (torch.as_tensor(each)[:n] for each in found)
+            sample.pred_instances = InstanceData(bboxes=bboxes, scores=scores, labels=labels)
         return data_samples
 
 
-def use_exported_file(cfg: Config, file: str, backend: str | None = None) -> None:
-    """Let a test run an exported file, whose class names are used as those of a checkpoint."""
+def use_exported_file(cfg: Config, file: str, backend: str | None, given: Sequence[str]) -> None:
+    """Let a test run a file; its classes are those of a checkpoint. No option may be `given`."""
+    if given:
+        raise ValueError(f'{file} is run as it was exported: leave {list_items(given)} out')
     network = ExportedDetector(file, backend)
     content = dict(state_dict=network.state_dict(), meta=dict(dataset_meta=network.dataset_meta))
     CheckpointLoader.register_scheme(f'{re.escape(file)}$', lambda *_, **__: content, force=True)
@@ -113,16 +116,14 @@ def use_exported_file(cfg: Config, file: str, backend: str | None = None) -> Non
     cfg.model = dict(type='ExportedDetector', file=file, backend=network.backend)
     here, there = _describe_resize(cfg), _describe_resize(network.cfg)
     if here != there:
-        log_on_first(
-            f'the config resizes images with {here}, but {file} was exported with {there}: give '
-            'the config of the export, if the results are to be those of ghmdet.Detector',
-            logging.WARNING,
-        )
+        text = f'the config resizes with {here}, but {file} was exported with {there}'
+        log_on_first(f'{text}: give the config of the export for its results', logging.WARNING)
 
 
 def _describe_resize(cfg: Config) -> str:
     keys = dict(scale=None, scale_factor=None, keep_ratio=False)
-    steps = [step for step in find_test_dataset(cfg)['pipeline'] if 'keep_ratio' in step]
+    pipeline = find_test_dataset(cfg).get('pipeline') or ()
+    steps = [step for step in pipeline if type_name(step).endswith('Resize')]
     return json.dumps([{key: step.get(key, keys[key]) for key in keys} for step in steps])
 
 
@@ -137,15 +138,15 @@ def _pad_to(static_hw: tuple[int, int], image: Tensor) -> tuple[int, int]:
 
 
 def _read_metadata(path: Path, texts: Mapping[str, str], names: list[str]) -> dict[str, Any]:
-    version, own = texts.get('format_version'), str(FORMAT_VERSION)
-    if version not in (None, own):
+    own, writer = str(FORMAT_VERSION), texts.get('ghmdet_version')
+    if (version := texts.get('format_version', own)) != own:
         raise ValueError(
-            f'{path} has format {version}, of ghmdet {texts.get("ghmdet_version")}; this ghmdet '
-            f'{__version__} reads format {own}: export it again, or install the former'
+            f'{path} has format {version}, of ghmdet {writer}; this ghmdet {__version__} reads '
+            f'format {own}: export it again, or install the former'
         )
     with suppress(KeyError, ValueError):
-        if version == own and names == [*INPUTS, *OUTPUTS]:
-            keys = ('classes', 'pad_size_divisor', 'static', 'pipeline')
+        if names == [*INPUTS, *OUTPUTS]:
+            keys = ('format_version', 'classes', 'pad_size_divisor', 'static', 'pipeline')
             return {key: json.loads(texts[key], object_hook=_with_tuples) for key in keys}
     text = f'{path} was not written by `python -m ghmdet.export`, or has been damaged or changed'
     raise ValueError(f'{text}: export the model again')
@@ -160,7 +161,7 @@ def _with_tuples(step: dict[str, Any]) -> dict[str, Any]:
 def _open_onnxruntime(path: str) -> tuple[Mapping[str, str], list[str], Any]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = torch.get_num_threads()
-    # Threads that spin slow down a machine that others use too.
+    # Threads that spin slow each other down where other processes run.
     options.add_session_config_entry('session.intra_op.allow_spinning', '0')
     session = onnxruntime.InferenceSession(path, options, ['CPUExecutionProvider'])
     names = [each.name for each in (*session.get_inputs(), *session.get_outputs())]
@@ -169,9 +170,10 @@ def _open_onnxruntime(path: str) -> tuple[Mapping[str, str], list[str], Any]:
 
 def _open_openvino(path: str) -> tuple[Mapping[str, str], list[str], Any]:
     model = openvino.Core().read_model(path)
-    # By default it computes in bfloat16, where the CPU has it.
-    hints = dict(INFERENCE_PRECISION_HINT='f32', INFERENCE_NUM_THREADS=torch.get_num_threads())
-    network = openvino.compile_model(model, 'CPU', hints)
+    # By default it computes in bfloat16, where the CPU has it, and keeps to cores that may be busy.
+    hints = dict(INFERENCE_PRECISION_HINT='f32', ENABLE_CPU_PINNING=False)
+    threads = dict(INFERENCE_NUM_THREADS=torch.get_num_threads())
+    network = openvino.compile_model(model, 'CPU', hints | threads)
     names = [each.any_name for each in (*network.inputs, *network.outputs)]
     texts = model.get_rt_info('framework').value if model.has_rt_info('framework') else {}
     return texts, names, lambda arrays: network(arrays).values()

@@ -245,7 +245,7 @@ def test_backends_and_files(exported):
         Detector(exported / 'Model.onnx')
 
 
-@pytest.mark.follows('an exported file has its weights and precision and runs on')
+@pytest.mark.follows('a file runs as it is: leave')
 def test_arguments_that_a_file_cannot_take(exported):
     pytest.importorskip('onnxruntime')
     for options in (
@@ -254,9 +254,7 @@ def test_arguments_that_a_file_cannot_take(exported):
         dict(compile=True),
         dict(device='cuda'),
     ):
-        with pytest.raises(
-            ValueError, match='runs on the CPU: leave weights, amp, compile and dev'
-        ):
+        with pytest.raises(ValueError, match='a file runs as it is: leave weights, device, amp'):
             Detector(exported / 'model.onnx', **options)
     for device in ('cpu', torch.device('cpu'), None):
         assert len(Detector(str(exported / 'model.onnx'), device=device)(noise(99, 99))) > 0
@@ -301,3 +299,15 @@ def test_threads_are_those_of_torch(exported, monkeypatch):
     finally:
         torch.set_num_threads(before)
     assert asked == [(2, '0', ['CPUExecutionProvider'])]
+
+
+def test_openvino_computes_in_float32_on_any_core(exported, monkeypatch):
+    runtime, asked = pytest.importorskip('openvino'), []
+    compile_model = runtime.compile_model
+    monkeypatch.setattr(
+        runtime, 'compile_model', lambda *args: asked.append(args[2]) or compile_model(*args)
+    )
+    Detector(exported / 'model.onnx', backend='openvino')
+    threads = torch.get_num_threads()
+    hints = dict(INFERENCE_PRECISION_HINT='f32', ENABLE_CPU_PINNING=False)
+    assert asked == [hints | dict(INFERENCE_NUM_THREADS=threads)]
