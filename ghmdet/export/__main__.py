@@ -143,9 +143,9 @@ def say(step: str) -> None:
     print(f'{step} ...', flush=True)
 
 
-def write(file, model, original, samples, args) -> None:
+def write(file: Path, model: Any, original: Any, samples: Any, args: argparse.Namespace) -> None:
     """Trace a model and write it."""
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), TemporaryDirectory() as folder:
         warnings.simplefilter('ignore')
         say('tracing the network')
         program, metadata = graph.trace(model, args.static), graph.describe(model, args.static)
@@ -153,10 +153,11 @@ def write(file, model, original, samples, args) -> None:
             graph.save_pt2(program, file, metadata)
             return
         say('translating it to ONNX')
-        onnx.save_onnx(program, file, metadata)
-        if samples is not None:
+        target = os.path.join(folder, 'float32.onnx') if samples else str(file)
+        onnx.save_onnx(program, target, metadata)
+        if samples:
             say(f'calibrating on {len(samples.sources)} images: {samples.about}')
-            int8.quantize(str(file), original, samples.sources, metadata)
+            int8.quantize(target, str(file), original, samples.sources, metadata)
 
 
 if __name__ == '__main__':

@@ -1,4 +1,4 @@
-"""How the detections of two runtimes in one image differ, beyond what rounding decides."""
+"""How two runtimes' detections in one image differ, and which of it rounding explains."""
 
 from __future__ import annotations
 
@@ -11,27 +11,22 @@ from torchvision.ops import box_iou
 
 from ghmdet.structures import InstanceData
 
-BOX_LIMIT, SCORE_LIMIT = 1e-3, 1e-4  # of pairs in float32; pixels of the original image
-_NEAR = 1e-5  # of scores to each other and to the threshold, of an IoU to that of NMS
+BOX_LIMIT, SCORE_LIMIT = 1e-3, 1e-4  # of equal pairs; pixels of the original image
+_NEAR = 1e-5  # of two scores, of a score to its threshold, of an IoU to that of NMS
 _ROUNDING = 2.0**-21  # of a coordinate in float32, relative
 
 
 def find_pairs(a: InstanceData, b: InstanceData) -> Tensor:
-    """Return pairs int64 (p, 2) of one class that overlap by half or more, the nearest first.
-
-    Places do not count, since equal scores may change them.
-    """
+    """Return pairs int64 (p, 2) of one class that overlap by half or more, the nearest first."""
     first, second = a.bboxes.double(), b.bboxes.double()
     distance = (first[:, None] - second).abs().amax(dim=2)
     near = (box_iou(first, second) >= 0.5) | (distance <= 1)
     pairs = (near & (a.labels[:, None] == b.labels)).nonzero()
-    pairs = pairs[distance[tuple(pairs.T)].argsort(stable=True)]
-    free, kept = (torch.ones(len(a)), torch.ones(len(b))), []
-    for i, j in pairs.tolist():
-        if free[0][i] and free[1][j]:
-            free[0][i] = free[1][j] = 0
-            kept.append((i, j))
-    return torch.tensor(kept, dtype=torch.int64).view(-1, 2)
+    kept = dict[int, int]()
+    for i, j in pairs[distance[tuple(pairs.T)].argsort(stable=True)].tolist():
+        if i not in kept and j not in kept.values():
+            kept[i] = j
+    return torch.tensor([*kept.items()], dtype=torch.int64).view(-1, 2)
 
 
 def measure_pairs(a: InstanceData, b: InstanceData, pairs: Tensor) -> tuple[Tensor, ...]:
@@ -43,12 +38,11 @@ def measure_pairs(a: InstanceData, b: InstanceData, pairs: Tensor) -> tuple[Tens
 
 
 def find_excepted(a: InstanceData, b: InstanceData, odd: Tensor, cfg: Mapping[str, Any]) -> Tensor:
-    """Find detections without an equal partner that are not an error, bool (n,).
+    """Find which of the odd detections, bool (n,) of `a` and then `b`, are no error.
 
-    These have a score, or an IoU with a better one of their class, within 1e-5 of the threshold of
-    `cfg`, the test_cfg; or the other result is full of scores that are not lower; or one with an
-    equal score, or an excepted one, suppresses them there. `odd`, bool (n,), are those without an
-    equal partner, of `a` and then `b`.
+    Odd are those without an equal partner. No error is a score, or an IoU with a better one of the
+    class, within 1e-5 of the threshold in `cfg`, the test_cfg; the end of a full result; and what
+    one with an equal score, or one that is no error, suppresses in the other result.
     """
     if not odd.any():
         return odd
@@ -67,9 +61,9 @@ def find_excepted(a: InstanceData, b: InstanceData, odd: Tensor, cfg: Mapping[st
         if 0 < len(other) == cfg['max_per_img']:
             excepted |= mine & (scores <= other.min() + _NEAR)
     excepted &= odd
-    rivals &= (beyond > -1) & (of_b[:, None] != of_b) & odd
-    for i in scores.argsort(descending=True).tolist():
-        equal = (scores - scores[i]).abs() <= _NEAR
-        equal &= (boxes - boxes[i]).abs().amax(dim=1) > 1  # not the same box, moved
-        excepted[i] |= odd[i] & (rivals[i] & (excepted | equal)).any()
+    rivals &= (beyond > -1) & (of_b[:, None] != of_b) & odd & odd[:, None]
+    equal = (scores - scores[:, None]).abs() <= _NEAR
+    equal &= (boxes - boxes[:, None]).abs().amax(dim=2) > 1  # not the same box, moved
+    for _ in range(int(odd.sum())):  # the longest chain
+        excepted |= (rivals & (excepted | equal)).any(dim=1)
     return excepted

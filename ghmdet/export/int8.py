@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -16,50 +16,52 @@ from ghmdet.inference import Detector, SourceImage
 
 
 def quantize(
-    file: str, detector: Detector, sources: Sequence[SourceImage], metadata: Mapping[str, Any]
+    file: str,
+    target: str,
+    detector: Detector,
+    sources: Sequence[SourceImage],
+    metadata: Mapping[str, Any],
 ) -> None:
-    """Replace an ONNX file by one with 8-bit weights and activations.
+    """Write a file with 8-bit convolutions.
 
-    The range of the activations is that which they have in the images of `sources`, which
-    `detector` prepares. `metadata` is that of the file.
+    The range of an activation is the mean of its ranges in the images of `sources`, which the
+    detector prepares; that of the logits begins at the score threshold. `metadata` are the file's.
     """
-    prepared, reader = f'{file}.prepared', _Reader(_make_inputs(detector, sources, metadata))
-    try:
-        quant_pre_process(file, prepared, skip_symbolic_shape=True)
-        quantize_static(
-            prepared,
-            file,
-            reader,
-            quant_format=QuantFormat.QDQ,
-            op_types_to_quantize=['Conv'],
-            per_channel=True,
-            activation_type=QuantType.QUInt8,
-            weight_type=QuantType.QInt8,
-        )
-    finally:
-        if os.path.exists(prepared):
-            os.unlink(prepared)
-    model = onnx.load(file)
+    quant_pre_process(file, target, skip_symbolic_shape=True)
+    nodes = onnx.load(target).graph.node
+    head = 'model.bbox_head.retina_cls.weight'
+    logits = [each.output[0] for each in nodes if head in each.input]
+    low = max(metadata['score_thr'], 1e-4)
+    low, width = math.log(low / (1 - low)), 8
+    limits = dict(rmin=np.float32(low - width / 255), rmax=np.float32(low + width))
+    quantize_static(
+        target,
+        target,
+        _Reader(detector, sources, metadata['static']),
+        quant_format=QuantFormat.QDQ,
+        op_types_to_quantize=['Conv', 'Relu', 'MaxPool'],
+        per_channel=True,
+        activation_type=QuantType.QUInt8,
+        weight_type=QuantType.QInt8,
+        extra_options=dict(
+            CalibMovingAverage=True, TensorQuantOverrides={name: [limits] for name in logits}
+        ),
+    )
+    model = onnx.load(target)
     write_metadata(model, {**metadata, 'int8': True})
-    onnx.save(model, file)
+    onnx.save(model, target)
 
 
 class _Reader(CalibrationDataReader):
-    def __init__(self, inputs: Iterator[dict[str, np.ndarray]]) -> None:
-        self._inputs = inputs
+    def __init__(self, detector: Detector, sources: Sequence[SourceImage], static: Any) -> None:
+        self.data, self.static = map(detector.prepare, sources), static
 
     def get_next(self) -> dict[str, np.ndarray] | None:
-        return next(self._inputs, None)
-
-
-def _make_inputs(
-    detector: Detector, sources: Sequence[SourceImage], metadata: Mapping[str, Any]
-) -> Iterator[dict[str, np.ndarray]]:
-    for source in sources:
-        data = detector.prepare(source)
+        if (data := next(self.data, None)) is None:
+            return None
         image, factors = data['inputs'], data['data_samples'].get('scale_factor', (1, 1))
         height, width = image.shape[1:]
-        images = np.zeros((1, 3, *(metadata['static'] or (height, width))), np.float32)
+        images = np.zeros((1, 3, *(self.static or (height, width))), np.float32)
         images[0, :, :height, :width] = image
         sizes, scale_factors = np.array([[height, width]]), np.array([factors], np.float32)
-        yield dict(images=images, sizes=sizes, scale_factors=scale_factors)
+        return dict(images=images, sizes=sizes, scale_factors=scale_factors)
