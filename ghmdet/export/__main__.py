@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 import warnings
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -32,6 +33,8 @@ progress = cli.LazyModule('rich.progress')
 _PACKAGES = {'onnx': ('onnx', 'onnxscript', 'onnxruntime'), 'pt2': ()}
 _AP_LIMIT = 0.01  # lost by int8 without a warning
 
+say = partial(print, flush=True)
+
 
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
@@ -43,11 +46,11 @@ def parse_args() -> argparse.Namespace:
     add('config', metavar='CONFIG', help='config file, or the name of a config that ghmdet ships')
     add('checkpoint', metavar='CHECKPOINT', type=os.path.expanduser, help='checkpoint file or URL')
     add('--format', choices=_PACKAGES, help='ONNX, or torch.export; default: as --out ends')
-    text = 'file to write; default: beside the checkpoint, with the name of the config'
+    text = 'default: the name of the config, beside the checkpoint'
     add('--out', metavar='F', type=cli.user_path, help=text)
-    text = 'convolutions of 8 bits, calibrated on a folder or on N images of the training data'
+    text = '8 bits, calibrated on the images of a folder or on N of the training data'
     add('--int8', metavar='FOLDER|N', type=os.path.expanduser, help=text)
-    text = 'what to compare on: images as for predict.py, or a COCO file; default: the test data'
+    text = 'images as for predict.py, or a COCO file, to compare on; default: the test data'
     add('--check', metavar='IMAGES', nargs='+', default=[], help=text)
     text = 'height and width of all images; smaller ones are padded'
     add('--static', metavar=('H', 'W'), nargs=2, type=int, help=text)
@@ -58,9 +61,8 @@ def parse_args() -> argparse.Namespace:
     cli.add_debug_argument(parser)
     parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
     args = parser.parse_args()
-    endings = {f'.{key}': key for key in _PACKAGES}
-    args.format = args.format or endings.get(args.out.suffix.lower() if args.out else '')
-    if args.format is None:
+    args.format = args.format or (args.out.suffix[1:].lower() if args.out else None)
+    if args.format not in _PACKAGES:
         parser.error('expected --format onnx or --format pt2, or --out F with such an ending')
     if args.int8 and args.format != 'onnx':
         parser.error('--int8 needs --format onnx')
@@ -71,7 +73,7 @@ def parse_args() -> argparse.Namespace:
 
 def choose_file(args: argparse.Namespace) -> Path:
     """Return the file to write, if it can be written."""
-    folder = Path('' if '://' in args.checkpoint else args.checkpoint).parent
+    folder = Path('x' if '://' in args.checkpoint else args.checkpoint).parent
     file = args.out or folder / f'{Path(args.config).stem}.{args.format}'
     if missing := [name for name in _PACKAGES[args.format] if find_spec(name) is None]:
         names = ' '.join(missing)
@@ -79,7 +81,7 @@ def choose_file(args: argparse.Namespace) -> Path:
     if file.suffix.lower() != f'.{args.format}':
         raise ValueError(f'--out {file}: the name must end in .{args.format}')
     place = next(each for each in file.absolute().parents if each.exists())
-    if not (place.is_dir() and os.access(place, os.W_OK)) or file.is_dir():
+    if not os.access(place, os.W_OK) or place.is_file() or file.is_dir():
         raise ValueError(f'--out {file}: no file of this name can be created in {place}')
     if file.exists() and not args.exist_ok:
         raise FileExistsError(f'--out {file} exists; --exist-ok replaces it')
@@ -104,7 +106,7 @@ def main() -> None:
         draft = file.with_name(f'{file.stem}.unchecked{file.suffix}')
         try:
             write(draft, model, original, samples, args)
-            say(f'comparing on {len(images.sources)} images: {images.about}')
+            say(f'comparing on {len(images.sources)} images: {images.about} ...')
             hidden, exported = not sys.stderr.isatty(), inference.Detector(draft)
             with progress.Progress(console=console.Console(stderr=True), disable=hidden) as bar:
                 result = check.compare(original, exported, images, not args.int8, bar.track)
@@ -114,8 +116,8 @@ def main() -> None:
     report(result, draft, model)
     if not (args.int8 or result.is_equal):
         raise ValueError(
-            f'the file does not detect what the original does; kept for inspection as {draft}. '
-            f'{list_items(result.alone)}'
+            f'the file does not detect what the original does; it is kept as {draft}. Pairs that '
+            f'differ: {result.wrong}; without a partner: {list_items(result.alone) or "none"}'
         )
     publish(draft, file)
     print(f'written: {file}')
@@ -138,25 +140,20 @@ def report(result: Any, file: Path, model: Any) -> None:
     print(f'CPU time {result.seconds[1] / max(result.seconds[0], 1e-9):.2f} of the original')
 
 
-def say(step: str) -> None:
-    """Print what takes a while."""
-    print(f'{step} ...', flush=True)
-
-
 def write(file: Path, model: Any, original: Any, samples: Any, args: argparse.Namespace) -> None:
     """Trace a model and write it."""
     with warnings.catch_warnings(), TemporaryDirectory() as folder:
         warnings.simplefilter('ignore')
-        say('tracing the network')
+        say('tracing the network ...')
         program, metadata = graph.trace(model, args.static), graph.describe(model, args.static)
         if args.format == 'pt2':
             graph.save_pt2(program, file, metadata)
             return
-        say('translating it to ONNX')
+        say('translating it to ONNX ...')
         target = os.path.join(folder, 'float32.onnx') if samples else str(file)
         onnx.save_onnx(program, target, metadata)
         if samples:
-            say(f'calibrating on {len(samples.sources)} images: {samples.about}')
+            say(f'calibrating on {len(samples.sources)} images: {samples.about} ...')
             int8.quantize(target, str(file), original, samples.sources, metadata)
 
 

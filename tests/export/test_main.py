@@ -60,7 +60,7 @@ def test_a_file_that_detects_something_else_is_an_error(run, exported, tmp_path)
     checkpoint['state_dict']['bbox_head.retina_reg.bias'] += 0.01
     torch.save(checkpoint, tmp_path / 'other.pth')
     target, words = tmp_path / 'm.onnx', dict(checkpoint=tmp_path / 'other.pth')
-    with pytest.raises(ValueError, match=r'kept for inspection as .*m\.unchecked\.onnx'):
+    with pytest.raises(ValueError, match=r'it is kept as .*m\.unchecked\.onnx'):
         run('--out', target, file=exported / 'model.onnx', **words)
     assert not target.exists()
     assert (tmp_path / 'm.unchecked.onnx').exists()
