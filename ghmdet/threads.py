@@ -35,31 +35,43 @@ def adapt_waiting() -> None:
     is loaded; further calls do nothing. Nothing is done with one thread, where one of `SETTINGS` is
     set, and without libgomp or Linux's /proc.
     """
-    global _watcher
     if sys.platform != 'linux' or any(os.environ.get(name) for name in SETTINGS):
         return
     library = ctypes.CDLL(None)  # what torch has loaded for all
     is_other = hasattr(library, '__kmpc_fork_call')  # of LLVM and Intel, which know GOMP_ too
     is_gnu = hasattr(library, 'GOMP_parallel') and not is_other
-    if is_gnu and library.omp_get_max_threads() > 1 and not _watcher.is_alive():  # it may be forked
-        _watcher = Thread(target=_watch, args=(library,), daemon=True)
+    if is_gnu and library.omp_get_max_threads() > 1 and not _watcher.is_alive():
+        _start(library)
+
+
+def _start(library: Any) -> None:
+    global _watcher  # in a forked process it is not alive
+    _watcher = Thread(target=_watch, args=(library,), daemon=True)
+    with suppress(RuntimeError):  # no more threads are allowed
         _watcher.start()
 
 
 def _watch(library: Any) -> None:
-    """Hold idle threads while this process has too few cores."""
-    release, quiet, before, then = None, 0, _find_delay(), monotonic()
-    while True:
+    """Wait until cores are missing, hold idle threads until they are there, and start again."""
+    count, quiet, before, then = 0, 0, _find_delay(), monotonic()
+    while not count or quiet < _QUIET:
         sleep(_INTERVAL)
         delay, now = _find_delay(), monotonic()
         missing = (delay - before) / (now - then)
         before, then = delay, now
         quiet = quiet + 1 if missing < _FEW else 0
-        if release is None and missing > _MANY:
-            release = _hold_idle_threads(library)
-        elif release is not None and quiet >= _QUIET:
-            release.set()
-            release = None
+        if not count and missing > _MANY:
+            count, tried = len(os.sched_getaffinity(0)) + 1, Event()
+            try:
+                for _ in range(count):
+                    Thread(target=tried.wait, daemon=True).start()
+            except RuntimeError:  # libgomp would end the process
+                return
+            finally:
+                tried.set()
+            nothing = ctypes.cast(library.free, ctypes.c_void_p)  # each calls free(NULL)
+            library.GOMP_parallel(nothing, None, count, 0)
+    _start(library)  # the idle threads end with this one
 
 
 def _find_delay() -> float:
@@ -70,26 +82,3 @@ def _find_delay() -> float:
             with suppress(OSError), open(f'/proc/self/task/{task}/schedstat', 'rb') as file:
                 total += int(file.read().split()[1])
     return total / 1e9
-
-
-def _hold_idle_threads(library: Any) -> Event | None:
-    """Hold more threads of OpenMP than there are cores until the event is set.
-
-    None where so many threads cannot be started, which would make libgomp end the process.
-    """
-    count, tried, release = len(os.sched_getaffinity(0)) + 1, Event(), Event()
-
-    def hold() -> None:
-        nothing = ctypes.cast(library.free, ctypes.c_void_p)  # each calls free(NULL)
-        library.GOMP_parallel(nothing, None, count, 0)
-        release.wait()  # when this thread ends, so do the others of its team
-
-    try:
-        for _ in range(count):
-            Thread(target=tried.wait, daemon=True).start()
-        Thread(target=hold, daemon=True).start()
-    except RuntimeError:
-        return None
-    finally:
-        tried.set()
-    return release
