@@ -96,11 +96,11 @@ class SlowStepsHook(Hook):
             return
         self._told = True
         chosen = ' '.join(name for name in SETTINGS if os.environ.get(name))
+        hint = f'; unset {chosen}: threads wait as it says, not as the load asks' if chosen else ''
         runner.logger.warning(
             f'a step takes {now:.2g} s, and took {before:.2g} s before the last 10. Other programs '
             'may use the cores (`top`) or the memory (`free -h`: swap), or images are read slowly '
-            '(data_time in this log). For fewer free cores stop and use --resume --threads N'
-            + (f'; unset {chosen}: threads wait as it says, not as the load asks' if chosen else '')
+            f'(data_time in this log). For fewer free cores stop and use --resume --threads N{hint}'
         )
 
 
