@@ -47,7 +47,8 @@ _LOADS = {
     'two until step 20': (2, 0),
 }
 _MOST = {'one busy': 1.8, 'two busy': 3.0, 'one at step 20': 1.8, 'two at step 20': 3.0}
-_STEPS, _MOST_SECONDS = 20, 60
+_CHILD = 'import sys; from benchmarks.load import main; main(*sys.argv[1:])'
+_STEPS, _MOST_SECONDS = 20, 30
 _MOST_NOISE = 0.15  # cores that programs other than ours may use before a run is repeated
 _ATTEMPTS = 4
 
@@ -62,7 +63,9 @@ def run(args: argparse.Namespace, rates: Rates) -> Report:
     with tempfile.TemporaryDirectory() as folder:
         draw_shapes(folder, dict(train=40, val=8 * (2 * _STEPS + 2)), seed=0)
         for program in args.programs:
-            seconds = {key: [] for key in product(_LOADS, VARIANTS)}
+            seconds: dict[tuple[str, str], list[float]] = {
+                key: [] for key in product(_LOADS, VARIANTS)
+            }
             noise = dict.fromkeys(seconds, 0.0)
             for _, (load, variant) in product(range(args.runs), seconds):
                 found, others = _run_quietly(program, load, variant, folder, args)
@@ -114,8 +117,8 @@ def _run_child(
     paths = [str(_ROOT), str(_ROOT / 'tools/analysis_tools'), env.get('PYTHONPATH', '')]
     env |= {**VARIANTS[variant], 'PYTHONPATH': os.pathsep.join(filter(None, paths))}
     busy = _LOADS[load]
-    command = [sys.executable, '-m', 'benchmarks.load', program, folder, *map(str, busy)]
-    command += [str(args.workers), str(args.seconds)]
+    words = [program, folder, *busy, args.workers, args.seconds]
+    command = [sys.executable, '-c', _CHILD, *map(str, words)]
     done = subprocess.run(command, env=env, stdout=subprocess.PIPE, text=True, check=True)
     parts, noise = json.loads(done.stdout.splitlines()[-1])
     # The first steps of a process are slow.
@@ -222,7 +225,3 @@ def main(program: str, folder: str, first: str, second: str, workers: str, secon
         clock.stop()
     others = (clock.count_used() - clock.used) / (time.perf_counter() - clock.began)
     print(json.dumps([clock.parts, max(0.0, others)]))
-
-
-if __name__ == '__main__':
-    main(*sys.argv[1:])
