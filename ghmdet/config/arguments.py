@@ -20,7 +20,6 @@ from ghmdet.config.parts import log_on_first, words
 from ghmdet.config.shipped import get_config
 from ghmdet.config.unused_keys import find_unused_keys, find_unused_options, find_unused_parts
 
-THREADS_HELP = 'threads of torch on the CPU, in place of OMP_NUM_THREADS'
 torch = LazyModule('torch')
 _MMENGINE_HOOKS = words('runtime_info timer sampler_seed logger param_scheduler checkpoint')
 
@@ -38,7 +37,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--strict', action='store_true', help='stop at config keys that are not used'
     )
-    parser.add_argument('--threads', type=read_threads, metavar='N', help=THREADS_HELP)
+    parser.add_argument('--threads', type=read_threads, metavar='N', help='threads of torch')
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
