@@ -9,7 +9,7 @@ import benchmark
 import pytest
 import torch
 from benchmarks import load, loss, measure, networks, startup
-from benchmarks.machine import Rates
+from benchmarks.measure import Rates
 from torch import nn
 
 pytestmark = pytest.mark.long

@@ -26,8 +26,7 @@ from ghmdet.datasets import draw_shapes
 from ghmdet.engine import build_runner, get_model
 from ghmdet.threads import SETTINGS
 
-from .machine import Rates
-from .measure import Report, Row, quiet_log
+from .measure import Rates, Report, Row, quiet_log
 
 _ROOT = Path(__file__).parents[3]
 _CONFIG = 'retinanet_ghm_r18_fpn_shapes'
