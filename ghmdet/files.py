@@ -27,6 +27,12 @@ _ASIAN = re.compile('big5|cp9|euc|gb|iso-?2022|ks|s(hift_?)?jis')
 _SUPERSETS = {'gb2312': 'gb18030', 'gbk': 'gb18030', 'shift_jis': 'cp932', 'euc_kr': 'cp949'}
 
 
+def is_exported(path: object) -> bool:
+    """Whether it is the path of a file of `python -m ghmdet.export`, by its ending."""
+    suffixes = ('.onnx', '.pt2')
+    return isinstance(path, str | os.PathLike) and os.fspath(path).lower().endswith(suffixes)
+
+
 @contextmanager
 def replacing(file: Path, flush: bool = True) -> Iterator[Path]:
     """Yield a temporary name in the same folder; what was written there becomes `file`.

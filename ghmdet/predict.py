@@ -19,7 +19,7 @@ from ghmdet.argument_checks import check_integer, check_range, is_number
 from ghmdet.config import arguments, cli
 from ghmdet.config.cfg_options import add_cfg_options
 from ghmdet.config.errors import name_the_key
-from ghmdet.files import read_text
+from ghmdet.files import is_exported, read_text
 from ghmdet.messages import did_you_mean, list_items, nearest
 
 console = cli.LazyModule('rich.console')
@@ -34,12 +34,13 @@ _PICTURES = 'pictures', 'crops'  # in --out
 def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(
-        usage='%(prog)s CONFIG CHECKPOINT SOURCE... [options]',
+        usage='%(prog)s (CONFIG CHECKPOINT | FILE.onnx) SOURCE... [options]',
         description='Detect in images and videos; by default, JSON, CSV and pictures go to OUT.',
     )
     add, path = parser.add_argument, dict[str, Any](type=cli.user_path)
     add('config', metavar='CONFIG', help='config file, or the name of a config that ghmdet ships')
-    add('checkpoint', metavar='CHECKPOINT', type=os.path.expanduser, help='checkpoint file or URL')
+    text = 'checkpoint file or URL; not with a file of ghmdet.export (.onnx, .pt2)'
+    add('checkpoint', metavar='CHECKPOINT', nargs='?', type=os.path.expanduser, help=text)
     text = 'images, videos, folders, patterns, URLs, lists (.txt), - for stdin'
     add('sources', metavar='SOURCE', nargs='*', help=text)
     add('--list', metavar='FILE', help='file .txt with a source per line; - for stdin')
@@ -58,6 +59,7 @@ def parse_args() -> argparse.Namespace:
     add('--class-thr', metavar='NAME=T', help=text, **kind)
     add('--batch-size', type=int, default=1, metavar='N', help='images that run together')
     add('--every', type=int, default=1, metavar='K', help='use each K-th frame of videos')
+    add('--backend', help='what runs an .onnx: onnxruntime (default) or openvino')
     add('--device', help="e.g. 'cpu' or 'cuda:1'; default CUDA if there is any")
     add('--amp', action='store_true', help='low precision, as in tools/test.py')
     add('--compile', action='store_true', help='compile the network with torch.compile')
@@ -70,8 +72,11 @@ def parse_args() -> argparse.Namespace:
     cli.add_debug_argument(parser)
     parser.set_defaults(data_root=None, work_dir=None, launcher='none', local_rank=0)
     args = parser.parse_intermixed_args()
+    if is_exported(args.config):
+        args.sources[:0] = [args.checkpoint] * bool(args.checkpoint)
+        args.config, args.checkpoint = None, args.config
     args.sources = args.sources + [args.list] * bool(args.list)
-    if not args.sources:
+    if not args.sources or not args.checkpoint:
         parser.error('expected CONFIG CHECKPOINT SOURCE..., or --list FILE in place of SOURCE')
     if args.list and args.list != '-' and not args.list.endswith('.txt'):
         parser.error(f'--list must end in .txt or be -, got {args.list}')
@@ -124,10 +129,7 @@ def main() -> None:
     outputs, skips = choose_outputs(args), args.on_error == 'skip'
     writers.check_outputs(outputs, args.exist_ok)
     images = inference.iterate(args.sources, every=args.every, allow_missing=skips)
-    cfg = arguments.load_config(args)
-    speed = {key: getattr(args, key) for key in ('device', 'amp', 'compile', 'threads')}
-    with name_the_key(cfg, args.cfg_options):
-        detector = inference.Detector(cfg, args.checkpoint, **speed)
+    detector = build_detector(args)
     class_thr = {name: value for each in args.class_thr for name, value in each.items()}
     for name in class_thr.keys() - set(detector.classes):
         near = did_you_mean(nearest(name, detector.classes)) or f' among {detector.classes}'
@@ -156,6 +158,21 @@ def main() -> None:
         print(f'{done:,} images, {counts.total():,} detections{": " * bool(listed)}{listed}')
         print(f'{done / seconds:.2f} images/s (ms per image: {shares})')
         print(f'written: {", ".join(str(writer.path) for writer in opened)}')
+
+
+def build_detector(args: argparse.Namespace) -> Any:
+    """Return the `Detector`; for an exported file, a config only has `custom_imports`."""
+    keys = ('device', 'amp', 'compile', 'threads', 'backend')
+    options = {key: getattr(args, key) for key in keys}
+    if is_exported(args.checkpoint):
+        if args.cfg_options or args.strict:
+            raise ValueError('a file keeps its settings: leave --cfg-options and --strict out')
+        if args.config:
+            arguments.read_config(args.config)
+        return inference.Detector(args.checkpoint, **options)
+    cfg = arguments.load_config(args)
+    with name_the_key(cfg, args.cfg_options):
+        return inference.Detector(cfg, args.checkpoint, **options)
 
 
 def write(results: Any, opened: list[Any], times: dict, total: int | None, hidden: bool) -> Counter:

@@ -126,7 +126,8 @@ class Registry(_MMEngineRegistry):
         return (
             f'{message}{did_you_mean(dict.fromkeys(near)) or "."} Searched: {searched}. A part of '
             "your own needs custom_imports=dict(imports=['mypackage.mymodule']), the module that "
-            'registers it; docs/from_mmdet.md lists the parts of MMDetection that ghmdet has'
+            'registers it; without a config import it yourself. docs/from_mmdet.md lists the parts '
+            'of MMDetection that ghmdet has'
         )
 
 

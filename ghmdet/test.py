@@ -13,6 +13,7 @@ from mmengine.config import Config, ConfigDict
 from ghmdet import engine
 from ghmdet.config import arguments, cli
 from ghmdet.config.errors import name_the_key
+from ghmdet.files import is_exported
 from ghmdet.messages import list_items
 from ghmdet.registry import METRICS
 
@@ -21,7 +22,9 @@ def parse_args() -> argparse.Namespace:
     """Read the command line."""
     parser = argparse.ArgumentParser(description='Evaluate a checkpoint.')
     parser.add_argument('config', help='config file, or the name of a config that ghmdet ships')
-    parser.add_argument('checkpoint', type=expanduser, help='checkpoint file')
+    text = 'checkpoint, or file of ghmdet.export (.onnx, .pt2)'
+    parser.add_argument('checkpoint', type=expanduser, help=text)
+    parser.add_argument('--backend', help='runs an .onnx: onnxruntime (default) or openvino')
     parser.add_argument('--out', type=expanduser, help='detections: .json (COCO results) or .pkl')
     parser.add_argument(
         '--images',
@@ -100,6 +103,12 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     """Test with the arguments of `parse_args`."""
     cfg.load_from = args.checkpoint
     cfg.resume = False  # of a config that trains
+    if exported := is_exported(args.checkpoint):
+        given = [f'--{key}' for key in ('amp', 'compile', 'tta') if getattr(args, key)]
+        given += [key for key in args.cfg_options if key.split('.')[0] == 'model']
+        engine.use_exported_file(cfg, args.checkpoint, args.backend, given)
+    elif args.backend is not None:
+        raise ValueError(f'--backend {args.backend}: {args.checkpoint} is no exported file, .onnx')
     to_json = args.out is not None and args.out.endswith('.json')
     path = args.out if to_json else os.path.join(cfg.work_dir, 'results.bbox.json')
     if args.images is not None:
@@ -111,7 +120,7 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
     engine.report_thresholds(cfg, args.curves)
     left_out = {}
     if args.images is not None:  # errors of other arguments come before the images are read
-        if '://' not in args.checkpoint:
+        if '://' not in args.checkpoint and not exported:
             engine.load_checkpoint_file(args.checkpoint)
         left_out = engine.leave_out_unusable(cfg)
     if args.show or args.show_dir:

@@ -13,6 +13,7 @@ from mmengine.config import config as config_module
 from mmengine.logging import MessageHub, MMLogger
 from mmengine.visualization import Visualizer
 
+from tests.exported_model import make_exported
 from tests.fork_server import close_shared_server
 
 torch.set_num_threads(1)  # where a plugin was quicker
@@ -52,3 +53,9 @@ def end_of_the_fork_server():
     """Ends it before coverage is summed up."""
     yield
     close_shared_server()
+
+
+@pytest.fixture(scope='session')
+def exported(tmp_path_factory):
+    """A folder of `make_exported`, which no test may change."""
+    return make_exported(tmp_path_factory.mktemp('exported'))

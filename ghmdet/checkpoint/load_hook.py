@@ -105,7 +105,7 @@ class LoadWeightsHook(Hook):
     def _check_classes(self, report: LoadReport, names: tuple[str, ...] | None) -> None:
         """Raise if the dataset has other classes than the checkpoint, or another order."""
         difference = _compare_names(report, names)
-        if difference and self.check_classes:
+        if difference and (self.check_classes or len(report.classes or ()) != len(names or ())):
             raise CheckpointError(
                 f'{report.source} was trained on other classes than the dataset has: {difference}. '
                 "Set the file's classes in its order for each dataset: "
@@ -184,8 +184,8 @@ def _fit_resumed(
 
 
 def _compare_names(report: LoadReport, names: tuple[str, ...] | None) -> str:
-    """Which of equally many classes have other names; '' if none, or one side has no names."""
+    """Which classes have other names; '' if none, or one side has no names or other rows."""
     in_file = report.classes
-    if not (report.num_classes and names and in_file and len(names) == len(in_file)):
+    if not (names and in_file and report.num_classes and report.num_classes[0] == len(in_file)):
         return ''
     return compare_classes(in_file, names)

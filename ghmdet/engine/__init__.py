@@ -31,6 +31,7 @@ _MODULE_OF = {
     'load_config': 'config.arguments',
     'report_thresholds': 'engine.format_only',
     'skip_evaluation': 'engine.format_only',
+    'use_exported_file': 'inference.exported',
     'use_image_folder': 'engine.format_only',
     'write_coco_results': 'engine.format_only',
 }

@@ -22,7 +22,9 @@ from ghmdet.argument_checks import check_integer, check_range
 from ghmdet.config.shipped import published_weights
 from ghmdet.datasets.image_file import ImageError, applies_exif
 from ghmdet.datasets.transforms import LoadImageFromFile, run_steps
+from ghmdet.files import is_exported
 from ghmdet.inference.detections import Detections
+from ghmdet.inference.exported import ExportedDetector
 from ghmdet.inference.model import find_test_dataset, init_detector
 from ghmdet.inference.sources import SourceImage, find_kind, image_name, iterate, to_bgr
 from ghmdet.messages import type_name
@@ -39,24 +41,23 @@ _LOADERS = (LoadImageFromFile, mmcv.transforms.LoadImageFromFile)
 class Detector:
     """Detects objects in images with the test pipeline of a config.
 
-    `classes` are the names of the labels, `model` is the network, and `applies_exif` says whether
-    images are turned by their EXIF orientation.
+    `classes` are the names of the labels, `model` is the network, run by `backend`, and
+    `applies_exif` says whether images are turned by their EXIF orientation.
 
     Args:
-        model: name of a shipped config, a config file, a config read already, or a model as from
-            `init_detector`, which is not changed.
+        model: name of a shipped config, a config file, a config read already, a model as from
+            `init_detector`, which is not changed, or an exported file (`.onnx`, `.pt2`).
         weights: file or URL; None loads the weights that are published for the config.
-        device: e.g. 'cuda:0'; None is CUDA if there is one, else the CPU.
+        device: e.g. 'cuda:0'; None is CUDA if there is one, else the CPU. Files run on the CPU.
         amp: low precision, as `--amp` of `tools/test.py`.
         compile: compile the network, which takes a minute or more at the first images.
         threads: number of threads of torch on the CPU, in the whole process; None leaves it.
+        backend: what runs an exported file, see `ExportedDetector`.
 
     Raises:
         ValueError: an argument is none of these, or the config has no test pipeline.
         LookupError, CheckpointError: see `get_model` and `init_detector`.
     """
-
-    backend = 'torch'
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class Detector:
         amp: bool = False,
         compile: bool = False,
         threads: int | None = None,
+        backend: str | None = None,
     ) -> None:
         if threads is not None:
             check_integer('threads', threads, 1)
@@ -77,10 +79,17 @@ class Detector:
                     'a built model is used as it is: leave weights, device and compile out'
                 )
             self.model: Any = model
+        elif is_exported(model):
+            if weights is not None or amp or compile or str(device or 'cpu') != 'cpu':
+                raise ValueError('a file runs as it is: leave weights, device, amp, compile out')
+            self.model = ExportedDetector(model, backend)
         else:
             place = str(_find_device(device))
             weights = published_weights(model) if weights is None else weights
             self.model = init_detector(model, weights, place)
+        self.backend = getattr(self.model, 'backend', 'torch')
+        if backend not in (None, self.backend):
+            raise ValueError(f'backend={backend!r} is for exported files, .onnx or .pt2')
         if not isinstance(getattr(self.model, 'cfg', None), Config):
             raise ValueError('a built model needs cfg: build it with get_model or init_detector')
         self._place = next(self.model.parameters()).device.type

@@ -251,7 +251,7 @@ class RetinaHead(BaseModule):
         sizes = torch.tensor([sample.img_shape[:2] for sample in data_samples], device=device)
         inverse_scales = None
         if rescale:
-            inverse = [[1 / factor for factor in _scale_factor(each)] for each in data_samples]
+            inverse = [[1 / factor for factor in scale_factor_of(each)] for each in data_samples]
             inverse_scales = torch.tensor(inverse, dtype=torch.float32, device=device)
         found = self.detect(feats, sizes, inverse_scales)
         counts = (found[1] > 0).sum(dim=1).tolist()
@@ -293,7 +293,7 @@ def _is_padding(sample: DetDataSample) -> bool:
     return bool(sample.get('is_padding', False))
 
 
-def _scale_factor(sample: DetDataSample) -> tuple[float, float]:
+def scale_factor_of(sample: DetDataSample) -> tuple[float, float]:
     """Return the scale factor (w, h) of a sample."""
     if 'scale_factor' in sample:
         return sample.scale_factor

@@ -136,7 +136,8 @@ def test_two_packages_of_the_same_names_build_in_one_process(default_scope):
 OURS_AND_ROOT = 'Searched: ghmdet, mmengine. '
 OWN = (
     "A part of your own needs custom_imports=dict(imports=['mypackage.mymodule']), the module that "
-    'registers it; docs/from_mmdet.md lists the parts of MMDetection that ghmdet has'
+    'registers it; without a config import it yourself. docs/from_mmdet.md lists the parts '
+    'of MMDetection that ghmdet has'
 )
 
 
