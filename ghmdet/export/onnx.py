@@ -11,7 +11,8 @@ import onnx
 import torch
 from onnxscript import opset20 as op
 
-from ghmdet.export.graph import INPUTS, OUTPUTS, name_dimensions
+from ghmdet.export.graph import name_dimensions
+from ghmdet.inference.exported import INPUTS, OUTPUTS
 
 
 def save_onnx(
@@ -20,8 +21,11 @@ def save_onnx(
     metadata: Mapping[str, Any],
 ) -> None:
     """Write a traced detector as one file of opset 20."""
-    operators = torch.ops.ghmdet
-    translations = {operators.top_k.default: _top_k, operators.keep_by_nms.default: _keep_by_nms}
+    operators: Any = torch.ops.ghmdet
+    translations: dict[Any, Any] = {
+        operators.top_k.default: _top_k,
+        operators.keep_by_nms.default: _keep_by_nms,
+    }
     exported: Any = torch.onnx.export(
         program,
         dynamo=True,
