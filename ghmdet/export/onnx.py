@@ -32,7 +32,7 @@ def save_onnx(
         input_names=list(INPUTS),
         output_names=list(OUTPUTS),
         dynamic_shapes=name_dimensions(metadata['static']),
-        custom_translation_table=translations,
+        custom_translation_table=table,
         opset_version=20,
         verbose=False,
     )
