@@ -21,11 +21,8 @@ def save_onnx(
     metadata: Mapping[str, Any],
 ) -> None:
     """Write a traced detector as one file of opset 20."""
-    operators: Any = torch.ops.ghmdet
-    translations: dict[Any, Any] = {
-        operators.top_k.default: _top_k,
-        operators.keep_by_nms.default: _keep_by_nms,
-    }
+    ops: Any = torch.ops.ghmdet
+    table: dict = {ops.top_k.default: _top_k, ops.keep_by_nms.default: _keep_by_nms}
     exported: Any = torch.onnx.export(
         program,
         dynamo=True,
