@@ -175,7 +175,8 @@ def _top_k(scores: Tensor, k: int, threshold: float) -> tuple[Tensor, Tensor]:
         if k > 0:
             best, order = best[:k], order[:k]
         rows.append((best, inds[order]))
-    best, inds = (pad_sequence(part, batch_first=True) for part in zip(*rows, strict=True))
+    columns = ([*part] for part in zip(*rows, strict=True))
+    best, inds = (pad_sequence(part, batch_first=True) for part in columns)
     if best.shape[1] == 0:
         return scores.new_zeros(len(rows), 1), inds.new_zeros(len(rows), 1)
     return best, inds

@@ -12,7 +12,7 @@ from typing import Any
 from mmengine.config import Config
 
 from ghmdet.config.cfg_options import add_cfg_options, merge_options
-from ghmdet.config.cli import add_debug_argument
+from ghmdet.config.cli import LazyModule, add_debug_argument
 from ghmdet.config.data_root import DATA_ROOT_VARIABLE, relocate_data
 from ghmdet.config.errors import ConfigError, name_the_file
 from ghmdet.config.origins import keep_origins, record_origins
@@ -20,6 +20,7 @@ from ghmdet.config.parts import log_on_first, words
 from ghmdet.config.shipped import get_config
 from ghmdet.config.unused_keys import find_unused_keys, find_unused_options, find_unused_parts
 
+torch = LazyModule('torch')
 _MMENGINE_HOOKS = words('runtime_info timer sampler_seed logger param_scheduler checkpoint')
 
 
@@ -36,6 +37,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--strict', action='store_true', help='stop at config keys that are not used'
     )
+    parser.add_argument('--threads', type=read_threads, metavar='N', help='threads of torch')
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -44,6 +46,13 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
     add_debug_argument(parser)
+
+
+def read_threads(text: str) -> int:
+    """Read the number of `--threads`."""
+    if not text.isdecimal() or not 1 <= int(text) <= 1024:
+        raise argparse.ArgumentTypeError(f'expected an integer in 1 to 1024, got {text!r}')
+    return int(text)
 
 
 def add_data_root(parser: argparse.ArgumentParser) -> None:
@@ -63,7 +72,7 @@ def load_config(args: argparse.Namespace) -> Config:
 
     `args.config` is a file, or the name of a config that ghmdet ships. The data root goes first,
     then `--cfg-options`. The work dir is, in this order, `--work-dir`, the config's `work_dir`,
-    `work_dirs/<name of the config>`.
+    `work_dirs/<name of the config>`. Also sets the number of threads of torch.
 
     Raises:
         FileNotFoundError: there is no such config.
@@ -85,6 +94,8 @@ def load_config(args: argparse.Namespace) -> Config:
     cfg.work_dir = (
         args.work_dir or cfg.get('work_dir') or os.path.join('work_dirs', Path(cfg.filename).stem)
     )
+    if args.threads is not None:
+        torch.set_num_threads(args.threads)
     cfg.default_scope = cfg.get('default_scope') or 'ghmdet'
     cfg.launcher = args.launcher
     os.environ.setdefault('LOCAL_RANK', str(args.local_rank))

@@ -20,6 +20,7 @@ from torch import distributed
 from torch.distributed import TCPStore
 
 from ghmdet.messages import type_name
+from ghmdet.threads import adapt_waiting
 
 _RANK_VARIABLES = {  # where each launcher writes what torch calls RANK, LOCAL_RANK, WORLD_SIZE
     'pytorch': ('RANK', 'LOCAL_RANK', 'WORLD_SIZE'),
@@ -179,15 +180,15 @@ def _distribute_port(store: TCPStore, size: int) -> str:
     return port
 
 
-def keep_freed_memory() -> None:
-    """On a CPU, keep the memory that a step frees for the next one.
+def prepare_cpu() -> None:
+    """On a CPU, keep the memory that a step frees for the next one, and adapt how threads wait.
 
-    glibc would return it to the system, and each step would fault its gigabytes in again: a seventh
-    of the time of a training step of R-50, for a tenth less memory.
+    glibc would return the memory to the system, and each step would fault its gigabytes in again: a
+    seventh of the time of a training step of R-50, for a tenth less memory.
 
     The primitives that oneDNN caches for each image size fragment the free memory. So it caches
     those of two or three sizes (up to 172 each, of all our models) rather than 1024, unless
-    ONEDNN_PRIMITIVE_CACHE_CAPACITY is set.
+    ONEDNN_PRIMITIVE_CACHE_CAPACITY is set. Of the threads see `adapt_waiting`.
     """
     mallopt = getattr(ctypes.CDLL(None), 'mallopt', None) if sys.platform == 'linux' else None
     if mallopt is not None and not has_accelerator():
@@ -195,3 +196,4 @@ def keep_freed_memory() -> None:
         mallopt(_M_TRIM_THRESHOLD, -1)
         # Read at the first convolution of the process.
         os.environ.setdefault('ONEDNN_PRIMITIVE_CACHE_CAPACITY', '400')
+        adapt_waiting()

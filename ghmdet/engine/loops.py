@@ -103,6 +103,13 @@ class _ExactLoop(BaseLoop):
                 'of the images is not that of an uninterrupted run, and schedules by iteration '
                 'count other iterations'
             )
+        threads, before = torch.get_num_threads(), state.get('threads')
+        if before not in (None, threads):
+            runner.logger.warning(
+                f'resumed with {threads} threads, but the checkpoint was saved with {before}: on '
+                'the CPU results differ by rounding from those of an uninterrupted run; --threads '
+                f'{before} gives equal ones'
+            )
 
     def _restore_random(self) -> None:
         if self._resumed is not None:

@@ -25,8 +25,8 @@ def collect_run_state(runner: Runner, batch: int, validate: bool) -> dict[str, A
 
     Returns:
         `batch`, how many of the epoch are done (0 at its end, and for a loop without epochs);
-        `batch_size`, that of all processes; `validate`, whether a validation is due; and
-        `processes`, for each of them `random` (see `get_random_state`), `hooks` (what
+        `batch_size`, that of all processes; `validate`, whether a validation is due; `threads` of
+        torch; and `processes`, for each of them `random` (see `get_random_state`), `hooks` (what
         `state_dict()` of the hooks that have one returns, by class), `buffers` (those that are not
         the mean over the processes, by name) and, between the batches of an accumulated step,
         `gradients` by name.
@@ -40,8 +40,8 @@ def collect_run_state(runner: Runner, batch: int, validate: bool) -> dict[str, A
     if isinstance(wrapper, OptimWrapper) and not wrapper.should_update():
         parameters = unwrap(runner.model).named_parameters()
         own['gradients'] = {n: p.grad.cpu() for n, p in parameters if p.grad is not None}
-    size, processes = global_batch_size(runner), all_gather_object(own)
-    return dict(batch=batch, batch_size=size, validate=validate, processes=processes)
+    about = dict(batch=batch, batch_size=global_batch_size(runner), validate=validate)
+    return dict(about, threads=torch.get_num_threads(), processes=all_gather_object(own))
 
 
 def restore_process(runner: Runner, processes: Sequence[Mapping[str, Any]]) -> None:

@@ -34,14 +34,14 @@ from ghmdet.checks.start_check import StartCheckHook
 from ghmdet.checks.start_report import StartReportHook, log_package_path
 from ghmdet.config.from_mmdet import convert_mmdet_config
 from ghmdet.config.parts import make_plain
+from ghmdet.engine.hooks import log_values
 from ghmdet.engine.hooks.fast_network import TestSpeedupHook
 from ghmdet.engine.hooks.ghm_stats import GHMStatsHook
-from ghmdet.engine.hooks.log_values import LogHistoryHook, MeanLossesHook, PeakMemoryHook
 from ghmdet.engine.hooks.non_finite_steps import SkipNonFiniteStepsHook
 from ghmdet.engine.hooks.non_finite_weights import NonFiniteWeightsHook
 from ghmdet.engine.hooks.skipped_images import SkippedImagesHook
 from ghmdet.engine.hooks.stop import StopHook
-from ghmdet.engine.launcher import is_first_process, keep_freed_memory, set_up_launcher
+from ghmdet.engine.launcher import is_first_process, prepare_cpu, set_up_launcher
 from ghmdet.messages import type_name
 from ghmdet.registry import RUNNERS
 
@@ -53,15 +53,16 @@ HOOKS_IN_ORDER: tuple[tuple[type[Hook], str], ...] = (
     (IterTimerHook, 'NORMAL'),
     (DistSamplerSeedHook, 'NORMAL'),
     (GHMStatsHook, 'NORMAL'),  # if the config has it
-    (PeakMemoryHook, 'NORMAL'),
+    (log_values.PeakMemoryHook, 'NORMAL'),
+    (log_values.SlowStepsHook, 'NORMAL'),  # after IterTimerHook
     (SkippedImagesHook, 'NORMAL'),
-    (MeanLossesHook, 'NORMAL'),  # without skipped steps, before LoggerHook
+    (log_values.MeanLossesHook, 'NORMAL'),  # without skipped steps, before LoggerHook
     (TestSpeedupHook, 'NORMAL'),  # added by tools/test.py
     (LoggerHook, 'BELOW_NORMAL'),
     (ParamSchedulerHook, 'LOW'),
     (NonFiniteWeightsHook, 'LOW'),  # after EMAHook has swapped weights back, before CheckpointHook
     (CheckpointHook, 'VERY_LOW'),
-    (LogHistoryHook, 'VERY_LOW'),  # after the other hooks have logged their values
+    (log_values.LogHistoryHook, 'VERY_LOW'),  # after the other hooks have logged their values
     (StartReportHook, 'LOWEST'),  # after CheckpointHook has chosen its folder
     (StopHook, 'LOWEST'),  # added by tools/train.py; after the checkpoints that are due
 )
@@ -82,7 +83,7 @@ def build_runner(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Runne
 
     `splits` is the data that will be read: ('train', 'val') to train, ('val',) or ('test',) else.
     """
-    keep_freed_memory()  # before anything large is allocated
+    prepare_cpu()  # before anything large is allocated
     trains = 'train' in splits and cfg.get('train_cfg') is not None
     # 1. Config
     make_plain(cfg._cfg_dict)

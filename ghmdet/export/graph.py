@@ -9,17 +9,15 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.fx.experimental import _config as symbolic_config
+from torch.fx.experimental import _config
 
 from ghmdet.config.parts import make_plain
+from ghmdet.inference.exported import FORMAT_VERSION, METADATA_FILE
 from ghmdet.inference.model import find_test_dataset
 from ghmdet.messages import type_name
 from ghmdet.version import __version__
 
-INPUTS = ('images', 'sizes', 'scale_factors')
-OUTPUTS = ('boxes', 'scores', 'labels', 'num')
-FORMAT_VERSION = 1
-METADATA_FILE = 'ghmdet.json'
+_symbolic: Any = _config
 
 
 class DetectionGraph(nn.Module):
@@ -82,7 +80,7 @@ def trace(
     sizes = torch.tensor([[height, width]]).repeat(2, 1)
     inputs = (torch.zeros(2, channels, height, width), sizes, torch.ones(2, 2))
     # Otherwise maps of one cell, those of small images, would be a case of their own.
-    with torch.no_grad(), symbolic_config.patch(backed_size_oblivious=True):
+    with torch.no_grad(), _symbolic.patch(backed_size_oblivious=True):
         return torch.export.export(
             DetectionGraph(model).eval(), inputs, dynamic_shapes=name_dimensions(static_hw)
         )
@@ -104,7 +102,7 @@ def describe(model: Any, static_hw: tuple[int, int] | None = None) -> dict[str, 
     pipeline = [
         step for step in dataset['pipeline'] if not type_name(step).endswith('LoadAnnotations')
     ]
-    resize = next((each for each in pipeline if type_name(each).endswith('Resize')), {})
+    resize: dict = next((each for each in pipeline if type_name(each).endswith('Resize')), {})
     scale = resize.get('scale')
     return dict(
         ghmdet_version=__version__,

@@ -11,7 +11,8 @@ import onnx
 import torch
 from onnxscript import opset20 as op
 
-from ghmdet.export.graph import INPUTS, OUTPUTS, name_dimensions
+from ghmdet.export.graph import name_dimensions
+from ghmdet.inference.exported import INPUTS, OUTPUTS
 
 
 def save_onnx(
@@ -20,15 +21,15 @@ def save_onnx(
     metadata: Mapping[str, Any],
 ) -> None:
     """Write a traced detector as one file of opset 20."""
-    operators = torch.ops.ghmdet
-    translations = {operators.top_k.default: _top_k, operators.keep_by_nms.default: _keep_by_nms}
+    ops: Any = torch.ops.ghmdet
+    table: dict = {ops.top_k.default: _top_k, ops.keep_by_nms.default: _keep_by_nms}
     exported: Any = torch.onnx.export(
         program,
         dynamo=True,
         input_names=list(INPUTS),
         output_names=list(OUTPUTS),
         dynamic_shapes=name_dimensions(metadata['static']),
-        custom_translation_table=translations,
+        custom_translation_table=table,
         opset_version=20,
         verbose=False,
     )

@@ -32,6 +32,7 @@ from ghmdet.models import speedup
 from ghmdet.models.wrappers import unwrap
 from ghmdet.registry import TRANSFORMS
 from ghmdet.structures import DetDataSample
+from ghmdet.threads import adapt_waiting
 
 _OnError = str | Callable[[ImageError], Any]
 _LOADERS = (LoadImageFromFile, mmcv.transforms.LoadImageFromFile)
@@ -92,6 +93,8 @@ class Detector:
         if not isinstance(getattr(self.model, 'cfg', None), Config):
             raise ValueError('a built model needs cfg: build it with get_model or init_detector')
         self._place = next(self.model.parameters()).device.type
+        if self._place == 'cpu':
+            adapt_waiting()
         self._dtype = speedup.low_precision(self._place) if amp else None
         self._compiled = compile
         if self._dtype is not None and self.model is not model:

@@ -170,6 +170,9 @@ def _open_onnxruntime(path: str) -> tuple[Mapping[str, str], list[str], Any]:
 
 def _open_openvino(path: str) -> tuple[Mapping[str, str], list[str], Any]:
     model = openvino.Core().read_model(path)
+    for each in model.get_ops():
+        if each.get_type_name() == 'TopK':
+            each.set_attribute('stable', True)  # equal scores in order, as everywhere else
     # By default it computes in bfloat16, where the CPU has it, and keeps to cores that may be busy.
     hints = dict(INFERENCE_PRECISION_HINT='f32', ENABLE_CPU_PINNING=False)
     threads = dict(INFERENCE_NUM_THREADS=torch.get_num_threads())

@@ -5,6 +5,7 @@ import json
 import os
 import re
 import signal
+import time
 import warnings
 
 import numpy as np
@@ -72,6 +73,19 @@ class NoLoss(RetinaNet):
 
     def loss(self, inputs, data_samples):
         return super().loss(inputs, data_samples) if self.training else None
+
+
+@HOOKS.register_module(force=True)
+class BusyMachineHook(Hook):
+    """Lets steps wait, from step 24 on, as if other programs used the cores; then it stops."""
+
+    def before_train_iter(self, runner, *args, **kwargs):
+        if runner.iter >= 24:
+            time.sleep(max(0.1, 5 * self.normal))
+        elif runner.iter:
+            self.normal = runner.message_hub.get_scalar('train/time').mean(20)
+        if runner.iter == 32:
+            os.kill(os.getpid(), signal.SIGTERM)
 
 
 OTHER = options('val_dataloader.dataset.type=OtherCoco', 'val_evaluator.ann_file=None')
@@ -575,3 +589,27 @@ def test_a_run_that_was_stopped(run):
     assert then.code == 0, then.error
     assert 'after epoch 1, iteration 1' in then.text
     assert (then.folder / 'work_dirs/tiny/epoch_2.pth').exists()
+
+
+@pytest.mark.follows(
+    'a step takes {} s, and took {} s before the last 10',
+    'gives equal ones',
+    'resumed with {} threads',
+)
+def test_steps_that_become_slow(run):
+    settings = options(
+        *('train_cfg.max_epochs=34', 'train_cfg.val_interval=99', 'default_hooks.logger=None'),
+        'default_hooks.checkpoint.interval=99',
+    )
+    busy = "custom_hooks = [dict(type='BusyMachineHook')]"
+    before = torch.get_num_threads()
+    try:
+        first = run(busy, settings, '--threads 2')
+        assert 's before the last 10. Other programs may use the cores' in first.text
+        assert torch.get_num_threads() == 2
+        then = run(settings, '--resume --threads 1', inside=first.folder)
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    assert then.code == 0, then.error
+    assert 'before the last 10' not in then.text

@@ -23,7 +23,7 @@ OURS = dict(
     VISUALIZERS='DetLocalVisualizer',
     HOOKS='DetVisualizationHook StartCheckHook PeakMemoryHook TestSpeedupHook LoadWeightsHook '
     'SkipNonFiniteStepsHook NonFiniteWeightsHook StartReportHook SkippedImagesHook GHMStatsHook '
-    'CheckpointHook StopHook MeanLossesHook LogHistoryHook',
+    'CheckpointHook StopHook MeanLossesHook LogHistoryHook SlowStepsHook',
     LOOPS='EpochBasedTrainLoop IterBasedTrainLoop ValLoop',
     WEIGHT_INITIALIZERS='Pretrained',
     OPTIM_WRAPPERS='AmpOptimWrapper',

@@ -263,6 +263,21 @@ def test_another_batch_size_gets_a_warning(whole, tmp_path):
     assert len(READ) == 1 + 7
 
 
+@pytest.mark.parametrize(('saved', 'told'), [(3, True), (1, False), (None, False)])
+def test_another_number_of_threads_gets_a_warning(saved, told, whole, tmp_path):
+    folder, expected = whole('epochs')
+    checkpoint = load_checkpoint_file(folder / 'iter_7.pth')
+    assert checkpoint['run_state'].pop('threads') == torch.get_num_threads() == 1
+    if saved is not None:  # not of an earlier version
+        checkpoint['run_state']['threads'] = saved
+    torch.save(checkpoint, tmp_path / 'iter_7.pth')
+    runner = resume(tmp_path / 'rest', 'epochs', tmp_path / 'iter_7.pth')
+    check_same(expected, final(runner))
+    text = 'resumed with 1 threads, but the checkpoint was saved with 3: '
+    assert (text in '\n'.join(runner.lines)) == told
+    assert ('threads, but' in '\n'.join(runner.lines)) == told
+
+
 # --- signals ------------------------------------------------------------------------------------
 
 

@@ -180,24 +180,29 @@ def test_processes_that_do_not_join(store, monkeypatch):
         launcher._distribute_port(store, 3)
 
 
-# --- memory -------------------------------------------------------------------------------------
+# --- memory and threads -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
     ('platform', 'device', 'expected'),
-    [('linux', 'cpu', [(-4, 0), (-1, -1)]), ('linux', 'cuda', []), ('darwin', 'cpu', [])],
+    [
+        ('linux', 'cpu', [(-4, 0), (-1, -1), 'threads']),
+        ('linux', 'cuda', []),
+        ('darwin', 'cpu', []),
+    ],
 )
-def test_freed_memory_is_kept_on_the_cpu_only(environ, platform, device, expected, monkeypatch):
+def test_memory_and_threads_are_for_the_cpu_only(environ, platform, device, expected, monkeypatch):
     # malloc.h: M_MMAP_MAX is -4, of which none; M_TRIM_THRESHOLD is -1, and -1 turns it off.
     calls = []
     libc = SimpleNamespace(mallopt=lambda *arguments: calls.append(arguments))
     monkeypatch.setattr(launcher.ctypes, 'CDLL', lambda name: libc)
     monkeypatch.setattr(launcher, 'sys', SimpleNamespace(platform=platform))
     monkeypatch.setattr(launcher, 'get_device', lambda: device)
+    monkeypatch.setattr(launcher, 'adapt_waiting', lambda: calls.append('threads'))
     key = 'ONEDNN_PRIMITIVE_CACHE_CAPACITY'
-    launcher.keep_freed_memory()
+    launcher.prepare_cpu()
     assert calls == expected
     assert environ.get(key) == ('400' if expected else None)
     environ[key] = '0'  # a user's own
-    launcher.keep_freed_memory()
+    launcher.prepare_cpu()
     assert environ[key] == '0'

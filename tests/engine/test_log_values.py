@@ -1,4 +1,4 @@
-"""Which logged values are kept, and that the log does not depend on it; peak memory."""
+"""Which logged values are kept, and that the log does not depend on it; peak memory, slow steps."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from mmengine.runner import LogProcessor
 
 from ghmdet.engine import build_runner
 from ghmdet.engine.hooks import log_values
-from ghmdet.engine.hooks.log_values import LogHistoryHook, PeakMemoryHook
+from ghmdet.engine.hooks.log_values import LogHistoryHook, PeakMemoryHook, SlowStepsHook
 from ghmdet.engine.hooks.non_finite_steps import SkipNonFiniteStepsHook
 from ghmdet.registry import HOOKS, METRICS
 from tests.number_runs import RisingMetric, number_cfg, own_scope
@@ -218,3 +218,59 @@ def test_without_a_figure_nothing_is_logged(monkeypatch):
     hook = PeakMemoryHook()
     hook.after_train_iter(SimpleNamespace())  # has no message_hub to report to
     assert hook.peak_mb == 0
+
+
+# --- slow steps ---------------------------------------------------------------------------------
+
+
+def warnings_of(*steps):
+    """Run the hook over steps of (seconds, side of the image); where it warned, and the texts."""
+    hook, said = SlowStepsHook(), []
+    history = HistoryBuffer()
+    hub = SimpleNamespace(log_scalars={'train/time': history})
+    logger = SimpleNamespace(warning=lambda text: said.append((step, text)))
+    runner = SimpleNamespace(message_hub=hub, logger=logger)
+    hook.before_train(runner)
+    for step, (seconds, side) in enumerate(steps, 1):
+        history.update(seconds)
+        hook.after_train_iter(runner, step, dict(inputs=[torch.zeros(3, side, side)] * 2))
+    return said
+
+
+def test_slow_steps_are_told_once(monkeypatch):
+    for name in log_values.SETTINGS:
+        monkeypatch.delenv(name, raising=False)
+    # 6 of the last 10 are slow after step 46, and their median is 0.9.
+    ((step, text),) = warnings_of(*[(0.3, 8)] * 40, *[(0.9, 8)] * 100, *[(5.0, 8)] * 100)
+    assert step == 46
+    assert text.startswith('a step takes 0.9 s, and took 0.3 s before the last 10. ')
+    assert text.endswith('--resume --threads N')
+    monkeypatch.setenv('OMP_WAIT_POLICY', 'ACTIVE')
+    ((_, text),) = warnings_of(*[(0.3, 8)] * 20, *[(0.9, 8)] * 10)
+    assert '; unset OMP_WAIT_POLICY: threads wait as it says' in text
+
+
+@pytest.mark.parametrize(
+    'steps',
+    [
+        [(0.3, 8)] * 40 + [(0.89, 8)] * 40,
+        [(0.3, 8)] * 9 + [(0.9, 8)] * 40,  # slow so early that this may be normal
+        [(0.01, 8)] * 40 + [(0.09, 8)] * 40,  # nobody waits for these
+        [(0.3, 8)] * 40 + [(1.2, 16)] * 40,  # four times the pixels
+        [(0.4, 16)] * 40 + [(0.4, 8)] * 40,
+        ([(0.3, 8)] * 9 + [(30.0, 8)]) * 9,  # a checkpoint every 10 steps
+        [(0.3, 8), (1.2, 8)] * 40,
+        [(9.0, 8)] * 5 + [(0.3, 8)] * 60,  # a slow start
+    ],
+)
+def test_steps_that_are_not_suddenly_slow(steps):
+    assert warnings_of(*steps) == []
+
+
+def test_without_the_timer_nothing_is_compared():
+    hook = SlowStepsHook()
+    hub = SimpleNamespace(log_scalars={})
+    hook.before_train(SimpleNamespace())
+    for _ in range(40):
+        hook.after_train_iter(SimpleNamespace(message_hub=hub), 0, None)
+    assert hook._steps == []

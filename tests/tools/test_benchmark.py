@@ -1,13 +1,15 @@
 """Every task of tools/analysis_tools/benchmark.py at a tiny size: are its figures consistent?"""
 
 import json
+import os
 import statistics
+import time
 
 import benchmark
 import pytest
 import torch
-from benchmarks import loss, measure, networks, startup
-from benchmarks.machine import Rates
+from benchmarks import load, loss, measure, networks, startup
+from benchmarks.measure import Rates
 from torch import nn
 
 pytestmark = pytest.mark.long
@@ -120,6 +122,46 @@ def test_evaluation():
     assert len(numbers) == 12
     assert 0 < numbers[0] < numbers[1] < 1
     assert report.checks == {'the twelve numbers are equal to 1e-12': True}
+
+
+def test_load(monkeypatch):
+    slow = {'alone': 1.0, 'one busy': 1.5, 'two busy': 4.0}
+    own = {"torch's default": 3.0, 'PASSIVE': 0.5, 'as it is': 1.0}
+    calls = []
+
+    def run_child(program, name, variant, folder, args):
+        calls.append((name, variant))
+        noise = 0.5 if len(calls) == 1 else 0.1
+        return [slow.get(name, 1.0) * own[variant]] * 3, noise
+
+    monkeypatch.setattr(load, '_run_child', run_child)
+    monkeypatch.setattr(load.time, 'sleep', lambda _: None)
+    (args,) = benchmark.parse_args(['load', '--programs', 'train', '--runs', '2'])
+    report = load.run(args, RATES)
+    assert calls[:3] == [('alone', 'as it is')] * 2 + [('alone', "torch's default")]
+    assert len(calls) == 2 * 6 * 3 + 1
+    row = report.rows[3]
+    assert (row.name, row.seconds) == ('train, one busy: as it is', [1.5] * 6)
+    assert report.ratio(row) == 3
+    assert row.notes == {'x alone': 1.5, 'other cores': 0.1}
+    assert report.checks == {
+        "train alone: 0.33 x torch's default, at most 1.1": True,
+        'train, one busy: 1.50 x alone, at most 1.8': True,
+        'train, two busy: 4.00 x alone, at most 3.0': False,
+        'train, one at step 20: 1.00 x alone, at most 1.8': True,
+        'train, two at step 20: 1.00 x alone, at most 3.0': True,
+    }
+
+
+@pytest.mark.parametrize('program', load.PROGRAMS)
+def test_steps_of_a_program_beside_load(program, tmp_path):
+    load.draw_shapes(tmp_path, dict(train=40, val=40), seed=0)
+    (args,) = benchmark.parse_args(['load', '--seconds', '0.1'])
+    begin = time.perf_counter()
+    seconds, noise = load._run_child(program, 'one busy', 'PASSIVE', str(tmp_path), args)
+    assert 0 < len(seconds) <= 200  # 20 at least where there is time, without the first 5
+    assert 0 < sum(seconds) < time.perf_counter() - begin
+    assert 0 <= noise < (os.cpu_count() or 1)
 
 
 def test_startup(monkeypatch):

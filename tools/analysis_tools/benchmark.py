@@ -20,7 +20,6 @@ from benchmarks.arguments import make_parser
 from ghmdet.config.cli import LazyModule, run
 
 torch = LazyModule('torch')
-machines = LazyModule('benchmarks.machine')
 measure = LazyModule('benchmarks.measure')
 TASKS = {name: LazyModule(f'benchmarks.{name}') for name in NAMES}
 
@@ -52,9 +51,9 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """Run the tasks; the exit code is 1 where a check failed."""
     tasks = parse_args(sys.argv[1:] if argv is None else argv)
     first = tasks[0]
-    rates = machines.measure_rates(first.device)
-    machine = {**machines.describe_machine(first.device), 'rates': rates._asdict()}
-    print_heading(machine, machines.list_versions())
+    rates = measure.measure_rates(first.device)
+    machine = {**measure.describe_machine(first.device), 'rates': rates._asdict()}
+    print_heading(machine, measure.list_versions())
     reports = []
     for args in tasks:
         with measure.quiet_log():
@@ -62,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> list[dict[str, Any]]:
         report.print()
         reports.append({**report.to_dict(), 'arguments': vars(args)})
         if first.json:  # after each, so that what was measured is kept whatever happens next
-            content = dict(machine=machine, versions=machines.list_versions(), reports=reports)
+            content = dict(machine=machine, versions=measure.list_versions(), reports=reports)
             first.json.write_text(json.dumps(content, indent=2, default=str))
     return reports
 

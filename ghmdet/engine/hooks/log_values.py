@@ -1,8 +1,10 @@
-"""Values in the log: peak memory, losses of all processes, how long values are kept."""
+"""Values in the log: peak memory, slow steps, losses of all processes, how long values are kept."""
 
 from __future__ import annotations
 
+import os
 import sys
+from statistics import median
 from typing import Any
 
 import torch
@@ -13,6 +15,7 @@ from mmengine.runner import IterBasedTrainLoop, LogProcessor, Runner
 
 from ghmdet.argument_checks import check_integer
 from ghmdet.registry import HOOKS
+from ghmdet.threads import SETTINGS
 
 try:
     import resource
@@ -57,6 +60,48 @@ def _memory_mb() -> int:
         return 0
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak >> (20 if sys.platform == 'darwin' else 10)  # bytes on macOS, else KB
+
+
+@HOOKS.register_module()
+class SlowStepsHook(Hook):
+    """Warn once when steps take three times as long as before, and say what may be the cause.
+
+    Compared are medians, of the last 10 steps and of the 20 to 100 before: of the time that is
+    logged and of that per pixel, so that larger images give no warning. Nor do steps below 0.1 s.
+    """
+
+    priority = 'NORMAL'
+    _told = False
+
+    def before_train(self, runner: Runner) -> None:
+        """Begin to compare."""
+        self._steps: list[tuple[float, float]] = []
+
+    def after_train_iter(
+        self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
+    ) -> None:
+        """Compare."""
+        times = runner.message_hub.log_scalars.get('train/time')  # of IterTimerHook
+        if times is None or self._told:
+            return
+        inputs = data_batch.get('inputs', ()) if isinstance(data_batch, dict) else ()
+        pixels = sum(image.numel() for image in inputs if isinstance(image, torch.Tensor))
+        seconds = float(times.current())
+        self._steps = [*self._steps[-109:], (seconds, seconds / max(pixels, 1))]
+        (before, old), (now, new) = (
+            [median(values) for values in zip(*steps, strict=True)] or (0, 0)
+            for steps in (self._steps[:-10], self._steps[-10:])
+        )
+        if len(self._steps) < 30 or now < max(0.1, 3 * before) or new < 3 * old:
+            return
+        self._told = True
+        chosen = ' '.join(name for name in SETTINGS if os.environ.get(name))
+        hint = f'; unset {chosen}: threads wait as it says, not as the load asks' if chosen else ''
+        runner.logger.warning(
+            f'a step takes {now:.2g} s, and took {before:.2g} s before the last 10. Other programs '
+            'may use the cores (`top`) or the memory (`free -h`: swap), or images are read slowly '
+            f'(data_time in this log). For fewer free cores stop and use --resume --threads N{hint}'
+        )
 
 
 @HOOKS.register_module()

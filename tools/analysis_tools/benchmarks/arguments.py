@@ -9,6 +9,7 @@ from ghmdet.config.cli import add_debug_argument, user_path
 
 _CONFIG: dict[str, Any] = {'--config': dict(default='retinanet_ghm_r50_fpn_1x_coco')}
 _SIZE: dict[str, Any] = dict(type=int, nargs=2, default=[800, 1344], metavar=('H', 'W'))
+_PROGRAMS = ['train', 'test', 'predict']
 _NETWORKS = {**_CONFIG, '--size': dict(_SIZE, help='of the images')}
 
 
@@ -54,6 +55,14 @@ _TASKS: dict[str, tuple[str, dict[str, dict[str, Any]]]] = {
     'evaluation': (
         "COCO's twelve numbers, against pycocotools",
         {'--images': _number(5000), '--detections': _number(100, 'of each image')},
+    ),
+    'load': (
+        'steps alone and beside busy processes, against torch with its own way to wait (Linux)',
+        {
+            '--programs': dict(nargs='+', choices=_PROGRAMS, default=_PROGRAMS, metavar='P'),
+            '--workers': _number(0, 'processes that load images'),
+            '--seconds': dict(type=float, default=6, help='of each part of a run, at least'),
+        },
     ),
     'startup': ('`--help` of every program, against `import torch`', {}),
 }

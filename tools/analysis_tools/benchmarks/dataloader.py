@@ -23,8 +23,7 @@ from ghmdet import get_config
 from ghmdet.registry import DATASETS
 
 from .drawn_coco import draw_annotations, draw_images
-from .machine import Rates
-from .measure import Report, measure
+from .measure import Rates, Report, measure
 
 _BOXES_PER_IMAGE = 7
 

@@ -22,8 +22,7 @@ from pycocotools.coco import COCO
 from ghmdet.datasets import CocoDataset
 
 from .drawn_coco import draw_annotations
-from .machine import Rates
-from .measure import Report, Row, quiet_log, read_memory
+from .measure import Rates, Report, Row, quiet_log, read_memory
 
 _BOXES_PER_IMAGE = 860_001 / 118_287
 _FILTER = dict(filter_empty_gt=True, min_size=32)

@@ -18,8 +18,7 @@ from pycocotools.cocoeval import COCOeval
 from ghmdet.evaluation import CocoMetric
 
 from .drawn_coco import CLASSES, draw_annotations
-from .machine import Rates
-from .measure import Report, measure
+from .measure import Rates, Report, measure
 
 _BOXES_PER_IMAGE = 36_781 / 5_000
 # The twelve numbers of COCOeval.summarize, in its order.

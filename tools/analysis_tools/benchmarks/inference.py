@@ -18,8 +18,7 @@ from torchvision.models.detection import RetinaNet
 from ghmdet import engine, get_config
 from ghmdet.models.speedup import low_precision
 
-from .machine import Rates
-from .measure import Report, Row, Stopwatch, measure
+from .measure import Rates, Report, Row, Stopwatch, measure
 from .networks import (
     build_ghmdet,
     build_torchvision,

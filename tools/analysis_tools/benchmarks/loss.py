@@ -11,8 +11,7 @@ from torch import Tensor
 
 from ghmdet.losses import GHMC, GHMR
 
-from .machine import Rates
-from .measure import Report, measure
+from .measure import Rates, Report, measure
 
 _STRIDES = (8, 16, 32, 64, 128)
 _ANCHORS = 9

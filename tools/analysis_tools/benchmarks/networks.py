@@ -17,7 +17,7 @@ from torchvision.models.detection import RetinaNet, retinanet_resnet50_fpn
 from ghmdet.registry import MODELS
 from ghmdet.structures import DetDataSample, InstanceData
 
-from .machine import Rates
+from .measure import Rates
 
 BOXES_PER_IMAGE = 7
 

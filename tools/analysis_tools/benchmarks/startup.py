@@ -8,8 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from .machine import Rates
-from .measure import Report, measure
+from .measure import Rates, Report, measure
 
 _ROOT = Path(__file__).parents[3]
 

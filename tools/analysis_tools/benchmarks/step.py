@@ -17,8 +17,7 @@ from mmengine.registry import DefaultScope
 from ghmdet import engine, get_config
 from ghmdet.models.speedup import low_precision
 
-from .machine import Rates
-from .measure import Report, Stopwatch, measure
+from .measure import Rates, Report, Stopwatch, measure
 from .networks import (
     build_ghmdet,
     build_torchvision,
