@@ -59,7 +59,7 @@ def parse_args() -> argparse.Namespace:
     arguments.add_data_root(parser)
     add('--strict', action='store_true', help='stop at config keys that are not used')
     cli.add_debug_argument(parser)
-    parser.set_defaults(work_dir=None, launcher='none', local_rank=0)
+    parser.set_defaults(work_dir=None, threads=None, launcher='none', local_rank=0)
     args = parser.parse_args()
     args.format = args.format or (args.out.suffix[1:].lower() if args.out else None)
     if args.format not in _PACKAGES:

@@ -105,7 +105,7 @@ def test_the_test_data_are_the_default(exported, detector, tmp_path):
         str(exported / f'data/val/0000{i}.jpg') for i in range(1, 7)
     ]
     assert images.metric is not None
-    spread = check.find_images(detector, 'test', (), 3)
+    spread = check.find_images(detector, 'test', [], 3)
     assert [source.path[-9:] for source in spread.sources] == [
         '00001.jpg',
         '00003.jpg',
@@ -135,8 +135,9 @@ def test_what_cannot_be_used(exported, detector, tmp_path):
     with pytest.raises(FileNotFoundError, match="'nowhere' does not exist"):
         check.find_check_images(detector, ['nowhere'], tmp_path)
     (tmp_path / 'empty.txt').touch()
+    images = check.find_check_images(detector, [str(tmp_path / 'empty.txt')], tmp_path)
     with pytest.raises(ValueError, match=r'there is no image in .*empty\.txt'):
-        check.find_check_images(detector, [str(tmp_path / 'empty.txt')], tmp_path)
+        check.check_images(detector, images, None)
     with pytest.raises(FileNotFoundError, match='nowhere.json'):
         check.find_check_images(detector, ['nowhere.json'], tmp_path)
     shutil.copy(exported / 'model.pth', tmp_path / 'broken.jpg')
@@ -156,9 +157,8 @@ def test_images_for_a_calibration(exported, detector):
 
 
 def test_larger_images_than_a_static_size(exported, detector):
-    images = check.find_images(detector, 'test')
+    images = check.find_images(detector, 'test', [], 9)
     check.check_images(detector, images, (160, 160))
-    with pytest.raises(
-        ValueError, match=r'--static \(64, 160\): .*larger.*00001\.jpg \(120, 160\)'
-    ):
+    message = r'--static \(64, 160\): after the resize .*00001\.jpg has .* \(120, 160\)'
+    with pytest.raises(ValueError, match=message):
         check.check_images(detector, images, (64, 160))

@@ -16,10 +16,11 @@ GHM = 'retinanet_ghm_{}_fpn_1x_coco'
 V1 = ['model.neck.add_extra_convs=on_output', 'model.neck.relu_before_extra_convs=True']
 
 
-def raise_scores(state_dict, prefix):
-    """Let a random network detect much, with scores far from 1."""
-    state_dict[f'{prefix}.weight'] *= 0.1
-    state_dict[f'{prefix}.bias'].fill_(-3.0)
+def tame(state_dict, classes, boxes):
+    """Let a random network detect much, with scores far from 1 and boxes near the anchors."""
+    state_dict[f'{classes}.weight'] *= 0.1
+    state_dict[f'{classes}.bias'].fill_(-3.0)
+    state_dict[f'{boxes}.weight'] *= 0.1
 
 
 def export(config, folder, monkeypatch, capsys, options=()):
@@ -51,7 +52,7 @@ def test_config(config, tmp_path, monkeypatch, capsys):
     model = get_model(config)
     randomize(model)
     state_dict = model.state_dict()
-    raise_scores(state_dict, 'bbox_head.retina_cls')
+    tame(state_dict, 'bbox_head.retina_cls', 'bbox_head.retina_reg')
     torch.save(dict(state_dict=state_dict), tmp_path / 'model.pth')
     export(config, tmp_path, monkeypatch, capsys)
 
@@ -62,6 +63,7 @@ def test_model_of_torchvision(tmp_path, monkeypatch, capsys):
     model = build(weights=None, weights_backbone=None, num_classes=80)
     randomize(model)
     state_dict = model.state_dict()
-    raise_scores(state_dict, 'head.classification_head.cls_logits')
+    names = 'classification_head.cls_logits', 'regression_head.bbox_reg'
+    tame(state_dict, *(f'head.{name}' for name in names))
     torch.save(state_dict, tmp_path / 'model.pth')
     export('retinanet_r50_fpn_1x_coco', tmp_path, monkeypatch, capsys, V1)

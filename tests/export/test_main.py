@@ -14,13 +14,14 @@ from ghmdet.export import __main__ as program
 def run(exported, monkeypatch, capsys):
     """Call the program; `file` stands for what it would write, else it is to stop before."""
 
+    real = program.write
+
     def call(*words, file=None, checkpoint='model.pth'):
         def write(draft, *rest):
             assert file is not None
             shutil.copy(file, draft)
 
-        if file != 'real':
-            monkeypatch.setattr(program, 'write', write)
+        monkeypatch.setattr(program, 'write', real if file == 'real' else write)
         words = ['export.py', exported / 'config.py', exported / checkpoint, *words]
         monkeypatch.setattr(sys, 'argv', [str(word) for word in words])
         program.main()
@@ -78,9 +79,13 @@ def test_a_stop_leaves_no_file(run, exported, tmp_path, monkeypatch):
     assert [*tmp_path.iterdir()] == []
 
 
-def test_static_torch_export(run, exported, tmp_path):
+@pytest.mark.follows('--static must be a height and a width in pixels')
+def test_static_torch_export(run, exported, tmp_path, capsys):
     """Written in earnest; an image is padded to the size, in the original too."""
     target = tmp_path / 'm.pt2'
+    with pytest.raises(SystemExit):
+        run('--out', target, '--static', 0, 180)
+    assert 'a height and a width in pixels, got [0, 180]' in capsys.readouterr().err
     run('--out', target, '--static', 170, 180, file='real')
     photo = exported / 'data/val/00001.jpg'
     found, original = Detector(target)(photo), Detector(exported / 'model.onnx')(photo)
@@ -98,6 +103,7 @@ def test_onnx_with_8_bits(run, exported, tmp_path):
     assert len(Detector(target)(photos / '00001.jpg')) > 0
 
 
+@pytest.mark.follows('calibrate on more images, which are like those of the test')
 def test_a_loss_by_8_bits_is_a_warning(capsys, exported):
     kind = program.check.Comparison
     lost = kind(detections=4, pairs=3, alone=['a'], ap=[0.5, 0.489])
@@ -116,19 +122,28 @@ def test_a_loss_by_8_bits_is_a_warning(capsys, exported):
         ([], 'expected --format onnx or --format pt2, or --out F with such an ending'),
         (['--out', 'm.xml'], 'expected --format onnx or --format pt2'),
         (['--format', 'pt2', '--int8', '9'], '--int8 needs --format onnx'),
-        (['--format', 'pt2', '--static', '0', '9'], 'a height and a width in pixels, got [0, 9]'),
     ],
 )
-def test_wrong_arguments(run, capsys, words, message):
+@pytest.mark.follows('expected --format onnx or --format pt2', '--int8 needs --format onnx')
+def test_wrong_arguments(run, exported, tmp_path, capsys, words, message):
     with pytest.raises(SystemExit):
         run(*words)
     assert message in capsys.readouterr().err
+    right = ['--out', tmp_path / 'm.onnx']
+    right += ['--int8', exported / 'data/val'] if '--int8' in words else []
+    assert run(*right, file=exported / 'model.onnx').endswith('m.onnx\n')
+
+
+@pytest.mark.follows('--out {}: the name must end in .{}')
+def test_a_name_with_another_ending(run, exported, tmp_path):
+    with pytest.raises(ValueError, match=r'm\.onnx: the name must end in \.pt2'):
+        run('--out', tmp_path / 'm.onnx', '--format', 'pt2')
+    run('--out', tmp_path / 'm.pt2', '--format', 'pt2', file=exported / 'model.pt2')
+    assert (tmp_path / 'm.pt2').exists()
 
 
 def test_what_is_refused_before_the_tracing(run, exported, tmp_path, monkeypatch):
     out = ['--out', tmp_path / 'm.onnx']
-    with pytest.raises(ValueError, match=r'm\.onnx: the name must end in \.pt2'):
-        run(*out, '--format', 'pt2')
     (tmp_path / 'file').touch()
     with pytest.raises(ValueError, match=r'no file of this name can be created in .*file'):
         run('--out', tmp_path / 'file' / 'm.onnx')
@@ -136,14 +151,19 @@ def test_what_is_refused_before_the_tracing(run, exported, tmp_path, monkeypatch
         run(*out, '--check', 'nowhere')
     with pytest.raises(FileNotFoundError, match="'nowhere' does not exist"):
         run(*out, '--int8', 'nowhere')
-    with pytest.raises(ValueError, match=r'--static \[64, 160\]: .* are larger after the resize'):
+    with pytest.raises(ValueError, match=r'--static \[64, 160\]: after the resize .* has'):
         run(*out, '--static', 64, 160)
     monkeypatch.delattr('ghmdet.models.retina_head.RetinaHead.detect')
     with pytest.raises(ValueError, match='got RetinaNet with RetinaHead'):
         run(*out)
 
 
-def test_missing_packages(run, monkeypatch, tmp_path):
+@pytest.mark.follows('--format {} needs a package: pip install {}')
+def test_missing_packages(run, exported, monkeypatch, tmp_path):
     monkeypatch.setattr(program, 'find_spec', lambda name: None if 'script' in name else name)
+    words = ['--out', tmp_path / 'm.onnx']
     with pytest.raises(ModuleNotFoundError, match=r'--format onnx needs .*pip install onnxscript$'):
-        run('--out', tmp_path / 'm.onnx')
+        run(*words)
+    monkeypatch.undo()  # it is installed
+    run(*words, file=exported / 'model.onnx')
+    assert (tmp_path / 'm.onnx').exists()
