@@ -19,14 +19,13 @@ from torch import Tensor
 
 from ghmdet.argument_checks import check_dataset_arguments, check_flag, check_range
 from ghmdet.coco.box_filter import CocoCounts
-from ghmdet.coco.classes import COCO_CLASSES, COCO_PALETTE, match_classes
+from ghmdet.coco.classes import COCO_CLASSES, COCO_PALETTE, match_classes, read_class_names
 from ghmdet.coco.reader import read_coco, read_coco_json
 from ghmdet.coco.records import CocoRecords, convert_records
 from ghmdet.datasets.coco_images import CocoImages, build_images
 from ghmdet.datasets.file_names import check_file_names, find_image_folder, fix_names
 from ghmdet.datasets.image_file import ImageError, find_image_fault
 from ghmdet.datasets.transforms import LoadImageFromFile, SkippedImageError, run_steps
-from ghmdet.files import read_lines
 from ghmdet.messages import list_items
 from ghmdet.registry import DATASETS, TRANSFORMS
 
@@ -138,21 +137,9 @@ class CocoDataset(BaseDataset):
     def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
         old = ('CLASSES', 'PALETTE')  # in MMDetection 3.0rc
         given = {k.lower() if k in old else k: value for k, value in (metainfo or {}).items()}
-        file = given.get('classes')
-        if isinstance(file, str) and osp.isfile(osp.expanduser(file)):
-            given['classes'] = read_lines(file)
-        info = super()._load_metainfo(given)
-        classes = info['classes']
-        if isinstance(classes, str):
-            raise ValueError(
-                f'metainfo.classes must be a sequence of names, got the str {classes!r}; a tuple '
-                f'of one needs a comma: classes=({classes!r},)'
-            )
-        repeated = [name for name, count in Counter(classes).items() if count > 1]
-        if repeated or not classes:
-            raise ValueError(f'metainfo.classes is empty or names a class twice: {repeated}')
-        info['classes'] = tuple(classes)
-        return info
+        classes = given.get('classes', cls.METAINFO['classes'])
+        given['classes'] = read_class_names(classes, 'metainfo.classes')
+        return super()._load_metainfo(given)
 
     def load_data_list(self) -> Sequence[dict]:
         """Read and check the file; return a dict per image in its order, before `filter_data`."""
