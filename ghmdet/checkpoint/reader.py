@@ -1,9 +1,6 @@
 """The reader of all checkpoint files: it runs no code from a file, unless the user trusts it.
 
-A checkpoint is a pickle, and a pickle may call any function. Files are therefore read with torch's
-weights-only reader plus the few classes that mmengine itself writes. A file that needs anything
-else is refused, and the message names it; `GHMDET_TRUST_CHECKPOINT=1` in the environment allows
-all. A `.safetensors` file holds tensors and text only.
+A checkpoint is a pickle, and a pickle may call any function. docs/checkpoints.md: what is allowed.
 """
 
 from __future__ import annotations

@@ -33,14 +33,9 @@ class SaveError(OSError):
 class CheckpointHook(_CheckpointHook):
     """mmengine's CheckpointHook, with its arguments and file names, which loses nothing.
 
-    A file is written under a temporary name in the same folder (`.epoch_3.pth.tmp`), flushed to the
-    disk and then renamed; only after that `last_checkpoint` points to it and older files are
-    deleted. So the previous file is there whatever happens. (Storage other than a local disk is
-    written to as mmengine does.)
-
-    In addition to what mmengine saves, a checkpoint has `run_state`, the `state_dict()` of the
-    training loop if it is one of ghmdet's. Its `state_dict` holds the mean over the processes of
-    buffers in which they differ. `best_*` files hold the weights only, as mmengine's do.
+    How it saves, and what it adds, is in docs/resume.md; storage other than a local disk is written
+    to as mmengine does. The weights have the mean over the processes of buffers in which they
+    differ. `best_*` files hold the weights only, as mmengine's do.
 
     `save_best='auto'` takes the first metric; no best file is written if it is not known whether
     the metric is better when greater or less. A value without ground truth (nan, or -1 where

@@ -60,11 +60,8 @@ class _Source:
 def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> str | None:
     """Give every `CocoDataset` of a config and the head the same classes, in place.
 
-    Classes that the config names for one dataset are those of all. If it names none, they come from
-    the checkpoint for a test or validation, else from the first annotation file, in the order of
-    the category ids, without roots (see `FileClasses`); a file with all 80 of COCO keeps COCO's.
-    `model.bbox_head.num_classes` is set with them if it is absent or still 80. Datasets of other
-    types are not changed, nor configs for an installed MMDetection.
+    docs/results.md says which. `model.bbox_head.num_classes` is set with them if it is absent or
+    still 80. Datasets of other types are not changed, nor configs for an installed MMDetection.
 
     The annotation files of `splits` are read. With 'train' among them, the other splits must have
     the same classes. Returned is, for the log, what was taken from where, and which of two

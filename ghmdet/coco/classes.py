@@ -50,10 +50,9 @@ def match_classes(
     ann_file: str,
     annotated: Collection[Id],
 ) -> list[Id]:
-    """Find the category id of each class, in the order of the classes.
+    """Find the category id of each class, in the order of the classes, so that labels are indices.
 
-    A label is then an index in `metainfo.classes`. MMDetection returns the ids in the order of the
-    file, which swaps names where the two orders differ. `annotated` are the ids in annotations.
+    `annotated` are the ids in annotations.
 
     Raises:
         ValueError: a class is not among the categories, or two annotated categories have its name.

@@ -40,9 +40,8 @@ class CocoDataset(BaseDataset):
     One image is a dict of `img_id`, `img_path`, `height`, `width`, `sample_idx` and `instances`, a
     list of `bbox` (x1, y1, x2, y2 in pixels of the file, not clipped to the image), `bbox_label`
     (index in `metainfo['classes']`) and `ignore_flag` (1 for a region to ignore: `iscrowd` or
-    `ignore` is 1 in the file; MMDetection drops the latter). Boxes of another class, without width
-    or height, or outside the image are left out, and for training also those thinner than a pixel
-    or with an `area` of 0 or less; with `test_mode` these stay, since `CocoMetric` counts them.
+    `ignore` is 1 in the file; MMDetection drops the latter). docs/results.md says which boxes are
+    left out.
 
     `cat_ids` lists the file's category ids in the order of the classes and `cat2label` is its
     inverse. MMDetection keeps the order of the file, so that labels get wrong names where the two

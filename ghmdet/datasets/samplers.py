@@ -89,10 +89,9 @@ class SampleIndex(NamedTuple):
 class GlobalBatchSampler(BatchSampler):
     """Splits batches that are the same for any number of processes between the processes.
 
-    Another batch sampler forms batches of `batch_size * processes` samples from the order of all
-    samples. Sample i of such a batch goes to process i modulo the number of processes. If a smaller
-    last batch has no sample for a process, it gets the first one as a padding sample, which the
-    head leaves out of the loss. With one process the batches are those of the other sampler.
+    Another batch sampler forms batches of `batch_size * processes` samples, of which sample i goes
+    to process i modulo the number of processes. If a smaller last batch has no sample for a
+    process, it gets the first one as a padding sample, which the head leaves out of the loss.
 
     This works for mmengine's `DefaultSampler` and `InfiniteSampler` and their subclasses. Other
     samplers are used as they are: each process has its own order, and batches are not split.

@@ -64,13 +64,11 @@ class GradientDensityLoss(nn.Module):
     counts, scaled to their number, so the loss says how much harder a validation set is than the
     training set.
 
-    In a distributed run each process counts its own entries and has its own running counts, unless
-    `sync` is set: then the entries of all processes are weighted as those of one batch. The loss of
-    a process ('mean' or 'sum') is scaled by the number of processes, so that the mean of the
-    processes' losses, and of their gradients, which DistributedDataParallel computes, is what one
-    process would get for that batch, to float32 rounding; 'none' does not scale. The losses of all
-    processes must be called equally often, with entries or without. In eval mode nothing is summed,
-    as processes may have different numbers of images.
+    With `sync` the loss of a process ('mean' or 'sum') is scaled by the number of processes, so
+    that the mean of the processes' losses, and of their gradients, which DistributedDataParallel
+    computes, is what one process would get for the joined batch, to float32 rounding; 'none' does
+    not scale. The losses of all processes must be called equally often, with entries or without. In
+    eval mode nothing is summed, as processes may have different numbers of images.
     """
 
     edges: Tensor
