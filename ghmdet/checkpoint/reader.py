@@ -118,8 +118,7 @@ def _read(file: Path, map_location: Any, weights_only: bool) -> Any:
 def _python_3_name(path: str) -> str:
     """The name in Python 3 of what a pickle may call by its name in Python 2."""
     module, _, name = path.rpartition('.')
-    new = NAME_MAPPING.get((module, name)) or (IMPORT_MAPPING.get(module, module), name)
-    return '.'.join(new)
+    return '.'.join(NAME_MAPPING.get((module, name)) or (IMPORT_MAPPING.get(module, module), name))
 
 
 def _read_safetensors(file: Path, map_location: Any) -> dict[str, Any]:

@@ -69,8 +69,7 @@ class CheckpointHook(_CheckpointHook):
         if self._saved == meta:
             return
         name = f'iter_{meta["iter"]}.pth'
-        path = self.file_backend.join_path(self.out_dir, name)
-        runner.message_hub.update_info(_STOP_INFO, path)
+        runner.message_hub.update_info(_STOP_INFO, self.file_backend.join_path(self.out_dir, name))
         self._save_last(runner, name, meta)
 
     def has_saved(self, runner: Runner) -> bool:
@@ -194,8 +193,7 @@ class CheckpointHook(_CheckpointHook):
         text = f'{name} could not be written to {folder}: {error.strerror or error}. '
         if self._is_local:
             with suppress(OSError):
-                partial = folder / f'.{name}.tmp'
-                partial.unlink(missing_ok=True)
+                folder.joinpath(f'.{name}.tmp').unlink(missing_ok=True)
                 text += f'{shutil.disk_usage(folder).free / 1e6:.1f} MB are free. '
         before = last_checkpoint(runner)
         if before == 'none':

@@ -194,8 +194,7 @@ class CocoDataset(BaseDataset):
         images, annotations = [raw_data_info['raw_img_info']], raw_data_info['raw_ann_info']
         data = dict(images=images, annotations=annotations, categories=[])
         records = convert_records(data, self.ann_file)
-        folder = self.data_prefix['img']
-        return build_images(records, self.cat2label, folder, self.test_mode)[0][0]
+        return build_images(records, self.cat2label, self.data_prefix['img'], self.test_mode)[0][0]
 
     def filter_data(self) -> Sequence[dict]:
         """Leave out images by `filter_cfg`, never with `test_mode`."""

@@ -158,10 +158,7 @@ def category_numbers(classes: Sequence[str]) -> range:
 
 
 def truth_of_sample(sample: Mapping) -> dict[str, Any]:
-    """Return the ground truth of a sample as small arrays, see `CocoAnnotations.from_samples`.
-
-    A ValueError if the sample has none.
-    """
+    """Return the ground truth that a sample must have, see `CocoAnnotations.from_samples`."""
     columns: Sequence[Any]
     if 'instances' in sample:
         keys = ('bbox', 'bbox_label', 'ignore_flag')

@@ -171,8 +171,7 @@ class CocoMetric(ImageResults):
         for sample in data_samples:
             result = {key: sample[key] for key in ('img_id', 'img_path') if key in sample}
             for key, dtype in _KEPT.items():
-                values = torch.as_tensor(sample['pred_instances'][key])
-                result[key] = values.to(dtype).cpu().numpy()
+                result[key] = torch.as_tensor(sample['pred_instances'][key]).to(dtype).cpu().numpy()
             name, labels = f'CocoMetric: image {sample["img_id"]!r}', result['labels']
             if self._truth is not None and sample['img_id'] not in self._truth.images:
                 raise ValueError(
