@@ -1,4 +1,7 @@
-"""Geometry on plain tensors: anchors, matching, coding, post-processing."""
+"""Geometry on plain tensors: anchors, matching, coding, post-processing.
+
+Constructors raise a ValueError that names the config key of a value out of its range.
+"""
 
 from .anchor_generator import AnchorGenerator
 from .delta_xywh_bbox_coder import DeltaXYWHBBoxCoder

@@ -1,8 +1,4 @@
-"""Compares the weights of a checkpoint with a model.
-
-`fit_state_dict` renames the weights as the model does and reports what fits. If something does not
-fit, training continues, but a resumed run, a test and a prediction stop.
-"""
+"""Fits the weights of a checkpoint to a model, and reports what fits."""
 
 from __future__ import annotations
 

@@ -39,10 +39,7 @@ class ValLoop(_ValLoop):
         runner: see mmengine, also for `evaluator`.
         dataloader: for the loss its pipeline must have LoadAnnotations, before or after Resize.
         fp16: validate in mixed precision, the loss too.
-        compute_loss: whether to compute the loss.
-
-    Raises:
-        ValueError: `compute_loss` is set, but there are no annotations or the model has no loss.
+        compute_loss: whether to compute the loss; a ValueError without annotations or a loss.
     """
 
     def __init__(
@@ -159,11 +156,7 @@ def _check_annotations(dataset: Any) -> None:
 
 
 def _annotations_come_first(dataset: Any) -> bool:
-    """Whether the boxes are resized with the image rather than loaded after that.
-
-    Raises:
-        ValueError: it is so for some of the datasets only.
-    """
+    """Whether the boxes are resized with the image rather than loaded after that, in all parts."""
     orders = set()
     for part in base_datasets(dataset):
         loaded, resized = _find_transform(part, 'LoadAnnotations'), _find_transform(part, 'Resize')
@@ -184,11 +177,7 @@ def _find_transform(dataset: Any, name: str) -> int | None:
 
 
 def _scale_to_input(sample: Any) -> None:
-    """Resize the boxes exactly as mmcv's Resize does.
-
-    Raises:
-        ValueError: more than resizing was done to the image before its annotations were loaded.
-    """
+    """Resize the boxes exactly as mmcv's Resize does, if nothing else was done to the image."""
     keys = ('scale_factor', 'img_shape', 'ori_shape')
     missing = [key for key in keys if key not in sample]
     if missing:

@@ -1,4 +1,7 @@
-"""Networks: the detector and its backbone, neck and head."""
+"""Networks: the detector and its backbone, neck and head.
+
+Constructors raise a ValueError that names an argument out of its range.
+"""
 
 from ghmdet.losses import GHMC, GHMR, FocalLoss, L1Loss, SmoothL1Loss
 

@@ -36,9 +36,6 @@ class FPN(BaseModule):
         act_cfg: of the activations, None is no activation.
         upsample_cfg: of `torch.nn.functional.interpolate`.
         init_cfg: default Xavier-uniform.
-
-    Raises:
-        ValueError: levels and num_outs disagree, or add_extra_convs is unknown.
     """
 
     def __init__(
@@ -67,9 +64,7 @@ class FPN(BaseModule):
             )
         end_level = len(in_channels) - 1 if end_level == -1 else end_level
         _check_levels(len(in_channels), start_level, end_level, num_outs)
-        self.num_outs = num_outs
-        self.start_level = start_level
-        self.end_level = end_level
+        self.num_outs, self.start_level, self.end_level = num_outs, start_level, end_level
         self.add_extra_convs = 'on_input' if add_extra_convs is True else add_extra_convs
         self.relu_before_extra_convs = relu_before_extra_convs
         self.upsample_cfg = upsample_cfg or dict(mode='nearest')
@@ -104,8 +99,7 @@ class FPN(BaseModule):
             laterals[i - 1] = laterals[i - 1] + coarser
         outs = [conv(lateral) for conv, lateral in zip(self.fpn_convs, laterals, strict=False)]
         num_used = len(outs)
-        last_input = inputs[self.end_level]
-        sources = dict(on_input=last_input, on_lateral=laterals[-1], on_output=outs[-1])
+        sources = dict(on_input=inputs[self.end_level], on_lateral=laterals[-1], on_output=outs[-1])
         for i in range(num_used, self.num_outs):
             if not self.add_extra_convs:
                 outs.append(F.max_pool2d(outs[-1], 1, stride=2))

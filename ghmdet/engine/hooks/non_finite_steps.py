@@ -44,9 +44,6 @@ class SkipNonFiniteStepsHook(Hook):
 
     Args:
         max_in_a_row: the run stops with an error after so many skipped steps in a row.
-
-    Raises:
-        ValueError: max_in_a_row is not a positive integer.
     """
 
     priority = 'HIGH'
@@ -84,11 +81,7 @@ class SkipNonFiniteStepsHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Count and log skipped steps.
-
-        Raises:
-            NonFiniteError: the last `max_in_a_row` steps were skipped.
-        """
+        """Count and log skipped steps; a NonFiniteError after `max_in_a_row` in a row."""
         guard = self._guard
         if guard is None:
             return

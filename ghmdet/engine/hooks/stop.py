@@ -37,12 +37,8 @@ class TrainingStopped(SystemExit):
 class StopHook(Hook):
     """Save and end the run after the iteration in which a signal arrives, on all processes.
 
-    The signals, to one process or more, are SIGTERM, SIGINT (Ctrl-C), SIGUSR1 (as Slurm's
-    `--signal` sends before the time limit) and SIGHUP, unless that is ignored (`nohup`). The exit
-    code is 75. A validation is interrupted, and repeated when the run is resumed. A second signal
-    ends the process at once, without saving.
-
-    `release` must be called when the training has ended, also by an exception.
+    See docs/resume.md for the signals. `release` must be called when the training has ended, also
+    by an exception.
     """
 
     priority = 'LOWEST'
@@ -136,11 +132,7 @@ class StopHook(Hook):
         self._stop(runner)
 
     def _stop(self, runner: Runner) -> None:
-        """End this process once all processes have reached this line.
-
-        Raises:
-            TrainingStopped: always.
-        """
+        """End this process, by TrainingStopped, once all processes have reached this line."""
         hook, name = _checkpoint_hook(runner), signal.Signals(self._requested).name
         saved = f'{hook.last_ckpt} is saved, resume with --resume' if hook else _NOTHING_SAVED
         runner.logger.warning(f'{name}: stopped; {saved}')
