@@ -44,13 +44,17 @@ ALLOWED = {
         *('registry', 'structures', 'coco', 'boxes', 'losses', 'config', 'models', 'datasets'),
         *('evaluation', 'visualization', 'compat', 'checkpoint', 'checks', 'inference'),
     },
+    'export': {
+        *('registry', 'structures', 'boxes', 'config', 'models', 'datasets', 'evaluation'),
+        'inference',
+    },
     'env': {'config'},
     'train': {'config', 'engine', 'registry'},
     'test': {'config', 'engine', 'registry'},
     'predict': {'config', 'inference'},
     '__init__': {'config', 'engine', 'inference'},
 }
-ALLOWED['utils'] = set(ALLOWED) - {'__init__', 'train', 'test', 'predict'}  # registers all
+ALLOWED['utils'] = set(ALLOWED) - {'__init__', 'train', 'test', 'predict', 'export'}  # registers all
 FORBIDDEN = ('mmcv.ops', 'mmcv._ext', 'pkg_resources')
 
 

@@ -22,6 +22,7 @@ def find_programs() -> dict[str, list[str]]:
 
     tools = {file.name: [str(file)] for file in find('tools', '**/*.py')}
     modules = [f'ghmdet.{file.stem}' for file in find('ghmdet', '*.py')]
+    modules += [f'ghmdet.{file.parent.name}' for file in find('ghmdet', '*/__main__.py')]
     return tools | {f'-m {module}': ['-m', module] for module in modules}
 
 
