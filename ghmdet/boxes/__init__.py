@@ -1,7 +1,4 @@
-"""Geometry on plain tensors: anchors, matching, coding, post-processing.
-
-Constructors raise a ValueError that names the config key of a value out of its range.
-"""
+"""Geometry on plain tensors: anchors, matching, coding, post-processing."""
 
 from .anchor_generator import AnchorGenerator
 from .delta_xywh_bbox_coder import DeltaXYWHBBoxCoder

@@ -29,6 +29,10 @@ class AnchorGenerator:
         center_offset: the anchor's centre in its cell, as a fraction of the base size; 0 is the
             cell's top left corner.
 
+    Raises:
+        ValueError: both or neither of scales and octave arguments, lengths that disagree, or a
+            value that is not positive.
+
     Example:
         >>> anchors = AnchorGenerator(strides=[16], ratios=[1.0], scales=[1.0])
         >>> anchors.grid_priors([(1, 2)])[0]
@@ -74,7 +78,8 @@ class AnchorGenerator:
             )
         self.scales = torch.tensor(scales, dtype=torch.float32)
         self.ratios = torch.tensor(ratios, dtype=torch.float32)
-        self.scale_major, self.center_offset = scale_major, center_offset
+        self.scale_major = scale_major
+        self.center_offset = center_offset
         self.base_anchors = [self._base_anchors_of(size) for size in self.base_sizes]
         self.num_levels = len(self.strides)
         # Anchors per cell, one number a level.

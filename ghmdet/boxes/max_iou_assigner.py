@@ -34,14 +34,16 @@ class MaxIoUAssigner:
     All other priors are ignored.
 
     Args:
-        pos_iou_thr: minimum IoU of a positive, in [0, 1].
-        neg_iou_thr: background below it, at most `pos_iou_thr`; with a pair (low, high) only
-            [low, high) is background.
+        pos_iou_thr: minimum IoU of a positive.
+        neg_iou_thr: background below it; with a pair (low, high) only [low, high) is background.
         min_pos_iou: minimum IoU for `match_low_quality`.
         gt_max_assign_all: assign a gt all priors of its best IoU, not only the first.
         ignore_iof_thr: a prior is ignored if more than this fraction of it is in one ignored
             region. -1: ignored regions count as background.
         match_low_quality: see above.
+
+    Raises:
+        ValueError: a threshold is no number in [0, 1], or neg_iou_thr is above pos_iou_thr.
 
     Example:
         >>> assigner = MaxIoUAssigner(pos_iou_thr=0.5, neg_iou_thr=0.4, min_pos_iou=0)
@@ -74,9 +76,12 @@ class MaxIoUAssigner:
                 'train_cfg.assigner.ignore_iof_thr must be a number in [0, 1], or -1 to turn it '
                 f'off, got {ignore_iof_thr!r}'
             )
-        self.pos_iou_thr, self.neg_iou_range = pos_iou_thr, (low, high)
-        self.min_pos_iou, self.match_low_quality = min_pos_iou, match_low_quality
-        self.gt_max_assign_all, self.ignore_iof_thr = gt_max_assign_all, ignore_iof_thr
+        self.pos_iou_thr = pos_iou_thr
+        self.neg_iou_range = (low, high)
+        self.min_pos_iou = min_pos_iou
+        self.gt_max_assign_all = gt_max_assign_all
+        self.ignore_iof_thr = ignore_iof_thr
+        self.match_low_quality = match_low_quality
 
     def assign(
         self, priors: Tensor, gt_bboxes: Tensor, gt_bboxes_ignore: Tensor | None = None

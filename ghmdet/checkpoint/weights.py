@@ -1,4 +1,8 @@
-"""Fits the weights of a checkpoint to a model, and reports what fits."""
+"""Compares the weights of a checkpoint with a model.
+
+`fit_state_dict` renames the weights as the model does and reports what fits. If something does not
+fit, training continues, but a resumed run, a test and a prediction stop.
+"""
 
 from __future__ import annotations
 

@@ -129,7 +129,9 @@ class CocoRecords:
 def read_records(ann_file: str, backend_args: dict[str, Any] | None = None) -> CocoRecords:
     """Read a COCO file and check the keys and types of its entries; `read_coco` checks more.
 
-    An OSError if the file cannot be read, else ValueErrors as of `read_coco`.
+    Raises:
+        OSError: the file cannot be read; FileNotFoundError if there is none.
+        ValueError: as `read_coco`.
     """
     with explain_json(ann_file), _open_text(ann_file, backend_args) as text:
         return _decode(text, ann_file)

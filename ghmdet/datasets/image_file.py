@@ -1,10 +1,15 @@
 """Reads image files: size from the header, pixels, and what is wrong with a file.
 
-OpenCV decodes. The EXIF orientation is applied, in every format that has it. Grey, palette, 1-bit
-and CMYK images become three channels, alpha is dropped; 16 bits per channel are scaled to 8 (65535
-becomes 255), never clipped; float images are refused. What OpenCV decodes is not refused because
-Pillow, which reads most headers, does not know it. Damaged JPEG data that OpenCV can decode is not
-detected.
+Training, test, `inference_detector` and `tools/check_dataset.py` all use it. OpenCV decodes:
+
+- the EXIF orientation is applied, in every format that has it;
+- grey, palette, 1-bit and CMYK images become three channels, alpha is dropped;
+- 16 bits per channel are scaled to 8 (65535 becomes 255), never clipped; float images are refused;
+- a file that is missing, empty, truncated, damaged, no image, too large, or of another size than
+  the annotation file says raises an `ImageError` that names it;
+- what OpenCV decodes is not refused because Pillow, which reads most headers, does not know it.
+
+Damaged JPEG data that OpenCV can decode is not detected.
 """
 
 from __future__ import annotations

@@ -59,6 +59,10 @@ class ImageFolder(CocoDataset):
     Args:
         left_out: images not to use, by their `img_id`.
         *args, **kwargs: of `CocoDataset`; `test_mode` must be True.
+
+    Raises:
+        NotADirectoryError, ValueError: see `list_images`.
+        ImageError: a file is no image.
     """
 
     def __init__(self, *args: Any, left_out: Collection[str] = (), **kwargs: Any) -> None:

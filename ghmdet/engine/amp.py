@@ -35,6 +35,9 @@ class AmpOptimWrapper(_AmpOptimWrapper):
         dtype: 'float16' or 'bfloat16', also as torch dtype; None: see `low_precision`.
         use_fsdp: must be False, see docs/distributed.md.
         **kwargs: `optimizer`, `clip_grad`, `accumulative_counts`; see `OptimWrapper`.
+
+    Raises:
+        ValueError: unknown dtype or loss_scale, use_fsdp, or a device without mixed precision.
     """
 
     def __init__(
@@ -91,7 +94,9 @@ def apply_amp(cfg: Config) -> None:
     """Train in mixed precision: `optim_wrapper` becomes AmpOptimWrapper.
 
     Validation follows, unless `val_cfg` says `fp16=False` or names a loop of another class.
-    A ValueError if the device has no mixed precision, or `optim_wrapper.type` is another wrapper.
+
+    Raises:
+        ValueError: the device has no mixed precision, or `optim_wrapper.type` is another wrapper.
     """
     _choose_autocast_dtype()
     loop = cfg.get('val_cfg')

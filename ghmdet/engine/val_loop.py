@@ -156,7 +156,11 @@ def _check_annotations(dataset: Any) -> None:
 
 
 def _annotations_come_first(dataset: Any) -> bool:
-    """Whether the boxes are resized with the image rather than loaded after that, in all parts."""
+    """Whether the boxes are resized with the image rather than loaded after that.
+
+    Raises:
+        ValueError: it is so for some of the datasets only.
+    """
     orders = set()
     for part in base_datasets(dataset):
         loaded, resized = _find_transform(part, 'LoadAnnotations'), _find_transform(part, 'Resize')
@@ -177,7 +181,11 @@ def _find_transform(dataset: Any, name: str) -> int | None:
 
 
 def _scale_to_input(sample: Any) -> None:
-    """Resize the boxes exactly as mmcv's Resize does, if nothing else was done to the image."""
+    """Resize the boxes exactly as mmcv's Resize does.
+
+    Raises:
+        ValueError: more than resizing was done to the image before its annotations were loaded.
+    """
     keys = ('scale_factor', 'img_shape', 'ori_shape')
     missing = [key for key in keys if key not in sample]
     if missing:

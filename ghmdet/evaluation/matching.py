@@ -102,10 +102,13 @@ def match(
         truth: the annotation file; objects in other images than these do not count.
         images: dicts with `img_id`, `bboxes` (n, 4) x1, y1, x2, y2 in pixels of the original image,
             `scores` (n,) and `labels` (n,).
-        classes: names, by label; a ValueError if one is not in the file.
+        classes: names, by label.
         iou_thr: from which a detection can match.
         score_thr: from which a detection counts.
         count_all: which boxes count, see `CocoAnnotations.ground_truth`.
+
+    Raises:
+        ValueError: a class is not in the file.
     """
     ids = [image['img_id'] for image in images]
     rows, _, _ = truth.ground_truth(truth.find_categories(classes), ids, count_all)

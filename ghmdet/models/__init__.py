@@ -1,7 +1,4 @@
-"""Networks: the detector and its backbone, neck and head.
-
-Constructors raise a ValueError that names an argument out of its range.
-"""
+"""Networks: the detector and its backbone, neck and head."""
 
 from ghmdet.losses import GHMC, GHMR, FocalLoss, L1Loss, SmoothL1Loss
 

@@ -33,6 +33,9 @@ class DetDataPreprocessor(ImgDataPreprocessor):
             the padding, so otherwise the losses differ by some percent. Needs one all-reduce of two
             numbers per step. None: if RetinaNet has a loss with `sync=True`.
         **kwargs: of `mmengine.model.ImgDataPreprocessor`.
+
+    Raises:
+        ValueError: there are `batch_augments`, or `sync_batch_shape` is not a bool or None.
     """
 
     def __init__(

@@ -36,6 +36,9 @@ class FPN(BaseModule):
         act_cfg: of the activations, None is no activation.
         upsample_cfg: of `torch.nn.functional.interpolate`.
         init_cfg: default Xavier-uniform.
+
+    Raises:
+        ValueError: levels and num_outs disagree, or add_extra_convs is unknown.
     """
 
     def __init__(
@@ -64,7 +67,9 @@ class FPN(BaseModule):
             )
         end_level = len(in_channels) - 1 if end_level == -1 else end_level
         _check_levels(len(in_channels), start_level, end_level, num_outs)
-        self.num_outs, self.start_level, self.end_level = num_outs, start_level, end_level
+        self.num_outs = num_outs
+        self.start_level = start_level
+        self.end_level = end_level
         self.add_extra_convs = 'on_input' if add_extra_convs is True else add_extra_convs
         self.relu_before_extra_convs = relu_before_extra_convs
         self.upsample_cfg = upsample_cfg or dict(mode='nearest')

@@ -87,6 +87,9 @@ class ResNet(BaseModule):
         zero_init_residual: initialise the last norm of every block with 0.
         init_cfg: `dict(type='Pretrained', checkpoint=...)`, or None for Kaiming-normal
             convolutions (fan out) and norms with 1.
+
+    Raises:
+        ValueError: an argument out of its range, named.
     """
 
     groups, base_width = 1, 64
@@ -113,9 +116,11 @@ class ResNet(BaseModule):
             ]
         )
         self.out_indices = tuple(out_indices)
-        self.style, self.frozen_stages = style, frozen_stages
+        self.style = style
+        self.frozen_stages = frozen_stages
         self.norm_cfg = norm_cfg or dict(type='BN', requires_grad=True)
-        self.norm_eval, self.with_cp = norm_eval, with_cp
+        self.norm_eval = norm_eval
+        self.with_cp = with_cp
         # Not with init_cfg, whose pretrained weights replace it.
         self.zero_init_residual = zero_init_residual and init_cfg is None
 

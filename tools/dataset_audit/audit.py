@@ -237,11 +237,16 @@ def _find_copies(
     audit.add('image file equal to an earlier one', texts, is_error=False)
 
 
-def _report_boxes(audit: DatasetAudit, boxes: BoxCheck, records: CocoRecords, folder: str) -> None:
+def _find_equal_boxes(boxes: BoxCheck) -> np.ndarray:
+    """Return the indices of used boxes that equal another one of their class and image: (n, 2)."""
     keys = np.column_stack([boxes.owner, boxes.label, boxes.annotations.bbox])
     order = boxes.used[np.lexsort(keys[boxes.used].T)]
     equal = (keys[order[1:]] == keys[order[:-1]]).all(axis=1)
-    pairs, name = np.stack([order[1:], order[:-1]], axis=1)[equal], boxes.annotations.name
+    return np.stack([order[1:], order[:-1]], axis=1)[equal]
+
+
+def _report_boxes(audit: DatasetAudit, boxes: BoxCheck, records: CocoRecords, folder: str) -> None:
+    pairs, name = _find_equal_boxes(boxes), boxes.annotations.name
     texts = [f'{boxes.describe(i)} equals {name(other)}' for i, other in pairs[:_KEPT].tolist()]
     audit.add('box equal to another one of its class and image', texts, len(pairs), is_error=False)
     kinds = {}

@@ -33,6 +33,9 @@ class GHMStatsHook(Hook):
 
     Args:
         interval: training steps from one record to the next.
+
+    Raises:
+        ValueError: `interval` is not an integer of at least 1.
     """
 
     def __init__(self, interval: int = 50) -> None:

@@ -44,6 +44,9 @@ class SkipNonFiniteStepsHook(Hook):
 
     Args:
         max_in_a_row: the run stops with an error after so many skipped steps in a row.
+
+    Raises:
+        ValueError: max_in_a_row is not a positive integer.
     """
 
     priority = 'HIGH'

@@ -41,7 +41,8 @@ class NonFiniteWeightsHook(Hook):
         self._checkpoint_hooks = checkpoint_hooks(runner)
         model = unwrap(runner.model)
         self._exempt = set(_find_bad(model.named_buffers()))
-        if bad := _find_bad(model.named_parameters()):
+        bad = _find_bad(model.named_parameters())
+        if bad:
             source = runner._load_from or ('the checkpoint' if runner._resume else 'their init_cfg')
             raise NonFiniteError(
                 f'the weights are not finite before the first step: {_list_bad(bad)}. They come '
@@ -66,7 +67,11 @@ class NonFiniteWeightsHook(Hook):
             self._check(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Check whatever is saved, moving averages included."""
+        """Check whatever is saved, moving averages included.
+
+        Raises:
+            NonFiniteError: see the class.
+        """
         for key in ('state_dict', 'ema_state_dict'):
             weights = checkpoint.get(key, {}).items()
             bad = _find_bad((n, w) for n, w in weights if isinstance(w, Tensor))
