@@ -44,7 +44,8 @@ def patch_find_loader() -> None:
             warnings.simplefilter('error', DeprecationWarning)
             available()
     except (AttributeError, DeprecationWarning):
-        rebind(available, _has_compiled_mmcv)
+        # Whether full mmcv, not mmcv-lite, is installed.
+        rebind(available, lambda: bool(find_spec('mmcv') and find_spec('mmcv._ext')))
 
 
 def patch_distutils() -> None:
@@ -72,11 +73,6 @@ def patch_file_client_warnings() -> None:
         original(msg, logger=logger, level=logging.DEBUG if known else level)
 
     file_client.print_log = print_log
-
-
-def _has_compiled_mmcv() -> bool:
-    """Whether full mmcv, not mmcv-lite, is installed."""
-    return find_spec('mmcv') is not None and find_spec('mmcv._ext') is not None
 
 
 def _report_environment() -> dict[str, Any]:

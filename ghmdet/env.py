@@ -1,11 +1,7 @@
 """Print what a bug report needs: `python -m ghmdet.env`.
 
-Versions, environment variables, packages that are missing, too old, broken or in conflict, then the
-report of `torch.utils.collect_env`. Exit code 0 if all requirements are installed and can be
-imported, else 1.
-
-Uses the standard library only and imports each package by name, so that it also works where torch,
-or any other package, is missing or broken.
+Exit code 0 if all requirements are installed and can be imported, else 1. Uses the standard library
+only and imports each package by name, so that it also works where one is missing or broken.
 """
 
 from __future__ import annotations

@@ -114,7 +114,9 @@ def start(call):
     code = 0
     try:
         if program.endswith('.py'):
-            runpy.run_path(str(ROOT / 'tools' / program), run_name='__main__')
+            file = ROOT / 'tools' / program
+            sys.path.insert(1, str(file.parent))  # as Python does
+            runpy.run_path(str(file), run_name='__main__')
         else:
             main = importlib.import_module(program).main
             importlib.import_module('ghmdet.config.cli').run(main)

@@ -33,12 +33,13 @@ from ghmdet.config.data_root import find_datasets
 from ghmdet.registry import DATASETS
 
 if TYPE_CHECKING:
-    from ghmdet.checks.dataset_audit import DatasetAudit
+    from dataset_audit.audit import DatasetAudit
+
     from ghmdet.coco.records import ImageRecord
     from ghmdet.datasets import CocoDataset
 
-dataset_audit = LazyModule('ghmdet.checks.dataset_audit')
-audit_report = LazyModule('ghmdet.checks.audit_report')
+dataset_audit = LazyModule('dataset_audit.audit')
+audit_report = LazyModule('dataset_audit.report')
 class_check = LazyModule('ghmdet.checks.classes')
 coco_classes = LazyModule('ghmdet.coco.classes')
 datasets = LazyModule('ghmdet.datasets')

@@ -2,11 +2,7 @@
 
 A file is downloaded once into torch's hub cache (`TORCH_HOME`), completely or not at all. If its
 name ends in digits of a hash (`model-0676ba61.pth`), they are checked each time the file is used.
-`GHMDET_DOWNLOAD_TIMEOUT` is the time in seconds that a server may send nothing (30).
-
 torch.hub.download_url_to_file is not used: it has no time-out and accepts a truncated file.
-
-`register_loaders` makes mmengine (`load_from`, `resume`, `init_cfg`) use these functions.
 """
 
 from __future__ import annotations
@@ -20,7 +16,7 @@ import re
 import socket
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from http.client import HTTPException, HTTPResponse, IncompleteRead
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -90,41 +86,39 @@ def load_from_http(filename: str, map_location: Any = None) -> dict[str, Any]:
         ) from error
 
 
-def load_from_torchvision(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Loader for `torchvision://resnet50`."""
-    url = _resolve(filename, mmengine_checkpoint.get_torchvision_models())
-    return load_from_http(url, map_location)
+def load_from_zoo(filename: str, map_location: Any = None) -> dict[str, Any]:
+    """Loader for the names of mmengine's tables: a URL, or a file below `MMENGINE_HOME`.
 
-
-def load_from_openmmlab(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Loader for `open-mmlab://name`: a URL, or a file below `MMENGINE_HOME`."""
-    renamed = mmengine_checkpoint.get_deprecated_model_names()
+    Of a classifier in `mmcls://` it is the backbone.
+    """
     scheme, _, name = filename.partition('://')
-    name = renamed.get(name, name)
-    target = _resolve(f'{scheme}://{name}', mmengine_checkpoint.get_external_models())
-    if target.startswith(('http://', 'https://')):
-        return load_from_http(target, map_location)
-    home = os.environ.get('MMENGINE_HOME', '~/.cache/mmengine')
-    return load_from_local(os.path.join(home, target), map_location)
+    if _ZOOS[scheme] == 'external':
+        name = mmengine_checkpoint.get_deprecated_model_names().get(name, name)
+    urls = getattr(mmengine_checkpoint, f'get_{_ZOOS[scheme]}_models')()
+    if name not in urls:
+        near = did_you_mean(nearest(name, urls, count=3, cutoff=0.6))
+        raise CheckpointError(f'no model {name!r} for {scheme}://{near}')
+    if not urls[name].startswith(('http://', 'https://')):
+        home = os.environ.get('MMENGINE_HOME', '~/.cache/mmengine')
+        return load_from_local(os.path.join(home, urls[name]), map_location)
+    checkpoint = load_from_http(urls[name], map_location)
+    if scheme == 'mmcls':
+        return mmengine_checkpoint._process_mmcls_checkpoint(checkpoint)
+    return checkpoint
 
 
-def load_from_mmcls(filename: str, map_location: Any = None) -> dict[str, Any]:
-    """Loader for `mmcls://name`: the backbone of a classifier."""
-    url = _resolve(filename, mmengine_checkpoint.get_mmcls_models())
-    return mmengine_checkpoint._process_mmcls_checkpoint(load_from_http(url, map_location))
-
-
+# By scheme the kind of mmengine's table.
+_ZOOS = {'modelzoo': 'torchvision', 'torchvision': 'torchvision'}
+_ZOOS |= {'open-mmlab': 'external', 'openmmlab': 'external', 'mmcls': 'mmcls'}
 _LOADERS: dict[Callable[..., dict[str, Any]], tuple[str, ...]] = {
     load_from_local: ('',),
     load_from_http: ('http://', 'https://'),
-    load_from_torchvision: ('modelzoo://', 'torchvision://'),
-    load_from_openmmlab: ('open-mmlab://', 'openmmlab://'),
-    load_from_mmcls: ('mmcls://',),
+    load_from_zoo: tuple(f'{scheme}://' for scheme in _ZOOS),
 }
 
 
 def register_loaders() -> None:
-    """Replace mmengine's loaders by these."""
+    """Replace mmengine's loaders (of `load_from`, `resume` and `init_cfg`) by these."""
     for loader, prefixes in _LOADERS.items():
         CheckpointLoader.register_scheme(prefixes=prefixes, loader=loader, force=True)
 
@@ -261,11 +255,3 @@ def _timeout() -> float:
         if 0 < float(text) < 1e6:
             return float(text)
     raise CheckpointError(f'{TIMEOUT_VARIABLE} must be a number of seconds above 0, got {text!r}')
-
-
-def _resolve(filename: str, urls: Mapping[str, str]) -> str:
-    scheme, _, name = filename.partition('://')
-    if name not in urls:
-        near = did_you_mean(nearest(name, urls, count=3, cutoff=0.6))
-        raise CheckpointError(f'no model {name!r} for {scheme}://{near}')
-    return urls[name]

@@ -1,8 +1,6 @@
 """The checkpoints of a work dir that a training can resume from, and whether they can be read.
 
-These are `epoch_*.pth`, `iter_*.pth`, files named by CheckpointHook's `filename_tmpl`, and the file
-that `last_checkpoint` names. `best_*` files have no optimizer state, so they do not count.
-Incomplete saves have other names, such as `.epoch_3.pth.tmp`.
+`best_*` files have no optimizer state, so they do not count.
 """
 
 from __future__ import annotations

@@ -1,8 +1,6 @@
 """Names of weights in checkpoints of other projects, and the names of the same weights here.
 
-docs/checkpoints.md has the names of torchvision's RetinaNet; MMDetection 2.x and 3.x use those of
-this project. Files of torchvision have no class names: a head with 91 classes is assumed to be
-COCO's, in which the index of a class is its category id.
+docs/checkpoints.md has the names and classes of torchvision's RetinaNet.
 """
 
 from __future__ import annotations

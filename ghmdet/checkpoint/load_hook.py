@@ -43,8 +43,7 @@ class LoadWeightsHook(Hook):
     priority = 'HIGH'
 
     def __init__(self, match_classes: bool = False, check_classes: bool = True) -> None:
-        self.match_classes = match_classes
-        self.check_classes = check_classes
+        self.match_classes, self.check_classes = match_classes, check_classes
 
     def before_run(self, runner: Runner) -> None:
         """Drop pretrained weights that the checkpoint will replace, before they are loaded."""

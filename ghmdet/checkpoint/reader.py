@@ -1,9 +1,6 @@
 """The reader of all checkpoint files: it runs no code from a file, unless the user trusts it.
 
-A checkpoint is a pickle, and a pickle may call any function. Files are therefore read with torch's
-weights-only reader plus the few classes that mmengine itself writes. A file that needs anything
-else is refused, and the message names it; `GHMDET_TRUST_CHECKPOINT=1` in the environment allows
-all. A `.safetensors` file holds tensors and text only.
+A checkpoint is a pickle, and a pickle may call any function. docs/checkpoints.md: what is allowed.
 """
 
 from __future__ import annotations
@@ -121,8 +118,7 @@ def _read(file: Path, map_location: Any, weights_only: bool) -> Any:
 def _python_3_name(path: str) -> str:
     """The name in Python 3 of what a pickle may call by its name in Python 2."""
     module, _, name = path.rpartition('.')
-    new = NAME_MAPPING.get((module, name)) or (IMPORT_MAPPING.get(module, module), name)
-    return '.'.join(new)
+    return '.'.join(NAME_MAPPING.get((module, name)) or (IMPORT_MAPPING.get(module, module), name))
 
 
 def _read_safetensors(file: Path, map_location: Any) -> dict[str, Any]:

@@ -80,12 +80,9 @@ def confirm_start(cfg: Config) -> None:
 def choose_checkpoint(cfg: Config) -> tuple[str | None, list[tuple[int, str]]]:
     """Return the newest checkpoint of a work dir that can be read, None if there is none.
 
-    First the file that `last_checkpoint` names is tried, then the others from the newest to the
-    oldest. Each is read once and compared with its checksums. Also returned is what to log: the
-    files that were skipped and why.
-
-    Raises:
-        CheckpointError: there are some, but none can be read.
+    First the file that `last_checkpoint` names is tried, then the others, newest first, each once.
+    Also returned is what to log: the files that were skipped and why. A CheckpointError if there
+    are some, but none can be read.
     """
     notes = []
     paths = list_checkpoints(cfg)

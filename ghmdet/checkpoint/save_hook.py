@@ -33,14 +33,9 @@ class SaveError(OSError):
 class CheckpointHook(_CheckpointHook):
     """mmengine's CheckpointHook, with its arguments and file names, which loses nothing.
 
-    A file is written under a temporary name in the same folder (`.epoch_3.pth.tmp`), flushed to the
-    disk and then renamed; only after that `last_checkpoint` points to it and older files are
-    deleted. So the previous file is there whatever happens. (Storage other than a local disk is
-    written to as mmengine does.)
-
-    In addition to what mmengine saves, a checkpoint has `run_state`, the `state_dict()` of the
-    training loop if it is one of ghmdet's. Its `state_dict` holds the mean over the processes of
-    buffers in which they differ. `best_*` files hold the weights only, as mmengine's do.
+    How it saves, and what it adds, is in docs/resume.md; storage other than a local disk is written
+    to as mmengine does. The weights have the mean over the processes of buffers in which they
+    differ. `best_*` files hold the weights only, as mmengine's do.
 
     `save_best='auto'` takes the first metric; no best file is written if it is not known whether
     the metric is better when greater or less. A value without ground truth (nan, or -1 where
@@ -74,8 +69,7 @@ class CheckpointHook(_CheckpointHook):
         if self._saved == meta:
             return
         name = f'iter_{meta["iter"]}.pth'
-        path = self.file_backend.join_path(self.out_dir, name)
-        runner.message_hub.update_info(_STOP_INFO, path)
+        runner.message_hub.update_info(_STOP_INFO, self.file_backend.join_path(self.out_dir, name))
         self._save_last(runner, name, meta)
 
     def has_saved(self, runner: Runner) -> bool:
@@ -199,8 +193,7 @@ class CheckpointHook(_CheckpointHook):
         text = f'{name} could not be written to {folder}: {error.strerror or error}. '
         if self._is_local:
             with suppress(OSError):
-                partial = folder / f'.{name}.tmp'
-                partial.unlink(missing_ok=True)
+                folder.joinpath(f'.{name}.tmp').unlink(missing_ok=True)
                 text += f'{shutil.disk_usage(folder).free / 1e6:.1f} MB are free. '
         before = last_checkpoint(runner)
         if before == 'none':

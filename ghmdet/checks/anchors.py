@@ -66,8 +66,7 @@ def _measure_ious(detector: Any, datasets: list[Any], max_images: int, max_boxes
     divisor = getattr(detector.data_preprocessor, 'pad_size_divisor', 1)
     ious = []
     for dataset in datasets:
-        indices = spread(len(dataset), max(1, max_images // len(datasets)))
-        boxes = read_boxes(dataset, indices)
+        boxes = read_boxes(dataset, spread(len(dataset), max(1, max_images // len(datasets))))
         chosen = spread(len(boxes.bboxes), max(1, max_boxes // len(datasets)))
         boxes = SeenBoxes(*(column[chosen] for column in boxes))
         bboxes, input_wh = resize_boxes(boxes, dataset.pipeline.transforms, divisor)
@@ -101,12 +100,8 @@ def resize_boxes(
 ) -> tuple[Tensor, Tensor]:
     """Scale boxes as a pipeline does, whose images use scales of `RandomChoiceResize` in turn.
 
-    Returns:
-        The boxes (n, 4) in the network's input, and the size of it (n, 2), whose sides are padded
-            to a multiple of `divisor`.
-
-    Raises:
-        ValueError: it is not known what a transform does to the boxes.
+    Returned are the boxes (n, 4) in the network's input, and the size of it (n, 2), whose sides are
+    padded to a multiple of `divisor`. A transform that is not known is a ValueError.
     """
     size = boxes.image_wh
     for transform in transforms:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -17,10 +15,15 @@ from mmengine.utils import is_abs
 
 from ghmdet.checkpoint.key_maps import HEAD_CLS, HEAD_REG, channels_per_anchor, strip_wrappers
 from ghmdet.checkpoint.weights import class_names, compare_classes
-from ghmdet.coco.classes import COCO_CLASSES, FileClasses, find_classes, suggest_name
+from ghmdet.coco.classes import (
+    COCO_CLASSES,
+    FileClasses,
+    find_classes,
+    read_class_names,
+    suggest_name,
+)
 from ghmdet.coco.reader import read_coco
 from ghmdet.config.data_root import find_datasets
-from ghmdet.files import explain_look_alike, read_lines
 from ghmdet.messages import list_items
 from ghmdet.registry import DATASETS, METRICS
 
@@ -57,11 +60,8 @@ class _Source:
 def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> str | None:
     """Give every `CocoDataset` of a config and the head the same classes, in place.
 
-    Classes that the config names for one dataset are those of all. If it names none, they come from
-    the checkpoint for a test or validation, else from the first annotation file, in the order of
-    the category ids, without roots (see `FileClasses`); a file with all 80 of COCO keeps COCO's.
-    `model.bbox_head.num_classes` is set with them if it is absent or still 80. Datasets of other
-    types are not changed, nor configs for an installed MMDetection.
+    docs/results.md says which. `model.bbox_head.num_classes` is set with them if it is absent or
+    still 80. Datasets of other types are not changed, nor configs for an installed MMDetection.
 
     The annotation files of `splits` are read. With 'train' among them, the other splits must have
     the same classes. Returned is, for the log, what was taken from where, and which of two
@@ -152,25 +152,8 @@ def _is_free(head: ConfigDict, kind: str) -> bool:
 
 
 def _read_class_names(key: str, dataset: Mapping[str, Any]) -> tuple[str, ...] | None:
-    """Return `metainfo.classes` of a dataset: None, names, or those in a file, one per line."""
-    key, classes = f'{key}.metainfo.classes', (dataset.get('metainfo') or {}).get('classes')
-    if classes is None:
-        return None
-    if isinstance(classes, str):
-        if not os.path.isfile(os.path.expanduser(classes)):
-            raise ValueError(
-                f'{key} must be a sequence of names, got the str {classes!r}, and there is no file '
-                f'of that name with one class per line{explain_look_alike(classes)}; a tuple of '
-                f'one needs a comma: classes=({classes!r},)'
-            )
-        classes = read_lines(classes)
-    if not isinstance(classes, list | tuple) or not all(isinstance(n, str) for n in classes):
-        raise ValueError(f'{key} must be a sequence of names, got {classes!r}')
-    repeated = [name for name, count in Counter(classes).items() if count > 1]
-    if repeated or not classes:
-        what = f'names a class twice: {", ".join(repeated)}' if repeated else 'is empty'
-        raise ValueError(f'{key} {what}; it needs each class once')
-    return tuple(classes)
+    classes = (dataset.get('metainfo') or {}).get('classes')
+    return None if classes is None else read_class_names(classes, f'{key}.metainfo.classes')
 
 
 def _choose(

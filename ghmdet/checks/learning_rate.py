@@ -51,12 +51,9 @@ def wrappers_of(runner: Runner) -> Iterator[tuple[str, OptimWrapper]]:
 
 
 def check_auto_scale_lr(settings: Any, wanted_by: str) -> None:
-    """Check that the config has the batch size that its learning rate was chosen for.
+    """Raise a ValueError unless the config has the batch size of its learning rate.
 
     `settings` is `auto_scale_lr` of the config, `wanted_by` the option that scales.
-
-    Raises:
-        ValueError: a key is missing, or `base_batch_size` is not a positive number.
     """
     settings = settings or {}
     example = (

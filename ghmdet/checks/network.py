@@ -15,12 +15,9 @@ from ghmdet.models.wrappers import unwrap
 
 @torch.no_grad()
 def check_network(cfg: Config, model: nn.Module) -> None:
-    """Send a small black image through backbone and neck.
+    """Raise a ConfigError if channels, levels or strides of backbone, neck and head disagree.
 
     Detectors other than RetinaNet with a RetinaHead are skipped.
-
-    Raises:
-        ConfigError: channels, levels or strides of two parts disagree.
     """
     detector: Any = unwrap(model)
     head: Any = getattr(detector, 'bbox_head', None)

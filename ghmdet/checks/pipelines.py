@@ -30,10 +30,8 @@ def try_pipeline(
     kept. A dataset without a pipeline or `get_data_info` is skipped.
 
     The split decides what the result must contain: also the ground truth if a metric takes it from
-    there (`truth`), and further metainfo of val or test (`need`). `key` is that of the pipeline.
-
-    Raises:
-        ConfigError: a transform fails, comes too late or too early, or is missing.
+    there (`truth`), and further metainfo of val or test (`need`). `key` is that of the pipeline. A
+    ConfigError if a transform fails, comes too late or too early, or is missing.
     """
     steps = getattr(getattr(dataset, 'pipeline', None), 'transforms', None)
     if steps is None or not hasattr(dataset, 'get_data_info') or not len(dataset):

@@ -69,11 +69,7 @@ _REFUSED = dict(runner_type='FlexibleRunner', model_wrapper_cfg='MMFullyShardedD
 
 
 def check_settings(cfg: Config) -> None:
-    """Check numbers and types of the settings of a run.
-
-    Raises:
-        ConfigError: a setting is out of its range or of another type, or shards the model.
-    """
+    """Raise a ConfigError for a setting of a wrong range or type, or one that shards the model."""
     values = cfg.to_dict()
     for key, refused in _REFUSED.items():
         if type_name(values.get(key)).rpartition('.')[2] == refused:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Mapping, Sequence
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 from mmengine.hooks import CheckpointHook, Hook
@@ -51,19 +51,15 @@ class StartCheckHook(Hook):
     def before_run(self, runner: Runner) -> None:
         """Check what is built; mmengine calls this before it initialises or loads weights.
 
-        Raises:
-            ValueError, ConfigError: a check fails; the message has the key of the config.
+        A ValueError or ConfigError has the key of the config.
         """
         loops: dict[str, Any] = {
             split: loop
             for split in ('train', 'val', 'test')
             if hasattr(loop := getattr(runner, f'_{split}_loop', None), 'dataloader')  # is built
         }
-        classes: dict[str, Any] = {}
-        for split, loop in loops.items():
-            classes |= all_classes(split, loop)
-        given = {key: names for key, names in classes.items() if names is not None}
-        _check_classes(runner.model, given)
+        found = chain.from_iterable(all_classes(*item).items() for item in loops.items())
+        _check_classes(runner.model, {key: names for key, names in found if names is not None})
         for split, loop in loops.items():
             self._check_files(split, loop)
         for split, loop in loops.items():

@@ -196,10 +196,7 @@ def _length(sized: Any) -> str:
 
 
 def _log_resumption(runner: Runner, checkpoint: Mapping[str, Any], source: str) -> None:
-    """Log where a run resumes, and warn of settings of the config that the checkpoint replaces.
-
-    The state of optimizer and schedules contains their settings; mmengine restores all of it next.
-    """
+    """Log where a run resumes, and warn of settings of the config that the checkpoint replaces."""
     meta = checkpoint['meta']
     runner.logger.info(
         f'resuming from {source} after epoch {meta["epoch"]}, iteration {meta["iter"]}'

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+from collections import Counter
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 from ghmdet.coco.records import CategoryRecord, CocoRecords, Id
+from ghmdet.files import explain_look_alike, read_lines
 from ghmdet.messages import list_items, nearest
 
 _COCO_NAMES = (
@@ -22,16 +25,34 @@ COCO_CLASSES = tuple(_COCO_NAMES.split(','))
 COCO_PALETTE = [(55 + i * 67 % 200, 55 + i * 113 % 200, 55 + i * 29 % 200) for i in range(80)]
 
 
+def read_class_names(classes: Any, key: str) -> tuple[str, ...]:
+    """Check class names, or read them from a file with one per line; `key` is for messages."""
+    if isinstance(classes, str):
+        if not os.path.isfile(os.path.expanduser(classes)):
+            raise ValueError(
+                f'{key} must be a sequence of names, got the str {classes!r}, and there is no file '
+                f'of that name with one class per line{explain_look_alike(classes)}; a tuple of '
+                f'one needs a comma: classes=({classes!r},)'
+            )
+        classes = read_lines(classes)
+    if not isinstance(classes, list | tuple) or not all(isinstance(n, str) for n in classes):
+        raise ValueError(f'{key} must be a sequence of names, got {classes!r}')
+    repeated = [name for name, count in Counter(classes).items() if count > 1]
+    if repeated or not classes:
+        what = f'names a class twice: {", ".join(repeated)}' if repeated else 'is empty'
+        raise ValueError(f'{key} {what}; it needs each class once')
+    return tuple(classes)
+
+
 def match_classes(
     classes: Sequence[str],
     categories: Sequence[CategoryRecord],
     ann_file: str,
     annotated: Collection[Id],
 ) -> list[Id]:
-    """Find the category id of each class, in the order of the classes.
+    """Find the category id of each class, in the order of the classes, so that labels are indices.
 
-    A label is then an index in `metainfo.classes`. MMDetection returns the ids in the order of the
-    file, which swaps names where the two orders differ. `annotated` are the ids in annotations.
+    `annotated` are the ids in annotations.
 
     Raises:
         ValueError: a class is not among the categories, or two annotated categories have its name.

@@ -1,27 +1,7 @@
 """Reads and checks a COCO annotation file.
 
-An error is a ValueError that names the ids:
-
-| in the file | what happens |
-|---|---|
-| empty, truncated, no UTF-8 or UTF-16, nested too deeply, no object with the lists | error |
-| an entry that is no object, lacks a key, or has a wrong type (`"3"`, `true` in a box) | error |
-| an id used twice, or of an image or category that does not exist (`1` is not `"1"`) | error |
-| height or width not above 0, NaN, infinity or more than 1e9 in a box | error |
-| a file name that leads out of the image folder | error, unless `allow_outside=True` |
-| a file name that is a URL or a path of Windows | error |
-| ids of any type but objects and lists, of any size; annotations without ids | accepted |
-| no `area`: width x height; no `iscrowd` or `ignore`: 0 | filled in |
-| a box outside of its image, thinner than a pixel, without area | left out, warning with ids |
-| a box partly outside of its image | used as it is, counted |
-| a box of a class that is not used | left out, counted |
-| an image without boxes | used, counted; left out in training with `filter_empty_gt=True` |
-| an image smaller than `min_size` | left out in training, counted |
-| no image left | error with the filters and counts |
-| `annotations`, and with them `categories`, absent | error, unless `test_mode=True` |
-
-MMDetection uses the same images and boxes; where this is an error, MMDetection fails with an
-assert or a KeyError, or not at all. `tools/check_dataset.py` lists all errors at once.
+An error is a ValueError that names the ids. docs/troubleshooting.md lists what is an error, what is
+filled in, and what is left out. `tools/check_dataset.py` lists all errors at once.
 """
 
 from __future__ import annotations

@@ -23,10 +23,8 @@ def relocate_data(cfg: Config, root: str) -> dict[str, Any]:
 
     That is `data_root` of every dataset, also of those inside others, and every `ann_file` and
     `data_prefix` of a dataset or an evaluator that begins with the old root, which is the
-    `data_root` of the datasets or, where they have none, of the config.
-
-    Raises:
-        ConfigError: the datasets have several roots, or a path would stay outside of the new one.
+    `data_root` of the datasets or, where they have none, of the config. A ConfigError if the
+    datasets have several roots, or a path would stay outside of the new one.
     """
     root = posixpath.join(os.path.expanduser(root), '')
     values = cfg.to_dict()

@@ -216,10 +216,9 @@ def _rewrite(key: str, value: Any, new: str) -> str:
 def _convert_lr_config(value: Mapping[str, Any]) -> str:
     if value.get('policy', 'step') != 'step' or not isinstance(value.get('step'), list):
         return '[dict(type=...)]'
-    gamma = value.get('gamma', 0.1)
-    schedulers = [dict(type='MultiStepLR', milestones=value['step'], gamma=gamma)]
+    steps = dict(type='MultiStepLR', milestones=value['step'], gamma=value.get('gamma', 0.1))
     if value.get('warmup') == 'linear':
         factor, end = value.get('warmup_ratio', 0.1), value.get('warmup_iters', 0)
         warmup = dict(type='LinearLR', start_factor=factor, by_epoch=False, begin=0, end=end)
-        schedulers.insert(0, warmup)
-    return repr(schedulers)
+        return repr([warmup, steps])
+    return repr([steps])

@@ -1,7 +1,6 @@
 """Which file set each key of a config.
 
-mmengine keeps no record of it. So while it reads, a tree with the file of each value goes through
-the same merges as the values.
+While mmengine reads, a tree with the file of each value goes through the same merges as the values.
 """
 
 from __future__ import annotations

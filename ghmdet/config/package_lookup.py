@@ -1,7 +1,6 @@
 """Where packages are installed, without pkg_resources, which setuptools 82 dropped.
 
-mmengine finds the folder of a package with it for `_base_ = 'pkg::...'`, for
-`with read_base(): from pkg... import *` and for `mmengine.hub`. Needs no torch.
+mmengine finds with it the packages of `pkg::` names and `read_base` imports. Needs no torch.
 """
 
 from __future__ import annotations

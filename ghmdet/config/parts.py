@@ -113,10 +113,7 @@ def make_plain(node: Any, key: str = '') -> Any:
     MMDetection 3.0rc, are renamed.
 
     Dicts in it are changed in place. From a whole config (`key` is '') variables are removed that
-    cannot be written, as mmengine does with functions and modules.
-
-    Raises:
-        TypeError: there is no plain value for it.
+    cannot be written, as mmengine does with functions and modules; else they are a TypeError.
     """
     if isinstance(node, dict):
         for name, value in list(dict.items(node)):  # ConfigDict's own imports what is named lazily

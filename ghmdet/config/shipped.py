@@ -89,11 +89,7 @@ def patch_flat_names() -> None:
 
 
 def _get_package_and_cfg_path(cfg_path: str) -> tuple[str, str]:
-    """Package and path of a `package::name`; a published config is in its metafile's folder.
-
-    Where MMDetection is not installed, `mmdet::` means our configs: the base files and the recipes
-    that both have are the same.
-    """
+    """Package and path of a `package::name`; without MMDetection, `mmdet::` means our configs."""
     theirs = cfg_path.startswith(_THEIR_PREFIX) and not package_lookup.is_installed('mmdet')
     if not (theirs or cfg_path.startswith(_PREFIX)):
         return _original_package_and_path(cfg_path)

@@ -75,8 +75,7 @@ def patch_reading() -> None:
 def read_config_text(file: str) -> str:
     """Read a config file; an encoding that it declares in its first two lines becomes UTF-8.
 
-    Raises:
-        ValueError: it is in another encoding than it declares, by default UTF-8.
+    A ValueError if it is in another encoding than it declares, by default UTF-8.
     """
     with builtins.open(file, 'rb') as stream:
         declared = _CODING.match(stream.read(500))

@@ -19,14 +19,13 @@ from torch import Tensor
 
 from ghmdet.argument_checks import check_dataset_arguments, check_flag, check_range
 from ghmdet.coco.box_filter import CocoCounts
-from ghmdet.coco.classes import COCO_CLASSES, COCO_PALETTE, match_classes
+from ghmdet.coco.classes import COCO_CLASSES, COCO_PALETTE, match_classes, read_class_names
 from ghmdet.coco.reader import read_coco, read_coco_json
 from ghmdet.coco.records import CocoRecords, convert_records
 from ghmdet.datasets.coco_images import CocoImages, build_images
 from ghmdet.datasets.file_names import check_file_names, find_image_folder, fix_names
 from ghmdet.datasets.image_file import ImageError, find_image_fault
 from ghmdet.datasets.transforms import LoadImageFromFile, SkippedImageError, run_steps
-from ghmdet.files import read_lines
 from ghmdet.messages import list_items
 from ghmdet.registry import DATASETS, TRANSFORMS
 
@@ -41,9 +40,8 @@ class CocoDataset(BaseDataset):
     One image is a dict of `img_id`, `img_path`, `height`, `width`, `sample_idx` and `instances`, a
     list of `bbox` (x1, y1, x2, y2 in pixels of the file, not clipped to the image), `bbox_label`
     (index in `metainfo['classes']`) and `ignore_flag` (1 for a region to ignore: `iscrowd` or
-    `ignore` is 1 in the file; MMDetection drops the latter). Boxes of another class, without width
-    or height, or outside the image are left out, and for training also those thinner than a pixel
-    or with an `area` of 0 or less; with `test_mode` these stay, since `CocoMetric` counts them.
+    `ignore` is 1 in the file; MMDetection drops the latter). docs/results.md says which boxes are
+    left out.
 
     `cat_ids` lists the file's category ids in the order of the classes and `cat2label` is its
     inverse. MMDetection keeps the order of the file, so that labels get wrong names where the two
@@ -138,21 +136,9 @@ class CocoDataset(BaseDataset):
     def _load_metainfo(cls, metainfo: Mapping | None = None) -> dict:
         old = ('CLASSES', 'PALETTE')  # in MMDetection 3.0rc
         given = {k.lower() if k in old else k: value for k, value in (metainfo or {}).items()}
-        file = given.get('classes')
-        if isinstance(file, str) and osp.isfile(osp.expanduser(file)):
-            given['classes'] = read_lines(file)
-        info = super()._load_metainfo(given)
-        classes = info['classes']
-        if isinstance(classes, str):
-            raise ValueError(
-                f'metainfo.classes must be a sequence of names, got the str {classes!r}; a tuple '
-                f'of one needs a comma: classes=({classes!r},)'
-            )
-        repeated = [name for name, count in Counter(classes).items() if count > 1]
-        if repeated or not classes:
-            raise ValueError(f'metainfo.classes is empty or names a class twice: {repeated}')
-        info['classes'] = tuple(classes)
-        return info
+        classes = given.get('classes', cls.METAINFO['classes'])
+        given['classes'] = read_class_names(classes, 'metainfo.classes')
+        return super()._load_metainfo(given)
 
     def load_data_list(self) -> Sequence[dict]:
         """Read and check the file; return a dict per image in its order, before `filter_data`."""
@@ -208,8 +194,7 @@ class CocoDataset(BaseDataset):
         images, annotations = [raw_data_info['raw_img_info']], raw_data_info['raw_ann_info']
         data = dict(images=images, annotations=annotations, categories=[])
         records = convert_records(data, self.ann_file)
-        folder = self.data_prefix['img']
-        return build_images(records, self.cat2label, folder, self.test_mode)[0][0]
+        return build_images(records, self.cat2label, self.data_prefix['img'], self.test_mode)[0][0]
 
     def filter_data(self) -> Sequence[dict]:
         """Leave out images by `filter_cfg`, never with `test_mode`."""

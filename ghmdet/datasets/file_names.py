@@ -20,11 +20,7 @@ _ELSEWHERE = re.compile(r'.*://|[a-z][\w+.-]*:/|[a-z]:\\|\\\\|data:', re.IGNOREC
 
 
 def find_image_folder(folder: str, ann_file: str, fix_names: bool) -> str:
-    """Return the folder of the images; with `fix_names` it may have nearly this name.
-
-    Raises:
-        FileNotFoundError: there is none.
-    """
+    """Return the folder of the images, if it exists; with `fix_names` under nearly this name."""
     if not folder or osp.isdir(folder):
         return folder
     near = find_look_alike(folder) or ''

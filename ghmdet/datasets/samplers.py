@@ -17,6 +17,7 @@ from mmengine.structures import BaseDataElement
 from torch.utils.data import BatchSampler, Sampler
 
 from ghmdet.argument_checks import check_integer
+from ghmdet.datasets.random_state import preserve_random_state
 from ghmdet.registry import DATA_SAMPLERS
 
 
@@ -35,10 +36,6 @@ class AspectRatioBatchSampler(BatchSampler):
             `width` and `height`; mmengine's samplers and dataset wrappers do.
         batch_size: images per batch.
         drop_last: whether to drop a last batch that is not full.
-
-    Raises:
-        TypeError: the sampler is no `Sampler` or its dataset has no `get_data_info`.
-        ValueError: `batch_size` is not an integer of at least 1.
     """
 
     # For torch a sampler has neither a dataset nor a length.
@@ -92,10 +89,9 @@ class SampleIndex(NamedTuple):
 class GlobalBatchSampler(BatchSampler):
     """Splits batches that are the same for any number of processes between the processes.
 
-    Another batch sampler forms batches of `batch_size * processes` samples from the order of all
-    samples. Sample i of such a batch goes to process i modulo the number of processes. If a smaller
-    last batch has no sample for a process, it gets the first one as a padding sample, which the
-    head leaves out of the loss. With one process the batches are those of the other sampler.
+    Another batch sampler forms batches of `batch_size * processes` samples, of which sample i goes
+    to process i modulo the number of processes. If a smaller last batch has no sample for a
+    process, it gets the first one as a padding sample, which the head leaves out of the loss.
 
     This works for mmengine's `DefaultSampler` and `InfiniteSampler` and their subclasses. Other
     samplers are used as they are: each process has its own order, and batches are not split.
@@ -197,15 +193,9 @@ def _get_samples(dataset: Any, seed: int, indices: Sequence[SampleIndex | int]) 
 @contextmanager
 def _seeded(*key: int) -> Iterator[None]:
     """Seed the generators of this process, and restore them at the end."""
-    python, numpy = random.getstate(), np.random.get_state()
-    torch_state = torch.get_rng_state()
     words = np.random.SeedSequence(key).generate_state(3).tolist()
-    random.seed(words[0])
-    np.random.seed(words[1])
-    torch.default_generator.manual_seed(words[2])  # of the CPU; torch.manual_seed seeds all
-    try:
+    with preserve_random_state():
+        random.seed(words[0])
+        np.random.seed(words[1])
+        torch.default_generator.manual_seed(words[2])  # of the CPU; torch.manual_seed seeds all
         yield
-    finally:
-        random.setstate(python)
-        np.random.set_state(numpy)
-        torch.set_rng_state(torch_state)

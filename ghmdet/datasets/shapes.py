@@ -1,9 +1,4 @@
-"""A demo dataset in COCO format: coloured shapes, drawn from a seed.
-
-It is small and easy but complete: objects of all three COCO sizes, occlusion, crowd regions, images
-without objects, portrait and landscape images. Each class has its own colour in many shades, so
-that a detector learns it in minutes.
-"""
+"""A demo dataset in COCO format: coloured shapes, drawn from a seed, learnt in minutes."""
 
 from __future__ import annotations
 

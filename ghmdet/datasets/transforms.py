@@ -99,11 +99,7 @@ class LoadImageFromFile(_Transform):
         self.max_pixels, self.backend_args = max_pixels, backend_args
 
     def transform(self, results: dict) -> dict | None:
-        """Add the image to `results`, which have `img_path`.
-
-        Raises:
-            ImageError: the image cannot be used; names its path, and its id in a dataset.
-        """
+        """Add the image to `results`, which have `img_path`; errors as of `read_image`."""
         path = results['img_path']
         sized = 'height' in results and 'width' in results
         try:
@@ -204,11 +200,7 @@ class PackDetInputs(_Transform):
         self.meta_keys = meta_keys
 
     def transform(self, results: dict) -> dict:
-        """Pack `img`, `gt_bboxes`, `gt_bboxes_labels`, `gt_ignore_flags`, those that there are.
-
-        Raises:
-            ValueError: boxes, labels and flags differ in number.
-        """
+        """Pack `img`, `gt_bboxes`, `gt_bboxes_labels`, `gt_ignore_flags`, those that there are."""
         packed = {'inputs': _pack_image(results['img'])} if 'img' in results else {}
         metainfo = {key: results[key] for key in self.meta_keys if key in results}
         sample = DetDataSample(metainfo=metainfo)

@@ -24,10 +24,8 @@ def classes_of(split: str, loop: Any) -> tuple[str, ...] | None:
 def all_classes(split: str, loop: Any) -> dict[str, tuple[str, ...] | None]:
     """Class names of the base datasets of a loop, by their key in the config.
 
-    A wrapper itself holds a copy from before the dataset was initialised.
-
-    Raises:
-        ValueError: the classes are one string.
+    A wrapper itself holds a copy from before the dataset was initialised. Classes that are one
+    string are a ValueError.
     """
     found: dict[str, tuple[str, ...] | None] = {}
     for number, dataset in enumerate(base_datasets(loop.dataloader.dataset)):

@@ -39,10 +39,7 @@ class ValLoop(_ValLoop):
         runner: see mmengine, also for `evaluator`.
         dataloader: for the loss its pipeline must have LoadAnnotations, before or after Resize.
         fp16: validate in mixed precision, the loss too.
-        compute_loss: whether to compute the loss.
-
-    Raises:
-        ValueError: `compute_loss` is set, but there are no annotations or the model has no loss.
+        compute_loss: whether to compute the loss; a ValueError without annotations or a loss.
     """
 
     def __init__(

@@ -96,11 +96,7 @@ class CocoAnnotations:
         return find_classes(self._records).classes
 
     def find_categories(self, classes: Sequence[str]) -> list[Hashable]:
-        """Return the category id of each class, `category_numbers` if the file has no categories.
-
-        Raises:
-            ValueError: no category, or more than one with annotations, has the name of a class.
-        """
+        """Return the category id of each class: `category_numbers`, or as `match_classes`."""
         if not self.has_categories:
             return list(category_numbers(classes))
         categories, annotated = self._records.categories, self._records.annotations.category_ids
@@ -162,11 +158,7 @@ def category_numbers(classes: Sequence[str]) -> range:
 
 
 def truth_of_sample(sample: Mapping) -> dict[str, Any]:
-    """Return the ground truth of a sample as small arrays, see `CocoAnnotations.from_samples`.
-
-    Raises:
-        ValueError: the sample has none.
-    """
+    """Return the ground truth that a sample must have, see `CocoAnnotations.from_samples`."""
     columns: Sequence[Any]
     if 'instances' in sample:
         keys = ('bbox', 'bbox_label', 'ignore_flag')

@@ -57,12 +57,7 @@ class CocoMetric(ImageResults):
     predicted is an error. Values are fractions in [0, 1] at full precision. -1 means that there is
     no ground truth to measure (no large object for `mAP_l`, say); a class without is nan, 'n/a' in
     the table, and left out of the means. Without any ground truth all values are nan. If nothing at
-    all was detected, every value is 0.
-
-    Ground truth is what a detection can match. What does not count is logged: boxes without width
-    or height or outside the image, and those marked `ignore`, which are neither missed nor found,
-    nor is one detection of the class that matches each. (In samples, which have one flag for both,
-    they are crowd regions.) `area` decides between small, medium and large only.
+    all was detected, every value is 0. Which boxes count is in docs/results.md.
 
     Args:
         ann_file: the COCO JSON, with image ids of any JSON type; classes are found by name. None:
@@ -88,9 +83,8 @@ class CocoMetric(ImageResults):
         max_dets: instead of `proposal_nums`, a number or several; every mAP uses the largest.
         check_ann_file: False lets `ann_file` be another file than the dataloader reads; read by
             `StartCheckHook`.
-        box_rule: 'matchable', as described above, or 'pycocotools': all boxes count, `ignore` is
-            not read, a box with an `area` below 0 is ignored, and values without ground truth
-            are -1. On files without such boxes both give the same numbers.
+        box_rule: 'matchable' or 'pycocotools', with which values without ground truth are -1; see
+            docs/results.md. On most files both give the same numbers.
         best_thresholds: log the figures of `thresholds.best_thresholds`. A test sets it.
         curves_dir: folder for `thresholds.write_curves` and `write_recall_curves`, None for none.
 
@@ -177,8 +171,7 @@ class CocoMetric(ImageResults):
         for sample in data_samples:
             result = {key: sample[key] for key in ('img_id', 'img_path') if key in sample}
             for key, dtype in _KEPT.items():
-                values = torch.as_tensor(sample['pred_instances'][key])
-                result[key] = values.to(dtype).cpu().numpy()
+                result[key] = torch.as_tensor(sample['pred_instances'][key]).to(dtype).cpu().numpy()
             name, labels = f'CocoMetric: image {sample["img_id"]!r}', result['labels']
             if self._truth is not None and sample['img_id'] not in self._truth.images:
                 raise ValueError(

@@ -24,8 +24,7 @@ class ImageResults(BaseMetric):
     def evaluate(self, size: int) -> dict:
         """Measure the images of all processes, and return the metrics in every process.
 
-        Raises:
-            ValueError: some of the `size` images of the dataset were not predicted.
+        A ValueError if some of the `size` images of the dataset were not predicted.
         """
         # With mmengine's samplers, image i is in process i modulo the number of processes.
         turns = zip_longest(*all_gather_object(self.results))

@@ -169,13 +169,10 @@ def _find_positive(labels: Tensor, num_classes: int) -> tuple[Tensor, Tensor]:
 
 
 def check_labels(name: str, labels: Tensor, num_classes: int, weight: Tensor | None) -> Tensor:
-    """Return labels (n,) as int64, checked for the loss `name`.
+    """Return labels (n,) as int64; a ValueError, for the loss `name`, unless they are integers.
 
     On a CPU they must be in [0, C], C being background, where the `weight`, (n,), (n, C) or None,
     is positive. Other devices would have to be waited for, and a compiled graph would break.
-
-    Raises:
-        ValueError: they are no integers, or outside [0, C].
     """
     if labels.is_floating_point() or labels.dtype == torch.bool:
         raise ValueError(

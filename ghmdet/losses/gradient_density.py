@@ -64,13 +64,11 @@ class GradientDensityLoss(nn.Module):
     counts, scaled to their number, so the loss says how much harder a validation set is than the
     training set.
 
-    In a distributed run each process counts its own entries and has its own running counts, unless
-    `sync` is set: then the entries of all processes are weighted as those of one batch. The loss of
-    a process ('mean' or 'sum') is scaled by the number of processes, so that the mean of the
-    processes' losses, and of their gradients, which DistributedDataParallel computes, is what one
-    process would get for that batch, to float32 rounding; 'none' does not scale. The losses of all
-    processes must be called equally often, with entries or without. In eval mode nothing is summed,
-    as processes may have different numbers of images.
+    With `sync` the loss of a process ('mean' or 'sum') is scaled by the number of processes, so
+    that the mean of the processes' losses, and of their gradients, which DistributedDataParallel
+    computes, is what one process would get for the joined batch, to float32 rounding; 'none' does
+    not scale. The losses of all processes must be called equally often, with entries or without. In
+    eval mode nothing is summed, as processes may have different numbers of images.
     """
 
     edges: Tensor
@@ -187,9 +185,7 @@ class GradientDensityLoss(nn.Module):
         target, weight = self._prepare(pred, target, label_weight)
         valid = weight > 0
         total = self._total(weight, valid) * (pred.numel() // max(1, weight.numel()))
-        reduction = self.reduction
-        if reduction_override:
-            reduction = resolve_reduction(reduction, reduction_override, type(self).__name__)
+        reduction = resolve_reduction(self.reduction, reduction_override, type(self).__name__)
         can_fuse = _can_fuse(pred.device, type(self))  # type: ignore[arg-type]
         passes = self._fused_passes if can_fuse else self._plain_passes
         with torch.no_grad(), torch.autocast(pred.device.type, enabled=False):
@@ -248,7 +244,10 @@ class GradientDensityLoss(nn.Module):
         """
         num_processes = get_world_size() if self.sync and self.training else 1
         if num_processes > 1:
-            counts, total = _sum_over_processes(counts, total)
+            # In one collective, in float64, which is exact for counts.
+            both = torch.cat([counts.double(), total.double().reshape(1)])
+            all_reduce(both)
+            counts, total = both[:-1].to(counts.dtype), both[-1].to(total.dtype)
         total = total.clamp(min=1).float()
         density = counts.to(self.edges.dtype)
         filled = counts > 0
@@ -290,13 +289,6 @@ class GradientDensityLoss(nn.Module):
             running = running / torch.where(self.acc_share > 0, self.acc_share, 1.0)
         scaled = running * (counts.sum() / running.sum())
         return torch.where(running > 0, scaled.clamp(min=1), counts)
-
-
-def _sum_over_processes(counts: Tensor, total: Tensor) -> tuple[Tensor, Tensor]:
-    """Sum both in one collective, in float64, which is exact for counts."""
-    both = torch.cat([counts.double(), total.double().reshape(1)])
-    all_reduce(both)
-    return both[:-1].to(counts.dtype), both[-1].to(total.dtype)
 
 
 def _count_pass(loss: GradientDensityLoss, pred: Tensor, target: Tensor, invalid: Tensor) -> Tensor:

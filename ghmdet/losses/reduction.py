@@ -24,10 +24,7 @@ def weight_reduce(
 ) -> Tensor:
     """Multiply entries by their weight, which broadcasts to them, and reduce.
 
-    'mean' divides by `avg_factor` instead of the number of entries.
-
-    Raises:
-        ValueError: an avg_factor with 'sum', which does not use it.
+    'mean' divides by `avg_factor` instead of the number of entries; with 'sum' it is a ValueError.
     """
     if weight is not None:
         loss = loss * weight

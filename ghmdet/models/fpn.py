@@ -104,8 +104,7 @@ class FPN(BaseModule):
             laterals[i - 1] = laterals[i - 1] + coarser
         outs = [conv(lateral) for conv, lateral in zip(self.fpn_convs, laterals, strict=False)]
         num_used = len(outs)
-        last_input = inputs[self.end_level]
-        sources = dict(on_input=last_input, on_lateral=laterals[-1], on_output=outs[-1])
+        sources = dict(on_input=inputs[self.end_level], on_lateral=laterals[-1], on_output=outs[-1])
         for i in range(num_used, self.num_outs):
             if not self.add_extra_convs:
                 outs.append(F.max_pool2d(outs[-1], 1, stride=2))

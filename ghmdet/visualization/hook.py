@@ -108,8 +108,7 @@ class DetVisualizationHook(Hook):
             self._loaders[split] = {'': next(iter(loaders.values()), None)}
             for part in parts if len(loaders) > 1 else ():
                 for index in range(len(part)):
-                    image = part.get_data_info(index)['img_path']
-                    self._loaders[split][image] = part.image_loader
+                    self._loaders[split][part.get_data_info(index)['img_path']] = part.image_loader
         loader = self._loaders[split].get(path, self._loaders[split][''])
         if loader is None:
             return read_image(path, backend_args=self.backend_args)

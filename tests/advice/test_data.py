@@ -290,7 +290,7 @@ def test_classes_of_a_file(small, monkeypatch):
     assert dataset.count_objects().sum() == 3
 
 
-@pytest.mark.follows('got the str {}; a tuple of one needs a comma: classes=({},)')
+@pytest.mark.follows('; a tuple of one needs a comma: classes=({},)')
 def test_a_class_as_text(small, monkeypatch):
     monkeypatch.chdir(small)
     with pytest.raises(ValueError, match='a tuple of one needs a comma') as caught:

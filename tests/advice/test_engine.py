@@ -27,7 +27,7 @@ from ghmdet.engine.val_loop import _scale_to_input
 from ghmdet.evaluation import CocoMetric
 from ghmdet.evaluation.image_results import index_images
 from ghmdet.models import RetinaNet
-from ghmdet.models.retina_head import _scale_factor
+from ghmdet.models.retina_head import scale_factor_of
 from ghmdet.models.speedup import compile_network, low_precision
 from ghmdet.registry import DATA_SAMPLERS, DATASETS, HOOKS, MODELS
 from ghmdet.structures import DetDataSample
@@ -235,7 +235,7 @@ def test_meta_keys():
         return found
 
     full = sample(scale_factor=(0.5, 0.5))
-    for function in (_scale_to_input, _scale_factor):
+    for function in (_scale_to_input, scale_factor_of):
         with pytest.raises(ValueError, match=r'scale_factor .*meta_keys of PackDetInputs'):
             function(sample())
         function(full)

@@ -54,7 +54,13 @@ ALLOWED = {
     'predict': {'config', 'inference'},
     '__init__': {'config', 'engine', 'inference'},
 }
-ALLOWED['utils'] = set(ALLOWED) - {'__init__', 'train', 'test', 'predict', 'export'}  # registers all
+ALLOWED['utils'] = set(ALLOWED) - {
+    '__init__',
+    'train',
+    'test',
+    'predict',
+    'export',
+}  # registers all
 FORBIDDEN = ('mmcv.ops', 'mmcv._ext', 'pkg_resources')
 
 

@@ -84,11 +84,7 @@ class SkipNonFiniteStepsHook(Hook):
     def after_train_iter(
         self, runner: Runner, batch_idx: int, data_batch: Any = None, outputs: Any = None
     ) -> None:
-        """Count and log skipped steps.
-
-        Raises:
-            NonFiniteError: the last `max_in_a_row` steps were skipped.
-        """
+        """Count and log skipped steps; a NonFiniteError after `max_in_a_row` in a row."""
         guard = self._guard
         if guard is None:
             return

@@ -37,11 +37,7 @@ class NonFiniteWeightsHook(Hook):
         self._checkpoint_hooks: list[CheckpointHook] = []
 
     def before_train(self, runner: Runner) -> None:
-        """Check the initial or loaded weights.
-
-        Raises:
-            NonFiniteError: parameters are not finite; the message names them.
-        """
+        """Check the initial or loaded weights; a NonFiniteError names those that are not finite."""
         self._checkpoint_hooks = checkpoint_hooks(runner)
         model = unwrap(runner.model)
         self._exempt = set(_find_bad(model.named_buffers()))

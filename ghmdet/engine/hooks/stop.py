@@ -37,12 +37,8 @@ class TrainingStopped(SystemExit):
 class StopHook(Hook):
     """Save and end the run after the iteration in which a signal arrives, on all processes.
 
-    The signals, to one process or more, are SIGTERM, SIGINT (Ctrl-C), SIGUSR1 (as Slurm's
-    `--signal` sends before the time limit) and SIGHUP, unless that is ignored (`nohup`). The exit
-    code is 75. A validation is interrupted, and repeated when the run is resumed. A second signal
-    ends the process at once, without saving.
-
-    `release` must be called when the training has ended, also by an exception.
+    See docs/resume.md for the signals. `release` must be called when the training has ended, also
+    by an exception.
     """
 
     priority = 'LOWEST'

@@ -10,9 +10,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from ghmdet.checks.dataset_audit import DatasetAudit, Finding, Picture
 from ghmdet.datasets.image_file import ImageError
 from ghmdet.datasets.transforms import LoadImageFromFile
+
+from .audit import DatasetAudit, Finding, Picture
 
 _SHOWN = 100  # texts per kind of finding
 _SIDE = 640  # longest of a picture

@@ -11,11 +11,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from dataset_audit.audit import Picture, check_dataset
+from dataset_audit.report import draw_picture, list_findings, write_report
 from PIL import Image
 
 from ghmdet.checks import decode_images
-from ghmdet.checks.audit_report import draw_picture, list_findings, write_report
-from ghmdet.checks.dataset_audit import Picture, check_dataset
 from ghmdet.datasets import CocoDataset
 from ghmdet.datasets.transforms import LoadImageFromFile
 from tests.checks.conftest import TOOLS

@@ -1,0 +1,1 @@
+"""What `check_dataset.py` finds in a dataset, and its report."""
