@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.fx.experimental import _config
 
 from ghmdet.config.parts import make_plain
+from ghmdet.inference.detector import find_classes
 from ghmdet.inference.exported import FORMAT_VERSION, METADATA_FILE
 from ghmdet.inference.model import find_test_dataset
 from ghmdet.messages import type_name
@@ -107,7 +108,7 @@ def describe(model: Any, static_hw: tuple[int, int] | None = None) -> dict[str, 
     return dict(
         ghmdet_version=__version__,
         format_version=FORMAT_VERSION,
-        classes=model.dataset_meta['classes'],
+        classes=find_classes(model),
         mean=preprocessor.mean.flatten().tolist() if normalizes else None,
         std=preprocessor.std.flatten().tolist() if normalizes else None,
         bgr_to_rgb=preprocessor._channel_conversion,
@@ -120,8 +121,12 @@ def describe(model: Any, static_hw: tuple[int, int] | None = None) -> dict[str, 
         max_per_img=test_cfg['max_per_img'],
         static=static_hw,
         int8=False,
-        pipeline=pipeline,
+        pipeline=json.loads(json.dumps(pipeline, default=_name_class)),
     )
+
+
+def _name_class(kind: type) -> str:
+    return f'{kind.__module__}.{kind.__qualname__}'
 
 
 def save_pt2(

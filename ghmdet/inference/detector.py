@@ -101,7 +101,7 @@ class Detector:
             speedup.cast_convolutions(self.model, self._dtype)
         if compile:
             speedup.compile_network(self.model)
-        self.classes = _find_classes(self.model)
+        self.classes = find_classes(self.model)
         self._steps = _build_steps(self.model.cfg)
         loader = next((step for step in self._steps if isinstance(step, _LOADERS)), None)
         color_type = getattr(loader, 'color_type', 'color')
@@ -286,7 +286,7 @@ def _find_device(device: str | torch.device | None) -> torch.device:
         raise ValueError(f'device={name!r} cannot be used ({reason}); None takes one') from None
 
 
-def _find_classes(model: nn.Module) -> tuple[str, ...]:
+def find_classes(model: nn.Module) -> tuple[str, ...]:
     """Return the names of the classes, 'class 0' and so on if they are not those of the head."""
     names = tuple((getattr(model, 'dataset_meta', None) or {}).get('classes') or ())
     head = getattr(unwrap(model), 'bbox_head', None)
