@@ -31,9 +31,8 @@ def quantize(
     nodes = onnx.load(target).graph.node
     head = 'model.bbox_head.retina_cls.weight'
     logits = [each.output[0] for each in nodes if head in each.input]
-    low = max(metadata['score_thr'], 1e-4)
-    low, width = math.log(low / (1 - low)), 8
-    limits = dict(rmin=np.float32(low - width / 255), rmax=np.float32(low + width))
+    low, high = find_logit_range(metadata['score_thr'])
+    limits = dict(rmin=np.float32(low - (high - low) / 255), rmax=np.float32(high))
     quantize_static(
         target,
         target,
@@ -50,6 +49,13 @@ def quantize(
     model = onnx.load(target)
     write_metadata(model, {**metadata, 'int8': True})
     onnx.save(model, target)
+
+
+def find_logit_range(score_thr: float) -> tuple[float, float]:
+    """Return the logits of the score threshold and of a score near 1."""
+    low = min(max(score_thr, 1e-4), 0.999)
+    low = math.log(low / (1 - low))
+    return low, max(low + 8, 5.0)
 
 
 class _Reader(CalibrationDataReader):

@@ -55,6 +55,14 @@ def test_the_logits_begin_at_the_score_threshold(quantized):
         assert logits[1] == pytest.approx(np.log(threshold / (1 - threshold)) + 8, abs=0.05)
 
 
+@pytest.mark.parametrize(
+    ('score_thr', 'low', 'high'),
+    [(0, -9.2102, 5), (0.05, -2.9444, 5.0556), (0.5, 0, 8), (1, 6.9068, 14.9068)],
+)
+def test_logit_range(score_thr, low, high):
+    assert int8.find_logit_range(score_thr) == pytest.approx((low, high), abs=1e-4)
+
+
 def test_scores(exported, quantized):
     """Of random weights, which 8 bits change more than trained ones."""
     original, file = Detector(exported / 'config.py', exported / 'model.pth'), Detector(quantized)

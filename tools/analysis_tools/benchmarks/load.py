@@ -68,6 +68,8 @@ def run(args: argparse.Namespace, rates: Rates) -> Report:
             noise = dict.fromkeys(seconds, 0.0)
             for _, (load, variant) in product(range(args.runs), seconds):
                 found, others = _run_quietly(program, load, variant, folder, args)
+                text = f'{program}, {load}, {variant}: {median(found):.3g} s per step'
+                print(text, file=sys.stderr, flush=True)  # a run takes up to a minute
                 seconds[load, variant] += found
                 noise[load, variant] = max(noise[load, variant], others)
             report.rows += _make_rows(program, seconds, noise)
