@@ -20,7 +20,7 @@ from torch import distributed
 from torch.distributed import TCPStore
 
 from ghmdet.messages import type_name
-from ghmdet.threads import adapt_waiting
+from ghmdet.models.threads import adapt_waiting
 
 _RANK_VARIABLES = {  # where each launcher writes what torch calls RANK, LOCAL_RANK, WORLD_SIZE
     'pytorch': ('RANK', 'LOCAL_RANK', 'WORLD_SIZE'),

@@ -29,10 +29,10 @@ from ghmdet.inference.model import find_test_dataset, init_detector
 from ghmdet.inference.sources import SourceImage, find_kind, image_name, iterate, to_bgr
 from ghmdet.messages import type_name
 from ghmdet.models import speedup
+from ghmdet.models.threads import adapt_waiting
 from ghmdet.models.wrappers import unwrap
 from ghmdet.registry import TRANSFORMS
 from ghmdet.structures import DetDataSample
-from ghmdet.threads import adapt_waiting
 
 _OnError = str | Callable[[ImageError], Any]
 _LOADERS = (LoadImageFromFile, mmcv.transforms.LoadImageFromFile)

@@ -18,7 +18,7 @@ FILES = [
 TOOLS = sorted((ROOT / 'tools').rglob('*.py'))
 
 # What of ghmdet each folder or module at the top may import, besides itself.
-EVERYWHERE = {'messages', 'files', 'argument_checks', 'version', 'threads'}
+EVERYWHERE = {'messages', 'files', 'argument_checks', 'version'}
 ALLOWED = {
     **{name: set() for name in (*EVERYWHERE, 'structures', 'registry', 'coco')},
     'boxes': {'registry'},

@@ -14,8 +14,8 @@ from mmengine.logging import HistoryBuffer
 from mmengine.runner import IterBasedTrainLoop, LogProcessor, Runner
 
 from ghmdet.argument_checks import check_integer
+from ghmdet.models.threads import SETTINGS
 from ghmdet.registry import HOOKS
-from ghmdet.threads import SETTINGS
 
 try:
     import resource

@@ -24,7 +24,7 @@ from mmengine.hooks import Hook
 from ghmdet import Detector, get_config
 from ghmdet.datasets import draw_shapes
 from ghmdet.engine import build_runner, get_model
-from ghmdet.threads import SETTINGS
+from ghmdet.models.threads import SETTINGS
 
 from .measure import Rates, Report, Row, quiet_log
 

@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ghmdet import threads as original
+from ghmdet.models import threads as original
 
 LINUX = pytest.mark.skipif(sys.platform != 'linux', reason='libgomp is used on Linux')
 # Cores are said to be missing as long as `missing` is set.
@@ -19,7 +19,7 @@ SCRIPT = """
 import json, os, sys, threading, time
 import torch
 from torch.utils.data import DataLoader
-from ghmdet import threads
+from ghmdet.models import threads
 
 torch.set_num_threads(2)
 missing, clock, answer = threading.Event(), [0.0], {}
