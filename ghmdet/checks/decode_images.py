@@ -12,7 +12,7 @@ from multiprocessing import get_all_start_methods, get_context
 from typing import Any, NamedTuple
 
 from ghmdet.datasets.image_file import MAX_PIXELS, ImageError, read_image_sizes
-from ghmdet.datasets.transforms import PipelineError, image_name, run_steps
+from ghmdet.datasets.transforms.pipeline import PipelineError, image_name, run_steps
 
 _CHUNK = 16  # images
 # fork would copy the locks that threads of OpenCV and of the progress bar may hold.

@@ -13,7 +13,7 @@ from ghmdet.config.errors import ConfigError
 from ghmdet.datasets.coco_images import CocoImages
 from ghmdet.datasets.image_file import ImageError, opencv_text
 from ghmdet.datasets.random_state import preserve_random_state
-from ghmdet.datasets.transforms import THIN, SkippedImageError, image_name, run_step
+from ghmdet.datasets.transforms.pipeline import THIN, SkippedImageError, image_name, run_step
 
 _TRIES = 16  # images
 _MADE_BY = {'img': 'LoadImageFromFile', 'gt_bboxes': 'LoadAnnotations'}

@@ -25,7 +25,8 @@ from ghmdet.coco.records import CocoRecords, convert_records
 from ghmdet.datasets.coco_images import CocoImages, build_images
 from ghmdet.datasets.file_names import check_file_names, find_image_folder, fix_names
 from ghmdet.datasets.image_file import ImageError, find_image_fault
-from ghmdet.datasets.transforms import LoadImageFromFile, SkippedImageError, run_steps
+from ghmdet.datasets.transforms.loading import LoadImageFromFile
+from ghmdet.datasets.transforms.pipeline import SkippedImageError, run_steps
 from ghmdet.messages import list_items
 from ghmdet.registry import DATASETS, TRANSFORMS
 

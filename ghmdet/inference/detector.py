@@ -21,7 +21,8 @@ from torch import Tensor, nn
 from ghmdet.argument_checks import check_integer, check_range
 from ghmdet.config.shipped import published_weights
 from ghmdet.datasets.image_file import ImageError, applies_exif
-from ghmdet.datasets.transforms import LoadImageFromFile, run_steps
+from ghmdet.datasets.transforms.loading import LoadImageFromFile
+from ghmdet.datasets.transforms.pipeline import run_steps
 from ghmdet.files import is_exported
 from ghmdet.inference.detections import Detections
 from ghmdet.inference.exported import ExportedDetector
@@ -216,7 +217,7 @@ class Detector:
         return detect(read(iter(images)))
 
     def prepare(self, source: SourceImage) -> dict[str, Any]:
-        """Read an image, and run the pipeline on it, see `ghmdet.datasets.transforms.run_steps`."""
+        """Read an image, and run the pipeline on it, see `run_steps`."""
         steps, results = self._steps, dict[str, Any](img_id=0)
         if source.image is None:
             results['img_path'], name = source.path, f'image {source.path}'
