@@ -21,40 +21,30 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import re
 import sys
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NoReturn
+from typing import TYPE_CHECKING, NoReturn
 from xml.etree import ElementTree
 
 from ghmdet.config.cli import LazyModule, add_debug_argument, run, user_path
-from ghmdet.files import decode_text, find_look_alike, fold_name, read_lines, replacing
+from ghmdet.files import find_look_alike, fold_name, read_lines, replacing
 from ghmdet.messages import list_items
+
+if TYPE_CHECKING:
+    from ghmdet.datasets.voc_xml import VocObject
 
 coco_classes = LazyModule('ghmdet.coco.classes')
 image_file = LazyModule('ghmdet.datasets.image_file')
 image_folder = LazyModule('ghmdet.datasets.image_folder')
+voc_xml = LazyModule('ghmdet.datasets.voc_xml')
 USUAL_SETS = ('train', 'val', 'test')
-# The largest of Pascal VOC has 20 kB.
-MAX_XML_BYTES = 16 * 2**20
 _SECOND_COLUMN = re.compile(r'\s+(-1|0|1|\S+\.xml)$', re.IGNORECASE)
 _OUTER_FOLDERS = re.compile(r'^(.*/)?(jpegimages|annotations)/|^\./', re.IGNORECASE)
 _IS_ABSOLUTE = re.compile(r'/|[a-z]:/', re.IGNORECASE)
-_ENCODING = re.compile(rb'<\?xml[^>]*?encoding\s*=\s*["\']([A-Za-z][\w.-]*)')
-
-
-@dataclass
-class VocObject:
-    """One object of an image."""
-
-    name: str
-    bbox: list[float]
-    """x, y, width, height in pixels, counted from 0."""
-    difficult: bool
 
 
 @dataclass
@@ -108,14 +98,6 @@ def list_spellings(line: str) -> Iterator[str]:
         if _IS_ABSOLUTE.match(path):
             parts = path.split('/')
             yield from ('/'.join(parts[number:]) for number in range(1, len(parts)))
-
-
-class RefuseDoctype(ElementTree.TreeBuilder):
-    """Refuses a DOCTYPE, without which there are no entities to expand."""
-
-    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
-        """Raise; the parser calls this before it reads any entity."""
-        raise ValueError('has a DOCTYPE, which is refused')
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -240,7 +222,7 @@ def read_set(
     for line in dict.fromkeys(read_lines(list_file)):
         file_name = image_names.find(line)
         if file_name is None:
-            voc_set.report(f'{shorten(line)}: no image of this name in {images}', 'images')
+            voc_set.report(f'{line[:100]}: no image of this name in {images}', 'images')
         elif file_name not in files:
             files.add(file_name)
             read_annotation(voc_set, xmls, images, file_name)
@@ -253,8 +235,8 @@ def read_annotation(voc_set: VocSet, xmls: Path, images: Path, file_name: str) -
     xml_file = xmls / f'{image_id}.xml'
     xml_file = Path(find_look_alike(xml_file) or xml_file)
     try:
-        tree = read_xml(xml_file)
-        xml_wh = read_size(tree)
+        tree = voc_xml.read_xml(xml_file)
+        xml_wh = voc_xml.read_size(tree)
         stored_wh, size_wh = image_file.read_image_sizes(images / file_name)
     except image_file.ImageError as error:
         voc_set.report(f'{image_id}: {error}', 'images')
@@ -269,59 +251,10 @@ def read_annotation(voc_set: VocSet, xmls: Path, images: Path, file_name: str) -
     objects = []
     for index, node in enumerate(tree.findall('object')):
         try:
-            objects.append(read_object(node))
+            objects.append(voc_xml.read_object(node))
         except ValueError as error:
             voc_set.report(f'{xml_file}: object {index}: {error}', 'boxes')
     voc_set.images.append((file_name, size_wh, objects))
-
-
-def read_xml(xml_file: Path) -> ElementTree.Element:
-    """Read an XML file in any encoding; expat alone knows few, and believes what is declared."""
-    if not xml_file.is_file():
-        raise FileNotFoundError('no such file')
-    size = xml_file.stat().st_size
-    if size > MAX_XML_BYTES:
-        raise ValueError(f'has {size} bytes, more than {MAX_XML_BYTES}')
-    content = xml_file.read_bytes()
-    declared = _ENCODING.match(content)
-    text = decode_text(content, str(xml_file), declared[1].decode() if declared else 'utf-8')
-    parser = ElementTree.XMLParser(target=RefuseDoctype())
-    parser.feed(text)
-    return parser.close()
-
-
-def read_size(tree: ElementTree.Element) -> tuple[int, int] | None:
-    """Read (width, height); None if missing, 0 or no number."""
-    texts = [tree.findtext(f'size/{key}', '').strip() for key in ('width', 'height')]
-    if not all(text.isdecimal() and len(text) < 10 and int(text) > 0 for text in texts):
-        return None
-    return int(texts[0]), int(texts[1])
-
-
-def read_object(node: ElementTree.Element) -> VocObject:
-    """Read one object; a ValueError says what is wrong with it."""
-    name = node.findtext('name', '').strip()
-    if not name:
-        raise ValueError('has no name')
-    texts = {key: node.findtext(f'bndbox/{key}') for key in ('xmin', 'ymin', 'xmax', 'ymax')}
-    try:
-        xmin, ymin, xmax, ymax = (float(text or 'nothing') for text in texts.values())
-    except ValueError:
-        raise ValueError(f'box is not four numbers: {shorten(texts)}') from None
-    # The area too: it is written.
-    if not math.isfinite((xmax - xmin) * (ymax - ymin)) or not math.isfinite(xmin + ymin):
-        raise ValueError(f'box is not finite: {shorten(texts)}')
-    if xmax <= xmin or ymax <= ymin:
-        raise ValueError(f'box is degenerate: {shorten(texts)}')
-    difficult = node.findtext('difficult', '0').strip().lower() in ('1', 'true')
-    return VocObject(name, [xmin - 1, ymin - 1, xmax - xmin, ymax - ymin], difficult)
-
-
-def shorten(value: str | dict) -> str:
-    """Shorten a text from a file, which may have megabytes, for a message."""
-    if isinstance(value, str):
-        return value if len(value) <= 100 else f'{value[:100]}...'
-    return str({key: text and shorten(text) for key, text in value.items()})
 
 
 def make_coco(voc_set: VocSet, classes: Sequence[str]) -> dict:
@@ -333,12 +266,13 @@ def make_coco(voc_set: VocSet, classes: Sequence[str]) -> dict:
         images.append({'id': image_id, 'file_name': file_name, 'width': width, 'height': height})
         for obj in objects:
             if obj.name in category_ids:
+                x1, y1, x2, y2 = obj.corners
                 annotation = {
                     'id': len(annotations) + 1,
                     'image_id': image_id,
                     'category_id': category_ids[obj.name],
-                    'bbox': obj.bbox,
-                    'area': obj.bbox[2] * obj.bbox[3],
+                    'bbox': [x1 - 1, y1 - 1, x2 - x1, y2 - y1],
+                    'area': (x2 - x1) * (y2 - y1),
                     'iscrowd': 0,
                 }
                 if obj.difficult:
