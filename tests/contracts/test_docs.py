@@ -352,7 +352,8 @@ def test_readme_data_block_is_a_config(tmp_path):
     assert Parts(cfg, tmp_path).model.bbox_head.num_classes == 2
 
 
-PAGES = ['README.md', 'CONTRIBUTING.md', 'configs/README.md', 'examples/cellcount/README.md']
+PAGES = ['README.md', 'CONTRIBUTING.md', 'configs/README.md']
+PAGES += sorted(ROOT.glob('examples/*/README.md'))
 PAGES += sorted(ROOT.glob('docs/*.md'))
 
 
@@ -363,7 +364,7 @@ def anchors(page):
     return [re.sub(r'[^\w -]', '', heading.lower()).replace(' ', '-') for heading in headings]
 
 
-@pytest.mark.parametrize('page', PAGES, ids=lambda page: Path(page).name)
+@pytest.mark.parametrize('page', PAGES, ids=lambda page: str(page).replace(f'{ROOT}/', ''))
 def test_links_lead_somewhere(page):
     page = ROOT / page
     for link in re.findall(r'\]\((?!http)([^)]+)\)', page.read_text()):
