@@ -12,7 +12,7 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import ImgDataPreprocessor
 from torch import Tensor, nn
 
-from ghmdet.argument_checks import check_flag, check_integer, check_numbers
+from ghmdet.argument_checks import check_flag, check_integer, check_number, check_numbers
 from ghmdet.registry import MODELS
 
 # From about this many pixels per batch on, convolutions on a CPU are faster with channels last.
@@ -178,7 +178,7 @@ class BatchFixedSizePad(nn.Module):
         check_numbers('BatchFixedSizePad.size', size, '(height, width)')
         for side in size:
             check_integer('BatchFixedSizePad.size', side, 1)
-        check_numbers('BatchFixedSizePad.img_pad_value', [img_pad_value], 'a number', count=1)
+        check_number('BatchFixedSizePad.img_pad_value', img_pad_value, 'a number', math.isfinite)
         check_flag('BatchFixedSizePad.pad_mask', pad_mask, (False,))
         check_flag('BatchFixedSizePad.pad_seg', pad_seg, (False,))
         self.size, self.img_pad_value = size, img_pad_value

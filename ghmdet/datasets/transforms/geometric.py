@@ -60,7 +60,8 @@ class Expand(Transform):
 
     @cache_randomness
     def _random_ratio(self) -> float:
-        return np.random.uniform(*self.ratio_range)
+        low, high = self.ratio_range
+        return np.random.uniform(low, high)
 
     @cache_randomness
     def _random_left_top(self, ratio: float, h: int, w: int) -> tuple[int, int]:
@@ -142,7 +143,8 @@ class RandomAffine(Transform):
             for limit in (self.max_rotate_degree, self.max_shear_degree, self.max_translate_ratio)
         )
         angle = math.radians(np.random.uniform(*degree))
-        scale = np.random.uniform(*self.scaling_ratio_range)
+        low, high = self.scaling_ratio_range
+        scale = np.random.uniform(low, high)
         shear_x, shear_y = (np.tan(math.radians(np.random.uniform(*shear))) for _ in 'xy')
         x, y = (np.random.uniform(*share) * side for side in (width, height))
         cos, sin = np.cos(angle), np.sin(angle)

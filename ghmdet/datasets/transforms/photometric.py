@@ -48,7 +48,7 @@ class PhotoMetricDistortion(Transform):
         flags = [np.random.randint(2) for _ in range(6)]
         delta, hue = self.brightness_delta, self.hue_delta
         ranges = (-delta, delta), self.contrast_range, self.saturation_range, (-hue, hue)
-        values = [np.random.uniform(*each) for each in ranges]
+        values = [np.random.uniform(low, high) for low, high in ranges]
         return (*flags, *values, np.random.permutation(3))
 
     def transform(self, results: dict) -> dict:

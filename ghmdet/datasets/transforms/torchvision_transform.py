@@ -74,7 +74,7 @@ class TorchvisionTransform(Transform):
             given = np.zeros((0, 4), np.float32) if bboxes is None else bboxes
             sample['boxes'] = tv_tensors.BoundingBoxes(
                 torch.from_numpy(given), format='XYXY', canvas_size=img.shape[:2]
-            )  # type: ignore[call-overload]
+            )
             sample['labels'] = torch.arange(len(given))  # which boxes are left
         sample = self.inner(sample)
         rgb = sample['image'].permute(1, 2, 0).numpy()
@@ -91,12 +91,11 @@ class TorchvisionTransform(Transform):
 def _build(name: str, kwargs: dict[str, Any]) -> v2.Transform:
     """Build a transform of torchvision; a ValueError if it cannot be used."""
     place = f'TorchvisionTransform: {name} of torchvision.transforms.v2'
-    for names, reason in _REFUSED.items():
-        if name in names.split():
-            raise ValueError(f'{place} {reason}')
+    refused = {each: reason for names, reason in _REFUSED.items() for each in names.split()}
+    if name in refused:
+        raise ValueError(f'{place} {refused[name]}')
     kind = getattr(v2, str(name), None)
     if not (inspect.isclass(kind) and issubclass(kind, v2.Transform)):
-        refused = ' '.join(_REFUSED).split()
         names = [each for each in dir(v2) if each[0].isupper() and each not in refused]
         near = did_you_mean(nearest(str(name), names))
         raise ValueError(
