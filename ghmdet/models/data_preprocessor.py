@@ -12,7 +12,7 @@ from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import ImgDataPreprocessor
 from torch import Tensor, nn
 
-from ghmdet.argument_checks import check_flag, check_integer, check_number, check_numbers
+from ghmdet.argument_checks import check_flag, check_number, check_numbers
 from ghmdet.registry import MODELS
 
 # From about this many pixels per batch on, convolutions on a CPU are faster with channels last.
@@ -175,9 +175,7 @@ class BatchFixedSizePad(nn.Module):
         seg_pad_value: int = 255,
     ) -> None:
         super().__init__()
-        check_numbers('BatchFixedSizePad.size', size, '(height, width)')
-        for side in size:
-            check_integer('BatchFixedSizePad.size', side, 1)
+        check_numbers('BatchFixedSizePad.size (height, width)', size, low=1, whole=True)
         check_number('BatchFixedSizePad.img_pad_value', img_pad_value, 'a number', math.isfinite)
         check_flag('BatchFixedSizePad.pad_mask', pad_mask, (False,))
         check_flag('BatchFixedSizePad.pad_seg', pad_seg, (False,))
@@ -185,13 +183,11 @@ class BatchFixedSizePad(nn.Module):
 
     def forward(self, inputs: Tensor, data_samples: list | None = None) -> tuple[Tensor, Any]:
         """Return the padded batch and its samples, the same objects."""
-        hw = inputs.shape[-2:]
-        missing_h, missing_w = (
-            max(0, size - side) for size, side in zip(self.size, hw, strict=True)
-        )
-        if missing_h or missing_w:
-            inputs = F.pad(inputs, (0, missing_w, 0, missing_h), value=self.img_pad_value)
-            new_hw = tuple(inputs.shape[-2:])
+        hw = tuple(inputs.shape[-2:])
+        new_hw = max(hw[0], self.size[0]), max(hw[1], self.size[1])
+        if new_hw != hw:
+            missing = (0, new_hw[1] - hw[1], 0, new_hw[0] - hw[0])
+            inputs = F.pad(inputs, missing, value=self.img_pad_value)
             for sample in data_samples or ():
                 sample.set_metainfo(dict(batch_input_shape=new_hw, pad_shape=new_hw))
         return inputs, data_samples

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from numbers import Integral
 
 import cv2
 import numpy as np
 from mmcv.transforms.utils import cache_randomness
 
-from ghmdet.argument_checks import check_factor, check_flag, check_numbers, check_range
-from ghmdet.datasets.transforms.annotations import (
-    clip_bboxes,
-    find_inside,
-    keep_annotations,
-    read_bboxes,
-    shift_bboxes,
-)
+from ghmdet.argument_checks import check_factor, check_numbers, check_range
+from ghmdet.datasets.transforms.annotations import place_bboxes, read_bboxes
 from ghmdet.datasets.transforms.pipeline import Transform
 from ghmdet.registry import TRANSFORMS
 
@@ -30,8 +23,7 @@ class Expand(Transform):
         mean: three values, in RGB if `to_rgb`, of the pixels around the image. An image of integers
             has them without decimals, a grey image their average.
         to_rgb: whether `mean` is in RGB; else it is in BGR, as the image is.
-        ratio_range: lowest and highest ratio of the sides of the canvas to those of the image, at
-            least 1.
+        ratio_range: lowest and highest ratio of the sides of the canvas to those of the image.
         seg_ignore_label: not used; ghmdet has no segmentation.
         prob: the probability of a change.
     """
@@ -46,44 +38,36 @@ class Expand(Transform):
         seg_ignore_label: int | None = None,
         prob: float = 0.5,
     ) -> None:
-        check_numbers('Expand.mean', mean, '3 numbers in [0, 255]', _are_pixels, count=3)
-        check_flag('Expand.to_rgb', to_rgb)
-        expected = '2 numbers of at least 1 in rising order'
-        check_numbers('Expand.ratio_range', ratio_range, expected, lambda a, b: 1 <= a <= b)
+        check_numbers('Expand.mean', mean, 3, 0, 255)
+        check_numbers('Expand.ratio_range', ratio_range, low=1, rising=True)
         check_range('Expand.prob', prob, 0, 1)
-        self.mean = mean[::-1] if to_rgb else mean  # in BGR
-        self.to_rgb, self.ratio_range, self.prob = to_rgb, ratio_range, prob
+        self.bgr = mean[::-1] if to_rgb else mean
+        self.ratio_range, self.prob = ratio_range, prob
 
     @cache_randomness
-    def _random_prob(self) -> float:
-        return np.random.uniform(0, 1)
-
-    @cache_randomness
-    def _random_ratio(self) -> float:
+    def _draw(self, h: int, w: int) -> tuple[float, int, int] | None:
+        """Return ratio, left and top of the canvas; None for no change."""
+        if np.random.uniform(0, 1) > self.prob:
+            return None
         low, high = self.ratio_range
-        return np.random.uniform(low, high)
-
-    @cache_randomness
-    def _random_left_top(self, ratio: float, h: int, w: int) -> tuple[int, int]:
+        ratio = np.random.uniform(low, high)
         left = int(np.random.uniform(0, w * ratio - w))
-        return left, int(np.random.uniform(0, h * ratio - h))
+        return ratio, left, int(np.random.uniform(0, h * ratio - h))
 
     def transform(self, results: dict) -> dict:
         """Expand `img`, and move its boxes."""
-        if self._random_prob() > self.prob:
-            return results
-        img = results['img']
+        img, bboxes = results['img'], read_bboxes(results)
         h, w = img.shape[:2]
-        ratio = self._random_ratio()
-        left, top = self._random_left_top(ratio, h, w)
+        drawn = self._draw(h, w)
+        if drawn is None:
+            return results
+        ratio, left, top = drawn
         shape = (int(h * ratio), int(w * ratio), *img.shape[2:])
-        fill = self.mean if img.ndim == 3 else np.mean(self.mean)
-        results['img'] = np.full(shape, fill, dtype=img.dtype)
+        fill = self.bgr if img.ndim == 3 else np.mean(self.bgr)
+        results['img'], results['img_shape'] = np.full(shape, fill, dtype=img.dtype), shape[:2]
         results['img'][top : top + h, left : left + w] = img
-        results['img_shape'] = shape[:2]
-        bboxes = read_bboxes(results)
         if bboxes is not None:
-            results['gt_bboxes'] = shift_bboxes(bboxes, left, top)
+            results['gt_bboxes'] = bboxes + np.array([left, top, left, top], dtype=np.float32)
         return results
 
 
@@ -117,84 +101,54 @@ class RandomAffine(Transform):
         border_val: Sequence[float] = (114, 114, 114),
         bbox_clip_border: bool = True,
     ) -> None:
+        ratios = scaling_ratio_range
         check_factor('RandomAffine.max_rotate_degree', max_rotate_degree)
         check_range('RandomAffine.max_translate_ratio', max_translate_ratio, 0, 1)
-        expected = '2 positive numbers in rising order'
-        check_numbers(
-            'RandomAffine.scaling_ratio_range',
-            scaling_ratio_range,
-            expected,
-            lambda a, b: 0 < a <= b,
-        )
+        check_numbers('RandomAffine.scaling_ratio_range', ratios, low=1e-6, rising=True)
         check_factor('RandomAffine.max_shear_degree', max_shear_degree)
-        check_numbers('RandomAffine.border', border, '2 integers', _are_integers)
-        expected = '3 numbers in [0, 255]'
-        check_numbers('RandomAffine.border_val', border_val, expected, _are_pixels, count=3)
-        check_flag('RandomAffine.bbox_clip_border', bbox_clip_border)
-        self.max_rotate_degree, self.max_translate_ratio = max_rotate_degree, max_translate_ratio
-        self.scaling_ratio_range, self.max_shear_degree = scaling_ratio_range, max_shear_degree
+        check_numbers('RandomAffine.border', border, whole=True)
+        check_numbers('RandomAffine.border_val', border_val, 3, 0, 255)
+        self.max_rotate_degree, self.max_shear_degree = max_rotate_degree, max_shear_degree
+        self.max_translate_ratio, self.scaling_ratio_range = max_translate_ratio, ratios
         self.border, self.border_val, self.bbox_clip_border = border, border_val, bbox_clip_border
 
     @cache_randomness
     def _get_random_homography_matrix(self, height: int, width: int) -> np.ndarray:
         """Draw the matrix (3, 3), float32, from the pixels of the input to those of the output."""
-        degree, shear, share = (
-            (-limit, limit)
-            for limit in (self.max_rotate_degree, self.max_shear_degree, self.max_translate_ratio)
-        )
-        angle = math.radians(np.random.uniform(*degree))
+        shear, share = self.max_shear_degree, self.max_translate_ratio
+        angle = math.radians(np.random.uniform(-self.max_rotate_degree, self.max_rotate_degree))
         low, high = self.scaling_ratio_range
         scale = np.random.uniform(low, high)
-        shear_x, shear_y = (np.tan(math.radians(np.random.uniform(*shear))) for _ in 'xy')
-        x, y = (np.random.uniform(*share) * side for side in (width, height))
+        shear_x, shear_y = (np.tan(math.radians(np.random.uniform(-shear, shear))) for _ in 'xy')
+        x, y = (np.random.uniform(-share, share) * side for side in (width, height))
         cos, sin = np.cos(angle), np.sin(angle)
-        move, shear_, rotate, enlarge = (
-            np.array([*rows, [0, 0, 1]], dtype=np.float32)
-            for rows in (
-                [[1, 0, x], [0, 1, y]],
-                [[1, shear_x, 0], [shear_y, 1, 0]],
-                [[cos, -sin, 0], [sin, cos, 0]],
-                [[scale, 0, 0], [0, scale, 0]],
-            )
+        rows = (
+            [[1, 0, x], [0, 1, y]],
+            [[1, shear_x, 0], [shear_y, 1, 0]],
+            [[cos, -sin, 0], [sin, cos, 0]],
+            [[scale, 0, 0], [0, scale, 0]],
         )
-        return move @ shear_ @ rotate @ enlarge
+        move, slant, rotate, scale_up = (np.array([*r, [0, 0, 1]], dtype=np.float32) for r in rows)
+        return move @ slant @ rotate @ scale_up
 
     def transform(self, results: dict) -> dict:
         """Warp `img` and its boxes."""
-        img = results['img']
-        height, width = (
-            side + 2 * border for side, border in zip(img.shape, self.border[::-1], strict=False)
-        )
+        img, bboxes = results['img'], read_bboxes(results)
+        (h, w), (border_w, border_h) = img.shape[:2], self.border
+        height, width = h + 2 * border_h, w + 2 * border_w
         if min(height, width) < 1:
             raise ValueError(
                 f'RandomAffine.border={tuple(self.border)} leaves nothing of an image of '
-                f'{img.shape[1]}x{img.shape[0]} (width x height)'
+                f'{w}x{h} (width x height)'
             )
         matrix = self._get_random_homography_matrix(height, width)
         results['img'] = cv2.warpPerspective(
             img, matrix, dsize=(width, height), borderValue=tuple(self.border_val)
         )
         results['img_shape'] = (height, width)
-        bboxes = read_bboxes(results)
-        if bboxes is not None and len(bboxes):
-            bboxes = _project(bboxes, matrix)
-            if self.bbox_clip_border:
-                bboxes = clip_bboxes(bboxes, (height, width))
-            results['gt_bboxes'] = bboxes
-            keep_annotations(results, find_inside(bboxes, (height, width)))
+        if bboxes is not None:
+            xs, ys = bboxes[:, [0, 2, 0, 2]], bboxes[:, [1, 1, 3, 3]]
+            corners = (matrix @ np.stack([xs, ys, np.ones_like(xs)], axis=1))[:, :2]  # (n, 2, 4)
+            moved = np.concatenate([corners.min(axis=2), corners.max(axis=2)], axis=1)
+            place_bboxes(results, moved, self.bbox_clip_border)
         return results
-
-
-def _project(bboxes: np.ndarray, matrix: np.ndarray) -> np.ndarray:
-    """Return the smallest boxes (n, 4) around the corners of boxes after an affine map."""
-    xs, ys = bboxes[:, [0, 2, 0, 2]], bboxes[:, [1, 1, 3, 3]]
-    corners = matrix @ np.stack([xs, ys, np.ones_like(xs)], axis=1)  # (n, 3, 4)
-    return np.concatenate([corners[:, :2].min(axis=2), corners[:, :2].max(axis=2)], axis=1)
-
-
-def _are_pixels(*values: float) -> bool:
-    return all(0 <= value <= 255 for value in values)
-
-
-def _are_integers(*values: float) -> bool:
-    return all(isinstance(value, Integral) for value in values)

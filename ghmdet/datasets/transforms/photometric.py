@@ -36,26 +36,26 @@ class PhotoMetricDistortion(Transform):
         hue_delta: float = 18,
     ) -> None:
         check_factor('PhotoMetricDistortion.brightness_delta', brightness_delta)
-        check_numbers('PhotoMetricDistortion.contrast_range', contrast_range, '2 numbers')
-        check_numbers('PhotoMetricDistortion.saturation_range', saturation_range, '2 numbers')
+        check_numbers('PhotoMetricDistortion.contrast_range', contrast_range)
+        check_numbers('PhotoMetricDistortion.saturation_range', saturation_range)
         check_factor('PhotoMetricDistortion.hue_delta', hue_delta)
         self.brightness_delta, self.contrast_range = brightness_delta, contrast_range
         self.saturation_range, self.hue_delta = saturation_range, hue_delta
 
     @cache_randomness
-    def _random_flags(self) -> tuple:
-        """Draw the mode, five flags, four values and the order of the channels."""
+    def _random_flags(self) -> tuple[list[int], list[float], np.ndarray]:
+        """Draw the mode with five flags, four values and the order of the channels."""
         flags = [np.random.randint(2) for _ in range(6)]
         delta, hue = self.brightness_delta, self.hue_delta
         ranges = (-delta, delta), self.contrast_range, self.saturation_range, (-hue, hue)
         values = [np.random.uniform(low, high) for low, high in ranges]
-        return (*flags, *values, np.random.permutation(3))
+        return flags, values, np.random.permutation(3)
 
     def transform(self, results: dict) -> dict:
         """Change `img`, (h, w, 3) in BGR or (h, w)."""
         img = results['img'].astype(np.float32)
-        mode, brightens, contrasts, saturates, turns, swaps, *values = self._random_flags()
-        delta, factor, saturation, hue, order = values
+        (mode, brightens, contrasts, saturates, turns, swaps), values, order = self._random_flags()
+        delta, factor, saturation, hue = values
         if brightens:
             img += delta
         if contrasts and mode == 1:

@@ -38,21 +38,20 @@ _REFUSED = {
 class TorchvisionTransform(Transform):
     """A transform of torchvision.transforms.v2 that can take an image with its boxes.
 
-    For training: in a test pipeline only those that change nothing but colours can be used, since
-    detections could not be scaled back. The random numbers are torch's, which a training seeds for
-    each sample by (seed, epoch, index).
+    It is for training; one that changes only colours may be in a test pipeline too. The random
+    numbers are torch's, which a training seeds for each sample by (seed, epoch, index).
 
-    The image must be uint8. torchvision gets it in RGB, so values such as `fill` are in RGB. Where
-    boxes can change, those that torchvision drops are dropped with their labels and flags, and so
-    are those without area, which its crops leave of boxes outside.
+    The image must be uint8. torchvision gets it in RGB, so `fill` and such are in RGB. Boxes that
+    it drops are dropped with labels and flags, and so are those without area, to which its crops
+    cut boxes outside.
 
     Args:
         name: class name in torchvision.transforms.v2, e.g. 'RandomRotation'.
         **kwargs: arguments of that class.
 
     Raises:
-        ValueError: there is no such class, it does not take one image with boxes, or it refuses
-            its arguments.
+        ValueError: there is no such class, it does not take an image with boxes, or its arguments
+            are wrong.
     """
 
     def __init__(self, name: str, **kwargs: Any) -> None:
