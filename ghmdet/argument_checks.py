@@ -41,6 +41,28 @@ def check_range(name: str, value: Any, low: float, high: float) -> None:
     check_number(name, value, f'a number in [{low}, {high}]', lambda v: low <= v <= high)
 
 
+def check_numbers(
+    name: str,
+    values: Any,
+    count: int = 2,
+    low: float = -math.inf,
+    high: float = math.inf,
+    *,
+    whole: bool = False,
+    rising: bool = False,
+) -> None:
+    """Raise a ValueError unless `values` is a list or tuple of `count` numbers in [low, high]."""
+    are_valid = isinstance(values, list | tuple) and len(values) == count
+    for value in values if are_valid else ():
+        is_valid = is_number(value, low, high) and math.isfinite(value)
+        are_valid &= is_valid and (isinstance(value, Integral) or not whole)
+    if not are_valid or (rising and list(values) != sorted(values)):
+        kind = f'{count} {"integers" if whole else "numbers"}'
+        kind += f' in [{low:g}, {high:g}]' if low > -math.inf else ''
+        kind += ' in rising order' if rising else ''
+        raise ValueError(f'{name} must be {kind}, got {shorten(values)}')
+
+
 def check_integer(name: str, value: Any, low: int, high: float = math.inf) -> None:
     """Raise a ValueError unless `value` is an integer from `low` to `high`."""
     numbers = f'in {low} to {high}' if high < math.inf else f'of at least {low}'
