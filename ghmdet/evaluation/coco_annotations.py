@@ -172,7 +172,8 @@ def truth_of_sample(sample: Mapping, metric: str, advice: str) -> dict[str, Any]
         labels = torch.cat([torch.as_tensor(part['labels']).cpu() for part in parts])
         columns = boxes, labels, torch.arange(len(labels)) >= len(parts[0]['labels'])
     else:
-        raise ValueError(f'no ground truth for image {sample["img_id"]!r}: {advice}')
+        text = f'{metric}: no ground truth for image {sample["img_id"]!r}'
+        raise ValueError(f'{text}: {advice}')
     return {
         'bboxes': np.asarray(columns[0], np.float64).reshape(-1, 4),
         'labels': np.asarray(columns[1], np.int64),

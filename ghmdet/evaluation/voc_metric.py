@@ -137,7 +137,8 @@ class VOCMetric(ImageResults):
         best = [[_match_all(image, n) for image in images] for n in self.proposal_nums]
         found = np.stack([np.concatenate(ious) for ious in best])
         recalls = (found[..., None] >= np.float32(self.iou_thrs)).mean(axis=1)
-        return [*recalls.flat, *(recalls.mean(axis=1) if len(self.iou_thrs) > 1 else ())]
+        average = recalls.mean(axis=1).tolist() if len(self.iou_thrs) > 1 else []
+        return [*recalls.ravel().tolist(), *average]
 
     def _precisions(self, images: Sequence[dict]) -> list[float]:
         """Average precisions in the order of the names; log the table of classes."""
