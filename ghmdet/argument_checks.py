@@ -41,6 +41,20 @@ def check_range(name: str, value: Any, low: float, high: float) -> None:
     check_number(name, value, f'a number in [{low}, {high}]', lambda v: low <= v <= high)
 
 
+def check_numbers(
+    name: str,
+    values: Any,
+    expected: str,
+    are_valid: Callable[..., bool] = lambda *_: True,
+    count: int = 2,
+) -> None:
+    """Raise a ValueError unless `values` are `count` finite numbers and `are_valid(*values)`."""
+    are_numbers = isinstance(values, Sequence) and len(values) == count
+    are_numbers = are_numbers and all(is_number(v) and math.isfinite(v) for v in values)
+    if not are_numbers or not are_valid(*values):
+        raise ValueError(f'{name} must be {expected}, got {shorten(values)}')
+
+
 def check_integer(name: str, value: Any, low: int, high: float = math.inf) -> None:
     """Raise a ValueError unless `value` is an integer from `low` to `high`."""
     numbers = f'in {low} to {high}' if high < math.inf else f'of at least {low}'

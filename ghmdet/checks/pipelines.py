@@ -66,10 +66,17 @@ def _find_thinnest(dataset: Any) -> list[int]:
 
 
 def _try_steps(key: str, steps: Sequence[Callable], results: Any, split: str, truth: bool) -> Any:
-    image = image_name(results)
+    image, hidden = image_name(results), False
     for number, step in enumerate(steps):
         name = f'{key}.{number} ({type(step).__name__})'
         had_boxes, moved = _state_of(results)
+        moved |= hidden
+        hidden |= getattr(step, 'moves_boxes', False)
+        if hidden and split != 'train':
+            raise ConfigError(
+                f'{name} is for training: it moves boxes so that detections cannot be scaled back '
+                'to the image; remove it from this pipeline'
+            )
         if isinstance(results, Mapping) and 'data_samples' in results:
             raise ConfigError(
                 f'{name} comes after PackDetInputs, which must be the last step of a pipeline'
@@ -84,7 +91,7 @@ def _try_steps(key: str, steps: Sequence[Callable], results: Any, split: str, tr
             raise ConfigError(_describe_failure(name, step, image, error)) from error
         if split == 'train' and moved and not had_boxes and _state_of(results)[0]:
             raise ConfigError(
-                f'{name} must come before the steps that resize or flip the image in a '
+                f'{name} must come before the steps that resize, flip or crop the image in a '
                 'training pipeline, since they would not move its boxes'
             )
         if truth and had_boxes and not moved and _are_moved(results):
@@ -96,7 +103,7 @@ def _try_steps(key: str, steps: Sequence[Callable], results: Any, split: str, tr
 
 
 def _state_of(results: Any) -> tuple[bool, bool]:
-    """Whether there are boxes, and whether the image was resized or flipped."""
+    """Whether there are boxes, and whether the image was resized or flipped (crops not seen)."""
     if not isinstance(results, Mapping):
         return False, False
     return 'gt_bboxes' in results, bool(results.get('scale_factor') or results.get('flip'))

@@ -2,7 +2,7 @@
 
 from ghmdet.losses import GHMC, GHMR, FocalLoss, L1Loss, SmoothL1Loss
 
-from .data_preprocessor import DetDataPreprocessor
+from .data_preprocessor import BatchFixedSizePad, DetDataPreprocessor
 from .fpn import FPN
 from .resnet import ResNet, ResNeXt
 from .retina_head import RetinaHead
@@ -13,6 +13,7 @@ __all__ = [
     'FPN',
     'GHMC',
     'GHMR',
+    'BatchFixedSizePad',
     'DetDataPreprocessor',
     'DetTTAModel',
     'FocalLoss',

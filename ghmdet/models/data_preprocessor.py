@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from mmengine.dist import all_reduce, get_world_size
 from mmengine.model import ImgDataPreprocessor
-from torch import Tensor
+from torch import Tensor, nn
 
+from ghmdet.argument_checks import check_flag, check_integer, check_number, check_numbers
 from ghmdet.registry import MODELS
 
 # From about this many pixels per batch on, convolutions on a CPU are faster with channels last.
@@ -27,7 +30,8 @@ class DetDataPreprocessor(ImgDataPreprocessor):
 
     Args:
         *args: of `mmengine.model.ImgDataPreprocessor`.
-        batch_augments: only None; MMDetection resizes or mixes whole batches with it.
+        batch_augments: configs of modules that change the batch and its samples in a training, one
+            after the other, e.g. `[dict(type='BatchFixedSizePad', size=(1024, 1024))]`.
         sync_batch_shape: whether all processes of a distributed training pad to one common size, as
             one process would with the joined batch. Features near the edge of an image depend on
             the padding, so otherwise the losses differ by some percent. Needs one all-reduce of two
@@ -35,20 +39,21 @@ class DetDataPreprocessor(ImgDataPreprocessor):
         **kwargs: of `mmengine.model.ImgDataPreprocessor`.
 
     Raises:
-        ValueError: there are `batch_augments`, or `sync_batch_shape` is not a bool or None.
+        ValueError: `batch_augments` is no list, or `sync_batch_shape` not a bool or None.
     """
 
     def __init__(
         self,
         *args: Any,
-        batch_augments: None = None,
+        batch_augments: Sequence[dict] | None = None,
         sync_batch_shape: bool | None = None,
         **kwargs: Any,
     ) -> None:
-        if batch_augments:
+        if not isinstance(batch_augments, list | tuple | None):
             raise ValueError(
-                f'DetDataPreprocessor: batch_augments must be None, got {batch_augments!r}; ghmdet '
-                'changes images one by one: use RandomResize or RandomChoiceResize in the pipeline'
+                'DetDataPreprocessor: batch_augments must be a list, e.g. '
+                "[dict(type='BatchFixedSizePad', size=(1024, 1024))], or None, got "
+                f'{batch_augments!r}'
             )
         if not isinstance(sync_batch_shape, bool | None):
             raise ValueError(
@@ -57,6 +62,7 @@ class DetDataPreprocessor(ImgDataPreprocessor):
             )
         super().__init__(*args, **kwargs)
         self.sync_batch_shape = sync_batch_shape
+        self.batch_augments = nn.ModuleList(map(MODELS.build, batch_augments or ()))
 
     def forward(self, data: dict[str, Any], training: bool = False) -> dict[str, Any]:
         """Return `inputs` float32 (N, 3, H, W) and the samples, in the order given.
@@ -65,7 +71,8 @@ class DetDataPreprocessor(ImgDataPreprocessor):
         `data_samples`, a list of DetDataSample or None.
 
         Every sample gains `batch_input_shape` (H, W) and `pad_shape`, the (h, w) of its own image
-        padded to the divisor: anchors beyond it are on padding only.
+        padded to the divisor: anchors beyond it are on padding only. `batch_augments` may change
+        these.
 
         Raises:
             ValueError: an image is not (channels, h, w), or has another number of channels than
@@ -83,7 +90,13 @@ class DetDataPreprocessor(ImgDataPreprocessor):
         if data['data_samples'] is not None:
             for sample, pad_hw in zip(data['data_samples'], pad_hws, strict=True):
                 sample.set_metainfo(dict(batch_input_shape=batch_hw, pad_shape=pad_hw))
-        return data
+        inputs, samples = data['inputs'], data['data_samples']
+        for augment in self.batch_augments if training else ():
+            inputs, samples = augment(inputs, samples)
+        is_small = inputs[:, 0].numel() < _MIN_PIXELS_CHANNELS_LAST
+        if is_small and inputs.device.type == 'cpu':
+            inputs = inputs.contiguous()
+        return {**data, 'inputs': inputs, 'data_samples': samples}
 
     def _check_images(self, images: list[Tensor]) -> None:
         """Raise if the images have other channels than each other or than `mean`."""
@@ -97,7 +110,7 @@ class DetDataPreprocessor(ImgDataPreprocessor):
                 )
 
     def _stack(self, images: list[Tensor], batch_hw: tuple[int, int]) -> Tensor:
-        """Return the batch (N, channels, H, W)."""
+        """Return the batch (N, channels, H, W), channels last in memory."""
         channels = len(images[0])
         shape = (len(images), *batch_hw, channels)
         batch = torch.empty(shape, dtype=torch.float32, device=images[0].device)
@@ -115,9 +128,7 @@ class DetDataPreprocessor(ImgDataPreprocessor):
                     for value in (self.mean, self.std)
                 )
                 pixels.view(height, -1).sub_(mean).div_(std)
-        batch = batch.permute(0, 3, 1, 2)
-        is_small = batch[:, 0].numel() < _MIN_PIXELS_CHANNELS_LAST
-        return batch.contiguous() if is_small and batch.device.type == 'cpu' else batch
+        return batch.permute(0, 3, 1, 2)
 
     def padded_size(self, image: Tensor) -> tuple[int, int]:
         """Return the (h, w) of an image (channels, h, w) after padding to the divisor."""
@@ -135,3 +146,52 @@ def _widen(batch_hw: tuple[int, ...], samples: list[Any]) -> tuple[int, ...]:
     largest = torch.tensor(batch_hw) * counts
     all_reduce(largest, 'max')
     return tuple(map(max, batch_hw, largest.tolist()))
+
+
+@MODELS.register_module()
+class BatchFixedSizePad(nn.Module):
+    """Pad a batch (N, channels, H, W) at the right and the bottom to at least a fixed size.
+
+    Where it pads, `batch_input_shape` and `pad_shape` of all samples become the new (H, W), so that
+    anchors on the padding are learnt as background, as in MMDetection. MMDetection writes `size`
+    there even if one side of the batch is larger.
+
+    Args:
+        size: (height, width) in pixels.
+        img_pad_value: the value of the padding, in units of the normalised image.
+        pad_mask: only False; ghmdet has no masks.
+        mask_pad_value: not used.
+        pad_seg: only False; ghmdet has no segmentation.
+        seg_pad_value: not used.
+    """
+
+    def __init__(
+        self,
+        size: Sequence[int],
+        img_pad_value: float = 0,
+        pad_mask: bool = False,
+        mask_pad_value: int = 0,
+        pad_seg: bool = False,
+        seg_pad_value: int = 255,
+    ) -> None:
+        super().__init__()
+        check_numbers('BatchFixedSizePad.size', size, '(height, width)')
+        for side in size:
+            check_integer('BatchFixedSizePad.size', side, 1)
+        check_number('BatchFixedSizePad.img_pad_value', img_pad_value, 'a number', math.isfinite)
+        check_flag('BatchFixedSizePad.pad_mask', pad_mask, (False,))
+        check_flag('BatchFixedSizePad.pad_seg', pad_seg, (False,))
+        self.size, self.img_pad_value = size, img_pad_value
+
+    def forward(self, inputs: Tensor, data_samples: list | None = None) -> tuple[Tensor, Any]:
+        """Return the padded batch and its samples, the same objects."""
+        hw = inputs.shape[-2:]
+        missing_h, missing_w = (
+            max(0, size - side) for size, side in zip(self.size, hw, strict=True)
+        )
+        if missing_h or missing_w:
+            inputs = F.pad(inputs, (0, missing_w, 0, missing_h), value=self.img_pad_value)
+            new_hw = tuple(inputs.shape[-2:])
+            for sample in data_samples or ():
+                sample.set_metainfo(dict(batch_input_shape=new_hw, pad_shape=new_hw))
+        return inputs, data_samples

@@ -240,10 +240,13 @@ class UnequalAnchors(AnchorGenerator):
             [dict(scales=[4.0])],
         ),
         advice(
-            'batch_augments must be None',
+            'batch_augments must be a list, e.g. ',
             DetDataPreprocessor,
-            dict(batch_augments=[dict(type='BatchSyncRandomResize')]),
-            [dict(batch_augments=None)],
+            dict(batch_augments=dict(type='BatchFixedSizePad', size=(8, 8))),
+            [
+                dict(batch_augments=[dict(type='BatchFixedSizePad', size=(1024, 1024))]),
+                dict(batch_augments=None),
+            ],
         ),
         advice(
             'sync_batch_shape must be True, False or None',

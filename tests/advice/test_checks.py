@@ -110,9 +110,14 @@ def without_annotations_of(number, split='train'):
             pipeline('load', 'resize', 'boxes', 'pack', split='val'),
         ),
         advice(
-            'must come before the steps that resize or flip the image',
+            'must come before the steps that resize, flip or crop the image',
             pipeline('load', 'resize', 'boxes', 'pack'),
             pipeline('load', 'boxes', 'resize', 'pack'),
+        ),
+        advice(
+            'to the image; remove it from this pipeline',
+            pipeline('load', "dict(type='Expand')", 'resize', 'boxes', 'pack', split='val'),
+            pipeline('load', 'resize', 'boxes', 'pack', split='val'),
         ),
         advice(
             'that step is missing before it',

@@ -21,6 +21,8 @@ BOXES = dict(type='LoadAnnotations', with_bbox=True)
 RESIZE = dict(type='Resize', scale=(96, 96), keep_ratio=True)
 FLIP = dict(type='RandomFlip', prob=0.5)
 PACK = dict(type='PackDetInputs')
+CROP = dict(type='RandomCrop', crop_size=(80, 80), allow_negative_crop=True)
+COLORS = dict(type='TorchvisionTransform', name='ColorJitter', brightness=0.5)
 NO_LABELS = dict(BOXES, with_label=False)
 TO_NOTHING = dict(RESIZE, scale=(0, 0))
 ONLY_ID = dict(PACK, meta_keys=('img_id',))
@@ -72,6 +74,9 @@ VAL = 'val_dataloader.dataset.pipeline'
         ('train', [LOAD, RESIZE, PACK], f'{TRAIN} returns no bboxes and no labels to train on:'),
         ('train', [LOAD, NO_LABELS, PACK], f'{TRAIN} returns no labels to train on: LoadAnnota'),
         ('train', [LOAD, RESIZE, BOXES, PACK], f'{TRAIN}.2 (LoadAnnotations) must come before'),
+        ('train', [LOAD, CROP, BOXES, PACK], f'{TRAIN}.2 (LoadAnnotations) must come before'),
+        ('train', [BOXES, CROP, PACK], "1 (RandomCrop) needs 'img' from LoadImageFromFile"),
+        ('val', [LOAD, COLORS, CROP, PACK], f'{VAL}.2 (RandomCrop) is for training: it moves'),
         ('train', [BOXES, RESIZE, PACK], f'{TRAIN}.1 (Resize) needs an image: LoadImageFromFile'),
         ('train', [BOXES, PACK], f'{TRAIN} returns no image: LoadImageFromFile is missing'),
         ('train', [LOAD, NeedsBoxes()], "1 (NeedsBoxes) needs 'gt_bboxes' from LoadAnnotations"),
@@ -92,6 +97,8 @@ def test_pipelines_that_fail(check, shapes, split, pipeline, text):
     [
         ('train', [LOAD, BOXES, RESIZE, FLIP, PACK]),
         ('train', [LOAD, BOXES, PACK]),
+        ('train', [LOAD, COLORS, BOXES, RESIZE, CROP, FLIP, PACK]),
+        ('val', [LOAD, COLORS, PACK]),
         ('val', [LOAD, RESIZE, BOXES, PACK]),  # detections are compared in the original frame
         ('val', [LOAD, NO_FACTOR]),
         ('test', [LOAD, RESIZE, PACK]),

@@ -68,9 +68,9 @@ MISSING = "missing 1 required positional argument: 'depth'"
         ('backbone', {'_delete_': True, 'type': 'ResNet'}, 'ResNet', MISSING),
         (
             'data_preprocessor.batch_augments',
-            [dict(type='BatchSyncRandomResize')],
+            'BatchFixedSizePad',
             'DetDataPreprocessor',
-            'DetDataPreprocessor: batch_augments must be None, got [',
+            'DetDataPreprocessor: batch_augments must be a list, e.g. ',
         ),
     ],
 )

@@ -4,7 +4,7 @@ import pytest
 import torch
 from mmengine.model import ImgDataPreprocessor
 
-from ghmdet.models import DetDataPreprocessor
+from ghmdet.models import BatchFixedSizePad, DetDataPreprocessor
 from ghmdet.structures import DetDataSample
 
 IMAGENET = {'mean': [123.675, 116.28, 103.53], 'std': [58.395, 57.12, 57.375]}
@@ -79,3 +79,53 @@ def test_images_that_are_not_one_batch_are_refused(shapes, words):
         DetDataPreprocessor(**IMAGENET)({'inputs': images(*shapes)})
     with pytest.raises(ValueError, match="sync_batch_shape must be True, False or None, got 'yes'"):
         DetDataPreprocessor(sync_batch_shape='yes')
+
+
+@pytest.mark.parametrize(
+    ('size', 'batch_hw', 'padded'),
+    [
+        ((20, 30), (20, 30), True),
+        ((8, 12), (8, 12), False),  # no larger than the batch: nothing changes
+        ((4, 30), (8, 30), True),  # MMDetection's samples say (4, 30)
+    ],
+)
+def test_batches_of_a_fixed_size(size, batch_hw, padded):
+    augments = [dict(type='BatchFixedSizePad', size=size, img_pad_value=7)]
+    plain = DetDataPreprocessor(**IMAGENET, pad_size_divisor=4)
+    preprocessor = DetDataPreprocessor(**IMAGENET, pad_size_divisor=4, batch_augments=augments)
+    assert preprocessor.state_dict().keys() == plain.state_dict().keys()
+    samples = [DetDataSample(), DetDataSample()]
+    data = dict(inputs=images((3, 5, 9), (3, 8, 3)), data_samples=samples)
+    expected = plain(data)['inputs']
+    found = preprocessor(data, training=True)
+    assert found['inputs'].shape == (2, 3, *batch_hw)
+    assert torch.equal(found['inputs'][..., :8, :12], expected)
+    assert (found['inputs'][..., 8:, :] == 7).all()
+    assert (found['inputs'][..., 12:] == 7).all()
+    pad_hws = [batch_hw] * 2 if padded else [(8, 12), (8, 4)]
+    for sample, pad_hw in zip(found['data_samples'], pad_hws, strict=True):
+        assert (sample.batch_input_shape, sample.pad_shape) == (batch_hw, pad_hw)
+    tested = preprocessor(data)
+    assert torch.equal(tested['inputs'], expected)
+    assert [sample.pad_shape for sample in tested['data_samples']] == [(8, 12), (8, 4)]
+
+
+def test_a_padded_batch_is_channels_last_where_it_is_large():
+    augments = [dict(type='BatchFixedSizePad', size=(512, 512))]
+    preprocessor = DetDataPreprocessor(batch_augments=augments)
+    found = preprocessor({'inputs': images((3, 8, 8))}, training=True)['inputs']
+    assert found.is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize(
+    ('settings', 'words'),
+    [
+        (dict(size=640), r'size must be \(height, width\), got 640'),
+        (dict(size=(640, 0)), 'size must be an integer of at least 1, got 0'),
+        (dict(size=(8, 8), pad_mask=True), 'pad_mask must be False, got True'),
+        (dict(size=(8, 8), img_pad_value=None), 'img_pad_value must be a number, got None'),
+    ],
+)
+def test_batch_fixed_size_pad_refuses(settings, words):
+    with pytest.raises(ValueError, match=f'^BatchFixedSizePad.{words}$'):
+        BatchFixedSizePad(**settings)

@@ -26,6 +26,9 @@ class PipelineError(RuntimeError):
 class Transform(BaseTransform):
     """A step of a pipeline that shows its settings."""
 
+    moves_boxes = False
+    """Whether boxes are elsewhere after it, and nothing in the results says where."""
+
     def __repr__(self) -> str:
         settings = ', '.join(f'{name}={value!r}' for name, value in vars(self).items())
         return f'{type(self).__name__}({settings})'
