@@ -45,9 +45,7 @@ REPLACED_PARTS = {
     'CheckInvalidLossHook': 'SkipNonFiniteStepsHook, which is always registered',
     'MemoryProfilerHook': 'PeakMemoryHook, which is always registered',
     'CustomDataset': 'CocoDataset, with the annotations in COCO format',
-    'XMLDataset': 'CocoDataset, after tools/dataset_converters/pascal_voc.py',
-    'VOCDataset': 'CocoDataset, after tools/dataset_converters/pascal_voc.py',
-    'VOCMetric': 'CocoMetric',
+    'XMLDataset': 'VOCDataset',
 }
 """Part of MMDetection 2.x or 3.x -> its replacement; `docs/from_mmdet.md` has the same table."""
 

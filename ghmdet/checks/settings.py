@@ -93,7 +93,7 @@ def check_settings(cfg: Config) -> None:
                 f'optim_wrapper.optimizer.{name} must be a number of at least 0, got {value!r}'
             )
     for key, part in find_datasets(cfg):
-        if is_ours(part, DATASETS, 'CocoDataset', 'ImageFolder'):
+        if is_ours(part, DATASETS, 'CocoDataset', 'ImageFolder', 'VOCDataset'):
             check_dataset_arguments(part, f'{key}.')
     _check_milestones(values.get('param_scheduler'))
     model, scope = values.get('model') or {}, values.get('default_scope')

@@ -68,7 +68,7 @@ def read_coco(
         try:
             records = read_records(ann_file, backend_args)
         except _NO_FILE:
-            raise _explain_no_file(ann_file) from None
+            raise explain_no_file(ann_file) from None
         _check_records(records, ann_file, need_annotations)
     if keep and key:
         _kept[key] = records
@@ -94,10 +94,11 @@ def load_json(ann_file: str, backend_args: dict[str, Any] | None = None) -> Any:
         with explain_json(ann_file):
             return json.loads(fileio.get(ann_file, backend_args=backend_args))
     except _NO_FILE:
-        raise _explain_no_file(ann_file) from None
+        raise explain_no_file(ann_file) from None
 
 
-def _explain_no_file(ann_file: str) -> FileNotFoundError:
+def explain_no_file(ann_file: str) -> FileNotFoundError:
+    """Return the error of a missing annotation file."""
     return FileNotFoundError(
         f'no annotation file at {str(ann_file)!r}{explain_look_alike(ann_file)}: check the keys '
         'data_root and ann_file of the dataset (or of the evaluator) in the config'

@@ -130,7 +130,7 @@ def _keys_of_dicts(values: Mapping[str, Any]) -> dict[str, str]:
     is_ours = [kind.rpartition('.')[2] for kind in kinds] == ['RetinaNet', 'RetinaHead']
     keys = _KEYS | _RETINANET_KEYS if is_ours else dict(_KEYS)
     for key, dataset in find_datasets(values):
-        if type_name(dataset).rpartition('.')[2] == 'CocoDataset':
+        if type_name(dataset).rpartition('.')[2] in ('CocoDataset', 'VOCDataset'):
             keys[f'{key}.metainfo'] = _METAINFO_KEYS
     return keys
 

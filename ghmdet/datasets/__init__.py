@@ -6,6 +6,7 @@ from ghmdet.datasets.image_folder import ImageFolder
 from ghmdet.datasets.samplers import AspectRatioBatchSampler, GlobalBatchSampler
 from ghmdet.datasets.shapes import SHAPES_CLASSES, draw_shapes
 from ghmdet.datasets.transforms import LoadAnnotations, LoadImageFromFile, PackDetInputs
+from ghmdet.datasets.voc import VOCDataset
 
 __all__ = [
     'SHAPES_CLASSES',
@@ -16,6 +17,7 @@ __all__ = [
     'LoadAnnotations',
     'LoadImageFromFile',
     'PackDetInputs',
+    'VOCDataset',
     'draw_shapes',
     'read_coco',
 ]

@@ -79,6 +79,8 @@ class CocoDataset(BaseDataset):
     """
 
     METAINFO = {'classes': COCO_CLASSES, 'palette': COCO_PALETTE}
+    folder_keys = 'data_prefix.img'  # what names the folder of the images, for messages
+    filters: tuple[str, ...] = ('filter_empty_gt', 'min_size')  # keys of `filter_cfg`
     skipped: Tensor | None = None
     """uint8 (N,), 1 for images skipped so far by any worker; None with `test_mode`."""
     image_loader: LoadImageFromFile
@@ -110,10 +112,10 @@ class CocoDataset(BaseDataset):
             )
         if 'img' not in data_prefix:
             raise ValueError(f"data_prefix must have the key 'img', got {dict(data_prefix)}")
-        unknown = sorted(set(filter_cfg or ()) - {'filter_empty_gt', 'min_size'})
+        unknown = sorted(set(filter_cfg or ()) - {*self.filters})
         check_range('filter_cfg.min_size', (filter_cfg or {}).get('min_size', 0), 0, math.inf)
         if unknown:
-            raise ValueError(f'filter_cfg may have filter_empty_gt and min_size, got {unknown}')
+            raise ValueError(f'filter_cfg may have {" and ".join(self.filters)}, got {unknown}')
         check_flag('fix_names', fix_names)
         self.on_error, self.backend_args = on_error, backend_args
         self.allow_outside, self.fix_names = allow_outside, fix_names
@@ -145,16 +147,13 @@ class CocoDataset(BaseDataset):
         """Read and check the file; return a dict per image in its order, before `filter_data`."""
         mine, base = type(self), CocoDataset
         own = [name for name in _HOOKS if getattr(mine, name) is not getattr(base, name)]
-        need_annotations = not self.test_mode
         # parse_data_info of a subclass may read any field of the file.
         if 'parse_data_info' in own:
-            records, data = read_coco_json(self.ann_file, self.backend_args, need_annotations)
+            records, data = read_coco_json(self.ann_file, self.backend_args, not self.test_mode)
         else:
-            records = read_coco(self.ann_file, self.backend_args, need_annotations=need_annotations)
-        folder = self.data_prefix['img']
+            records = self.read_records()
+        folder = self.find_folder()
         if is_local := self.is_local(folder):
-            folder = find_image_folder(folder, self.ann_file, self.fix_names)
-            self.data_prefix['img'] = folder
             self.fix_records(records)
         check_outside = is_local and not self.allow_outside
         names = records.images, folder, self.ann_file
@@ -186,6 +185,19 @@ class CocoDataset(BaseDataset):
             self.parse_data_info({'raw_img_info': image, 'raw_ann_info': anns_of[image['id']]})
             for image in data['images']
         ]
+
+    def read_records(self) -> CocoRecords:
+        """Read and check the annotations; errors as in `read_coco`."""
+        need = not self.test_mode
+        return read_coco(self.ann_file, self.backend_args, need_annotations=need)
+
+    def find_folder(self) -> str:
+        """Return the folder of the images, on a local disk checked by `find_image_folder`."""
+        folder = self.data_prefix['img']
+        if self.is_local(folder):
+            given = folder, self.ann_file, self.fix_names, self.folder_keys
+            self.data_prefix['img'] = folder = find_image_folder(*given)
+        return folder
 
     def parse_data_info(self, raw_data_info: dict) -> dict:
         """Turn one image of the file into what the pipeline starts from.
@@ -303,10 +315,10 @@ class CocoDataset(BaseDataset):
             return
         message = f'{len(bad)} of {count} checked image files are bad: {list_items(bad, 5, "; ")}. '
         if self.on_error == 'skip' and len(bad) < count:
-            _warn(f"{message}With on_error='skip' they are left out of the training")
+            warn(f"{message}With on_error='skip' they are left out of the training")
             return
         raise ValueError(
-            f'{message}Check data_root and data_prefix.img of the dataset that reads '
+            f'{message}Check data_root and {self.folder_keys} of the dataset that reads '
             f"{self.ann_file}, or copy the files again; with on_error='skip' of the dataset "
             'training skips them'
         )
@@ -324,13 +336,13 @@ class CocoDataset(BaseDataset):
         self.summary = text
         text = f'{self.ann_file}: {text}'
         if not self.test_mode and not self.counts.boxes:
-            _warn('; '.join(filter(None, [f'{text}. There is no box to learn from', self.advice])))
+            warn('; '.join(filter(None, [f'{text}. There is no box to learn from', self.advice])))
         elif self.advice and self.counts.boxes:  # normalised, and of a test
-            _warn(f'{text}; {self.advice}')
+            warn(f'{text}; {self.advice}')
         else:
             print_log(text, logger='current')
         if self._defects:
-            _warn(
+            warn(
                 f'{self.ann_file}: boxes that cannot be used are left out: {self._defects}. '
                 'tools/check_dataset.py shows them'
             )
@@ -360,5 +372,6 @@ def _count_boxes(images: Sequence[dict]) -> tuple[int, int, int]:
     return flags[0], flags[1], sum(not info['instances'] for info in images)
 
 
-def _warn(message: str) -> None:
+def warn(message: str) -> None:
+    """Log a warning."""
     print_log(message, logger='current', level=logging.WARNING)

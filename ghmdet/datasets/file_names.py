@@ -19,8 +19,13 @@ from ghmdet.messages import list_items
 _ELSEWHERE = re.compile(r'.*://|[a-z][\w+.-]*:/|[a-z]:\\|\\\\|data:', re.IGNORECASE)
 
 
-def find_image_folder(folder: str, ann_file: str, fix_names: bool) -> str:
-    """Return the folder of the images, if it exists; with `fix_names` under nearly this name."""
+def find_image_folder(
+    folder: str, ann_file: str, fix_names: bool, keys: str = 'data_prefix.img'
+) -> str:
+    """Return the folder of the images, if it exists; with `fix_names` under nearly this name.
+
+    `keys` are those of the dataset that name it, for the message.
+    """
     if not folder or osp.isdir(folder):
         return folder
     near = find_look_alike(folder) or ''
@@ -30,7 +35,7 @@ def find_image_folder(folder: str, ann_file: str, fix_names: bool) -> str:
     hint = ' (fix_names=True of the dataset uses it)' if osp.isdir(near) else ''
     raise FileNotFoundError(
         f'no image folder at {folder!r}{explain_look_alike(folder)}{hint}: check data_root and '
-        f'data_prefix.img of the dataset that reads {ann_file}'
+        f'{keys} of the dataset that reads {ann_file}'
     )
 
 

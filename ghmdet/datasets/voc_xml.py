@@ -64,8 +64,11 @@ def read_size(tree: ElementTree.Element) -> tuple[int, int] | None:
     return int(texts[0]), int(texts[1])
 
 
-def read_object(node: ElementTree.Element) -> VocObject:
-    """Read one object; a ValueError says what is wrong with it. `1,5` is read as 1.5."""
+def read_object(node: ElementTree.Element, allow_degenerate: bool = False) -> VocObject:
+    """Read one object; a ValueError says what is wrong with it. `1,5` is read as 1.5.
+
+    With `allow_degenerate` its box may be without width or height.
+    """
     name = node.findtext('name', '').strip()
     if not name:
         raise ValueError('has no name')
@@ -77,7 +80,7 @@ def read_object(node: ElementTree.Element) -> VocObject:
     # The area too: it is written.
     if not math.isfinite((x2 - x1) * (y2 - y1)) or not math.isfinite(x1 + y1):
         raise ValueError(f'box is not finite: {shorten(texts, 300)}')
-    if x2 <= x1 or y2 <= y1:
+    if not allow_degenerate and (x2 <= x1 or y2 <= y1):
         raise ValueError(f'box is degenerate: {shorten(texts, 300)}')
     difficult = node.findtext('difficult', '0').strip().lower() in ('1', 'true')
     return VocObject(name, (x1, y1, x2, y2), difficult)

@@ -2,5 +2,6 @@
 
 from .coco_metric import CocoMetric
 from .dump_det_results import DumpDetResults
+from .voc_metric import VOCMetric
 
-__all__ = ['CocoMetric', 'DumpDetResults']
+__all__ = ['CocoMetric', 'DumpDetResults', 'VOCMetric']

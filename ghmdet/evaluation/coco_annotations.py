@@ -157,8 +157,11 @@ def category_numbers(classes: Sequence[str]) -> range:
     return range(1, len(classes) + 1)
 
 
-def truth_of_sample(sample: Mapping) -> dict[str, Any]:
-    """Return the ground truth that a sample must have, see `CocoAnnotations.from_samples`."""
+def truth_of_sample(sample: Mapping, metric: str, advice: str) -> dict[str, Any]:
+    """Return the ground truth that a sample must have, see `CocoAnnotations.from_samples`.
+
+    A ValueError of the `metric`, which ends with `advice`, if it has none.
+    """
     columns: Sequence[Any]
     if 'instances' in sample:
         keys = ('bbox', 'bbox_label', 'ignore_flag')
@@ -169,11 +172,8 @@ def truth_of_sample(sample: Mapping) -> dict[str, Any]:
         labels = torch.cat([torch.as_tensor(part['labels']).cpu() for part in parts])
         columns = boxes, labels, torch.arange(len(labels)) >= len(parts[0]['labels'])
     else:
-        raise ValueError(
-            f'CocoMetric: no ground truth for image {sample["img_id"]!r}: without ann_file the '
-            "samples must contain it. Set the evaluator's ann_file to a COCO file, or put "
-            'LoadAnnotations after Resize into the pipeline of the dataset'
-        )
+        text = f'{metric}: no ground truth for image {sample["img_id"]!r}'
+        raise ValueError(f'{text}: {advice}')
     return {
         'bboxes': np.asarray(columns[0], np.float64).reshape(-1, 4),
         'labels': np.asarray(columns[1], np.int64),

@@ -14,7 +14,6 @@ from typing import Any
 
 import faster_coco_eval
 import numpy as np
-import torch
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 from pycocotools.coco import COCO
@@ -35,7 +34,10 @@ _BACKENDS = {
     'faster_coco_eval': (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
     'pycocotools': (COCO, COCOeval),
 }
-_KEPT = {'bboxes': torch.float32, 'scores': torch.float32, 'labels': torch.int32}
+_NO_TRUTH = (
+    "without ann_file the samples must contain it. Set the evaluator's ann_file to a COCO file, or "
+    'put LoadAnnotations after Resize into the pipeline of the dataset'
+)
 
 
 @contextlib.contextmanager
@@ -169,23 +171,14 @@ class CocoMetric(ImageResults):
                 truth.
         """
         for sample in data_samples:
-            result = {key: sample[key] for key in ('img_id', 'img_path') if key in sample}
-            for key, dtype in _KEPT.items():
-                result[key] = torch.as_tensor(sample['pred_instances'][key]).to(dtype).cpu().numpy()
-            name, labels = f'CocoMetric: image {sample["img_id"]!r}', result['labels']
             if self._truth is not None and sample['img_id'] not in self._truth.images:
                 raise ValueError(
-                    f'{name} is not in {self._truth.source}; dataloader and evaluator must name '
-                    'the same file'
+                    f'CocoMetric: image {sample["img_id"]!r} is not in {self._truth.source}; '
+                    'dataloader and evaluator must name the same file'
                 )
-            count = len(self._category_ids)
-            if (wrong := labels[(labels < 0) | (labels >= count)]).size:
-                raise ValueError(
-                    f'{name} has label {wrong[0]}, but `classes` of dataset_meta has {count} '
-                    "names; set the head's num_classes to their number"
-                )
+            result = self.read_detections(sample, len(self._category_ids))
             if self.reads_samples:
-                result['truth'] = truth_of_sample(sample)
+                result['truth'] = truth_of_sample(sample, 'CocoMetric', _NO_TRUTH)
             self.results.append(result)
 
     @_gc_paused()

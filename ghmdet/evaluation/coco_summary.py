@@ -16,22 +16,24 @@ import numpy as np
 Item = tuple[str, int | slice, int, int]
 
 
-def check_limits(limits: int | Sequence[int], name: str) -> list[int]:
+def check_limits(limits: int | Sequence[int], name: str, metric: str = 'CocoMetric') -> list[int]:
     """Return them in ascending order, as COCOeval keeps them; `name` is that of the argument."""
     many = [limits] if isinstance(limits, int) else limits
     good = isinstance(many, Sequence) and all(isinstance(n, int) and n > 0 for n in many)
     if not good or not many:
-        raise ValueError(f'CocoMetric: {name} must be positive integers, got {limits!r}')
+        raise ValueError(f'{metric}: {name} must be positive integers, got {limits!r}')
     return sorted(set(many))
 
 
-def check_iou_thrs(iou_thrs: float | Sequence[float] | None) -> np.ndarray:
+def check_iou_thrs(
+    iou_thrs: float | Sequence[float] | None, metric: str = 'CocoMetric'
+) -> np.ndarray:
     """Return the thresholds (T,), COCO's ten where none are given."""
     if iou_thrs is None:
         return np.linspace(0.5, 0.95, 10)
     thresholds = np.atleast_1d(np.asarray(iou_thrs, dtype=np.float64))
     if thresholds.size == 0 or not ((thresholds > 0) & (thresholds <= 1)).all():
-        raise ValueError(f'CocoMetric: iou_thrs must be within (0, 1], got {iou_thrs!r}')
+        raise ValueError(f'{metric}: iou_thrs must be within (0, 1], got {iou_thrs!r}')
     return thresholds
 
 

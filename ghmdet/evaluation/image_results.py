@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Mapping
 from itertools import chain, zip_longest
+from typing import Any
 
+import torch
 from mmengine.dist import all_gather_object, broadcast_object_list, get_world_size, is_main_process
 from mmengine.evaluator import BaseMetric
 
 from ghmdet.messages import list_items
+
+_KEPT = {'bboxes': torch.float32, 'scores': torch.float32, 'labels': torch.int32}
 
 
 class ImageResults(BaseMetric):
@@ -20,6 +24,24 @@ class ImageResults(BaseMetric):
 
     known_ids: Iterable[Hashable] = ()
     """Ids of images that may be in the dataset, to name those that were not predicted."""
+
+    def read_detections(self, sample: Mapping[str, Any], num_classes: int) -> dict[str, Any]:
+        """Return the image and its detections, small arrays on the CPU; a label must have a class.
+
+        `pred_instances` of the sample has `bboxes` (n, 4) x1, y1, x2, y2, `scores` and `labels`
+        (n,).
+        """
+        result = {key: sample[key] for key in ('img_id', 'img_path') if key in sample}
+        for key, dtype in _KEPT.items():
+            result[key] = torch.as_tensor(sample['pred_instances'][key]).to(dtype).cpu().numpy()
+        labels = result['labels']
+        if (wrong := labels[(labels < 0) | (labels >= num_classes)]).size:
+            raise ValueError(
+                f'{type(self).__name__}: image {sample["img_id"]!r} has label {wrong[0]}, but '
+                f"`classes` of dataset_meta has {num_classes} names; set the head's num_classes to "
+                'their number'
+            )
+        return result
 
     def evaluate(self, size: int) -> dict:
         """Measure the images of all processes, and return the metrics in every process.

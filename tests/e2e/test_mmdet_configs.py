@@ -1,7 +1,19 @@
 """A config in MMDetection's words through both tools, on a machine without MMDetection."""
 
+import json
+import os
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from ghmdet import get_config
+from ghmdet.coco.classes import COCO_CLASSES
 from tests import mmdet_layout
 from tests.e2e.conftest import run, scalars
+from tests.fork_server import ROOT
+from tests.voc_tree import draw_voc0712
 
 SAID = 'is written for MMDetection, which is not installed: it runs under ghmdet'
 SPLITS = ('train', 'val', 'test')
@@ -48,3 +60,63 @@ def test_old_keys_on_the_command_line(shapes, tmp_path):
         '(--debug shows where in the code)\n'
     )
     assert scalars(tmp_path, 'loss') == []
+
+
+def configs_of_mmdetection():
+    """Its recipes of RetinaNet, if its folder `configs` is beside the project or named."""
+    given = os.environ.get('MMDET_CONFIGS', ROOT.parent / 'mmdetection' / 'configs')
+    names = 'retinanet/*.py', 'ghm/*.py', 'pascal_voc/retinanet_*.py'
+    files = sorted(file for name in names for file in Path(given).glob(name))
+    return [file for file in files if file.stem != 'retinanet_tta']
+
+
+@pytest.fixture(scope='session')
+def coco_and_voc(tmp_path_factory):
+    """Two images of COCO's 80 classes under its names, and VOC2007 and VOC2012."""
+    root = tmp_path_factory.mktemp('coco_and_voc')
+    draw_voc0712(root)
+    names = [{'id': i, 'name': name} for i, name in enumerate(COCO_CLASSES, 1)]
+    box = dict(image_id=1, category_id=1, bbox=[9, 9, 50, 40], area=2000, iscrowd=0)
+    content = dict(images=[dict(id=1, file_name='1.jpg', width=80, height=60)], categories=names)
+    content['annotations'] = [box | {'id': 1}, box | {'id': 2, 'category_id': 80}]
+    (root / 'annotations').mkdir()
+    for split in ('train2017', 'val2017'):
+        (root / split).mkdir()
+        cv2.imwrite(str(root / split / '1.jpg'), np.full((60, 80, 3), 90, np.uint8))
+        (root / 'annotations' / f'instances_{split}.json').write_text(json.dumps(content))
+    return root
+
+
+def small_sizes(node, key=''):
+    """Options that make each scale of a config small, as a user finds them with print_config.py."""
+    sizes = {'scale': '(64,64)', 'scales': '[(64,64)]', 'crop_size': '(64,64)', 'size': '(64,64)'}
+    for name, value in node.items() if isinstance(node, dict) else enumerate(node):
+        inner = f'{key}.{name}'.removeprefix('.')
+        if name in sizes and inner.startswith(('train_dataloader', 'val_dataloader', 'model.')):
+            several = name == 'scale' and isinstance(value[0], list | tuple)
+            yield f'{inner}={"[(64,64),(64,64)]" if several else sizes[name]}'
+        elif isinstance(value, dict | list | tuple):
+            yield from small_sizes(value, inner)
+
+
+@pytest.mark.long
+@pytest.mark.parametrize('config', configs_of_mmdetection(), ids=lambda file: file.stem)
+def test_each_config_of_mmdetection_trains_a_step(config, coco_and_voc, tmp_path):
+    settings = [
+        'model.backbone.init_cfg=None',
+        'train_cfg.max_iters=1'
+        if (cfg := get_config(config)).train_cfg.get('max_iters')
+        else 'train_cfg.max_epochs=1',
+        *(f'{split}_dataloader.batch_size=1' for split in ('train', 'val')),
+        *(f'{split}_dataloader.num_workers=0' for split in ('train', 'val')),
+        *(f'{split}_dataloader.persistent_workers=False' for split in ('train', 'val')),
+        'default_hooks.checkpoint.interval=-1',
+        'default_hooks.logger.interval=1',
+        *small_sizes(cfg.to_dict()),
+    ]
+    args = '--data-root', coco_and_voc, '--work-dir', tmp_path, '--cfg-options', *settings
+    done = run('train.py', config, *args, seconds=300)
+    assert SAID in done.stdout
+    losses = scalars(tmp_path, 'loss')
+    assert losses
+    assert np.isfinite(losses).all()

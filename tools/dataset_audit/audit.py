@@ -98,6 +98,8 @@ def check_dataset(
     audit = DatasetAudit(name, dataset.ann_file, max_pictures, dataset.image_loader)
     arguments = dataset.ann_file, dataset.backend_args, not dataset.test_mode
     try:
+        if type(dataset).read_records is not CocoDataset.read_records:  # of other files
+            entries = dataset.read_records(), Faults()
         records, faults = entries or read_valid_entries(*arguments)
     except (OSError, ValueError) as error:
         audit.add('annotation file', [str(error)])
