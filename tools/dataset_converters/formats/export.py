@@ -2,10 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track
+
+_T = TypeVar('_T')
+_SPLIT = re.compile(
+    r'(?:^|.*[_. -])(train|val|test)(?:ing|id|idation)?(?:[_. -]?(?:\d+|images?|set|data))?',
+    re.IGNORECASE,
+)
+_SHORT = 300  # shows no progress bar
 
 
 @dataclass
@@ -20,6 +33,8 @@ class Box:
     """VOC's `difficult`: neither learnt, nor counted as missed."""
     crowd: bool = False
     """A region with many objects: COCO's `iscrowd`, Open Images' `IsGroupOf`."""
+    place: str = ''
+    """The file that has it, and where in it, for messages; '' if the reader does not know."""
 
 
 @dataclass
@@ -61,3 +76,20 @@ class Export:
         if lost:
             self.lost[lost] += count
         print(f'{place}: {problem}', file=sys.stderr)
+
+
+def find_split(path: Path) -> str:
+    """Return 'train', 'val' or 'test' by the name of a file or of the folders above it, else ''.
+
+    Such as `train2017`, `valid`, `instances_val2017` and `Validation`; the innermost counts.
+    """
+    for name in (path.stem, *path.parts[-2::-1]):
+        if match := _SPLIT.fullmatch(name):
+            return match[1].lower()
+    return ''
+
+
+def show_progress(items: Sequence[_T], what: str) -> Iterator[_T]:
+    """Yield the items, with a progress bar and the remaining time on stderr if there are many."""
+    console = Console(stderr=True)
+    yield from track(items, what, console=console, disable=len(items) < _SHORT)

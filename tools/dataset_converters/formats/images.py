@@ -15,6 +15,8 @@ from ghmdet.messages import list_items
 
 image_file = LazyModule('ghmdet.datasets.image_file')
 image_folder = LazyModule('ghmdet.datasets.image_folder')
+not_searched: list[Path] = []
+"""Folders with images that are not of the export: what `to_coco.py` writes, as absolute paths."""
 _OF_LABELS = ('.xml', '.txt', '.json')
 
 
@@ -41,12 +43,12 @@ class ImageFinder:
         an existing file (relative to the folder `beside`, if given), the longest end of the path,
         of which the file name alone is the shortest.
         """
-        found = self._find_all(name, beside)
+        found = self.find_all(name, beside)
         return found[0] if len(found) == 1 else None
 
     def explain(self, name: str) -> str:
         """Say why `find` returns None."""
-        found = self._find_all(name, None)
+        found = self.find_all(name)
         if found:
             return f'{len(found)} images fit: {list_items(found, 3)}'
         return f'no image of this name in {list_items(self.folders, 3)}'
@@ -64,7 +66,8 @@ class ImageFinder:
                 return sorted(index[key])
         return []
 
-    def _find_all(self, name: str, beside: Path | None) -> list[Path]:
+    def find_all(self, name: str, beside: Path | None = None) -> list[Path]:
+        """Return all images that fit a name equally well, see `find`."""
         spellings = list(dict.fromkeys(_list_spellings(name)))
         for text in spellings:
             if found := self.find_below(text.removeprefix('./')):
@@ -122,8 +125,26 @@ def _index(
 def list_images(folder: Path) -> list[Path]:
     """List the images in a folder and below, sorted; none if it does not exist."""
     with suppress(ValueError, NotADirectoryError):
-        return [folder / name for name in image_folder.list_images(folder)]
+        paths = [folder / name for name in image_folder.list_images(folder)]
+        return [path for path in paths if not any(map(path.is_relative_to, not_searched))]
     return []
+
+
+def find_images(source: Path, images: Path | None) -> ImageFinder:
+    """Return the images in the folder `images`; without it, those beside a source and below.
+
+    If there is no image in the folder of the source, those beside this folder and below it.
+
+    Raises:
+        FileNotFoundError: there is none.
+    """
+    base = Path(os.path.abspath(source if source.is_dir() else source.parent))
+    folders = [images] if images else [base, base.parent]
+    for folder in folders:
+        if (finder := ImageFinder([folder])).paths:
+            return finder
+    advice = 'correct --images' if images else 'name their folder with --images'
+    raise FileNotFoundError(f'no images in {list_items(folders)} and below: {advice}')
 
 
 def read_size(path: Path) -> tuple[int, int]:
