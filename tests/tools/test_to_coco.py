@@ -11,6 +11,7 @@ from formats.export import Box
 from PIL import Image
 
 from ghmdet.datasets import CocoDataset
+from ghmdet.datasets.image_file import ImageError, read_image
 from tests.tools.formats.test_coco_json import make_ann, save
 from tests.tools.formats.test_voc import add_image, write
 from tests.tools.test_pascal_voc import make_object, make_xml
@@ -75,6 +76,7 @@ def test_files_and_report(source, capsys):
     assert err == ''
     assert printed.splitlines() == [
         'format: Pascal VOC (--from voc): 3 .xml files have the element <annotation>',
+        f'3 images of {source}',
         '              all',
         'images          3',
         'boxes of cat    1',
@@ -122,6 +124,7 @@ def test_the_origin(source, capsys, args, bbox, line):
     assert line in capsys.readouterr().out
 
 
+@pytest.mark.follows('--one-based: the coordinates of')
 def test_relative_coordinates_have_no_origin(tmp_path):
     write(tmp_path / 'source/labels/a.txt', '0 0.5 0.5 0.2 0.2')
     add_image(tmp_path / 'source/images/a.jpg')
@@ -156,7 +159,7 @@ def test_wrong_names(source, capsys):
     error = r"--merge: no box has the class 'Dog' \(did you mean 'dog'\?\); there are cat, dog"
     assert convert(source, '--merge', 'Dog=animal', error=error) == {}
     convert(source, '--merge', 'dog=animal')  # as advised
-    error = 'no box is left of the classes Cat, only of cat, dog: nothing written'
+    error = 'no box is left of the classes Cat, only of cat, dog: nothing is written'
     assert convert(source, '--classes', 'Cat', error=error, out='other') == {}
     assert "no box has the class 'Cat' (did you mean 'cat'?)" in capsys.readouterr().out
     assert len(convert(source, '--classes', 'cat')['all']['annotations']) == 1  # as advised
@@ -218,6 +221,7 @@ def test_what_is_wrong_with_a_box(corners, offset, found):
     assert find_box_fault(Box('dog', corners), (50, 40), offset) == found
 
 
+@pytest.mark.follows('images have boxes drawn without their EXIF orientation')
 def test_sizes(source, capsys):
     exif = Image.Exif()
     exif[0x0112] = 6
@@ -230,8 +234,14 @@ def test_sizes(source, capsys):
     assert err == text
     assert "set color_type='color_ignore_orientation' of LoadImageFromFile" in out
     assert '1 images have another size than the export says; the image counts' in out
+    path = source.parent / 'out/images/a.jpg'
+    with pytest.raises(ImageError, match='is 40x50 .* but the annotation file says 50x40'):
+        read_image(path, expected_wh=(50, 40))
+    read = read_image(path, expected_wh=(50, 40), color_type='color_ignore_orientation')
+    assert read.shape == (40, 50, 3)  # as advised
 
 
+@pytest.mark.follows('images are in none of the splits of the export')
 def test_splits_of_the_export_and_new_ones(tmp_path, capsys):
     source = tmp_path / 'source'
     for split, count in (('train', 3), ('valid', 2)):
@@ -307,15 +317,19 @@ def test_an_image_with_two_annotations(source, capsys):
     assert '1 of images that are listed twice with other boxes' in out
 
 
+@pytest.mark.follows('--from images needs a folder of images')
 def test_images_alone(tmp_path):
     add_image(tmp_path / 'source/b.jpg')
     add_image(tmp_path / 'source/sub/a.jpg')
-    converted = convert(tmp_path / 'source', '--classes', 'dog')
+    source = tmp_path / 'source'
+    convert(source / 'b.jpg', '--from', 'images', error='--from images needs a folder of images')
+    converted = convert(source, '--classes', 'dog')
     assert [image['file_name'] for image in converted['all']['images']] == ['b.jpg', 'sub/a.jpg']
     assert converted['all']['annotations'] == []
     assert converted['all']['categories'] == [{'id': 1, 'name': 'dog'}]
 
 
+@pytest.mark.follows('several formats are there; choose one of')
 def test_formats_that_are_not_clear(source, capsys):
     save(source / 'a.json', [make_ann(1, 1)])
     error = (
@@ -330,6 +344,7 @@ def test_formats_that_are_not_clear(source, capsys):
     convert(archive, error='export.zip is an archive: unpack it')
 
 
+@pytest.mark.follows('must not be inside of SOURCE, nor SOURCE in its annotations/')
 def test_places(source):
     convert(
         source,
@@ -341,6 +356,7 @@ def test_places(source):
     convert(source, '--images', 'nowhere', error='--images: no folder nowhere')
 
 
+@pytest.mark.follows('are of something else and would be overwritten')
 def test_what_others_wrote_is_kept(source):
     folder = source.parent / 'out'
     ann_file = write(folder / 'annotations/all.json', '{"images": []}')
@@ -369,7 +385,6 @@ def test_images_that_are_there_already(tmp_path):
 @pytest.mark.parametrize(
     ('args', 'text'),
     [
-        (['--stratify'], '--stratify and --group-by need --split'),
         (['--merge', 'a'], "--merge takes OLD=NEW, got 'a'"),
         (['--split', '0.8,0.3'], 'the shares of --split must add up to 1, got 0.8,0.3: 1.1'),
         (['--link', '--copy'], 'not allowed with argument'),
@@ -380,3 +395,12 @@ def test_arguments(source, capsys, args, text):
         to_coco.main([str(source), '--out', 'x', *args])
     assert info.value.code == 2
     assert text in capsys.readouterr().err
+
+
+@pytest.mark.follows('--stratify and --group-by need --split')
+def test_options_of_a_split(source, capsys):
+    for option in (['--stratify'], ['--group-by', '^[ab]']):
+        with pytest.raises(SystemExit):
+            convert(source, *option)
+        assert '--stratify and --group-by need --split' in capsys.readouterr().err
+        convert(source, *option, '--split', '0.5,0.5')  # as advised

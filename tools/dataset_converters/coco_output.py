@@ -8,7 +8,7 @@ import math
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -130,10 +130,10 @@ def find_box_fault(box: Box, size_wh: tuple[int, int], offset: int) -> tuple[str
     return '', x1 < -0.5 or y1 < -0.5 or x2 > width + 0.5 or y2 > height + 0.5
 
 
-def name_images(images: Sequence[Image]) -> list[str]:
-    """Return the path of each image relative to the folder that they have in common."""
+def name_images(images: Sequence[Image]) -> tuple[str, list[str]]:
+    """Return the folder that the images have in common, and their paths relative to it."""
     common = os.path.commonpath([image.path.parent for image in images])
-    return [image.path.relative_to(common).as_posix() for image in images]
+    return common, [image.path.relative_to(common).as_posix() for image in images]
 
 
 def make_coco(
@@ -213,6 +213,16 @@ def place_images(out: Path, images: Sequence[tuple[Path, str]], link: bool) -> N
                 draft.symlink_to(path.resolve())
             else:
                 shutil.copy2(path, draft)
+
+
+def describe_lost(lost: Mapping[str, int]) -> str:
+    """Return the error for images and boxes that are left out, '' if there are none."""
+    counts = ' and '.join(f'{count} {what}' for what, count in lost.items() if count)
+    text = (
+        f'{counts} were left out, as listed above; correct them, or accept this with '
+        '--allow-skipped'
+    )
+    return text if counts else ''
 
 
 def make_table(parts: dict[str, list[Image]], classes: Sequence[str], shares: bool) -> str:

@@ -151,11 +151,7 @@ def check_result(voc_sets: Sequence[VocSet], classes: Sequence[str], allow_skipp
             )
     lost = sum((voc_set.lost for voc_set in voc_sets), Counter[str]())
     if lost and not allow_skipped:
-        counts = ' and '.join(f'{count} {what}' for what, count in lost.items())
-        errors.append(
-            f'{counts} were left out, as listed above; correct them, or accept this with '
-            '--allow-skipped'
-        )
+        errors.append(coco_output.describe_lost(lost))
     if errors:
         raise ValueError(f'{"; ".join(errors)}. The annotation files are written all the same')
 

@@ -94,8 +94,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     images = coco_output.drop_repeated(export, account, keep_splits=not args.split)
     images = coco_output.check_images(images, export, account, int(args.one_based))
     if not images:
-        raise ValueError(f'{args.source}: no image is left, see above')
-    names = coco_output.name_images(images)
+        raise ValueError(f'{args.source}: no image is left, as listed above')
+    folder, names = coco_output.name_images(images)
+    print(f'{len(images)} images of {folder}')
     # Numbers and splits must not depend on the order in a file.
     names, images = zip(*sorted(zip(names, images, strict=True), key=lambda p: p[0]), strict=True)
     classes = choose_classes(args.classes, export, images, needed=name != 'images')
@@ -106,12 +107,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     assign_splits(args, images, names)
     write(args, export.source, images, names, classes)
     print_report(args, export, images, classes, account)
-    lost = [f'{count} {what}' for what, count in export.lost.items() if count]
+    lost = coco_output.describe_lost(export.lost)
     if lost and not args.allow_skipped:
-        raise ValueError(
-            f'{" and ".join(lost)} were left out, as listed above; correct them, or accept this '
-            'with --allow-skipped. The annotation files are written all the same'
-        )
+        raise ValueError(f'{lost}. The annotation files are written all the same')
 
 
 def check_places(args: argparse.Namespace) -> None:
@@ -187,7 +185,7 @@ def choose_classes(
         classes = list(dict.fromkeys([*export.classes, *found]))
     if needed and not set(classes) & set(found):
         only = f'of the classes {list_items(classes)}, only of {list_items(found, 20)}'
-        raise ValueError(f'no box is left{f" {only}" if found else ", see above"}: nothing written')
+        raise ValueError(f'no box is left{f" {only}" if found else ""}: nothing is written')
     return classes
 
 

@@ -142,3 +142,23 @@ def test_files_that_are_refused(tmp_path, text, error):
     with pytest.raises(ValueError, match=error):
         coco_json.read(write(tmp_path / 'a.json', text), None)
     assert coco_json.recognise(tmp_path) == '' or 'id' in text or '{}' in text
+
+
+@pytest.mark.follows('several categories have the same id; correct the file')
+def test_a_category_id_twice(tmp_path):
+    add_image(tmp_path / 'a.jpg')
+    categories = [{'id': 1, 'name': 'dog'}, {'id': 1, 'name': 'cat'}]
+    file = save(tmp_path / 'a.json', [make_ann(1, 1)], categories=categories)
+    with pytest.raises(ValueError, match='a.json: several categories have the same id'):
+        coco_json.read(file, None)
+    save(file, [make_ann(1, 1)])  # as advised
+    assert coco_json.read(file, None).classes == ['dog', 'cat']
+
+
+def test_an_image_id_twice(tmp_path, capsys):
+    for name in 'ab':
+        add_image(tmp_path / f'{name}.jpg')
+    images = [{'id': 1, 'file_name': f'{name}.jpg'} for name in 'ab']
+    export = coco_json.read(save(tmp_path / 'a.json', [make_ann(1, 1)], images=images), None)
+    assert (export.images, export.lost) == ([], {'images': 2, 'boxes': 1})
+    assert 'a.json: b.jpg: 2 images have the id 1' in capsys.readouterr().err

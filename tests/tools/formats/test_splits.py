@@ -6,6 +6,7 @@ import pytest
 from formats.splits import find_original, name_groups, read_shares, split_groups
 
 
+@pytest.mark.follows('--split needs the shares of', 'the shares of --split must add up to 1')
 @pytest.mark.parametrize(
     ('text', 'error'),
     [
@@ -21,10 +22,10 @@ from formats.splits import find_original, name_groups, read_shares, split_groups
 def test_shares_that_are_refused(text, error):
     with pytest.raises(ValueError, match=error):
         read_shares(text)
+    assert read_shares('0.8,0.2') == [0.8, 0.2]  # as advised
 
 
 def test_shares():
-    assert read_shares('0.8, 0.2') == [0.8, 0.2]
     assert read_shares('0.7,0.2,0.1') == [0.7, 0.2, 0.1]  # 0.7 + 0.2 + 0.1 is not 1
 
 
@@ -102,6 +103,9 @@ def test_patterns_that_are_refused(pattern, error):
         name_groups(['a.jpg', 'b.jpg'], pattern)
 
 
+@pytest.mark.follows('groups cannot fill')
 def test_fewer_groups_than_splits():
     with pytest.raises(ValueError, match='3 images in 1 groups cannot fill 2 splits: leave out'):
         split_groups(['a', 'a', 'a'], [()] * 3, [0.5, 0.5], 0, False)
+    groups = name_groups(['a1.jpg', 'a2.jpg'], None)  # as advised
+    assert sorted(split_groups(groups, [()] * 2, [0.5, 0.5], 0, False)) == [0, 1]

@@ -169,9 +169,12 @@ def test_faults(tmp_path, capsys):
     ]
 
 
+@pytest.mark.follows('name their folder with --images')
 def test_nothing_to_read(tmp_path):
     with pytest.raises(ValueError, match='no XML file there or below'):
         voc.read(tmp_path, None)
     write(tmp_path / 'set/a.xml', make_xml())
     with pytest.raises(FileNotFoundError, match='no images in .*name their folder with --images'):
         voc.read(tmp_path / 'set', None)
+    folder = add_image(tmp_path.parent / f'{tmp_path.name}_photos/a.jpg').parent
+    assert len(voc.read(tmp_path / 'set', folder).images) == 1  # as advised

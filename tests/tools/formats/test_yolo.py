@@ -203,6 +203,7 @@ def test_faults(tmp_path, capsys):
     assert lines[8:] == ['labels/c.txt: no image for these labels']
 
 
+@pytest.mark.follows('names must be a list, or a dict by number')
 @pytest.mark.parametrize(
     ('text', 'error'),
     [
@@ -215,8 +216,11 @@ def test_a_broken_data_yaml(tmp_path, text, error):
     add_image(tmp_path / 'images/a.jpg')
     with pytest.raises(ValueError, match=error):
         yolo.read(tmp_path, None)
+    write(tmp_path / 'data.yaml', 'names: {1: dog}')  # as advised
+    assert yolo.read(tmp_path, None).classes == ['dog']
 
 
+@pytest.mark.follows('several files describe the data')
 def test_two_files_that_describe_the_data(tmp_path):
     for name in ('a.yaml', 'b.yml'):
         write(tmp_path / name, 'names: [dog]')

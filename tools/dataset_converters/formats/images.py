@@ -140,7 +140,9 @@ def find_images(source: Path, images: Path | None) -> ImageFinder:
     """
     base = Path(os.path.abspath(source if source.is_dir() else source.parent))
     folders = [images] if images else [base, base.parent]
-    for folder in folders:
+    for number, folder in enumerate(folders):
+        if number:
+            print(f'no images in {base}: they are searched beside it, in {folder} and below')
         if (finder := ImageFinder([folder])).paths:
             return finder
     advice = 'correct --images' if images else 'name their folder with --images'

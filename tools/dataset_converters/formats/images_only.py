@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from formats.export import Export, Image, find_split
@@ -23,6 +24,6 @@ def read(source: Path, images: Path | None) -> Export:
     """Read a folder of images; folders named train, val and test in it are splits."""
     if not source.is_dir():
         raise NotADirectoryError(f'--from images needs a folder of images, got {source}')
-    folder = images or source
+    folder = Path(os.path.abspath(images or source))
     paths = list_images(folder)
     return Export(NAME, [Image(p, split=find_split(p.relative_to(folder))) for p in paths])
