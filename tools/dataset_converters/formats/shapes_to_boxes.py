@@ -22,8 +22,10 @@ def rotated_box(
     """Return the box around a rotated rectangle.
 
     Args:
-        x, y: its centre, or with `about='corner'` the corner that is top left without rotation.
-        w, h: its sides.
+        x: of its centre, or with `about='corner'` of the corner that is top left without rotation.
+        y: of the same point.
+        w: one side.
+        h: the other side.
         degrees: rotation about this point, clockwise as the image is seen (y points down).
         about: 'centre' or 'corner'.
     """
