@@ -4,8 +4,9 @@ from formats.shapes_to_boxes import ellipse_box, polygon_box, rotated_box
 
 def test_polygons():
     assert polygon_box([(3, 9), (5, 4), (2, 6)]) == (2, 4, 5, 9)
-    with pytest.raises(ValueError, match='has no points'):
-        polygon_box([])
+    for points in ([], [(1, 2), (float('nan'), 3), (4, 5)]):
+        with pytest.raises(ValueError, match='has no points, or some that are not finite'):
+            polygon_box(points)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from formats.export import Box, Export, Image, find_split, show_progress
+from formats.export import Box, Export, Image, find_split, list_files, show_progress
 from formats.images import ImageFinder, find_images
 from formats.shapes_to_boxes import polygon_box
 from ghmdet.config.cli import LazyModule
@@ -24,7 +24,7 @@ _BLOCK = 2**18
 
 def recognise(source: Path) -> str:
     """Say why a source is of this format, '' if it is not."""
-    files = list_files(source)
+    files = list_coco_files(source)
     names = list_items((file.name for file in files), 3)
     return f'{names} with the lists images, annotations, categories' if files else ''
 
@@ -37,14 +37,16 @@ def read(source: Path, images: Path | None) -> Export:
         FileNotFoundError: there is no image.
     """
     export, base = Export(NAME), source if source.is_dir() else source.parent
-    files = list_files(source) or ([source] if source.is_file() else [])
+    files = list_coco_files(source) or ([source] if source.is_file() else [])
     if not files:
         raise ValueError(f'{source}: no .json file with the lists images, annotations, categories')
     finder = find_images(source, images)
     roots: dict[str, str] = {}
     for file in files:
         print(f'reads {file}')
-        roots |= _read_file(export, file, find_split(file.relative_to(base)), finder)
+        roots |= _read_file(
+            export, file, find_split(file.relative_to(base).with_suffix('')), finder
+        )
     used = {box.name for image in export.images for box in image.boxes}
     for name in [name for name in roots if name not in used]:
         print(f'left out of the classes: {roots[name]}')
@@ -53,18 +55,15 @@ def read(source: Path, images: Path | None) -> Export:
     return export
 
 
-def list_files(source: Path) -> list[Path]:
+def list_coco_files(source: Path) -> list[Path]:
     """List the COCO files of a source; of COCO's own only the instances."""
-    files = sorted(source.rglob('*.json')) if source.is_dir() else [source]
-    found = [f for f in files if not f.name.startswith('.') and _is_coco(f)]
+    found = [file for file in list_files(source, '.json') if _is_coco(file)]
     instances = [file for file in found if file.name.startswith('instances')]
     return instances or found
 
 
 def _is_coco(file: Path) -> bool:
     """Whether the begin and the end of a file have two of its lists, without reading all of it."""
-    if file.suffix.lower() != '.json' or not file.is_file():
-        return False
     with file.open('rb') as stream:
         text = stream.read(_BLOCK)
         stream.seek(max(_BLOCK, file.stat().st_size - _BLOCK))
@@ -137,7 +136,7 @@ def _add_image(
     name = entry.get('file_name') or ''
     fit = finder.find_all(name, beside=file.parent)
     if len(fit) > 1:  # train/1.jpg and val/1.jpg
-        fit = [path for path in fit if split and find_split(_below(path, finder)) == split] or fit
+        fit = [path for path in fit if split and _find_split(path, finder) == split] or fit
     if len(fit) != 1:
         problem = finder.explain(name) if name else 'has no file_name'
         export.report(f'{file}: image id {entry["id"]!r} {name}', problem, 'images')
@@ -148,8 +147,9 @@ def _add_image(
     export.images.append(Image(fit[0], size if known else None, boxes, split))
 
 
-def _below(path: Path, finder: ImageFinder) -> Path:
-    return next((path.relative_to(f) for f in finder.folders if path.is_relative_to(f)), path)
+def _find_split(path: Path, finder: ImageFinder) -> str:
+    below = [path.relative_to(f) for f in finder.folders if path.is_relative_to(f)]
+    return find_split(below[0].parent) if below else ''
 
 
 def _fill_in_boxes(annotations: list[Any]) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import sys
 from collections import Counter
@@ -83,17 +84,40 @@ class Export:
 
 
 def find_split(path: Path) -> str:
-    """Return 'train', 'val' or 'test' by the name of a file or of the folders above it, else ''.
+    """Return 'train', 'val' or 'test' by the names in a path without ending, else ''.
 
     Such as `train2017`, `valid`, `instances_val2017` and `Validation`; the innermost counts.
     """
-    for name in (path.stem, *path.parts[-2::-1]):
-        if match := _SPLIT.fullmatch(name):
-            return match[1].lower()
-    return ''
+    matches = (_SPLIT.fullmatch(name) for name in reversed(path.parts))
+    return next((match[1].lower() for match in matches if match), '')
+
+
+def list_files(source: Path, *suffixes: str) -> list[Path]:
+    """List the files with an ending, in any case, in a folder and below; or SOURCE, if it has one.
+
+    Links to folders are followed, each folder once. Names that begin with a dot and the folder
+    __MACOSX, which macOS adds, are left out. A folder that cannot be read is an OSError.
+    """
+    if not source.is_dir():
+        return [source] if source.suffix.lower() in suffixes else []
+    files, seen = [], set()
+    for folder, below, names in os.walk(source, onerror=_raise, followlinks=True):
+        real = os.path.realpath(folder)
+        below[:] = sorted(name for name in below if name[0] != '.' and name != '__MACOSX')
+        if real in seen:
+            below[:] = []
+            continue
+        seen.add(real)
+        paths = (Path(folder, name) for name in names if name[0] != '.')
+        files += [path for path in paths if path.suffix.lower() in suffixes]
+    return sorted(files)
 
 
 def show_progress(items: Sequence[_T], what: str) -> Iterator[_T]:
     """Yield the items, with a progress bar and the remaining time on stderr if there are many."""
     console = Console(stderr=True)
     yield from track(items, what, console=console, disable=len(items) < _SHORT)
+
+
+def _raise(error: OSError) -> None:
+    raise error

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import chain
 
 Corners = tuple[float, float, float, float]
 
 
 def polygon_box(points: Sequence[tuple[float, float]]) -> Corners:
-    """Return the box around points; none is a ValueError."""
-    if not points:
-        raise ValueError('has no points')
+    """Return the box around points; none, or one that is not finite, is a ValueError."""
+    if not points or not all(map(math.isfinite, chain.from_iterable(points))):
+        raise ValueError('has no points, or some that are not finite')
     xs, ys = zip(*points, strict=True)
     return min(xs), min(ys), max(xs), max(ys)
 

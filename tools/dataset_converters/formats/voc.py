@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from formats.export import Box, Export, Image, find_split, show_progress
+from formats.export import Box, Export, Image, find_split, list_files, show_progress
 from formats.images import ImageFinder, find_images
 from formats.shapes_to_boxes import polygon_box, rotated_box
 from ghmdet.config.cli import LazyModule
@@ -27,7 +27,7 @@ _CORNERS = ('xmin', 'ymin', 'xmax', 'ymax')
 
 def recognise(source: Path) -> str:
     """Say why a source is of this format, '' if it is not."""
-    files = list_xmls(source)
+    files = list_files(source, '.xml')
     read = [_read_root(file) for file in files[:5]]
     count = sum(tree is not None and tree.tag == 'annotation' for tree in read)
     of_all = f' of the {len(files)}' if len(files) > 5 else ''
@@ -42,33 +42,26 @@ def read(source: Path, images: Path | None) -> Export:
         FileNotFoundError: there is no image.
     """
     export = Export(NAME)
-    folders = (path for path in sorted(source.rglob('*')) if path.name.lower() == 'imagesets')
-    trees = [folder.parent for folder in folders if find_lists(folder.parent)]
+    folders = dict.fromkeys(file.parent for file in list_files(source, '.txt'))
+    trees = [d.parents[1] for d in folders if fold_name(d.as_posix()).endswith('imagesets/main')]
+    trees = [tree for tree in trees if find_lists(tree)]
     for tree in trees:
         finder = find_images(tree, images or _find_folder(tree, 'JPEGImages'))
         for xml_file, split in _read_lists(export, tree):
             _read_image(export, xml_file, split, finder)
     if trees:
         return export
-    files = list_xmls(source)
+    files = list_files(source, '.xml')
     if not files:
         raise ValueError(f'{source}: no XML file there or below')
     base = source if source.is_dir() else source.parent
     finder = find_images(source, images or _find_folder(base, 'JPEGImages'))
     for xml_file in show_progress(files, 'XML files'):
-        _read_image(export, xml_file, find_split(xml_file.relative_to(base)), finder)
+        _read_image(export, xml_file, find_split(xml_file.relative_to(base).parent), finder)
     missing = len(set(finder.paths) - {image.path for image in export.images})
     if missing:
         print(f'{missing} images have no XML file that can be used, and are left out')
     return export
-
-
-def list_xmls(source: Path) -> list[Path]:
-    """List the XML files of a source; not those that macOS adds."""
-    if not source.is_dir():
-        return [source] if source.suffix.lower() == '.xml' else []
-    files = (file for file in source.rglob('*') if file.suffix.lower() == '.xml')
-    return sorted(f for f in files if not f.name.startswith('.') and '__MACOSX' not in f.parts)
 
 
 def find_lists(tree: Path) -> dict[Path, str]:
@@ -89,7 +82,9 @@ def _find_folder(tree: Path, name: str) -> Path | None:
 def _read_lists(export: Export, tree: Path) -> Iterator[tuple[Path, str]]:
     """Yield the XML file and the split of each line of the lists."""
     folder = _find_folder(tree, 'Annotations') or tree / 'Annotations'
-    known = {fold_name(f.relative_to(folder).as_posix()[:-4]): f for f in list_xmls(folder)}
+    known = {
+        fold_name(f.relative_to(folder).as_posix()[:-4]): f for f in list_files(folder, '.xml')
+    }
     listed: set[Path] = set()
     for list_file, split in find_lists(tree).items():
         found: dict[Path, None] = {}

@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml
 
-from formats.export import Box, Export, Image, find_split, show_progress
+from formats.export import Box, Export, Image, find_split, list_files, show_progress
 from formats.images import ImageFinder, find_images, list_images, read_size
 from formats.shapes_to_boxes import polygon_box
 from ghmdet.files import find_look_alike, fold_name, read_lines, read_text
@@ -176,7 +176,7 @@ class _Reader:
         if not index.is_integer() or (self.names is not None and int(index) not in self.names):
             known = '' if self.names is None else f', of which there are {len(self.names)}'
             raise ValueError(f'{words[0]} is no number of a class{known}')
-        if any(abs(number) > _LARGEST for number in numbers[:4]):
+        if any(abs(n) > _LARGEST for n in (numbers[:4] if len(numbers) == 5 else numbers)):
             raise ValueError(
                 f'expected numbers relative to the image, got {" ".join(words[1:5])}: pixels?'
             )
@@ -290,7 +290,7 @@ def _list_pairs(
     """Yield each image with its split; add the names of those that are not there to `missing`."""
     if not settings.sets:
         folder = finder.folders[0]
-        yield from ((path, find_split(path.relative_to(folder))) for path in finder.paths)
+        yield from ((path, find_split(path.relative_to(folder).parent)) for path in finder.paths)
         return
     for split, entries in settings.sets.items():
         for entry in entries:
@@ -334,11 +334,9 @@ def _find_labels(roots: list[Path], images: Iterable[Path]) -> list[Path]:
 
 
 def _list_labels(source: Path) -> list[Path]:
-    files = sorted(source.rglob('*.txt')) if source.is_dir() else []
+    files = list_files(source, '.txt') if source.is_dir() else []
     return [
-        file
-        for file in files
-        if not file.name.startswith(('.', 'README', 'readme')) and file.name not in _NAME_FILES
+        f for f in files if f.name not in _NAME_FILES and not f.name.lower().startswith('readme')
     ]
 
 
