@@ -104,6 +104,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         kept = [box for box in image.boxes if box.name in classes]
         account.left_out['of other classes'] += len(image.boxes) - len(kept)
         image.boxes = kept
+    account.describe(export.num_boxes, sum(len(image.boxes) for image in images))
     assign_splits(args, images, names)
     write(args, export.source, images, names, classes)
     print_report(args, export, images, classes, account)

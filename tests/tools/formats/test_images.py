@@ -84,6 +84,14 @@ def test_names_relative_to_the_file_that_has_them(folder):
     assert finder.find('../secret.txt', beside=labels) is None
 
 
+def test_an_image_beside_the_file_that_names_it_comes_first(folder):
+    """As in Roboflow's folders, each with a file of annotations."""
+    Image.new('RGB', (4, 3)).save(folder / '0001.jpg')
+    finder = ImageFinder([folder])
+    assert finder.find('0001.jpg', beside=folder / 'cam2') == folder / 'cam2/0001.jpg'
+    assert finder.find('0001.jpg', beside=folder / 'sub') == folder / '0001.jpg'
+
+
 def test_size_as_displayed(tmp_path):
     exif = Image.Exif()
     exif[0x0112] = 6

@@ -127,6 +127,20 @@ def test_labels_and_images_in_different_places(tmp_path):
     }
 
 
+def test_images_in_a_folder_that_data_yaml_does_not_name(tmp_path, capsys):
+    write(tmp_path / 'set/data.yaml', 'train: images/train\nval: images/val\nnames: [dog]')
+    for name in ('train/a', 'val/b'):
+        write(tmp_path / f'set/labels/{name}.txt', f'0 {A}')
+        add_image(tmp_path / f'photos/{name[-1]}.jpg')
+    export = yolo.read(tmp_path / 'set', tmp_path / 'photos')
+    assert [(image.path.name, len(image.boxes)) for image in export.images] == [
+        ('a.jpg', 1),
+        ('b.jpg', 1),
+    ]
+    text = f'no set of {tmp_path}/set/data.yaml is there, so all images of {tmp_path}/photos'
+    assert text in capsys.readouterr().out
+
+
 def test_no_label_of_another_image_is_used(tmp_path):
     write(tmp_path / 'labels/val/a.txt', f'0 {A}')
     add_image(tmp_path / 'images/train/a.jpg')

@@ -32,16 +32,17 @@ class ImageFinder:
         self._exact = _index(names, plain, str)
         self._alike = _index(names, plain, fold_name)
         self._by_base = _index(names, plain, lambda name: fold_name(PurePosixPath(name).name))
-        self.paths = sorted({path for _, path in names})
+        self._all = {path for _, path in names}
+        self.paths = sorted(self._all)
         """All images, as absolute paths."""
 
     def find(self, name: str, beside: Path | None = None) -> Path | None:
         """Return the image that a name means; None if none or several fit.
 
         The name may have folders, also those of another computer, of Windows or of a URL, another
-        case, another ending or none. The first of these that fits counts: the path below a folder,
-        an existing file (relative to the folder `beside`, if given), the longest end of the path,
-        of which the file name alone is the shortest.
+        case, another ending or none. The first of these that fits counts: the path below the folder
+        `beside`, if given; that below one of the folders; an existing file elsewhere; the longest
+        end of the path, of which the file name alone is the shortest.
         """
         found = self.find_all(name, beside)
         return found[0] if len(found) == 1 else None
@@ -69,6 +70,9 @@ class ImageFinder:
     def find_all(self, name: str, beside: Path | None = None) -> list[Path]:
         """Return all images that fit a name equally well, see `find`."""
         spellings = list(dict.fromkeys(_list_spellings(name)))
+        for text in spellings:
+            if beside and (path := Path(os.path.abspath(beside / text))) in self._all:
+                return [path]
         for text in spellings:
             if found := self.find_below(text.removeprefix('./')):
                 return found

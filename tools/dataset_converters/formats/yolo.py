@@ -99,7 +99,13 @@ def read(source: Path, images: Path | None) -> Export:
     if settings.note:
         print(settings.note)
     missing: set[str] = set()
-    pairs = list(_list_pairs(export, settings, finder, [root or base, base], missing))
+    places = [root or base, base]
+    entries = [entry for of_split in settings.sets.values() for entry in of_split]
+    if images and not any(_find_path(entry, [*places, images]) for entry in entries):
+        if entries:
+            print(f'no set of {settings.file} is there, so all images of {images} are read')
+        settings.sets = {}
+    pairs = list(_list_pairs(export, settings, finder, places, missing))
     paths = [*finder.paths, *(path for path, _ in pairs)]
     labels = _Labels(_find_labels([base, *finder.folders], paths), paths)
     reader = _Reader(export, known, settings.num_keypoint_values)
