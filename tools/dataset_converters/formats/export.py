@@ -2,10 +2,24 @@
 
 from __future__ import annotations
 
+import os
+import re
 import sys
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
+
+from rich.console import Console
+from rich.progress import track
+
+_T = TypeVar('_T')
+_SPLIT = re.compile(
+    r'(?:^|.*[_. -])(test|val|train)(?:ing|id|idation)?(?:[_. -]?(?:\d+|images?|set|data))?',
+    re.IGNORECASE,
+)
+_SHORT = 300  # shows no progress bar
 
 
 @dataclass
@@ -20,6 +34,8 @@ class Box:
     """VOC's `difficult`: neither learnt, nor counted as missed."""
     crowd: bool = False
     """A region with many objects: COCO's `iscrowd`, Open Images' `IsGroupOf`."""
+    place: str = ''
+    """The file that has it, and where in it, for messages; '' if the reader does not know."""
 
 
 @dataclass
@@ -52,6 +68,10 @@ class Export:
     """Shapes that are no boxes and are left out without being a fault: 'points', 'lines'."""
     lost: Counter[str] = field(default_factory=Counter)
     """'boxes' and 'images' left out since they are broken or missing."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Why boxes in `lost` are left out: 'degenerate'; those without a reason here are 'broken'."""
+    relative: bool = False
+    """Whether the coordinates in the files are relative to the image size."""
 
     def report(self, place: str, problem: str, lost: str = '', count: int = 1) -> None:
         """Print a problem to stderr; `lost` says what is left out: 'boxes' or 'images'.
@@ -61,3 +81,43 @@ class Export:
         if lost:
             self.lost[lost] += count
         print(f'{place}: {problem}', file=sys.stderr)
+
+
+def find_split(path: Path) -> str:
+    """Return 'train', 'val' or 'test' by the names in a path without ending, else ''.
+
+    Such as `train2017`, `valid`, `instances_val2017` and `Validation`; the innermost counts.
+    """
+    matches = (_SPLIT.fullmatch(name) for name in reversed(path.parts))
+    return next((match[1].lower() for match in matches if match), '')
+
+
+def list_files(source: Path, *suffixes: str) -> list[Path]:
+    """List the files with an ending, in any case, in a folder and below; or SOURCE, if it has one.
+
+    Links to folders are followed, each folder once. Names that begin with a dot and the folder
+    __MACOSX, which macOS adds, are left out. A folder that cannot be read is an OSError.
+    """
+    if not source.is_dir():
+        return [source] if source.suffix.lower() in suffixes else []
+    files, seen = [], set()
+    for folder, below, names in os.walk(source, onerror=_raise, followlinks=True):
+        real = os.path.realpath(folder)
+        below[:] = sorted(name for name in below if name[0] != '.' and name != '__MACOSX')
+        if real in seen:
+            below[:] = []
+            continue
+        seen.add(real)
+        paths = (Path(folder, name) for name in names if name[0] != '.')
+        files += [path for path in paths if path.suffix.lower() in suffixes]
+    return sorted(files)
+
+
+def show_progress(items: Sequence[_T], what: str) -> Iterator[_T]:
+    """Yield the items, with a progress bar and the remaining time on stderr if there are many."""
+    console = Console(stderr=True)
+    yield from track(items, what, console=console, disable=len(items) < _SHORT)
+
+
+def _raise(error: OSError) -> None:
+    raise error
