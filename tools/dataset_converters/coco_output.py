@@ -106,7 +106,8 @@ def check_images(
             if fault:
                 place = box.place or f'{image.path}: box {number}'
                 corners = ', '.join(f'{value:g}' for value in box.corners)
-                export.report(place, f'{box.name}: box is {fault}: {corners}', 'boxes')
+                problem = f'{box.name}: box is {fault}: {corners}; {size_wh[0]}x{size_wh[1]} pixels'
+                export.report(place, problem, 'boxes')
                 account.left_out[fault] += 1
             else:
                 boxes.append(box)
@@ -125,7 +126,7 @@ def find_box_fault(box: Box, size_wh: tuple[int, int], offset: int) -> tuple[str
     width, height = size_wh
     x1, y1, x2, y2 = (value - offset for value in box.corners)
     if x2 <= 0 or y2 <= 0 or x1 >= width or y1 >= height:
-        return f'outside of the image of {width}x{height}', False
+        return 'outside of the image', False
     return '', x1 < -0.5 or y1 < -0.5 or x2 > width + 0.5 or y2 > height + 0.5
 
 

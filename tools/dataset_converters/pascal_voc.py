@@ -20,39 +20,40 @@ Nothing is written outside of DIR.
 from __future__ import annotations
 
 import argparse
-import json
+import os
 import re
 import sys
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 from xml.etree import ElementTree
 
+from formats.export import Box
+from formats.voc import choose_by_name, list_names, list_spellings
+
 from ghmdet.config.cli import LazyModule, add_debug_argument, run, user_path
-from ghmdet.files import find_look_alike, fold_name, read_lines, replacing
+from ghmdet.files import find_look_alike, read_lines
 from ghmdet.messages import list_items
 
 if TYPE_CHECKING:
-    from ghmdet.datasets.voc_xml import VocObject
+    from formats.images import ImageFinder
 
+coco_output = LazyModule('coco_output')
 coco_classes = LazyModule('ghmdet.coco.classes')
 image_file = LazyModule('ghmdet.datasets.image_file')
-image_folder = LazyModule('ghmdet.datasets.image_folder')
+image_names = LazyModule('formats.images')
 voc_xml = LazyModule('ghmdet.datasets.voc_xml')
 USUAL_SETS = ('train', 'val', 'test')
-_SECOND_COLUMN = re.compile(r'\s+(-1|0|1|\S+\.xml)$', re.IGNORECASE)
-_OUTER_FOLDERS = re.compile(r'^(.*/)?(jpegimages|annotations)/|^\./', re.IGNORECASE)
-_IS_ABSOLUTE = re.compile(r'/|[a-z]:/', re.IGNORECASE)
 
 
 @dataclass
 class VocSet:
-    """The images of one ImageSets list, (file name, (width, height), objects) each."""
+    """The images of one ImageSets list, (file name, (width, height), boxes) each."""
 
     name: str
-    images: list[tuple[str, tuple[int, int], list[VocObject]]] = field(default_factory=list)
+    images: list[tuple[str, tuple[int, int], list[Box]]] = field(default_factory=list)
     num_problems: int = 0
     lost: Counter[str] = field(default_factory=Counter)
     """How many images and boxes are left out."""
@@ -63,41 +64,6 @@ class VocSet:
         if lost:
             self.lost[lost] += 1
         print(f'{self.name}: {problem}', file=sys.stderr)
-
-
-class ImageNames:
-    """The images of a folder, found by what a list may call them."""
-
-    def __init__(self, folder: Path) -> None:
-        endings = '|'.join(map(re.escape, image_folder.SUFFIXES))
-        self._suffix = re.compile(rf'({endings}|\.xml)$', re.IGNORECASE)
-        paths = (path.relative_to(folder) for path in sorted(folder.rglob('*')))
-        files = [path for path in paths if path.suffix.lower() in image_folder.SUFFIXES]
-        self._exact = {path.as_posix(): path.as_posix() for path in files}
-        for path in files:
-            self._exact.setdefault(path.with_suffix('').as_posix(), path.as_posix())
-        self._alike: dict[str, set[str]] = defaultdict(set)
-        for name, file in self._exact.items():
-            self._alike[fold_name(name)].add(file)
-
-    def find(self, line: str) -> str | None:
-        """Return the file name of the image that a line means; None if none or several fit."""
-        keys = [key for text in list_spellings(line) for key in (text, self._suffix.sub('', text))]
-        for key in keys:
-            if key in self._exact:
-                return self._exact[key]
-        alike = (self._alike.get(fold_name(key), set()) for key in keys)
-        return next((file for files in alike if len(files) == 1 for file in files), None)
-
-
-def list_spellings(line: str) -> Iterator[str]:
-    """Yield the names that a line of a list may mean, the likeliest first."""
-    for text in (line, _SECOND_COLUMN.sub('', line)):
-        path = text.replace('\\', '/')
-        yield from (text, path, _OUTER_FOLDERS.sub('', path))
-        if _IS_ABSOLUTE.match(path):
-            parts = path.split('/')
-            yield from ('/'.join(parts[number:]) for number in range(1, len(parts)))
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -118,13 +84,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     xmls, images = (find_folder(args.voc_root, name) for name in ('Annotations', 'JPEGImages'))
     lists = find_lists(find_folder(args.voc_root, 'ImageSets/Main'), args.sets)
-    image_names = ImageNames(images)
+    finder = image_names.ImageFinder([images])
     voc_sets = []
     for name, file in lists.items():
-        voc_sets.append(read_set(VocSet(name), file, xmls, images, image_names))
+        voc_sets.append(read_set(VocSet(name), file, xmls, images, finder))
         if args.skip_difficult:
             for *_, objects in voc_sets[-1].images:
-                objects[:] = [obj for obj in objects if not obj.difficult]
+                objects[:] = [obj for obj in objects if not obj.ignore]
     found = {obj.name for voc_set in voc_sets for *_, objs in voc_set.images for obj in objs}
     # One list for all sets: an id must mean the same class in each.
     classes = list(dict.fromkeys(args.classes or sorted(found)))
@@ -136,7 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     annotations = args.out / 'annotations'
     annotations.mkdir(parents=True, exist_ok=True)
     for voc_set in voc_sets:
-        write_json(annotations / f'{voc_set.name}.json', make_coco(voc_set, classes))
+        content = coco_output.make_coco(voc_set.images, classes, offset=1)
+        coco_output.write_json(annotations / f'{voc_set.name}.json', content)
         print(describe_set(voc_set, classes))
     link_images(images, args.out / 'JPEGImages')
     check_result(voc_sets, classes, args.allow_skipped)
@@ -215,28 +182,31 @@ def fail(message: str) -> NoReturn:
 
 
 def read_set(
-    voc_set: VocSet, list_file: Path, xmls: Path, images: Path, image_names: ImageNames
+    voc_set: VocSet, list_file: Path, xmls: Path, images: Path, finder: ImageFinder
 ) -> VocSet:
     """Read the annotation of every image that the list names."""
-    files = set()
+    seen = set()
     for line in dict.fromkeys(read_lines(list_file)):
-        file_name = image_names.find(line)
-        if file_name is None:
+        found = map(finder.find_below, list_spellings(line))
+        fit: list[Path] = next(filter(None, found), [])
+        if not fit:
             voc_set.report(f'{line[:100]}: no image of this name in {images}', 'images')
-        elif file_name not in files:
-            files.add(file_name)
-            read_annotation(voc_set, xmls, images, file_name)
+        elif fit[0] not in seen:
+            seen.add(fit[0])
+            read_annotation(voc_set, xmls, images, fit)
     return voc_set
 
 
-def read_annotation(voc_set: VocSet, xmls: Path, images: Path, file_name: str) -> None:
-    """Add an image and its objects to the set."""
-    image_id = Path(file_name).with_suffix('').as_posix()
+def read_annotation(voc_set: VocSet, xmls: Path, images: Path, fit: list[Path]) -> None:
+    """Add an image and its objects to the set; of several of one name that which the XML names."""
+    image_id = fit[0].relative_to(os.path.abspath(images)).with_suffix('').as_posix()
     xml_file = xmls / f'{image_id}.xml'
     xml_file = Path(find_look_alike(xml_file) or xml_file)
     try:
         tree = voc_xml.read_xml(xml_file)
         xml_wh = voc_xml.read_size(tree)
+        path = choose_by_name(fit, list_names(tree)) or fit[0]
+        file_name = path.relative_to(os.path.abspath(images)).as_posix()
         stored_wh, size_wh = image_file.read_image_sizes(images / file_name)
     except image_file.ImageError as error:
         voc_set.report(f'{image_id}: {error}', 'images')
@@ -251,53 +221,24 @@ def read_annotation(voc_set: VocSet, xmls: Path, images: Path, file_name: str) -
     objects = []
     for index, node in enumerate(tree.findall('object')):
         try:
-            objects.append(voc_xml.read_object(node))
+            read = voc_xml.read_object(node)
+            objects.append(Box(read.name, read.corners, ignore=read.difficult))
         except ValueError as error:
             voc_set.report(f'{xml_file}: object {index}: {error}', 'boxes')
     voc_set.images.append((file_name, size_wh, objects))
-
-
-def make_coco(voc_set: VocSet, classes: Sequence[str]) -> dict:
-    """Number images, objects of the classes, and classes from 1."""
-    category_ids = {name: number for number, name in enumerate(classes, start=1)}
-    images: list[dict] = []
-    annotations: list[dict] = []
-    for image_id, (file_name, (width, height), objects) in enumerate(voc_set.images, start=1):
-        images.append({'id': image_id, 'file_name': file_name, 'width': width, 'height': height})
-        for obj in objects:
-            if obj.name in category_ids:
-                x1, y1, x2, y2 = obj.corners
-                annotation = {
-                    'id': len(annotations) + 1,
-                    'image_id': image_id,
-                    'category_id': category_ids[obj.name],
-                    'bbox': [x1 - 1, y1 - 1, x2 - x1, y2 - y1],
-                    'area': (x2 - x1) * (y2 - y1),
-                    'iscrowd': 0,
-                }
-                if obj.difficult:
-                    annotation |= {'ignore': 1, 'difficult': 1}
-                annotations.append(annotation)
-    categories = [{'id': number, 'name': name} for name, number in category_ids.items()]
-    return {'images': images, 'annotations': annotations, 'categories': categories}
 
 
 def describe_set(voc_set: VocSet, classes: Sequence[str]) -> str:
     objects = [obj for *_, objects in voc_set.images for obj in objects]
     counts = Counter(obj.name for obj in objects)
     others = sum(count for name, count in counts.items() if name not in classes)
-    difficult = sum(obj.difficult and obj.name in classes for obj in objects)
+    difficult = sum(obj.ignore and obj.name in classes for obj in objects)
     histogram = ', '.join(f'{name} {counts[name]}' for name in classes)
     return (
         f'{voc_set.name}: {len(voc_set.images)} images, boxes: {histogram or "none"}'
         f'{f" ({difficult} of them difficult: ignore=1)" if difficult else ""}; '
         f'{others} of other classes left out; problems: {voc_set.num_problems}'
     )
-
-
-def write_json(path: Path, content: dict) -> None:
-    with replacing(path) as draft:
-        draft.write_text(json.dumps(content, allow_nan=False))
 
 
 if __name__ == '__main__':

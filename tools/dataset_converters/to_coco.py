@@ -34,8 +34,6 @@ from ghmdet.messages import list_items
 coco_classes = LazyModule('ghmdet.coco.classes')
 coco_output = LazyModule('coco_output')
 image_names = LazyModule('formats.images')
-# Their coordinates are relative to the image size.
-_RELATIVE = ('yolo', 'labelstudio', 'openimages')
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -83,11 +81,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     check_places(args)
     name = recognise(args.source) if args.format == 'auto' else args.format
-    if args.one_based and name in _RELATIVE:
-        raise ValueError(f'--one-based is of no use: {READERS[name].NAME} has relative coordinates')
     export = READERS[name].read(args.source, args.images)
-    account = coco_output.Account(Counter(export.skipped))
-    account.left_out['broken or without an image'] = export.lost['boxes']
+    if args.one_based and export.relative:
+        raise ValueError(
+            f'--one-based: the coordinates of {export.source} are relative; leave it out'
+        )
+    account = coco_output.Account(export.skipped + export.reasons)
+    broken = export.lost['boxes'] - export.reasons.total()
+    account.left_out['broken or without an image'] += broken
     account.describe(export.num_boxes, sum(len(image.boxes) for image in export.images))
     merge_names(export, args.merge)
     images = coco_output.drop_repeated(export, account, keep_splits=not args.split)
@@ -272,7 +273,7 @@ def print_report(
         if count:
             print(f'{count} {note}')
     shift = '1 is subtracted from the corners' if args.one_based else 'as they stand in the files'
-    print(f'coordinates: {shift}')
+    print(f'coordinates: {"relative to the image size" if export.relative else shift}')
     files = ', '.join(f'annotations/{split}.json' for split in parts)
     print(f"written: data_root='{args.out}', ann_file {files}, data_prefix.img='images/'")
 

@@ -70,6 +70,10 @@ class Export:
     """Shapes that are no boxes and are left out without being a fault: 'points', 'lines'."""
     lost: Counter[str] = field(default_factory=Counter)
     """'boxes' and 'images' left out since they are broken or missing."""
+    reasons: Counter[str] = field(default_factory=Counter)
+    """Why boxes in `lost` are left out: 'degenerate'; those without a reason here are 'broken'."""
+    relative: bool = False
+    """Whether the coordinates in the files are relative to the image size."""
 
     def report(self, place: str, problem: str, lost: str = '', count: int = 1) -> None:
         """Print a problem to stderr; `lost` says what is left out: 'boxes' or 'images'.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
@@ -42,8 +42,8 @@ def read(source: Path, images: Path | None) -> Export:
         FileNotFoundError: there is no image.
     """
     export = Export(NAME)
-    below = sorted(source.iterdir()) if source.is_dir() else []
-    trees = [tree for tree in (source, *below) if find_lists(tree)]
+    folders = (path for path in sorted(source.rglob('*')) if path.name.lower() == 'imagesets')
+    trees = [folder.parent for folder in folders if find_lists(folder.parent)]
     for tree in trees:
         finder = find_images(tree, images or _find_folder(tree, 'JPEGImages'))
         for xml_file, split in _read_lists(export, tree):
@@ -142,6 +142,7 @@ def _read_image(export: Export, xml_file: Path, split: str, finder: ImageFinder)
             read = voc_xml.read_object(node)
         except ValueError as error:
             export.report(place, str(error), 'boxes')
+            export.reasons.update(re.findall('degenerate|not finite', str(error)))
             continue
         export.converted.update([kind] if kind else [])
         image.boxes.append(Box(read.name, read.corners, ignore=read.difficult, place=place))
@@ -159,18 +160,33 @@ def _find_image(
     fit = finder.find_all(xml_file.as_posix())
     if len(fit) == 1:
         return fit[0], ''
-    names = [tree.findtext(key, '').strip().replace('\\', '/') for key in ('filename', 'path')]
-    for name in filter(None, names):
-        base = fold_name(name.rpartition('/')[2])
-        same = [path for path in fit if fold_name(path.name) == base]
-        if len(same) == 1:
-            return same[0], ''
-        if not fit and (path := finder.find(name, beside=xml_file.parent)):
+    names = list(list_names(tree))
+    if fit and (named := choose_by_name(fit, names)):
+        return named, ''
+    for name in names if not fit else ():
+        if path := finder.find(name, beside=xml_file.parent):
             return path, ''
-    listed = list_items((repr(name) for name in (xml_file.stem, *names) if name), 3)
+    listed = list_items((repr(name) for name in (xml_file.stem, *names)), 3)
     if fit:
         return None, f'{len(fit)} images fit ({list_items(fit, 3)}), and <filename> names none'
     return None, f'no image named {listed} in {list_items(finder.folders)}'
+
+
+def list_names(tree: ElementTree.Element) -> Iterator[str]:
+    """Yield what the XML calls its image, in the slashes of Unix."""
+    for key in ('filename', 'path'):
+        if name := tree.findtext(key, '').strip().replace('\\', '/'):
+            yield name
+
+
+def choose_by_name(images: Sequence[Path], names: Iterable[str]) -> Path | None:
+    """Return the one of some images that has a name of the XML, the first that fits one only."""
+    for name in names:
+        base = fold_name(name.rpartition('/')[2])
+        same = [path for path in images if fold_name(path.name) == base]
+        if len(same) == 1:
+            return same[0]
+    return None
 
 
 def _add_box(node: ElementTree.Element) -> str:

@@ -89,7 +89,7 @@ def read(source: Path, images: Path | None) -> Export:
         ValueError: data.yaml is broken, or nothing that it names is there.
         FileNotFoundError: there is no image.
     """
-    export, settings = Export(NAME), _find_settings(source)
+    export, settings = Export(NAME, relative=True), _find_settings(source)
     base = Path(os.path.abspath(source if source.is_dir() else source.parent))
     root = _find_path(settings.root, [base, Path.cwd()]) if settings.root else None
     finder = find_images(source, images or root)
