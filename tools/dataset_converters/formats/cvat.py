@@ -18,7 +18,7 @@ NAME = 'CVAT'
 _CONVERTED = {'polygon': 'polygons', 'ellipse': 'ellipses', 'mask': 'masks', 'cuboid': 'cuboids'}
 _SKIPPED = {'polyline': 'polylines', 'points': 'points', 'skeleton': 'skeletons', 'tag': 'tags'}
 _MAX_BYTES = 2**31
-_ROOT = re.compile(rb'<annotations[\s>]')
+_ROOT = re.compile(rb'<annotations[\s/>]')
 
 
 def recognise(source: Path) -> str:
@@ -84,8 +84,8 @@ def _read_tracks(
 ) -> None:
     """Add the images of a video with the boxes of its tracks; CVAT writes each frame of a track."""
     boxes: dict[str, list[Box]] = {}
-    for number, track in enumerate(tree.findall('track')):
-        place = f'{file}: track {track.get("id", number)}'
+    for index, track in enumerate(tree.findall('track')):
+        place = f'{file}: track {track.get("id", index)}'
         for shape in track:
             if shape.get('outside') != '1':
                 one = ElementTree.Element('frame')
@@ -100,9 +100,9 @@ def _read_tracks(
             numbered.setdefault(int(digits[-1]), []).append(path)
     sides = [tree.findtext(f'meta/*/original_size/{side}', '') for side in ('width', 'height')]
     size_wh = (int(sides[0]), int(sides[1])) if all(map(str.isdecimal, sides)) else None
-    for frame, paths in sorted(numbered.items()):
+    for number, paths in sorted(numbered.items()):
         if len(paths) == 1:
-            found_boxes = boxes.pop(str(frame), [])
+            found_boxes = boxes.pop(str(number), [])
             export.images.append(Image(paths[0], size_wh, found_boxes, split))
     for text, missing in boxes.items():
         count = len(numbered.get(int(text), [])) if text.isdecimal() else 0

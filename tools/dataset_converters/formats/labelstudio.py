@@ -79,7 +79,7 @@ def _choose_regions(task: dict, counts: dict[str, int]) -> list[tuple[dict, dict
     """Return the regions of a task: the entry and its values."""
     if 'data' not in task:
         return [(region, region) for region in _find_regions(task)]
-    found = next((task[key] for key in _OWN_KEYS if isinstance(task.get(key), list)), [])
+    found: list = next((task[key] for key in _OWN_KEYS if isinstance(task.get(key), list)), [])
     found = [annotation for annotation in found if isinstance(annotation, dict)]
     kept = [annotation for annotation in found if not annotation.get('was_cancelled')]
     counts['cancelled'] += len(found) - len(kept)
