@@ -35,7 +35,7 @@ class _RefuseDoctype(ElementTree.TreeBuilder):
         raise ValueError('has a DOCTYPE, which is refused')
 
 
-def read_xml(xml_file: Path) -> ElementTree.Element:
+def read_xml(xml_file: Path, max_bytes: int = MAX_XML_BYTES) -> ElementTree.Element:
     """Read an XML file in any encoding; expat alone knows few, and believes what is declared.
 
     Raises:
@@ -46,8 +46,8 @@ def read_xml(xml_file: Path) -> ElementTree.Element:
     if not xml_file.is_file():
         raise FileNotFoundError('no such file')
     size = xml_file.stat().st_size
-    if size > MAX_XML_BYTES:
-        raise ValueError(f'has {size} bytes, more than {MAX_XML_BYTES}')
+    if size > max_bytes:
+        raise ValueError(f'has {size} bytes, more than {max_bytes}')
     content = xml_file.read_bytes()
     declared = _ENCODING.match(content)
     text = decode_text(content, str(xml_file), declared[1].decode() if declared else 'utf-8')

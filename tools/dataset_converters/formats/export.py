@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import sys
@@ -9,10 +10,12 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.progress import track
+
+from ghmdet.files import read_text
 
 _T = TypeVar('_T')
 _SPLIT = re.compile(
@@ -121,3 +124,19 @@ def show_progress(items: Sequence[_T], what: str) -> Iterator[_T]:
 
 def _raise(error: OSError) -> None:
     raise error
+
+
+def list_json(source: Path) -> list[Path]:
+    """List the .json files of a source, a file or a folder and those below."""
+    files = sorted(source.rglob('*.json')) if source.is_dir() else [source]
+    return [file for file in files if file.suffix == '.json' and not file.name.startswith('.')]
+
+
+def load_json(file: Path, strict: bool = True) -> Any:
+    """Return the content of a JSON file; a broken one is a ValueError, or None if not `strict`."""
+    try:
+        return json.loads(read_text(file))
+    except (ValueError, RecursionError) as error:
+        if strict:
+            raise ValueError(f'{file}: is no JSON: {error}') from None
+        return None
