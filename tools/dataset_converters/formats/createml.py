@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from formats.export import Box, Export, Image, find_split, list_json, load_json, show_progress
+from formats.export import Box, Export, Image, find_split, list_files, load_json, show_progress
 from formats.images import ImageFinder, find_images
 from ghmdet.messages import list_items, shorten
 
@@ -30,14 +30,14 @@ def read(source: Path, images: Path | None) -> Export:
         raise ValueError(f'{source}: no .json file with a list of `image` and `annotations`')
     base = source if source.is_dir() else source.parent
     for file, entries in files:
-        split = find_split(file.relative_to(base))
+        split = find_split(file.relative_to(base).with_suffix(''))
         for index, entry in enumerate(show_progress(entries, file.name)):
             _read_image(export, file, index, entry, finder, split)
     return export
 
 
 def _load_all(source: Path, strict: bool) -> list[tuple[Path, list]]:
-    loaded = [(file, load_json(file, strict)) for file in list_json(source)]
+    loaded = [(file, load_json(file, strict)) for file in list_files(source, '.json')]
     return [(file, data) for file, data in loaded if _is_createml(data)]
 
 

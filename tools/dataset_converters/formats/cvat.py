@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from formats.export import Box, Export, Image, find_split, show_progress
+from formats.export import Box, Export, Image, find_split, list_files, show_progress
 from formats.images import ImageFinder, find_images
 from formats.shapes_to_boxes import Corners, ellipse_box, polygon_box, rotated_box
 from ghmdet.config.cli import LazyModule
@@ -37,6 +37,7 @@ def read(source: Path, images: Path | None) -> Export:
     files = _list_files(source)
     if not files:
         raise ValueError(f'{source}: no .xml file with the root <annotations>')
+    base = source if source.is_dir() else source.parent
     for file in files:
         try:
             tree = voc_xml.read_xml(file, _MAX_BYTES)
@@ -44,7 +45,7 @@ def read(source: Path, images: Path | None) -> Export:
             raise ValueError(f'{file}: {str(error).removeprefix(f"{file}: ")}') from None
         names = (node.findtext('name', '').strip() for node in tree.iterfind('meta/*/labels/label'))
         export.classes += [name for name in names if name and name not in export.classes]
-        split = find_split(file.relative_to(source if source.is_dir() else source.parent))
+        split = find_split(file.relative_to(base).with_suffix(''))
         for node in show_progress(tree.findall('image'), file.name):
             _read_image(export, file, node, finder, split)
         if tree.find('track') is not None:
@@ -53,8 +54,7 @@ def read(source: Path, images: Path | None) -> Export:
 
 
 def _list_files(source: Path) -> list[Path]:
-    files = sorted(source.rglob('*.xml')) if source.is_dir() else [source]
-    return [file for file in files if file.suffix.lower() == '.xml' and _is_cvat(file)]
+    return [file for file in list_files(source, '.xml') if _is_cvat(file)]
 
 
 def _is_cvat(file: Path) -> bool:

@@ -126,12 +126,6 @@ def _raise(error: OSError) -> None:
     raise error
 
 
-def list_json(source: Path) -> list[Path]:
-    """List the .json files of a source, a file or a folder and those below."""
-    files = sorted(source.rglob('*.json')) if source.is_dir() else [source]
-    return [file for file in files if file.suffix == '.json' and not file.name.startswith('.')]
-
-
 def load_json(file: Path, strict: bool = True) -> Any:
     """Return the content of a JSON file; a broken one is a ValueError, or None if not `strict`."""
     try:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from formats.export import Box, Export, Image, find_split, list_json, load_json, show_progress
+from formats.export import Box, Export, Image, find_split, list_files, load_json, show_progress
 from formats.images import ImageFinder, find_images
 from formats.shapes_to_boxes import Corners, polygon_box
 from ghmdet.messages import shorten
@@ -25,7 +25,7 @@ _LOOKED_AT = 20
 
 def recognise(source: Path) -> str:
     """Say why a source is of this format, '' if it is not."""
-    files = list_json(source)[:_LOOKED_AT]
+    files = list_files(source, '.json')[:_LOOKED_AT]
     count = sum(_is_labelme(load_json(file, strict=False)) for file in files)
     return f'{count} of {len(files)} .json files have `shapes` and `imagePath`' if count else ''
 
@@ -34,14 +34,16 @@ def read(source: Path, images: Path | None) -> Export:
     """Read LabelMe files; shapes of one label and `group_id` are parts of one object."""
     export, finder = Export(NAME), find_images(source, images)
     base, others = source if source.is_dir() else source.parent, 0
-    for file in show_progress(list_json(source), NAME):
+    for file in show_progress(list_files(source, '.json'), NAME):
         try:
             data = load_json(file)
         except ValueError as error:
             export.report(str(file), str(error).removeprefix(f'{file}: '), 'images')
             continue
         if _is_labelme(data):
-            _read_file(export, file, data, finder, find_split(file.relative_to(base)))
+            _read_file(
+                export, file, data, finder, find_split(file.relative_to(base).with_suffix(''))
+            )
         else:
             others += 1
     if others:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from formats.export import Box, Export, Image, list_json, load_json, show_progress
+from formats.export import Box, Export, Image, list_files, load_json, show_progress
 from formats.images import ImageFinder, find_images, read_size
 from formats.shapes_to_boxes import Corners, ellipse_box, polygon_box, rotated_box
 from ghmdet.messages import list_items, shorten
@@ -55,7 +55,7 @@ def read(source: Path, images: Path | None) -> Export:
 
 
 def _load_all(source: Path, strict: bool) -> list[tuple[Path, list]]:
-    loaded = ((file, load_json(file, strict)) for file in list_json(source))
+    loaded = ((file, load_json(file, strict)) for file in list_files(source, '.json'))
     tasks = [(file, [data] if isinstance(data, dict) else data) for file, data in loaded]
     return [(file, data) for file, data in tasks if isinstance(data, list) and _has_tasks(data)]
 
