@@ -41,9 +41,7 @@ def read(source: Path, images: Path | None) -> Export:
             export.report(str(file), str(error).removeprefix(f'{file}: '), 'images')
             continue
         if _is_labelme(data):
-            _read_file(
-                export, file, data, finder, find_split(file.relative_to(base).with_suffix(''))
-            )
+            _read_file(export, file, data, finder, find_split(file.relative_to(base).parent))
         else:
             others += 1
     if others:
