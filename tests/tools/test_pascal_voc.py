@@ -322,6 +322,17 @@ def test_a_line_that_names_an_image_as_it_is_wins(root):
     assert names == ['b 1.png', 'b.png', 'b.JPG']
 
 
+def test_the_xml_decides_between_images_of_one_id(root):
+    add(root, 'd', make_xml(), split='mine')
+    Image.new('RGB', (50, 40)).save(root / 'JPEGImages' / 'd.jpg')
+    for name in ('d.png', 'd.jpg'):
+        named = make_xml().replace('<size>', f'<filename>{name}</filename><size>')
+        (root / 'Annotations' / 'd.xml').write_text(named)
+        error = '^mine has no box'
+        images = convert(root, '--sets', 'mine', error=error)['mine']['images']
+        assert [image['file_name'] for image in images] == [name]
+
+
 @pytest.mark.parametrize('encoding', ['utf-8', 'utf-8-sig', 'utf-16', 'utf-16-le', 'utf-16-be'])
 def test_lists_in_any_encoding(root, encoding):
     add(root, 'b\u00e9', make_xml(make_object('dog', ('1', '2', '3', '4'))), split='other')

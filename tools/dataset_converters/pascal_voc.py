@@ -11,6 +11,7 @@ and the image's size is used.
 
 A line of a list names an image by its id, its file name or its path, in any case; a second column
 (1, 0 and -1 in VOC's lists of one class, or the XML) is not used: all images of a list are kept.
+Of several images of one id that counts which the XML names.
 
 Images without XML, broken files and broken boxes are listed on stderr, left out and counted; the
 exit code is then 1, unless `--allow-skipped` is given, and always if a set has no box at all.

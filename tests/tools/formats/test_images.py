@@ -3,7 +3,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from formats.images import ImageFinder, read_size
+from formats import images
+from formats.images import ImageFinder, find_images, read_size
 from PIL import Image
 
 NAMES = (
@@ -90,6 +91,30 @@ def test_an_image_beside_the_file_that_names_it_comes_first(folder):
     finder = ImageFinder([folder])
     assert finder.find('0001.jpg', beside=folder / 'cam2') == folder / 'cam2/0001.jpg'
     assert finder.find('0001.jpg', beside=folder / 'sub') == folder / '0001.jpg'
+
+
+def test_where_the_images_of_a_source_are(folder, monkeypatch, capsys):
+    labels = folder.parent / 'labels'
+    labels.mkdir()
+    assert find_images(folder / 'a.csv', None).folders == [folder]
+    assert find_images(labels, folder / 'cam1').paths == [folder / 'cam1/0001.jpg']
+    assert capsys.readouterr().out == ''
+    assert find_images(labels, None).folders == [folder.parent]
+    beside = f'{labels}: they are searched beside it, in {folder.parent} and below'
+    assert capsys.readouterr().out == f'no images in {beside}\n'
+    with pytest.raises(FileNotFoundError, match='no images in .*labels and below: correct --imag'):
+        find_images(folder, labels)
+
+    def refuse(path: Path) -> list[Path]:
+        if path != labels:
+            raise PermissionError('not yours')
+        return []
+
+    monkeypatch.setattr(images, 'list_images', refuse)
+    with pytest.raises(FileNotFoundError, match='name their folder with --images'):
+        find_images(labels, None)
+    with pytest.raises(PermissionError):
+        find_images(folder, None)
 
 
 def test_size_as_displayed(tmp_path):

@@ -147,8 +147,9 @@ def find_images(source: Path, images: Path | None) -> ImageFinder:
     for number, folder in enumerate(folders):
         if number:
             print(f'no images in {base}: they are searched beside it, in {folder} and below')
-        if (finder := ImageFinder([folder])).paths:
-            return finder
+        with suppress(*[PermissionError] * number):  # in folders that are none of the export's
+            if (finder := ImageFinder([folder])).paths:
+                return finder
     advice = 'correct --images' if images else 'name their folder with --images'
     raise FileNotFoundError(f'no images in {list_items(folders)} and below: {advice}')
 
