@@ -60,6 +60,17 @@ def test_faults_are_listed_and_counted(tmp_path, capsys):
     assert f'{file}: entry 1: image gone.jpg: no image of this name' in err
 
 
+def test_a_broken_file_and_a_label_that_is_none(tmp_path):
+    where = {'x': 20, 'y': 20, 'width': 10, 'height': 10}
+    entry = {'image': 'a.jpg', 'annotations': [{'label': None, 'coordinates': where}]}
+    write(tmp_path / 'train/a.json', json.dumps([entry]))
+    write(tmp_path / 'valid/a.json', '[{"image": "a.jpg"')
+    add_image(tmp_path / 'train/a.jpg')
+    export = createml.read(tmp_path, None)
+    assert export.lost == {'boxes': 1, 'images': 1}
+    assert counts_agree(export)
+
+
 @pytest.mark.parametrize('text', ['{}', '[]', '[1]', '[{"image": "a", "annotations": [{}]}]', 'x'])
 def test_other_files_are_not_of_the_format(tmp_path, text):
     write(tmp_path / 'a.json', text)

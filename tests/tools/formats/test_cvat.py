@@ -75,6 +75,38 @@ def test_a_video(tmp_path):
     assert counts_agree(export)
 
 
+def track_of(number):
+    frame = f'frame="{number}" outside="0"'
+    return f'<track label="dog">{box("", 1, 2, 9, 12, frame)}</track>'
+
+
+@pytest.mark.follows('ffmpeg does? Then rename them')
+def test_images_that_ffmpeg_numbered_from_1(tmp_path, capsys):
+    add(tmp_path, track_of(1), META.replace('<labels>', '<size>3</size><labels>'))
+    for number in (1, 2, 3):
+        add_image(tmp_path / f'{number:06}.png')
+    frames = {name: len(boxes) for name, boxes in list_boxes(cvat.read(tmp_path, None)).items()}
+    assert frames == {'000001.png': 0, '000002.png': 1, '000003.png': 0}
+    assert 'numbered from 1, frames from 0' in capsys.readouterr().out
+    add_image(tmp_path / '000004.png')  # which of them is frame 1 nobody knows
+    cvat.read(tmp_path, None)
+    assert 'are they numbered from 1, as ffmpeg does?' in capsys.readouterr().err
+    for number in (1, 2, 3, 4):
+        (tmp_path / f'{number:06}.png').rename(tmp_path / f'frame_{number - 1:06}.png')
+    frames = {name: len(boxes) for name, boxes in list_boxes(cvat.read(tmp_path, None)).items()}
+    assert [frames[f'frame_{number:06}.png'] for number in range(4)] == [0, 1, 0, 0]
+    assert capsys.readouterr().err == ''
+
+
+def test_each_video_of_several_has_its_own_images(tmp_path):
+    for name in ('one', 'two'):
+        add(tmp_path / name, track_of(0))
+        add_image(tmp_path / name / 'frame_000000.png')
+    export = cvat.read(tmp_path, None)
+    found = [(image.path.parent.name, len(image.boxes)) for image in export.images]
+    assert found == [('one', 1), ('two', 1)]
+
+
 def test_faults_are_listed_and_counted(tmp_path, capsys):
     bad = [
         box('', 1, 2, 3, 4),

@@ -63,6 +63,46 @@ def test_images_sizes_and_difficult(tmp_path):
     assert [box.ignore for image in export.images for box in image.boxes] == [True, True, False]
 
 
+def test_the_image_beside_its_file_is_meant(tmp_path, capsys):
+    add(tmp_path, '1', shape('dog', [[1, 1], [2, 2]]))
+    add(tmp_path / 'old', '1', shape('cat', [[1, 1], [3, 3]]))
+    add_image(tmp_path / 'old/2.jpg')
+    export = labelme.read(tmp_path, None)
+    found = [(str(i.path.relative_to(tmp_path)), i.boxes[0].name) for i in export.images]
+    assert found == [('1.jpg', 'dog'), ('old/1.jpg', 'cat')]
+    assert '1 images have no .json file, and are left out' in capsys.readouterr().out
+
+
+def test_values_of_other_types_are_lost(tmp_path):
+    good, nan = [[1, 1], [2, 2]], float('nan')
+    shapes = [shape(None, good), shape('dog', [[1, 1], [nan, 5], [9, 9]], 'polygon')]
+    add(tmp_path, 'a', *shapes, shape(7, good), shape('dog', good, group_id=[1]))
+    export = labelme.read(tmp_path, None)
+    assert list_boxes(export)['a.jpg'] == [('7', (1, 1, 2, 2)), ('dog', (1, 1, 2, 2))]
+    assert export.lost == {'boxes': 2}
+    assert counts_agree(export)
+
+
+def test_without_files_or_images(tmp_path):
+    add_image(tmp_path / 'x/y/a.jpg')
+    with pytest.raises(ValueError, match='no .json file with `shapes` and `imagePath`'):
+        labelme.read(tmp_path / 'x/y', None)
+    write(tmp_path / 'z/only/a.json', '{"shapes": [], "imagePath": "a.jpg", "imageData": "aGk="}')
+    with pytest.raises(FileNotFoundError, match='written by labelme_export_json'):
+        labelme.read(tmp_path / 'z/only', None)
+
+
+@pytest.mark.follows('only inside the file: write it with labelme_export_json')
+def test_an_image_that_was_only_inside_its_file(tmp_path, capsys):
+    add(tmp_path, 'a', shape('dog', [[1, 1], [2, 2]]), imageData='aGk=')
+    (tmp_path / 'a.jpg').rename(tmp_path / 'other.jpg')
+    assert labelme.read(tmp_path, None).lost == {'boxes': 1, 'images': 1}
+    assert 'only inside the file: write it with labelme_export_json' in capsys.readouterr().err
+    add_image(tmp_path / 'a/img.png')  # where that program writes it
+    (tmp_path / 'a/img.png').rename(tmp_path / 'a.png')
+    assert list_boxes(labelme.read(tmp_path, None)) == {'a.png': [('dog', (1, 1, 2, 2))]}
+
+
 def test_faults_are_listed_and_counted(tmp_path, capsys):
     good = shape('dog', [[1, 1], [2, 2]])
     bad = [

@@ -96,9 +96,67 @@ def test_json_min(tmp_path):
     add_image(tmp_path / 'a.jpg')
     value = dict(x=20, y=25, width=40, height=50, rotation=0, rectanglelabels=['dog'], **SIZE)
     row = {'image': '/data/upload/1/0a1b2c3d-a.jpg', 'id': 5, 'annotator': 1, 'note': 'x'}
-    export = read(tmp_path, row | {'tag': [value]}, row)
+    export = read(tmp_path, row | {'tag': [value]}, row | {'id': 6})
     boxes = [[(box.name, box.corners) for box in image.boxes] for image in export.images]
     assert boxes == [[('dog', (10, 10, 30, 30))], []]
+
+
+def test_json_min_has_a_row_for_each_annotation(tmp_path, capsys):
+    add_image(tmp_path / 'a.jpg')
+    size = dict(x=0, y=0, width=10, rectanglelabels=['dog'], **SIZE)
+    rows = [
+        {'image': 'a.jpg', 'id': 5, 'updated_at': date, 'tag': [size | {'height': height}]}
+        for date, height in (('2024-02', 10), ('2024-03', 20), ('2024-01', 30))
+    ]
+    export = read(tmp_path, *rows)
+    assert list_boxes(export) == {'a.jpg': [('dog', (0, 0, 5, 8))]}
+    assert (
+        '2 annotations are left out: another of the same task is newer' in capsys.readouterr().out
+    )
+
+
+def test_tasks_that_nobody_annotated_are_left_out(tmp_path, capsys):
+    for name in 'abc':
+        add_image(tmp_path / f'{name}.jpg')
+    cancelled = task('b.jpg', [])
+    cancelled['annotations'][0]['was_cancelled'] = True
+    export = read(tmp_path, task('a.jpg', []), cancelled, task('c.jpg'))
+    assert list_boxes(export) == {'a.jpg': []}  # somebody said that there is nothing
+    assert '2 tasks have no annotation, and their images' in capsys.readouterr().out
+
+
+def test_regions_of_newer_versions_and_of_videos(tmp_path, capsys):
+    add_image(tmp_path / 'a.jpg')
+    regions = [
+        region('bitmasklabels', id_='1', imageDataURL='data:', format='png'),
+        {**region(id_='2', label='', x=1, y=1, width=0.3), 'type': 'keypoint'},
+        {'id': '2', 'type': 'labels', 'value': {'x': 1, 'y': 1, 'width': 0.3, 'labels': ['dog']}},
+        region('labels', id_='3', framesCount=3, sequence=[]),
+        rectangle(0, 0, 10, 10, label=None, id_='4', rectanglelabels=[None]),
+    ]
+    export = read(tmp_path, task('a.jpg', regions))
+    assert export.skipped == {'brush masks': 1, 'points': 1}
+    assert export.lost == {'boxes': 2}
+    assert counts_agree(export)
+    err = capsys.readouterr().err
+    assert "region 3: is no box, lacks 'x'" in err
+    assert 'region 4: has no label' in err
+
+
+def test_the_image_is_found_among_other_data(tmp_path):
+    add_image(tmp_path / 'a.jpg')
+    add_image(tmp_path / 'b.jpg')
+    entry = task('', [rectangle(0, 0, 10, 10)])
+    entry['data'] = {'caption': 'Two dogs. One sleeps.', 'photo': 's3://bucket/a.jpg'}
+    assert list(list_boxes(read(tmp_path, entry))) == ['a.jpg']
+
+
+def test_a_broken_file_beside_others_is_lost(tmp_path, capsys):
+    add_image(tmp_path / 'a.jpg')
+    write(tmp_path / 'project-1.json', json.dumps([task('a.jpg', [])]))
+    write(tmp_path / 'project-2.json', '[{"data":')
+    assert labelstudio.read(tmp_path, None).lost == {'images': 1}
+    assert f'{tmp_path}/project-2.json: is no JSON: ' in capsys.readouterr().err
 
 
 def test_faults_are_listed_and_counted(tmp_path, capsys):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from formats.export import Box, Export, Image, find_split, list_files, load_json, show_progress
+from formats.export import Box, Export, Image, find_split, load_all, read_name, show_progress
 from formats.images import ImageFinder, find_images
 from ghmdet.messages import list_items, shorten
 
@@ -14,7 +14,7 @@ NAME = 'CreateML'
 
 def recognise(source: Path) -> str:
     """Say why a source is of this format, '' if it is not."""
-    names = [file.name for file, _ in _load_all(source, strict=False)]
+    names = [file.name for file, data in load_all(source) if _is_createml(data)]
     return f'{list_items(names, 3)}: a list of `image` and `annotations`' if names else ''
 
 
@@ -25,7 +25,7 @@ def read(source: Path, images: Path | None) -> Export:
         ValueError: there is none.
     """
     export, finder = Export(NAME), find_images(source, images)
-    files = _load_all(source, strict=source.is_file())
+    files = [pair for pair in load_all(source, export) if _is_createml(pair[1])]
     if not files:
         raise ValueError(f'{source}: no .json file with a list of `image` and `annotations`')
     base = source if source.is_dir() else source.parent
@@ -34,11 +34,6 @@ def read(source: Path, images: Path | None) -> Export:
         for index, entry in enumerate(show_progress(entries, file.name)):
             _read_image(export, file, index, entry, finder, split)
     return export
-
-
-def _load_all(source: Path, strict: bool) -> list[tuple[Path, list]]:
-    loaded = [(file, load_json(file, strict)) for file in list_files(source, '.json')]
-    return [(file, data) for file, data in loaded if _is_createml(data)]
 
 
 def _is_createml(data: Any) -> bool:
@@ -71,11 +66,9 @@ def _read_image(
     for number, annotation in enumerate(found):
         inner = f'{place} ({name}): annotation {number}'
         try:
-            label = str(annotation['label']).strip()
+            label = read_name(annotation['label'])
             where = annotation['coordinates']
             x, y, w, h = (float(where[key]) for key in ('x', 'y', 'width', 'height'))
-            if not label:
-                raise ValueError('no label')
         except (KeyError, TypeError, ValueError) as error:
             problem = f'expected label and coordinates x, y, width, height ({error!r}), got '
             export.report(inner, problem + shorten(annotation), 'boxes')

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -94,10 +95,7 @@ def _read_tracks(
                 inner = f'{place}, frame {frame}'
                 found = _read_shapes(export, inner, one, track.get('label', ''))
                 boxes.setdefault(frame, []).extend(found)
-    numbered: dict[int, list[Path]] = {}
-    for path in finder.paths:
-        if digits := re.findall(r'\d+', path.stem):
-            numbered.setdefault(int(digits[-1]), []).append(path)
+    numbered = _number_images(export, file, tree, finder)
     sides = [tree.findtext(f'meta/*/original_size/{side}', '') for side in ('width', 'height')]
     size_wh = (int(sides[0]), int(sides[1])) if all(map(str.isdecimal, sides)) else None
     for number, paths in sorted(numbered.items()):
@@ -109,6 +107,29 @@ def _read_tracks(
         problem = f'{count} images have its number' if count else 'no image has its number'
         export.report(f'{file}: frame {text}', f'{problem}, such as frame_000012.png', 'images')
         export.lost['boxes'] += len(missing)
+
+
+def _number_images(
+    export: Export, file: Path, tree: ElementTree.Element, finder: ImageFinder
+) -> dict[int, list[Path]]:
+    """Return the images of a video by the number of their frame, the last one in their name."""
+    folder = Path(os.path.abspath(file.parent))
+    paths = [path for path in finder.paths if path.is_relative_to(folder)] or finder.paths
+    numbered: dict[int, list[Path]] = {}
+    for path in paths:
+        if digits := re.findall(r'\d+', path.stem):
+            numbered.setdefault(int(digits[-1]), []).append(path)
+    size, start = (
+        int(text) if (text := tree.findtext(f'meta/*/{key}', '')).isdecimal() else 0
+        for key in ('size', 'start_frame')
+    )
+    if size and set(numbered) == set(range(start + 1, start + size + 1)):
+        print(f'{file}: the images are numbered from {start + 1}, frames from {start}: 1 is taken')
+        return {number - 1: of_number for number, of_number in numbered.items()}
+    if 0 not in numbered and 1 in numbered:
+        problem = 'no image has the number 0, with which CVAT begins: are they numbered from 1, as '
+        export.report(str(file), f'{problem}ffmpeg does? Then rename them, or all boxes are wrong')
+    return numbered
 
 
 def _read_shapes(

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
@@ -23,6 +23,7 @@ _SPLIT = re.compile(
     re.IGNORECASE,
 )
 _SHORT = 300  # shows no progress bar
+_LOOKED_AT = 20  # files of a folder, to recognise a format
 
 
 @dataclass
@@ -116,21 +117,37 @@ def list_files(source: Path, *suffixes: str) -> list[Path]:
     return sorted(files)
 
 
-def show_progress(items: Sequence[_T], what: str) -> Iterator[_T]:
-    """Yield the items, with a progress bar and the remaining time on stderr if there are many."""
+def show_progress(items: Iterable[_T], what: str, total: int | None = None) -> Iterator[_T]:
+    """Yield the items, with a progress bar and the remaining time on stderr if there are many.
+
+    `total` says how many, if the items have no length.
+    """
     console = Console(stderr=True)
-    yield from track(items, what, console=console, disable=len(items) < _SHORT)
+    count = total if total is not None else len(items)  # type: ignore[arg-type]
+    yield from track(items, what, count, console=console, disable=count < _SHORT)
+
+
+def load_all(source: Path, export: Export | None = None) -> Iterator[tuple[Path, Any]]:
+    """Yield the .json files of a source and their contents, one by one.
+
+    With `export` a broken file is reported as a lost image; without, only the first files are read.
+    """
+    for file in list_files(source, '.json')[: _LOOKED_AT if export is None else None]:
+        try:
+            yield file, json.loads(read_text(file))
+        except (ValueError, RecursionError) as error:
+            if export is not None:
+                problem = str(error).removeprefix(f'{file}: ')
+                export.report(str(file), f'is no JSON: {problem}', 'images')
+
+
+def read_name(value: Any) -> str:
+    """Return the name of a class, which may be a number; a ValueError if it is none."""
+    name = str(value).strip() if isinstance(value, str | int | float) else ''
+    if not name:
+        raise ValueError('has no label')
+    return name
 
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def load_json(file: Path, strict: bool = True) -> Any:
-    """Return the content of a JSON file; a broken one is a ValueError, or None if not `strict`."""
-    try:
-        return json.loads(read_text(file))
-    except (ValueError, RecursionError) as error:
-        if strict:
-            raise ValueError(f'{file}: is no JSON: {error}') from None
-        return None

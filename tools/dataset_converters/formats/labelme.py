@@ -7,7 +7,16 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from formats.export import Box, Export, Image, find_split, list_files, load_json, show_progress
+from formats.export import (
+    Box,
+    Export,
+    Image,
+    find_split,
+    list_files,
+    load_all,
+    read_name,
+    show_progress,
+)
 from formats.images import ImageFinder, find_images
 from formats.shapes_to_boxes import Corners, polygon_box
 from ghmdet.messages import shorten
@@ -20,32 +29,42 @@ _CONVERTED = {
     'rotation': 'rotated boxes',  # of X-AnyLabeling
 }
 _SKIPPED = ('point', 'points', 'line', 'linestrip')
-_LOOKED_AT = 20
 
 
 def recognise(source: Path) -> str:
     """Say why a source is of this format, '' if it is not."""
-    files = list_files(source, '.json')[:_LOOKED_AT]
-    count = sum(_is_labelme(load_json(file, strict=False)) for file in files)
-    return f'{count} of {len(files)} .json files have `shapes` and `imagePath`' if count else ''
+    of_format = [_is_labelme(data) for _, data in load_all(source)]
+    count = sum(of_format)
+    return f'{count} of {len(of_format)} .json files have `shapes` and `imagePath`' if count else ''
 
 
 def read(source: Path, images: Path | None) -> Export:
-    """Read LabelMe files; shapes of one label and `group_id` are parts of one object."""
-    export, finder = Export(NAME), find_images(source, images)
-    base, others = source if source.is_dir() else source.parent, 0
-    for file in show_progress(list_files(source, '.json'), NAME):
-        try:
-            data = load_json(file)
-        except ValueError as error:
-            export.report(str(file), str(error).removeprefix(f'{file}: '), 'images')
-            continue
+    """Read LabelMe files; shapes of one label and `group_id` are parts of one object.
+
+    Raises:
+        ValueError: there is none.
+        FileNotFoundError: there is no image.
+    """
+    export, files = Export(NAME), list_files(source, '.json')
+    try:
+        finder = find_images(source, images)
+    except FileNotFoundError as error:
+        inside = 'images that are only inside of the files are written by labelme_export_json'
+        raise FileNotFoundError(f'{error}; {inside}') from None
+    base, others, count = source if source.is_dir() else source.parent, 0, 0
+    # One at a time: they may contain their images.
+    for file, data in show_progress(load_all(source, export), NAME, len(files)):
         if _is_labelme(data):
+            count += 1
             _read_file(export, file, data, finder, find_split(file.relative_to(base).parent))
         else:
             others += 1
     if others:
         print(f'{others} other .json files have no `shapes` and `imagePath`, and are not read')
+    if not count:
+        raise ValueError(f'{source}: no .json file with `shapes` and `imagePath`')
+    if without := len(set(finder.paths) - {image.path for image in export.images}):
+        print(f'{without} images have no .json file, and are left out')
     return export
 
 
@@ -78,9 +97,7 @@ def _read_shapes(export: Export, file: Path, shapes: list[Any]) -> Iterator[tupl
             if kind in _SKIPPED:
                 export.skipped[f'{kind.rstrip("s")}s'] += 1
                 continue
-            name = str(shape['label']).strip()
-            if not name:
-                raise ValueError('has no label')
+            name = read_name(shape['label'])
             corners = _find_box(kind, shape['points'])
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             problem = f'is no shape of LabelMe ({error}): {shorten(shape)}'
@@ -91,7 +108,10 @@ def _read_shapes(export: Export, file: Path, shapes: list[Any]) -> Iterator[tupl
         flags = flags if isinstance(flags, Mapping) else {}
         difficult = bool(flags.get('difficult') or shape.get('difficult'))
         group = shape.get('group_id')
-        yield (None if group is None else (name, group)), Box(name, corners, difficult, place=place)
+        yield (
+            (None if group is None else (name, repr(group))),
+            Box(name, corners, difficult, place=place),
+        )
 
 
 def _find_box(kind: str, points: Any) -> Corners:

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from formats.export import Box, Export, Image, list_files, load_json, show_progress
-from formats.images import ImageFinder, find_images, read_size
+from formats.export import Box, Export, Image, load_all, read_name, show_progress
+from formats.images import ImageFinder, find_images, image_folder, read_size
 from formats.shapes_to_boxes import Corners, ellipse_box, polygon_box, rotated_box
 from ghmdet.messages import list_items, shorten
 
@@ -21,43 +21,63 @@ _SKIPPED = {'brushlabels': 'brush masks', 'keypointlabels': 'points', 'vectorlab
 
 def recognise(source: Path) -> str:
     """Say why a source is of this format, '' if it is not."""
-    names = [file.name for file, _ in _load_all(source, strict=False)]
+    names = [file.name for file, _ in _load_tasks(source)]
     return f'{list_items(names, 3)}: tasks of Label Studio' if names else ''
 
 
 def read(source: Path, images: Path | None) -> Export:
     """Read tasks. Of several annotations of a task the newest counts; predictions do not.
 
+    A task without an annotation is left out: nobody said that its image has no object.
+
     Raises:
         ValueError: there is no file with tasks.
     """
     export, finder = Export(NAME, relative=True), find_images(source, images)
-    files = _load_all(source, strict=source.is_file())
+    files = _load_tasks(source, export)
     if not files:
         raise ValueError(f'{source}: no .json file with tasks of Label Studio')
-    counts = {'predictions': 0, 'older': 0, 'cancelled': 0}
+    counts = {'predictions': 0, 'older': 0, 'cancelled': 0, 'open': 0}
     for file, tasks in files:
-        for index, task in enumerate(show_progress(tasks, file.name)):
+        for index, task in enumerate(show_progress(_drop_older(tasks, counts), file.name)):
             place = f'{file}: task {task.get("id", index) if isinstance(task, dict) else index}'
             if isinstance(task, dict):
                 regions = _choose_regions(task, counts)
-                _read_task(export, place, task, regions, finder)
+                if regions is not None:
+                    _read_task(export, place, task, regions, finder)
             else:
                 export.report(place, f'expected a task, got {shorten(task)}', 'images')
     for key, text in (
         ('older', 'annotations are left out: another of the same task is newer'),
         ('cancelled', 'annotations were cancelled in Label Studio, and are left out'),
         ('predictions', 'predictions are not read'),
+        ('open', 'tasks have no annotation, and their images are left out'),
     ):
         if counts[key]:
             print(f'{counts[key]} {text}')
     return export
 
 
-def _load_all(source: Path, strict: bool) -> list[tuple[Path, list]]:
-    loaded = ((file, load_json(file, strict)) for file in list_files(source, '.json'))
-    tasks = [(file, [data] if isinstance(data, dict) else data) for file, data in loaded]
+def _load_tasks(source: Path, export: Export | None = None) -> list[tuple[Path, list]]:
+    loaded = load_all(source, export)
+    tasks = ((file, [data] if isinstance(data, dict) else data) for file, data in loaded)
     return [(file, data) for file, data in tasks if isinstance(data, list) and _has_tasks(data)]
+
+
+def _drop_older(tasks: list, counts: dict[str, int]) -> list:
+    """Keep the newest of the JSON-MIN rows of a task: there is one for each annotation."""
+    kept: dict[Any, Any] = {}
+    for number, task in enumerate(tasks):
+        is_row = isinstance(task, dict) and 'data' not in task and 'id' in task
+        key = repr(task['id']) if is_row else number
+        if key in kept:
+            counts['older'] += 1
+        kept[key] = max(kept.get(key, task), task, key=_get_date) if is_row else task
+    return list(kept.values())
+
+
+def _get_date(entry: dict) -> str:
+    return str(entry.get('updated_at') or entry.get('created_at') or '')
 
 
 def _has_tasks(data: list) -> bool:
@@ -75,8 +95,8 @@ def _find_regions(task: dict) -> Iterator[dict]:
                 yield region
 
 
-def _choose_regions(task: dict, counts: dict[str, int]) -> list[tuple[dict, dict]]:
-    """Return the regions of a task: the entry and its values."""
+def _choose_regions(task: dict, counts: dict[str, int]) -> list[tuple[dict, dict]] | None:
+    """Return the regions of a task, the entry and its values; None without an annotation."""
     if 'data' not in task:
         return [(region, region) for region in _find_regions(task)]
     found: list = next((task[key] for key in _OWN_KEYS if isinstance(task.get(key), list)), [])
@@ -86,14 +106,15 @@ def _choose_regions(task: dict, counts: dict[str, int]) -> list[tuple[dict, dict
     counts['older'] += max(0, len(kept) - 1)
     counts['predictions'] += len(task.get('predictions') or ())
     if not kept:
-        return []
-    newest = max(kept, key=lambda a: str(a.get('updated_at') or a.get('created_at') or ''))
+        counts['open'] += 1
+        return None
+    newest = max(kept, key=_get_date)
     joined: dict[Any, tuple[dict, dict]] = {}
     for number, entry in enumerate(newest.get('result') or ()):
         value = entry.get('value') if isinstance(entry, dict) else None
         if isinstance(value, dict):
             # A region and its labels may be two entries of one id.
-            key = entry.get('id', number)
+            key = repr(entry.get('id', number))
             before = joined.get(key, ({}, {}))
             joined[key] = before[0] | entry, before[1] | value
     return [(entry, value) for entry, value in joined.values() if _is_region(value)]
@@ -101,7 +122,12 @@ def _choose_regions(task: dict, counts: dict[str, int]) -> list[tuple[dict, dict
 
 def _is_region(value: dict) -> bool:
     """Whether it is a part of the image, not a choice or a text."""
-    return bool({'x', 'points', 'rle', 'vertices'} & set(value))
+    # Those of videos have only labels.
+    return bool({'x', 'points', 'rle', 'vertices'} & set(value)) or bool(_list_labels(value))
+
+
+def _list_labels(value: dict) -> list[tuple[str, Any]]:
+    return [(key, each) for key, each in value.items() if key.endswith('labels') and each]
 
 
 def _read_task(
@@ -118,23 +144,28 @@ def _read_task(
     image = Image(path)
     for number, (entry, value) in enumerate(regions):
         inner = f'{place} ({path.name}): region {entry.get("id", number)}'
-        labels = [(key, each) for key, each in value.items() if key.endswith('labels') and each]
+        labels = _list_labels(value)
         kind = labels[0][0] if labels else ''
-        if 'rle' in value or kind in _SKIPPED:
+        if kind == 'labels' and set(value) <= {'x', 'y', 'width', 'labels'}:
+            kind = 'keypointlabels'  # with its label in an entry of its own
+        if 'rle' in value or 'imageDataURL' in value or kind in _SKIPPED:
             export.skipped[_SKIPPED.get(kind, 'brush masks')] += 1
             continue
         try:
             if not labels:
                 raise ValueError('has no label')
             name = labels[0][1]
-            name = str(name[0] if isinstance(name, list) else name).strip()
+            name = read_name(name[0] if isinstance(name, list) else name)
             if len(labels[0][1]) > 1 and isinstance(labels[0][1], list):
                 export.report(inner, f'has several labels, {name} is used: {labels[0][1]}')
             size = entry.get('original_width'), entry.get('original_height')
             size_wh = size if all(isinstance(s, int) and s > 0 for s in size) else read_size(path)
             image.size_wh = size_wh
             corners, made_of = _find_box(value, *size_wh)
-        except (KeyError, TypeError, ValueError) as error:
+        except KeyError as error:
+            export.report(inner, f'is no box, lacks {error}: {shorten(value)}', 'boxes')
+            continue
+        except (TypeError, ValueError) as error:
             export.report(inner, f'{error}: {shorten(value)}', 'boxes')
             continue
         export.converted.update([made_of] if made_of else [])
@@ -160,12 +191,19 @@ def _find_box(value: dict, width: float, height: float) -> tuple[Corners, str]:
     return (x, y, x + w, y + h), ''
 
 
+def _is_image(text: str) -> bool:
+    """Whether it ends as an image does, before or after the parameters of a URL."""
+    return text.partition('?')[0].lower().endswith(image_folder.SUFFIXES) or (
+        text.lower().endswith(image_folder.SUFFIXES)
+    )
+
+
 def _image_names(task: dict) -> list[str]:
     """List what the image of a task may be called, the likeliest first."""
     data = task.get('data', task)
     values = data.items() if isinstance(data, dict) else ()
     texts = [(key, value) for key, value in values if isinstance(value, str) and value]
-    texts.sort(key=lambda item: (item[0] not in ('image', 'img', 'ocr'), '.' not in item[1]))
+    texts.sort(key=lambda item: (not _is_image(item[1]), item[0] not in ('image', 'img', 'ocr')))
     names = [text for _, text in texts[:1]] + [str(task.get('file_upload') or '')]
     found: list[str] = []
     for name in filter(None, names):
