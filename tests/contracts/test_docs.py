@@ -149,7 +149,7 @@ PETS = {
 
 
 def augmentation(text, folder, *fixtures):
-    """A pipeline that gives a crop of at most 640 x 640 with its boxes, and a batch of that size."""
+    """A crop of at most 640 x 640 with its boxes, and a batch of that size."""
     cfg = read(text, folder)
     steps = [TRANSFORMS.build(step) for step in cfg.train_dataloader.dataset.pipeline]
     results = dict(
