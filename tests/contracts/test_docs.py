@@ -9,9 +9,11 @@ import shlex
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from mmengine.config import Config
+from mmengine.dataset import pseudo_collate
 from mmengine.registry import OPTIM_WRAPPERS
 
 from ghmdet import test as test_tool
@@ -144,6 +146,26 @@ PETS = {
         type='GHMC', bins=30, momentum=0.75, use_sigmoid=True, loss_weight=1.0
     ),
 }
+
+
+def augmentation(text, folder, *fixtures):
+    """A crop of at most 640 x 640 with its boxes, and a batch of that size."""
+    cfg = read(text, folder)
+    steps = [TRANSFORMS.build(step) for step in cfg.train_dataloader.dataset.pipeline]
+    results = dict(
+        img=np.zeros((900, 700, 3), np.uint8),
+        gt_bboxes=np.array([[0, 0, 700, 900]], np.float32),
+        gt_bboxes_labels=np.array([1]),
+        gt_ignore_flags=np.array([False]),
+    )
+    for step in steps[2:]:
+        results = step(results)
+    assert results['data_samples'].gt_instances.labels.tolist() == [1]
+    preprocessor = MODELS.build(cfg.model.data_preprocessor)
+    batch = preprocessor(pseudo_collate([results]), training=True)
+    assert batch['inputs'].shape == (1, 3, 640, 640)
+
+
 CHECKS = {  # values of the config that a block makes, or a function
     ('Inherit', 0): PETS,
     ('Inherit by import', 0): PETS
@@ -175,6 +197,7 @@ CHECKS = {  # values of the config that a block makes, or a function
     ('See the result', 1): prints_origins,
     ('Your own parts', 0): own_parts,
     ('Your own parts', 1): seen_above,
+    ('Augmentation', 0): augmentation,
 }
 
 

@@ -106,11 +106,11 @@ def test_a_crop_without_a_box_asks_for_another_image(fix):
         (dict(crop_size=0.5), 'crop_size must be 2 integers'),
         (
             dict(crop_size=(5, 3), crop_type='absolute_range'),
-            'crop_size must be 2 integers .* in rising order',
+            'crop_size must be .* rising',
         ),
         (
             dict(crop_size=(2, 0.5), crop_type='relative'),
-            r'crop_size must be 2 numbers in \[1e-06, 1\]',
+            r'crop_size must be .*\[1e-06, 1\]',
         ),
         (dict(crop_size=(3.5, 4)), 'crop_size must be 2 integers'),
     ],

@@ -6,7 +6,6 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from mmcv.transforms.utils import cache_randomness
 
 from ghmdet.argument_checks import check_numbers, check_range
 from ghmdet.datasets.transforms.annotations import place_bboxes, read_bboxes
@@ -57,7 +56,6 @@ class RandomCrop(Transform):
         self.crop_size, self.crop_type = crop_size, crop_type
         self.allow_negative_crop, self.bbox_clip_border = allow_negative_crop, bbox_clip_border
 
-    @cache_randomness
     def _get_crop_size(self, image_hw: Sequence[int]) -> tuple[int, ...]:
         (h, w), (a, b) = image_hw, self.crop_size
         if self.crop_type == 'absolute':
@@ -71,15 +69,12 @@ class RandomCrop(Transform):
             share_h, share_w = low + np.random.rand(2) * (1 - low)
         return max(1, int(h * share_h + 0.5)), max(1, int(w * share_w + 0.5))
 
-    @cache_randomness
-    def _rand_offset(self, margin_hw: Sequence[int]) -> tuple[int, int]:
-        return np.random.randint(0, margin_hw[0] + 1), np.random.randint(0, margin_hw[1] + 1)
-
     def transform(self, results: dict) -> dict | None:
         """Crop `img` and its boxes; None asks for another image."""
         img, bboxes = results['img'], read_bboxes(results)
         h, w = self._get_crop_size(img.shape[:2])
-        top, left = self._rand_offset((img.shape[0] - h, img.shape[1] - w))
+        top = np.random.randint(0, img.shape[0] - h + 1)
+        left = np.random.randint(0, img.shape[1] - w + 1)
         results['img'], results['img_shape'] = img[top : top + h, left : left + w], (h, w)
         if bboxes is None:
             return results
@@ -119,17 +114,13 @@ class MinIoURandomCrop(Transform):
         self.min_ious, self.min_crop_size = min_ious, min_crop_size
         self.bbox_clip_border = bbox_clip_border
 
-    @cache_randomness
-    def _random_mode(self) -> float:
-        return np.random.choice((1, *self.min_ious, 0))
-
     def transform(self, results: dict) -> dict:
         """Crop `img` and its boxes."""
         img, bboxes = results['img'], read_bboxes(results)
         if bboxes is None:
             bboxes = np.zeros((0, 4), dtype=np.float32)
         centers = (bboxes[:, :2] + bboxes[:, 2:]) / 2
-        while (min_iou := self._random_mode()) != 1:
+        while (min_iou := np.random.choice((1, *self.min_ious, 0))) != 1:
             for _ in range(50):
                 patch = self._draw_patch(*img.shape[:2])
                 if patch is None:

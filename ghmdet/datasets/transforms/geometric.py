@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from mmcv.transforms.utils import cache_randomness
 
 from ghmdet.argument_checks import check_factor, check_numbers, check_range
 from ghmdet.datasets.transforms.annotations import place_bboxes, read_bboxes
@@ -44,24 +43,14 @@ class Expand(Transform):
         self.bgr = mean[::-1] if to_rgb else mean
         self.ratio_range, self.prob = ratio_range, prob
 
-    @cache_randomness
-    def _draw(self, h: int, w: int) -> tuple[float, int, int] | None:
-        """Return ratio, left and top of the canvas; None for no change."""
-        if np.random.uniform(0, 1) > self.prob:
-            return None
-        low, high = self.ratio_range
-        ratio = np.random.uniform(low, high)
-        left = int(np.random.uniform(0, w * ratio - w))
-        return ratio, left, int(np.random.uniform(0, h * ratio - h))
-
     def transform(self, results: dict) -> dict:
         """Expand `img`, and move its boxes."""
-        img, bboxes = results['img'], read_bboxes(results)
-        h, w = img.shape[:2]
-        drawn = self._draw(h, w)
-        if drawn is None:
+        if np.random.uniform(0, 1) > self.prob:
             return results
-        ratio, left, top = drawn
+        img, bboxes = results['img'], read_bboxes(results)
+        (h, w), (low, high) = img.shape[:2], self.ratio_range
+        ratio = np.random.uniform(low, high)
+        left, top = (int(np.random.uniform(0, side * ratio - side)) for side in (w, h))
         shape = (int(h * ratio), int(w * ratio), *img.shape[2:])
         fill = self.bgr if img.ndim == 3 else np.mean(self.bgr)
         results['img'], results['img_shape'] = np.full(shape, fill, dtype=img.dtype), shape[:2]
@@ -112,8 +101,7 @@ class RandomAffine(Transform):
         self.max_translate_ratio, self.scaling_ratio_range = max_translate_ratio, ratios
         self.border, self.border_val, self.bbox_clip_border = border, border_val, bbox_clip_border
 
-    @cache_randomness
-    def _get_random_homography_matrix(self, height: int, width: int) -> np.ndarray:
+    def _draw_matrix(self, height: int, width: int) -> np.ndarray:
         """Draw the matrix (3, 3), float32, from the pixels of the input to those of the output."""
         shear, share = self.max_shear_degree, self.max_translate_ratio
         angle = math.radians(np.random.uniform(-self.max_rotate_degree, self.max_rotate_degree))
@@ -141,7 +129,7 @@ class RandomAffine(Transform):
                 f'RandomAffine.border={tuple(self.border)} leaves nothing of an image of '
                 f'{w}x{h} (width x height)'
             )
-        matrix = self._get_random_homography_matrix(height, width)
+        matrix = self._draw_matrix(height, width)
         results['img'] = cv2.warpPerspective(
             img, matrix, dsize=(width, height), borderValue=tuple(self.border_val)
         )

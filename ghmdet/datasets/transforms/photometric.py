@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import cv2
 import numpy as np
-from mmcv.transforms.utils import cache_randomness
 
 from ghmdet.argument_checks import check_factor, check_numbers
 from ghmdet.datasets.transforms.pipeline import Transform
@@ -42,20 +41,16 @@ class PhotoMetricDistortion(Transform):
         self.brightness_delta, self.contrast_range = brightness_delta, contrast_range
         self.saturation_range, self.hue_delta = saturation_range, hue_delta
 
-    @cache_randomness
-    def _random_flags(self) -> tuple[list[int], list[float], np.ndarray]:
-        """Draw the mode with five flags, four values and the order of the channels."""
-        flags = [np.random.randint(2) for _ in range(6)]
-        delta, hue = self.brightness_delta, self.hue_delta
-        ranges = (-delta, delta), self.contrast_range, self.saturation_range, (-hue, hue)
-        values = [np.random.uniform(low, high) for low, high in ranges]
-        return flags, values, np.random.permutation(3)
-
     def transform(self, results: dict) -> dict:
         """Change `img`, (h, w, 3) in BGR or (h, w)."""
         img = results['img'].astype(np.float32)
-        (mode, brightens, contrasts, saturates, turns, swaps), values, order = self._random_flags()
-        delta, factor, saturation, hue = values
+        mode, brightens, contrasts, saturates, turns, swaps = (
+            np.random.randint(2) for _ in range(6)
+        )
+        delta, hue = self.brightness_delta, self.hue_delta
+        ranges = (-delta, delta), self.contrast_range, self.saturation_range, (-hue, hue)
+        delta, factor, saturation, hue = (np.random.uniform(low, high) for low, high in ranges)
+        order = np.random.permutation(3)
         if brightens:
             img += delta
         if contrasts and mode == 1:
