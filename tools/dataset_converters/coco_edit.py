@@ -132,8 +132,8 @@ def _merge_categories(files: Sequence[CocoFile], merged: list[dict]) -> dict[str
             parents = [category.get('supercategory') for category in (kept, entry)]
             if parents[0] != parents[1]:
                 print(
-                    f'category {entry["name"]!r} has the supercategory {parents[0]!r} in {path} and '
-                    f'{parents[1]!r} in {file.path}: the first is kept'
+                    f'category {entry["name"]!r} has the supercategory {parents[0]!r} in {path}, '
+                    f'which is kept, and {parents[1]!r} in {file.path}'
                 )
     alike: dict[str, list[str]] = {}
     for name in first:

@@ -18,7 +18,7 @@ from ghmdet.datasets.file_names import find_elsewhere_names
 from ghmdet.files import explain_look_alike, fold_name, replacing, write_table
 from ghmdet.messages import list_items
 
-_CSV_HEADER = 'filename,width,height,class,xmin,ymin,xmax,ymax'.split(',')
+_CSV_HEADER = ['filename', 'width', 'height', 'class', 'xmin', 'ymin', 'xmax', 'ymax']
 _MOVED = 1e-3  # pixels; less is rounding
 
 
@@ -132,11 +132,11 @@ def _make_lines(image: Image, classes: dict[str, int], account: Account) -> list
         sides = (width, height, width, height)
         clipped = [min(max(v, 0), s) for v, s in zip(box.corners, sides, strict=True)]
         moved = [abs(a - b) > _MOVED for a, b in zip(clipped, box.corners, strict=True)]
-        account.notes['boxes reached beyond their image and are clipped'] += any(moved)
+        if any(moved):
+            account.notes['boxes reached beyond their image and are clipped'] += 1
         x1, y1, x2, y2 = (v / s for v, s in zip(clipped, sides, strict=True))
         numbers = (x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1
         lines.append(' '.join([str(classes[box.name]), *(f'{n:.8f}' for n in numbers)]) + '\n')
-    account.notes += Counter()  # leaves out the zeros
     return lines
 
 
