@@ -41,8 +41,10 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description='Merge, split, reduce, count, convert COCO files.')
     commands = parser.add_subparsers(dest='command', required=True)
 
-    def add(name: str, text: str, out: str = '', several: bool = False) -> argparse.ArgumentParser:
-        command = commands.add_parser(name, help=text, description=text)
+    def add(
+        name: str, description: str, out: str = '', several: bool = False
+    ) -> argparse.ArgumentParser:
+        command = commands.add_parser(name, help=description, description=description)
         options: Any = {'nargs': '+'} if several else {'nargs': 1}
         command.add_argument('files', type=user_path, metavar='FILE', help='COCO file', **options)
         if out:
@@ -50,14 +52,18 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         add_debug_argument(command)
         return command
 
-    command = add('merge', 'join files into one', 'COCO file to write', several=True)
+    command = add(
+        'merge', description='join files into one', out='COCO file to write', several=True
+    )
     command.add_argument(
         '--join', action='store_true', help='make one image of those with the same file name'
     )
     command.add_argument(
         '--prefix', nargs='+', metavar='FOLDER', help='put before the file names, one for each FILE'
     )
-    command = add('split', 'divide the images at random', 'folder to write train.json, ... to')
+    command = add(
+        'split', description='divide the images at random', out='folder to write train.json, ... to'
+    )
     command.add_argument('--split', required=True, help='shares of train,val or train,val,test')
     command.add_argument('--seed', type=int, default=0, help='(%(default)s)')
     command.add_argument(
@@ -69,19 +75,23 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help='regular expression; images whose names have the '
         'same text for it, or for its first group, stay in one split',
     )
-    command = add('subset', 'take some of the classes or images', 'COCO file to write')
+    command = add(
+        'subset', description='take some of the classes or images', out='COCO file to write'
+    )
     command.add_argument('--classes', nargs='+', help='names, or a file, one per line')
     command.add_argument(
         '--images', type=user_path, metavar='LIST', help='file of file names or ids, one per line'
     )
     command.add_argument('--limit', type=int, metavar='N', help='N images, evenly spread')
     command.add_argument('--drop-empty', action='store_true', help='leave out images without a box')
-    add('stats', 'count images, boxes and classes')
-    command = add('to-yolo', 'write YOLO labels', 'folder to write to', several=True)
+    add('stats', description='count images, boxes and classes')
+    command = add(
+        'to-yolo', description='write YOLO labels', out='folder to write to', several=True
+    )
     command.add_argument(
         '--images', type=user_path, help='folder of the file names, to which DIR/images links'
     )
-    add('to-csv', 'write a table of the boxes', 'CSV file to write')
+    add('to-csv', description='write a table of the boxes', out='CSV file to write')
     args = parser.parse_args(argv)
     if args.command == 'subset' and not (
         args.classes or args.images or args.limit is not None or args.drop_empty
@@ -146,6 +156,8 @@ def split(args: argparse.Namespace, file: Any) -> None:
     }
     sums = len(images), len(file.data['annotations'])
     coco_edit.report(sums, parts, '', {})
+    for name in parts:  # an interrupted run must not leave files of two splits
+        targets[name].unlink(missing_ok=True)
     for name, data in parts.items():
         coco_edit.write(targets[name], data, args.command, args.files)
 

@@ -45,8 +45,7 @@ def list_images(records: CocoRecords) -> list[Image]:
     columns, names = records.annotations, {c.id: c.name for c in records.categories}
     index_of = {image.id: index for index, image in enumerate(records.images)}
     images = [
-        Image(Path(str(image.file_name)), (image.width, image.height))  # type: ignore[arg-type]
-        for image in records.images
+        Image(Path(str(image.file_name)), (image.width, image.height)) for image in records.images
     ]
     rows = zip(
         *(columns.find_images(index_of).tolist(), columns.category.tolist()),

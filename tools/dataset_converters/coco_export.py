@@ -11,6 +11,7 @@ import yaml
 from coco_edit import CocoFile, list_images
 from coco_output import Account, find_box_fault, place_images
 from formats.export import Image, find_split, show_progress
+from formats.images import image_file, read_size
 from formats.splits import SPLIT_NAMES
 
 from ghmdet.coco.classes import find_classes
@@ -46,6 +47,7 @@ def write_yolo(files: Sequence[CocoFile], out: Path, images_folder: Path | None)
     lists = {split: f'{split}.txt' for split in SPLIT_NAMES if split in splits}
     _check_free(out, [*labels, *lists.values(), 'data.yaml'])
     placed = [] if images_folder is None else _find_files(images, images_folder, out)
+    _compare_sizes(images, [path for path, _ in placed])
     place_images(out, placed, link=True)
     account, num_boxes = Account(), sum(len(image.boxes) for image in images)
     select_boxes(images, account)
@@ -73,9 +75,7 @@ def write_yolo(files: Sequence[CocoFile], out: Path, images_folder: Path | None)
         print(f'{missing} images are not yet in {out / "images"}: copy the image folder there')
     for split in ('train', 'val'):
         if split not in lists:
-            print(
-                f'data.yaml has no {split}: name FILEs such as train.json and val.json, see split'
-            )
+            print(f'data.yaml has no {split}, which YOLO programs need: give {split}.json as well')
 
 
 def write_csv(file: CocoFile, out: Path) -> None:
@@ -200,6 +200,26 @@ def _find_files(images: Sequence[Image], folder: Path, out: Path) -> list[tuple[
             f'{len(taken)} other images are in --out: {list_items(taken, 3)}. Give another folder'
         )
     return placed
+
+
+def _compare_sizes(images: Sequence[Image], paths: Sequence[Path]) -> None:
+    """Print the images whose size is not that of the COCO file; `paths` may be empty."""
+    differ = []
+    for image, path in show_progress(list(zip(images, paths, strict=False)), 'images'):
+        try:
+            size = read_size(path)
+        except image_file.ImageError as error:
+            differ.append(str(error))
+            continue
+        if size != image.size_wh:
+            differ.append(
+                f'{path} is {size[0]}x{size[1]}, not {"x".join(map(str, image.size_wh or ()))}'
+            )
+    if differ:
+        print(
+            f'{len(differ)} images are not of the size in the COCO file, to which the labels are '
+            f'relative: {list_items(differ, 3)}'
+        )
 
 
 def _format(value: float) -> str:
