@@ -108,7 +108,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parse_args(argv)
     if args.command in ('merge', 'subset'):
         coco_edit.check_target(args.out, args.files)
-    files = [coco_edit.read(path) for path in args.files]
+    need_data = args.command in ('merge', 'split', 'subset')
+    files = [coco_edit.read(path, need_data) for path in args.files]
     if args.command == 'merge':
         merge(args, files)
     elif args.command == 'split':

@@ -13,7 +13,7 @@ from coco_output import Account, make_table, write_json
 from formats.export import Box, Image
 
 from ghmdet.coco.classes import find_classes, suggest_name
-from ghmdet.coco.reader import read_coco_json
+from ghmdet.coco.reader import read_coco, read_coco_json
 from ghmdet.coco.records import CocoRecords, convert_records
 from ghmdet.files import explain_look_alike, read_lines
 from ghmdet.messages import list_items
@@ -32,10 +32,15 @@ class CocoFile:
     """All of its content; `annotations` and `categories` may be absent in the file."""
 
 
-def read(path: Path) -> CocoFile:
-    """Read a COCO file, test images without annotations too; errors as of `read_coco`."""
+def read(path: Path, need_data: bool) -> CocoFile:
+    """Read a COCO file, test images without annotations too; errors as of `read_coco`.
+
+    Without `need_data`, its `data` is empty, which takes much less time and memory.
+    """
     if not path.is_file():
         raise FileNotFoundError(f'no file {path}{explain_look_alike(path)}')
+    if not need_data:
+        return CocoFile(path, read_coco(str(path), need_annotations=False), {})
     records, data = read_coco_json(str(path), need_annotations=False)
     return CocoFile(path, records, data)
 

@@ -27,7 +27,8 @@ def describe(records: CocoRecords) -> str:
     images = columns.find_images(index_of)
     x, y, w, h = columns.bbox.T
     areas = np.where(np.isnan(columns.area), w * h, columns.area)
-    pairs = np.unique(np.stack([labels, images], axis=1), axis=0)
+    num_images = len(records.images)
+    pairs = np.unique(labels * num_images + images)
 
     def count(mask: np.ndarray) -> np.ndarray:
         return np.bincount(labels[mask], minlength=len(names))
@@ -35,7 +36,7 @@ def describe(records: CocoRecords) -> str:
     with_boxes = len(np.unique(images))
     table = {
         'boxes': count(np.full(len(labels), True)),
-        'images': np.bincount(pairs[:, 0], minlength=len(names)),
+        'images': np.bincount(pairs // max(num_images, 1), minlength=len(names)),
         'small': count(areas < _SMALL),
         'medium': count((areas >= _SMALL) & (areas < _MEDIUM)),
         'large': count(areas >= _MEDIUM),
@@ -49,7 +50,6 @@ def describe(records: CocoRecords) -> str:
     sizes = np.array([(i.width, i.height) for i in records.images], float).reshape(-1, 2)
     beyond = (x < 0) | (y < 0) | (np.stack([x + w, y + h], axis=1) > sizes[images] + 0.5).any(1)
     per_image = np.bincount(images, minlength=1)
-    num_images = len(records.images)
     lines = [
         f'images: {num_images}, of which {num_images - with_boxes} have no box',
         f'width: {_describe_range(sizes[:, 0])}, height: {_describe_range(sizes[:, 1])}',
