@@ -37,7 +37,7 @@ def write_yolo(files: Sequence[CocoFile], out: Path, images_folder: Path | None)
     classes: dict[str, int] = {}
     for file in files:
         of_file = list_images(file.records)
-        splits.setdefault(find_split(Path(file.path.name)) or 'train', []).extend(of_file)
+        splits.setdefault(find_split(Path(file.path.stem)) or 'train', []).extend(of_file)
         for name in find_classes(file.records).classes:
             classes.setdefault(name, len(classes))
     images = [image for of_split in splits.values() for image in of_split]
