@@ -30,7 +30,7 @@ class Account:
     notes: Counter[str] = field(default_factory=Counter)
     """What else there is to count."""
 
-    def describe(self, in_files: int, written: int) -> str:
+    def describe(self, in_files: int, written: int, what: str = 'boxes') -> str:
         """Return the sum in one line.
 
         Raises:
@@ -38,7 +38,7 @@ class Account:
         """
         lost = self.left_out.total()
         reasons = ', '.join(f'{count} {reason}' for reason, count in self.left_out.items() if count)
-        line = f'boxes: {in_files} in the files = {written} written + {lost} left out'
+        line = f'{what}: {in_files} in the files = {written} written + {lost} left out'
         line += f' ({reasons})' if reasons else ''
         if in_files != written + lost:
             raise RuntimeError(f'internal error, please report it: the sum is wrong: {line}')
@@ -236,6 +236,11 @@ def make_table(parts: dict[str, list[Image]], classes: Sequence[str], shares: bo
         total = sum(numbers)
         texts = [f'{n} ({n / total:.0%})' if shares and total else str(n) for n in numbers]
         rows.append([title, *texts, *([str(total)] if len(parts) > 1 else [])])
+    return align(rows)
+
+
+def align(rows: Sequence[Sequence[str]]) -> str:
+    """Return the rows as lines, with columns aligned, the first to the left."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     lines = (
         [row[0].ljust(widths[0]), *(t.rjust(w) for t, w in zip(row[1:], widths[1:], strict=True))]
