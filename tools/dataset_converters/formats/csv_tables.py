@@ -13,17 +13,16 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 
-from formats.export import Box, Export, Image, find_split, show_progress
-from formats.images import ImageFinder, find_images, image_file, image_folder, read_size
+from formats.export import Box, Export, Image, find_split, list_files, show_progress
+from formats.gatherer import Gatherer, displayed_size, scale
+from formats.images import find_images, image_folder
 from formats.shapes_to_boxes import Corners, polygon_box
 from ghmdet.files import decode_text
 from ghmdet.messages import list_items, shorten
 
 NAME = 'CSV'
-_ENDINGS = ('.csv', '.tsv')
 _LAYOUTS = (  # of files without a header
     ('path', 'x1', 'y1', 'x2', 'y2', 'class'),
     ('set', 'path', 'class', 'x1', 'y1', '', '', 'x2', 'y2', '', ''),
@@ -33,7 +32,7 @@ _SETS = ('TRAIN', 'TRAINING', 'VALIDATE', 'VALIDATION', 'TEST', 'UNASSIGNED')
 _IMAGE = (
     'filename imagefilename file imagefile filepath imagepath imgpath path imagename imgname image '
     'img imageid imgid imageurl url uri frame name id'
-).split()
+)
 _NAMES = {
     'class': (
         'classname labelname categoryname objectname classtitle',
@@ -66,9 +65,6 @@ _QUAD = [f'{axis}{number}' for number in range(1, 5) for axis in 'xy']
 _OF_BOX = re.compile('(?:boundingbox|bbox|box|bb|rect)(.+)')
 _NUMBER = re.compile(r'[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf', re.IGNORECASE)
 _EMPTY = ('', 'nan', 'none', 'null', 'na', 'n/a', '[]')
-_ABOUT_LABELS = re.compile(
-    r'[-_. ]*(annotations?|labels?|bbox(es)?|boxes|detections?)(?=[-_. ]|$)', re.IGNORECASE
-)
 _LARGEST_RELATIVE = 2  # as in YOLO's files
 _HEAD = 2**20
 
@@ -81,7 +77,7 @@ class Table:
     header: list[str]
     rows: list[tuple[int, list[str]]]
     """Line number and cells of each."""
-    decimal_comma: bool = False
+    delimiter: str = ','
 
 
 @dataclass
@@ -94,66 +90,6 @@ class _Row:
     """Those of the box; none: the row says that the image has no box."""
     size_wh: tuple[int, int] | None = None
     fault: str = ''
-
-
-class Gatherer:
-    """The images of an export, found by the names that many rows have."""
-
-    def __init__(self, export: Export, finder: ImageFinder, source: Path) -> None:
-        self.export = export
-        self.finder = finder
-        self._base = source if source.is_dir() else source.parent
-        self._by_name: dict[tuple[Path, str, str], Image | None] = {}
-        self._by_path: dict[tuple[Path, str], Image] = {}
-
-    def find(self, name: str, file: Path, split: str = '') -> Image | None:
-        """Return the image that a name in a file means, always the same; None if there is none.
-
-        Its split is that given, or that of the file or of a folder, see `split_of`.
-        """
-        key = file, name, split
-        if key not in self._by_name:
-            split = split or split_of(file.relative_to(self._base))
-            fit = self.finder.find_all(name, beside=file.parent) if name else []
-            if len(fit) > 1 and split:
-                fit = [path for path in fit if self._split_of_image(path) == split] or fit
-            self._by_name[key] = self._add(fit[0], split) if len(fit) == 1 else None
-        return self._by_name[key]
-
-    def find_or_report(
-        self, name: str, file: Path, place: str, num: int, split: str = ''
-    ) -> Image | None:
-        """As `find`; report an image that is not there, once, and count its `num` boxes as lost."""
-        is_new = (file, name, split) not in self._by_name
-        image = self.find(name, file, split)
-        if image is None:
-            self.export.lost['boxes'] += num
-            if is_new:
-                problem = self.finder.explain(name) if name else 'no image is named'
-                self.export.report(f'{place}: {name}', problem, 'images')
-        return image
-
-    def print_unused(self) -> None:
-        """Say how many images of the folder have not been named."""
-        count = len(set(self.finder.paths) - {path for path, _ in self._by_path})
-        if count:
-            print(f'{count} images are in none of the files, and are left out')
-
-    def _add(self, path: Path, split: str) -> Image:
-        split = split or self._split_of_image(path)
-        if (path, split) not in self._by_path:
-            self._by_path[path, split] = Image(path, split=split)
-            self.export.images.append(self._by_path[path, split])
-        return self._by_path[path, split]
-
-    def _split_of_image(self, path: Path) -> str:
-        folders = (path.relative_to(f) for f in self.finder.folders if path.is_relative_to(f))
-        return find_split(next(folders, Path()).parent)
-
-
-def split_of(path: Path) -> str:
-    """Return the split by the name of a table, `train_labels.csv`, or of the folders above it."""
-    return find_split(path.with_name(f'{_ABOUT_LABELS.sub("", path.stem)}.csv'))
 
 
 def recognise(source: Path) -> str:
@@ -192,10 +128,7 @@ def read(source: Path, images: Path | None) -> Export:
 
 def list_tables(source: Path) -> list[Path]:
     """List the CSV files of a source; a file of another ending if it is given itself."""
-    if not source.is_dir():
-        return [source]
-    files = (file for file in source.rglob('*') if file.suffix.lower() in _ENDINGS)
-    return sorted(f for f in files if not f.name.startswith('.') and '__MACOSX' not in f.parts)
+    return list_files(source, '.csv', '.tsv') or ([] if source.is_dir() else [source])
 
 
 def read_head(file: Path) -> Table:
@@ -256,7 +189,7 @@ def _make_table(file: Path, text: str) -> Table:
         rows = [(line + 1, cells) for line, cells in rows]
     layout = _find_layout(rows[0][1]) if rows else ()
     header = list(layout) if layout else rows.pop(0)[1] if rows else []
-    return Table(file, header, rows, decimal_comma=delimiter != ',')
+    return Table(file, header, rows, delimiter)
 
 
 def _count_cells(line: str, delimiter: str) -> int:
@@ -364,7 +297,7 @@ def _choose_columns(gatherer: Gatherer, table: Table, of_box: Sequence[int]) -> 
         return sum(bool(gatherer.finder.find(name, beside=table.file.parent)) for name in names)
 
     names = [_fold(name) for name in header]
-    likely = [names.index(name) for name in _IMAGE if name in names]
+    likely = [names.index(name) for name in _IMAGE.split() if name in names]
     found = max(likely, key=count_images, default=-1)
     if found < 0 or not count_images(found):
         others = [index for index in range(len(header)) if index not in of_box]
@@ -395,7 +328,7 @@ def _read_row(
     of_box: Sequence[int],
     columns: dict[str, int],
 ) -> _Row:
-    count = len(table.header)
+    count, decimal_comma = len(table.header), table.delimiter != ','
     is_short = len(cells) < count or any(cells[count:])
     cells = cells + [''] * count
     split = cells[columns['set']].lower().replace('validate', 'val') if 'set' in columns else ''
@@ -410,13 +343,13 @@ def _read_row(
         row.fault = 'has no class'
     else:
         try:
-            row.numbers = _read_numbers(texts, shape, table.decimal_comma)
+            row.numbers = _read_numbers(texts, shape, decimal_comma)
         except ValueError as error:
             row.fault = str(error)
             return row
         with suppress(KeyError, ValueError):
             size = [cells[columns[role]] for role in ('width', 'height')]
-            w, h = (_read_number(text, table.decimal_comma) for text in size)
+            w, h = (_read_number(text, decimal_comma) for text in size)
             x1, y1, x2, y2 = row.numbers
             if min(w, h) > 0 and (shape != 'corners' or (w, h) != (x2 - x1, y2 - y1)):
                 row.size_wh = int(w), int(h)
@@ -446,7 +379,7 @@ def _are_corners(rows: Sequence[_Row], images: Sequence[Image | None], relative:
         if not image or not row.numbers:
             continue
         x1, y1, x2, y2 = row.numbers
-        w, h = (1, 1) if relative else _read_size(image)
+        w, h = (1, 1) if relative else displayed_size(image)
         if not (x1 < x2 <= w + 1 and y1 < y2 <= h + 1):
             return False
         is_beyond |= x1 + x2 > w + 1 or y1 + y2 > h + 1
@@ -457,8 +390,8 @@ def _add_box(export: Export, image: Image, row: _Row, shape: str, relative: bool
     corners: Corners
     if shape == 'four corners':
         export.converted['polygons'] += 1
+        points = list(zip(row.numbers[::2], row.numbers[1::2], strict=True))
         is_finite = all(map(math.isfinite, row.numbers))
-        points = zip(row.numbers[::2], row.numbers[1::2], strict=True)
         corners = polygon_box(points) if is_finite else (math.nan,) * 4
     else:
         a, b, c, d = row.numbers
@@ -470,23 +403,6 @@ def _add_box(export: Export, image: Image, row: _Row, shape: str, relative: bool
     if relative:
         corners = scale(corners, image)
     image.boxes.append(Box(row.name, corners, place=row.place))
-
-
-def scale(corners: Corners, image: Image) -> Corners:
-    """Return relative corners in pixels of the image."""
-    x1, y1, x2, y2 = corners
-    w, h = _read_size(image)
-    return x1 * w, y1 * h, x2 * w, y2 * h
-
-
-def _read_size(image: Image) -> tuple[int, int]:
-    try:
-        return _cached_size(image.path)
-    except image_file.ImageError:
-        return 1, 1  # to_coco.py reports the image, and leaves it out
-
-
-_cached_size = lru_cache(maxsize=1 << 16)(read_size)
 
 
 def _read_classes(table: Table) -> dict[int, str]:
