@@ -23,10 +23,13 @@ class Gatherer:
         self.finder = finder
         self._base = source if source.is_dir() else source.parent
         self._by_name: dict[tuple[Path, str, str], Image | None] = {}
-        self._by_path: dict[tuple[Path, str], Image] = {}
+        self._by_path: dict[tuple[Path, Path, str], Image] = {}
 
     def find(self, name: str, file: Path, split: str = '') -> Image | None:
-        """Return the image that a name in a file means, always the same; None if there is none.
+        """Return the image that a name in a file means; None if there is none.
+
+        It is always the same for a file, but another for each file: two files may have the same
+        boxes, which to_coco.py then sees.
 
         Its split is that given, or that of the file or of a folder, see `split_of`.
         """
@@ -36,7 +39,7 @@ class Gatherer:
             fit = self.finder.find_all(name, beside=file.parent) if name else []
             if len(fit) > 1 and split:
                 fit = [path for path in fit if self._split_of_image(path) == split] or fit
-            self._by_name[key] = self._add(fit[0], split) if len(fit) == 1 else None
+            self._by_name[key] = self._add(fit[0], file, split) if len(fit) == 1 else None
         return self._by_name[key]
 
     def find_or_report(
@@ -54,16 +57,16 @@ class Gatherer:
 
     def print_unused(self) -> None:
         """Say how many images of the folder have not been named."""
-        count = len(set(self.finder.paths) - {path for path, _ in self._by_path})
+        count = len(set(self.finder.paths) - {path for path, _, _ in self._by_path})
         if count:
             print(f'{count} images are in none of the files, and are left out')
 
-    def _add(self, path: Path, split: str) -> Image:
-        split = split or self._split_of_image(path)
-        if (path, split) not in self._by_path:
-            self._by_path[path, split] = Image(path, split=split)
-            self.export.images.append(self._by_path[path, split])
-        return self._by_path[path, split]
+    def _add(self, path: Path, file: Path, split: str) -> Image:
+        key = path, file, split or self._split_of_image(path)
+        if key not in self._by_path:
+            self._by_path[key] = Image(path, split=key[2])
+            self.export.images.append(self._by_path[key])
+        return self._by_path[key]
 
     def _split_of_image(self, path: Path) -> str:
         folders = (path.relative_to(f) for f in self.finder.folders if path.is_relative_to(f))
