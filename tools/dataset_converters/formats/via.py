@@ -137,7 +137,7 @@ def _read_via3(file: Path, data: dict) -> Iterator[_Entry]:
     names = {key: attribute.get('aname', key) for key, attribute in attributes.items()}
     regions: dict[str, list[Any]] = {}
     for entry in _dict(data['metadata'], file).values():
-        if entry.get('xy'):  # otherwise it is of the whole file
+        if _dict(entry, file).get('xy'):  # otherwise it is of the whole file
             kind, *xy = entry['xy']
             shape = _VIA3_SHAPES[kind] if kind in range(1, 9) else f'number {kind}'
             values: dict[str, Any] = dict(zip(_VIA3_KEYS.get(shape, ()), xy, strict=False))
