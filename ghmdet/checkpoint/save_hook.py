@@ -160,7 +160,7 @@ class CheckpointHook(_CheckpointHook):
         try:
             self._init_rule(rules, [key])
         except ValueError:
-            self.rules = rules  # mmengine has emptied them; the next validation needs them
+            self.rules.extend(rules)  # which mmengine has emptied; the next validation needs them
             runner.logger.warning(
                 f"save_best='auto': it is not known whether {key} is better when greater or less, "
                 'so no best checkpoint is kept; set default_hooks.checkpoint.save_best and rule '

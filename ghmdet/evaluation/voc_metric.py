@@ -21,38 +21,31 @@ from .image_results import ImageResults, unique_images
 _MODES = {'VOC2007': '11points', 'VOC2012': 'area'}
 # MMDetection's: 0.3 is 0.30000000000000004 here, which 3 of 10 objects do not reach.
 _POINTS = np.arange(0, 1 + 1e-3, 0.1)
-_NO_TRUTH = (
-    'the samples must contain it. Put LoadAnnotations after Resize into the pipeline of the dataset'
-)
 
 
 @METRICS.register_module()
 class VOCMetric(ImageResults):
     """Average precision by the rules of VOC's devkit, for boxes in pixels of the original image.
 
-    The ground truth is that of the samples, for which LoadAnnotations comes after Resize. Widths
-    and heights are `x2 - x1 + 1`. In the order of scores (equal ones in that of the results, by
-    which MMDetection's unstable sorting may differ), a detection takes the object of its class and
-    image with the highest IoU, if that reaches the threshold: the first one is a true positive,
-    further ones are false positives, and those of an object to ignore (`difficult`) do not count.
+    The ground truth is that of the samples. Widths and heights are `x2 - x1 + 1`. In the order of
+    scores (equal ones as they are in the results; MMDetection's order of these is not defined), a
+    detection takes the object of its class and image with the highest IoU, if that reaches the
+    threshold: the first is a true positive, further ones are false positives; those of an object
+    to ignore (`difficult`) do not count.
 
-    Values are fractions in [0, 1] at full precision, where MMDetection rounds `AP50` to three
-    digits. A class without objects is nan, 'n/a' in the table, and left out of the means; without
-    any object all values are nan.
+    Values are at full precision, where MMDetection rounds `AP50` to three digits. A class without
+    objects is nan, 'n/a' in the table, and not in the means; without any object all are nan.
 
     Args:
-        iou_thrs: one threshold in (0, 1] or several. Each is returned, 0.5 as `AP50`; `mAP` is
-            their mean.
-        scale_ranges: also return `AP50_32_96` for the range (32, 96): only objects with an area
-            from 32**2 to below 96**2 count, and detections that match none only with such an area.
-            MMDetection fails when given any.
-        metric: 'mAP', or 'recall' for `recall@100@0.5` (the share of objects found by the 100
-            detections of an image with the highest scores, of any class; each takes one object,
-            the highest IoU first) and, with several thresholds, their mean `AR@100`. MMDetection
-            takes the detections of the first class only.
+        iou_thrs: one threshold in (0, 1] or several, 0.5 is returned as `AP50`, their mean as `mAP`.
+        scale_ranges: also return `AP50_32_96` for (32, 96): only objects with an area of 32**2 to
+            below 96**2, and of detections without object only those. MMDetection fails with any.
+        metric: 'mAP', or 'recall' for `recall@100@0.5`, the share of objects found by the 100 best
+            detections of an image, of any class (MMDetection: of the first class), each taking one
+            object, the highest IoU first; with several thresholds also the mean, `AR@100`.
         proposal_nums: limits of detections per image for 'recall'.
         eval_mode: '11points', the mean of the highest precisions at recalls of at least 0, 0.1,
-            ..., 1 (VOC2007); or 'area' below the curve of precision over recall (VOC2012).
+            ..., 1 (VOC2007), or 'area' below the curve of precision over recall (VOC2012).
         collect_device: accepted for MMDetection's configs, not used, see `ImageResults`.
         prefix: put before each key; None is `pascal_voc`.
 
@@ -121,7 +114,7 @@ class VOCMetric(ImageResults):
         """Keep detections (see `read_detections`) and ground truth of one batch on the CPU."""
         for sample in data_samples:
             result = self.read_detections(sample, len(self._dataset_meta['classes']))
-            truth = truth_of_sample(sample, 'VOCMetric', _NO_TRUTH)
+            truth = truth_of_sample(sample, 'VOCMetric')
             self.results.append(result | {'truth': truth})
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:

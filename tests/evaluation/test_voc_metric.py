@@ -200,7 +200,7 @@ def test_a_label_without_class_and_no_ground_truth():
     bare = {key: value for key, value in TABLE[0].items() if 'instances' not in key[2:]}
     bare['pred_instances'] = TABLE[0]['pred_instances']
     with pytest.raises(
-        ValueError, match="VOCMetric: no ground truth for image 'a': the samples must"
+        ValueError, match="VOCMetric: no ground truth for image 'a': without ann_file the samples"
     ):
         evaluate([bare])
 
