@@ -25,10 +25,11 @@ from ghmdet.files import decode_text, explain_look_alike, find_look_alike
 from ghmdet.messages import list_items
 from ghmdet.registry import DATASETS
 
-VOC_CLASSES = tuple(
-    'aeroplane bicycle bird boat bottle bus car cat chair cow diningtable dog horse motorbike '
-    'person pottedplant sheep sofa train tvmonitor'.split()
+_NAMES = (
+    'aeroplane,bicycle,bird,boat,bottle,bus,car,cat,chair,cow,diningtable,dog,horse,motorbike,'
+    'person,pottedplant,sheep,sofa,train,tvmonitor'
 )
+VOC_CLASSES = tuple(_NAMES.split(','))
 VOC_PALETTE = [
     *((106, 0, 228), (119, 11, 32), (165, 42, 42), (0, 0, 192), (197, 226, 255), (0, 60, 100)),
     *((0, 0, 142), (255, 77, 255), (153, 69, 1), (120, 166, 157), (0, 182, 199), (0, 226, 252)),
