@@ -90,6 +90,45 @@ tta_pipeline = [
 _base_ = ['../_base_/models/retinanet.py', '../_base_/datasets/coco.py',
           '../_base_/schedules/short.py', '../_base_/default_runtime.py', './tta.py']
 """,
+    '_base_/datasets/voc.py': """
+train_pipeline = [
+    dict(type='LoadImageFromFile', backend_args=None),
+    dict(type='mmdet.LoadAnnotations', with_bbox=True),
+    dict(type='mmdet.Resize', scale=(1000, 600), keep_ratio=True),
+    dict(type='mmdet.RandomFlip', prob=0.5), dict(type='mmdet.PackDetInputs')]
+test_pipeline = [
+    train_pipeline[0], train_pipeline[2], train_pipeline[1],
+    dict(type='mmdet.PackDetInputs',
+         meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'))]
+def of(year):
+    return dict(
+        type='mmdet.VOCDataset', data_root='data/VOCdevkit/', backend_args=None,
+        ann_file=f'{year}/ImageSets/Main/trainval.txt',
+        data_prefix=dict(sub_data_root=f'{year}/'),
+        filter_cfg=dict(filter_empty_gt=True, min_size=32, bbox_min_size=32),
+        pipeline=train_pipeline)
+train_dataloader = dict(
+    batch_size=2, num_workers=0, sampler=dict(type='DefaultSampler', shuffle=True),
+    batch_sampler=dict(type='mmdet.AspectRatioBatchSampler'),
+    dataset=dict(type='RepeatDataset', times=3, dataset=dict(
+        type='ConcatDataset', ignore_keys=['dataset_type'],
+        datasets=[of('VOC2007'), of('VOC2012')])))
+val_dataloader = dict(
+    batch_size=1, num_workers=0, drop_last=False,
+    sampler=dict(type='DefaultSampler', shuffle=False),
+    dataset=dict(type='mmdet.VOCDataset', data_root='data/VOCdevkit/', test_mode=True,
+                 ann_file='VOC2007/ImageSets/Main/test.txt',
+                 data_prefix=dict(sub_data_root='VOC2007/'), pipeline=test_pipeline))
+test_dataloader = val_dataloader
+val_evaluator = dict(type='mmdet.VOCMetric', metric='mAP', eval_mode='11points')
+test_evaluator = val_evaluator
+del of
+""",
+    'pascal_voc/r50.py': """
+_base_ = ['../_base_/models/retinanet.py', '../_base_/datasets/voc.py',
+          '../_base_/schedules/short.py', '../_base_/default_runtime.py']
+model = dict(bbox_head=dict(num_classes=20))
+""",
     'ghm/r50_ghm.py': """
 _base_ = {retinanet!r}
 model = dict(bbox_head=dict(

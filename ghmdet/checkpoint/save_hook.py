@@ -156,10 +156,11 @@ class CheckpointHook(_CheckpointHook):
         """Choose the metric for 'auto'; return whether there is one."""
         if 'auto' not in self.key_indicators:
             return True
-        key = next(iter(metrics))
+        key, rules = next(iter(metrics)), self.rules
         try:
-            self._init_rule(self.rules, [key])
+            self._init_rule(rules, [key])
         except ValueError:
+            self.rules.extend(rules)  # which mmengine has emptied; the next validation needs them
             runner.logger.warning(
                 f"save_best='auto': it is not known whether {key} is better when greater or less, "
                 'so no best checkpoint is kept; set default_hooks.checkpoint.save_best and rule '

@@ -38,8 +38,8 @@ _ADVICE = {
     'write width x height, or remove the key',
     'crowd': 'they are crowd regions (iscrowd=1), as some tools export every mask: set iscrowd to '
     '0 for single objects',
-    'ignore': "they are marked to be ignored: set the key 'ignore' (`difficult` in XML) to 0 for "
-    'objects to learn, and lower filter_cfg.bbox_min_size, if that is given',
+    'ignore': "they are marked to be ignored: set the key 'ignore' to 0 (in XML 'difficult') "
+    'for objects to learn; of a VOCDataset, lower filter_cfg.bbox_min_size',
 }
 
 # In pixels; boxes rounded by COCO's own tools exceed the image by less.

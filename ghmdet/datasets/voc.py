@@ -46,27 +46,24 @@ class VOCDataset(CocoDataset):
     """Images and boxes of Pascal VOC: a list of names, an XML file and an image for each.
 
     The dict of an image is that of `CocoDataset`; `img_id` is the name in the list. VOC counts
-    pixels from 1, so 1 is subtracted from all four coordinates. MMDetection cuts off decimals
-    before, here they are kept. `ignore_flag` is 1 for `difficult` objects. Objects of other classes
-    are not used; boxes without width or height or outside of their image are left out and counted.
+    pixels from 1, so 1 is subtracted from all coordinates; decimals, which MMDetection cuts off
+    before, are kept. `ignore_flag` is 1 for `difficult` objects. Boxes without width or height or
+    outside of their image, which MMDetection learns, are left out and counted.
 
-    `metainfo['dataset_type']` is 'VOC2007' or 'VOC2012' if the path `sub_data_root` contains that,
-    else None.
-
-    An image is `<name>.jpg`, or has another ending; if several do, `filename` in the XML decides. A
-    second column of the list is not used: all its images are. Where the XML has no size, it is read
-    from the image.
+    `metainfo['dataset_type']` is 'VOC2007' or 'VOC2012' if `sub_data_root` contains that, else
+    None. An image is `<name>.jpg`, or has another ending; if several do, `filename` in the XML
+    decides. A second column of the list is not used. A size that the XML lacks is read from the
+    image.
 
     Args:
         ann_file: the list, e.g. 'VOC2007/ImageSets/Main/trainval.txt', below `data_root`.
         img_subdir: folder of the images, below `sub_data_root`.
         ann_subdir: folder of the XML files, below `sub_data_root`.
         data_prefix: `sub_data_root` is the folder of both, e.g. 'VOC2007/', below `data_root`.
-        filter_cfg: of `CocoDataset`, and `bbox_min_size`: boxes of which a side is below so many
-            pixels become regions to ignore; not with `test_mode`.
-        on_error: 'skip' also leaves out images whose XML is missing or broken, with a warning.
-        fix_names: also for XML files.
-        **kwargs: of `CocoDataset`; `classes` of `metainfo` are VOC's 20 by default.
+        filter_cfg: of `CocoDataset`, and `bbox_min_size`: boxes with a side below so many pixels
+            become regions to ignore; not with `test_mode`.
+        **kwargs: of `CocoDataset`. `classes` of `metainfo` are VOC's 20 by default; `on_error` and
+            `fix_names` are for XML files too.
 
     Raises:
         FileNotFoundError: the list or the folder of the images is missing.
@@ -105,18 +102,15 @@ class VOCDataset(CocoDataset):
         root = data_prefix.get('sub_data_root', '')
         folders = {'sub_data_root': root, 'img': osp.join(root, img_subdir)}
         super().__init__(ann_file, data_prefix=folders, filter_cfg=filter_cfg, **kwargs)
-        years = (year for year in ('VOC2007', 'VOC2012') if year in self.sub_data_root)
+        years = (
+            year for year in ('VOC2007', 'VOC2012') if year in self.data_prefix['sub_data_root']
+        )
         self._metainfo['dataset_type'] = next(years, None)
-
-    @property
-    def sub_data_root(self) -> str:
-        """The folder of images and XML files, joined with `data_root`."""
-        return self.data_prefix['sub_data_root']
 
     def read_records(self) -> CocoRecords:
         """Read the list and its XML files; ids of images are names, of categories class names."""
         lines, files = self._read_list(), defaultdict[str, list[str]](list)
-        if self.is_local(self.sub_data_root):
+        if self.is_local(self.data_prefix['sub_data_root']):
             for file in list_images(self.find_folder()):
                 files[osp.splitext(file)[0]].append(file)
         images: dict[Any, ImageRecord] = {}
@@ -137,9 +131,8 @@ class VOCDataset(CocoDataset):
             hints = list_items((suggest_name(name, others) for name in classes), 10)
             raise ValueError(
                 f'{self.ann_file}: no object is of the {len(classes)} classes in '
-                f'metainfo.classes, {hints}; they are of {list_items(others, 20)}. Set '
-                'metainfo=dict(classes=(...)) of every dataset in the config to these names, and '
-                "the head's num_classes to their number"
+                f'metainfo.classes, {hints}; name theirs, {list_items(others, 20)}, in '
+                "metainfo=dict(classes=(...)) of every dataset, and set the head's num_classes"
             )
         columns = _make_columns([*images], names, objects)
         if min_size := (self.filter_cfg or {}).get('bbox_min_size'):
@@ -191,7 +184,7 @@ class VOCDataset(CocoDataset):
 
     def _find_xml(self, line: str) -> tuple[str, str]:
         """Return the name of the image that a line means, and its XML file, if that exists."""
-        folder = osp.join(self.sub_data_root, self.ann_subdir)
+        folder = osp.join(self.data_prefix['sub_data_root'], self.ann_subdir)
         first = _SECOND_COLUMN.sub('', line)
         names = dict.fromkeys([line, first, _ENDING.sub('', first)])
         if not self.is_local(folder):

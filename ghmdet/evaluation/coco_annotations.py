@@ -157,11 +157,8 @@ def category_numbers(classes: Sequence[str]) -> range:
     return range(1, len(classes) + 1)
 
 
-def truth_of_sample(sample: Mapping, metric: str, advice: str) -> dict[str, Any]:
-    """Return the ground truth that a sample must have, see `CocoAnnotations.from_samples`.
-
-    A ValueError of the `metric`, which ends with `advice`, if it has none.
-    """
+def truth_of_sample(sample: Mapping, metric: str) -> dict[str, Any]:
+    """Return the ground truth that a sample must have, see `CocoAnnotations.from_samples`."""
     columns: Sequence[Any]
     if 'instances' in sample:
         keys = ('bbox', 'bbox_label', 'ignore_flag')
@@ -172,8 +169,11 @@ def truth_of_sample(sample: Mapping, metric: str, advice: str) -> dict[str, Any]
         labels = torch.cat([torch.as_tensor(part['labels']).cpu() for part in parts])
         columns = boxes, labels, torch.arange(len(labels)) >= len(parts[0]['labels'])
     else:
-        text = f'{metric}: no ground truth for image {sample["img_id"]!r}'
-        raise ValueError(f'{text}: {advice}')
+        raise ValueError(
+            f'{metric}: no ground truth for image {sample["img_id"]!r}: without ann_file the '
+            'samples must contain it. Set ann_file of a CocoMetric to a COCO file, or put '
+            'LoadAnnotations after Resize into the pipeline of the dataset'
+        )
     return {
         'bboxes': np.asarray(columns[0], np.float64).reshape(-1, 4),
         'labels': np.asarray(columns[1], np.int64),

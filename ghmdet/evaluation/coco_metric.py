@@ -34,10 +34,6 @@ _BACKENDS = {
     'faster_coco_eval': (faster_coco_eval.COCO, faster_coco_eval.COCOeval_faster),
     'pycocotools': (COCO, COCOeval),
 }
-_NO_TRUTH = (
-    "without ann_file the samples must contain it. Set the evaluator's ann_file to a COCO file, or "
-    'put LoadAnnotations after Resize into the pipeline of the dataset'
-)
 
 
 @contextlib.contextmanager
@@ -178,7 +174,7 @@ class CocoMetric(ImageResults):
                 )
             result = self.read_detections(sample, len(self._category_ids))
             if self.reads_samples:
-                result['truth'] = truth_of_sample(sample, 'CocoMetric', _NO_TRUTH)
+                result['truth'] = truth_of_sample(sample, 'CocoMetric')
             self.results.append(result)
 
     @_gc_paused()

@@ -21,38 +21,31 @@ from .image_results import ImageResults, unique_images
 _MODES = {'VOC2007': '11points', 'VOC2012': 'area'}
 # MMDetection's: 0.3 is 0.30000000000000004 here, which 3 of 10 objects do not reach.
 _POINTS = np.arange(0, 1 + 1e-3, 0.1)
-_NO_TRUTH = (
-    'the samples must contain it. Put LoadAnnotations after Resize into the pipeline of the dataset'
-)
 
 
 @METRICS.register_module()
 class VOCMetric(ImageResults):
     """Average precision by the rules of VOC's devkit, for boxes in pixels of the original image.
 
-    The ground truth is that of the samples, for which LoadAnnotations comes after Resize. Widths
-    and heights are `x2 - x1 + 1`. In the order of scores (equal ones in that of the results, by
-    which MMDetection's unstable sorting may differ), a detection takes the object of its class and
-    image with the highest IoU, if that reaches the threshold: the first one is a true positive,
-    further ones are false positives, and those of an object to ignore (`difficult`) do not count.
+    The ground truth is that of the samples. Widths and heights are `x2 - x1 + 1`. In the order of
+    scores (equal ones as they are in the results; MMDetection's order of these is not defined), a
+    detection takes the object of its class and image with the highest IoU, if that reaches the
+    threshold: the first is a true positive, further ones are false positives; those of an object
+    to ignore (`difficult`) do not count.
 
-    Values are fractions in [0, 1] at full precision, where MMDetection rounds `AP50` to three
-    digits. A class without objects is nan, 'n/a' in the table, and left out of the means; without
-    any object all values are nan.
+    Values are at full precision, where MMDetection rounds `AP50` to three digits. A class without
+    objects is nan, 'n/a' in the table, and not in the means; without any object all are nan.
 
     Args:
-        iou_thrs: one threshold in (0, 1] or several. Each is returned, 0.5 as `AP50`; `mAP` is
-            their mean.
-        scale_ranges: also return `AP50_32_96` for the range (32, 96): only objects with an area
-            from 32**2 to below 96**2 count, and detections that match none only with such an area.
-            MMDetection fails when given any.
-        metric: 'mAP', or 'recall' for `recall@100@0.5` (the share of objects found by the 100
-            detections of an image with the highest scores, of any class; each takes one object,
-            the highest IoU first) and, with several thresholds, their mean `AR@100`. MMDetection
-            takes the detections of the first class only.
+        iou_thrs: one threshold in (0, 1] or several: 0.5 as `AP50`, their mean as `mAP`.
+        scale_ranges: also return `AP50_32_96` for (32, 96): only objects with an area of 32**2 to
+            below 96**2, and of detections without object only those. MMDetection fails with any.
+        metric: 'mAP', or 'recall' for `recall@100@0.5`, the share of objects found by the 100 best
+            detections of an image, of any class (MMDetection: of the first class), each taking one
+            object, the highest IoU first; with several thresholds also the mean, `AR@100`.
         proposal_nums: limits of detections per image for 'recall'.
         eval_mode: '11points', the mean of the highest precisions at recalls of at least 0, 0.1,
-            ..., 1 (VOC2007); or 'area' below the curve of precision over recall (VOC2012).
+            ..., 1 (VOC2007), or 'area' below the curve of precision over recall (VOC2012).
         collect_device: accepted for MMDetection's configs, not used, see `ImageResults`.
         prefix: put before each key; None is `pascal_voc`.
 
@@ -101,8 +94,7 @@ class VOCMetric(ImageResults):
         kind = dataset_meta.get('dataset_type')
         usual = _MODES.get(str(kind), self.eval_mode)
         if usual != self.eval_mode and self.metric == 'mAP':
-            text = f'results of {kind} are usually those of eval_mode={usual!r}'
-            _warn(f'{text}; here it is {self.eval_mode!r}')
+            _warn(f'{kind} is usually measured by eval_mode={usual!r}, not {self.eval_mode!r}')
 
     def result_keys(self) -> list[str]:
         """Names of the values that an evaluation returns."""
@@ -121,8 +113,8 @@ class VOCMetric(ImageResults):
         """Keep detections (see `read_detections`) and ground truth of one batch on the CPU."""
         for sample in data_samples:
             result = self.read_detections(sample, len(self._dataset_meta['classes']))
-            truth = truth_of_sample(sample, 'VOCMetric', _NO_TRUTH)
-            self.results.append(result | {'truth': truth})
+            result['truth'] = truth_of_sample(sample, 'VOCMetric')
+            self.results.append(result)
 
     def compute_metrics(self, results: list[dict]) -> dict[str, float]:
         """Evaluate what `process` kept, each image once; the values are without the prefix."""
@@ -134,8 +126,9 @@ class VOCMetric(ImageResults):
         return dict(zip(self._names(), values, strict=True))
 
     def _recalls(self, images: Sequence[dict]) -> list[float]:
-        best = [[_match_all(image, n) for image in images] for n in self.proposal_nums]
-        found = np.stack([np.concatenate(ious) for ious in best])
+        found = np.stack(
+            [np.concatenate([_match_all(image, n) for image in images]) for n in self.proposal_nums]
+        )
         recalls = (found[..., None] >= np.float32(self.iou_thrs)).mean(axis=1)
         average = recalls.mean(axis=1).tolist() if len(self.iou_thrs) > 1 else []
         return [*recalls.ravel().tolist(), *average]
@@ -145,21 +138,16 @@ class VOCMetric(ImageResults):
         rows: dict[str, list[float | None]] = {}
         areas = [(-np.inf, np.inf), *((low**2, high**2) for low, high in self.scale_ranges)]
         pairs = list(product(areas, self.iou_thrs))
-        owners = np.repeat(np.arange(len(images)), [len(image['scores']) for image in images])
-        found = [np.concatenate([image[key] for image in images]) for key in _FOUND]
-        truths = [image['truth'] for image in images]
-        truth_owners = np.repeat(np.arange(len(images)), [len(t['labels']) for t in truths])
-        objects = [np.concatenate([truth[key] for truth in truths]) for key in _TRUTH]
+        found = _join(images, 'scores')
+        truth = _join([image['truth'] for image in images], 'crowds')
         values = []
         for label, name in enumerate(self._dataset_meta['classes']):
-            mine, theirs = found[0] == label, objects[0] == label
-            one_class = _ClassEvaluation(
-                *(owners[mine], *(column[mine] for column in found[1:])),
-                *(truth_owners[theirs], *(column[theirs] for column in objects[1:])),
+            mine, theirs = (
+                [column[part[0] == label] for column in part] for part in (found, truth)
             )
+            one_class = _ClassEvaluation(mine[1:], theirs[1:])
             values.append([one_class.ap(thr, limits, self.eval_mode) for limits, thr in pairs])
-            count = int((~objects[2][theirs]).sum())
-            rows[str(name)] = [count, int(mine.sum()), *values[-1]]
+            rows[str(name)] = [int((~theirs[-1]).sum()), len(mine[0]), *values[-1]]
         means = [_mean(column) for column in zip(*values, strict=True)]
         rows['mean'] = [None, None, *means]
         table = format_table(['class', 'objects', 'detections', *self._names()[1:]], rows)
@@ -167,22 +155,20 @@ class VOCMetric(ImageResults):
         return [_mean(means[: len(self.iou_thrs)]), *means]
 
 
-_FOUND = 'labels', 'bboxes', 'scores'
-_TRUTH = 'labels', 'bboxes', 'crowds'
+def _join(images: Sequence[dict], last: str) -> list[np.ndarray]:
+    """Join the labels of images, the index of each label's image, the boxes and another array."""
+    counts = [len(image['labels']) for image in images]
+    labels, bboxes, others = (
+        np.concatenate([image[key] for image in images]) for key in ('labels', 'bboxes', last)
+    )
+    return [labels, np.repeat(np.arange(len(images)), counts), bboxes, others]
 
 
 class _ClassEvaluation:
     """The detections of one class by falling score, each with the object of highest IoU."""
 
-    def __init__(
-        self,
-        owners: np.ndarray,
-        bboxes: np.ndarray,
-        scores: np.ndarray,
-        truth_owners: np.ndarray,
-        truth_bboxes: np.ndarray,
-        ignored: np.ndarray,
-    ) -> None:
+    def __init__(self, found: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> None:
+        (owners, bboxes, scores), (truth_owners, truth_bboxes, ignored) = found, truth
         order = np.lexsort((ignored, truth_owners))  # as in MMDetection, for equal IoU
         truth_bboxes, self.ignored = truth_bboxes[order].astype(np.float32), ignored[order]
         by_score = np.argsort(-scores, kind='stable')
@@ -191,11 +177,11 @@ class _ClassEvaluation:
         starts, counts = (counts.cumsum() - counts)[owners], counts[owners]
         detection = np.repeat(np.arange(len(owners)), counts)  # of each pair with an object
         firsts = counts.cumsum() - counts
-        truth = np.arange(len(detection)) - (firsts - starts)[detection]
-        ious = _legacy_ious(bboxes[detection], truth_bboxes[truth])
+        matches = np.arange(len(detection)) - (firsts - starts)[detection]
+        ious = _legacy_ious(bboxes[detection], truth_bboxes[matches])
         self.iou, self.match = np.full(len(owners), -1, np.float32), np.zeros(len(owners), int)
-        best = np.lexsort((truth, -ious, detection))[firsts[counts > 0]]
-        self.iou[counts > 0], self.match[counts > 0] = ious[best], truth[best]
+        best = np.lexsort((matches, -ious, detection))[firsts[counts > 0]]
+        self.iou[counts > 0], self.match[counts > 0] = ious[best], matches[best]
         self.areas, self.truth_areas = _legacy_areas(bboxes), _legacy_areas(truth_bboxes)
 
     def ap(self, iou_thr: float, areas: tuple[float, float], mode: str) -> float:

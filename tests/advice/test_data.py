@@ -224,7 +224,7 @@ OUTSIDE = (
             ),
         ),
         advice(
-            'no image folder at {}{}{}: check data_root and data_prefix.img',
+            'no image folder at {}{}{}: check data_root',
             options(f'{TRAIN}.data_prefix.img=images/'),
             options(f'{TRAIN}.data_root=data', f'{TRAIN}.data_prefix.img=train/'),
         ),

@@ -79,7 +79,7 @@ PIXELS = [10, 16, 50, 20]  # UNIT times 100, 80, 100, 80
             'they are crowd regions (iscrowd=1), as some tools export every mask: set iscrowd to 0',
             [box(iscrowd=0)],
         ),
-        (box(ignore=1), 'marked to be ignored: set the key .ignore. ', [box(ignore=0)]),
+        (box(ignore=1), "marked to be ignored: set the key 'ignore' to 0", [box(ignore=0)]),
         (
             box(bbox=UNIT),
             'their coordinates look normalised (none is above 1): multiply x and width by the '

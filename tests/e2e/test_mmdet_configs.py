@@ -62,6 +62,40 @@ def test_old_keys_on_the_command_line(shapes, tmp_path):
     assert scalars(tmp_path, 'loss') == []
 
 
+NINE = 'model.bbox_head.num_classes=9'
+VOC_IDS = {f'2007_{number:06}' for number in range(3)}
+VOC = [
+    *(option for option in SMALL if 'classes' not in option),
+    *(f'{part}.pipeline.2.scale=(96,96)' for part in (
+        'train_dataloader.dataset.dataset.datasets.0',
+        'train_dataloader.dataset.dataset.datasets.1',
+    )),
+    *(f'{split}_dataloader.dataset.pipeline.1.scale=(96,96)' for split in ('val', 'test')),
+]  # fmt: skip
+
+
+def test_pascal_voc_laid_out_as_theirs(tmp_path):
+    config = mmdet_layout.write(tmp_path / 'configs').parents[1] / 'pascal_voc' / 'r50.py'
+    draw_voc0712(tmp_path / 'VOCdevkit')
+    data = '--data-root', tmp_path / 'VOCdevkit'
+    best = 'default_hooks.checkpoint.save_best=auto'
+    run('train.py', config, *data, '--work-dir', tmp_path / 'train', '--cfg-options', *VOC, best)
+    assert len(scalars(tmp_path / 'train', 'loss')) == 9  # 3 x (3 + 3) images by 2
+    (ap,) = scalars(tmp_path / 'train', 'pascal_voc/mAP')
+    checkpoint = tmp_path / 'train' / 'best_pascal_voc_mAP_epoch_1.pth'
+    args = '--work-dir', tmp_path / 'test', '--show-dir', 'pictures', '--cfg-options', *VOC
+    done = run('test.py', config, checkpoint, *data, *args)
+    assert f'pascal_voc/mAP: {ap:.4f}  pascal_voc/AP50: {ap:.4f}' in done.stdout
+    assert len(list((tmp_path / 'test').glob('*/pictures/*'))) == 3
+    options = [option for option in VOC if 'num_classes' not in option]
+    wrong = run('train.py', config, *data, '--cfg-options', *options, NINE, check=False)
+    assert 'Set model.bbox_head.num_classes=20' in wrong.stderr
+    only = '--format-only', '--work-dir', tmp_path / 'only'
+    run('test.py', config, checkpoint, *data, *only, '--cfg-options', *VOC)
+    (file,) = (tmp_path / 'only').glob('*.bbox.json')
+    assert {each['image_id'] for each in json.loads(file.read_text())} <= VOC_IDS
+
+
 def configs_of_mmdetection():
     """Its recipes of RetinaNet, if its folder `configs` is beside the project or named."""
     given = os.environ.get('MMDET_CONFIGS', ROOT.parent / 'mmdetection' / 'configs')

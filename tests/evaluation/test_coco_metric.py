@@ -690,7 +690,7 @@ def test_images_of_several_datasets_are_told_apart_by_their_paths(logged):
 
 def test_samples_without_truth():
     words = (
-        "no ground truth for image 7: without ann_file .* Set the evaluator's ann_file to a COCO"
+        'no ground truth for image 7: without ann_file .* Set ann_file of a CocoMetric to a COCO'
     )
     with pytest.raises(
         ValueError, match=f'^CocoMetric: {words} file, or put LoadAnnotations after'

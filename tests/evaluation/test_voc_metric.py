@@ -177,6 +177,8 @@ def test_keys_are_known_before():
     ]
 
 
+@pytest.mark.follows('VOCMetric: {} must be one of')
+@pytest.mark.follows('VOCMetric: scale_ranges must be pairs (min, max)')
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
@@ -192,6 +194,8 @@ def test_keys_are_known_before():
 def test_wrong_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
         VOCMetric(**kwargs)
+    right = dict(eval_mode='area', metric='mAP', scale_ranges=[(0, 32)], iou_thrs=0.5)
+    assert evaluate(TABLE, **right)['pascal_voc/AP50_0_32'] == 0.6875
 
 
 def test_a_label_without_class_and_no_ground_truth():
@@ -200,13 +204,13 @@ def test_a_label_without_class_and_no_ground_truth():
     bare = {key: value for key, value in TABLE[0].items() if 'instances' not in key[2:]}
     bare['pred_instances'] = TABLE[0]['pred_instances']
     with pytest.raises(
-        ValueError, match="VOCMetric: no ground truth for image 'a': the samples must"
+        ValueError, match="VOCMetric: no ground truth for image 'a': without ann_file the samples"
     ):
         evaluate([bare])
 
 
 def test_an_unusual_mode_is_a_warning(logged):
-    text = "results of VOC2012 are usually those of eval_mode='area'; here it is '11points'"
+    text = "VOC2012 is usually measured by eval_mode='area', not '11points'"
     evaluate(TABLE, dataset_type='VOC2012')
     assert text in logged[0]
     logged.clear()
