@@ -11,7 +11,7 @@ from ghmdet import env
 from ghmdet.datasets import CocoDataset
 from ghmdet.files import decode_text, read_lines
 from tests.advice.conftest import TOOLS, edit, options
-from tests.tools.test_pascal_voc import add, convert, make_object, make_xml, root  # noqa: F401
+from tests.tools.dataset_converters.test_pascal_voc import add, convert, make_object, make_xml, root  # noqa: F401
 
 SMALL_ANCHORS = 'model.bbox_head.anchor_generator.octave_base_scale=0.5'
 

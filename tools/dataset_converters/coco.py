@@ -27,7 +27,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from formats import splits
+import splits
 
 from ghmdet.config.cli import LazyModule, add_debug_argument, run, user_path
 

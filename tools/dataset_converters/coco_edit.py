@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from coco_output import Account, make_table, write_json
-from formats.export import Box, Image
+from export_records import Box, Image
 
 from ghmdet.coco.classes import find_classes, suggest_name
 from ghmdet.coco.reader import read_coco, read_coco_json

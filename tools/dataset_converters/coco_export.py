@@ -10,9 +10,9 @@ from pathlib import Path, PurePosixPath
 import yaml
 from coco_edit import CocoFile, list_images
 from coco_output import Account, find_box_fault, place_images
-from formats.export import Image, find_split, show_progress
-from formats.images import image_file, read_size
-from formats.splits import SPLIT_NAMES
+from export_records import Image, find_split, show_progress
+from image_finder import image_file, read_size
+from splits import SPLIT_NAMES
 
 from ghmdet.coco.classes import find_classes
 from ghmdet.datasets.file_names import find_elsewhere_names

@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from formats.export import Box, Export, Image, show_progress
-from formats.images import image_file
+from export_records import Box, Export, Image, show_progress
+from image_finder import image_file
 
 from ghmdet.files import replacing
 from ghmdet.messages import list_items

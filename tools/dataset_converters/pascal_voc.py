@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 from xml.etree import ElementTree
 
-from formats.export import Box
+from export_records import Box
 from formats.voc import choose_by_name, list_names, list_spellings
 
 from ghmdet.config.cli import LazyModule, add_debug_argument, run, user_path
@@ -39,12 +39,12 @@ from ghmdet.files import find_look_alike, read_lines
 from ghmdet.messages import list_items
 
 if TYPE_CHECKING:
-    from formats.images import ImageFinder
+    from image_finder import ImageFinder
 
 coco_output = LazyModule('coco_output')
 coco_classes = LazyModule('ghmdet.coco.classes')
 image_file = LazyModule('ghmdet.datasets.image_file')
-image_names = LazyModule('formats.images')
+image_names = LazyModule('image_finder')
 voc_xml = LazyModule('ghmdet.datasets.voc_xml')
 USUAL_SETS = ('train', 'val', 'test')
 

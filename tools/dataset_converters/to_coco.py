@@ -25,7 +25,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from formats import READERS, splits
+import splits
+from formats import READERS
 
 from ghmdet.config.cli import LazyModule, add_debug_argument, run, user_path
 from ghmdet.files import explain_look_alike
@@ -33,7 +34,7 @@ from ghmdet.messages import list_items
 
 coco_classes = LazyModule('ghmdet.coco.classes')
 coco_output = LazyModule('coco_output')
-image_names = LazyModule('formats.images')
+image_names = LazyModule('image_finder')
 
 
 def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -4,15 +4,9 @@ A reader has `NAME`, `recognise(source) -> str` (why a source is of this format,
 and `read(source, images) -> Export`.
 """
 
-from pathlib import Path
-
 from ghmdet.config.cli import LazyModule
 
 _MODULES = {'csv': 'csv_tables', 'coco': 'coco_json', 'images': 'images_only'}
 _FORMATS = 'voc yolo labelme cvat labelstudio csv via createml openimages coco images'
-READERS = {
-    name: LazyModule(f'formats.{_MODULES.get(name, name)}')
-    for name in _FORMATS.split()
-    if Path(__file__).with_name(f'{_MODULES.get(name, name)}.py').is_file()  # until all are there
-}
+READERS = {name: LazyModule(f'formats.{_MODULES.get(name, name)}') for name in _FORMATS.split()}
 """By the name that `--from` takes."""

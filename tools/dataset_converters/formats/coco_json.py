@@ -7,9 +7,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from formats.export import Box, Export, Image, find_split, list_files, show_progress
-from formats.images import ImageFinder, find_images
-from formats.shapes_to_boxes import polygon_box
+from export_records import Box, Export, Image, find_split, list_files, show_progress
+from image_finder import ImageFinder, find_images
+from shapes_to_boxes import polygon_box
+
 from ghmdet.config.cli import LazyModule
 from ghmdet.messages import list_items
 

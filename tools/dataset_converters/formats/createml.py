@@ -5,8 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from formats.export import Box, Export, Image, find_split, load_all, read_name, show_progress
-from formats.images import ImageFinder, find_images
+from export_records import Box, Export, Image, find_split, load_all, read_name, show_progress
+from image_finder import ImageFinder, find_images
+
 from ghmdet.messages import list_items, shorten
 
 NAME = 'CreateML'

@@ -6,28 +6,29 @@ those of keras-retinanet (path, x1, y1, x2, y2, class) or of Google's AutoML.
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from formats.export import Box, Export, Image, find_split, list_files, show_progress
-from formats.gatherer import Gatherer, displayed_size, scale
-from formats.images import find_images, image_folder
-from formats.shapes_to_boxes import Corners, polygon_box
-from ghmdet.files import decode_text
+from export_records import Box, Export, Image, find_split, show_progress
+from image_finder import find_images
+from shapes_to_boxes import Corners, polygon_box
+
+from formats.tables import (
+    Table,
+    TableImages,
+    displayed_size,
+    list_tables,
+    read_head,
+    read_table,
+    scale,
+)
 from ghmdet.messages import list_items, shorten
 
 NAME = 'CSV'
-_LAYOUTS = (  # of files without a header
-    ('path', 'x1', 'y1', 'x2', 'y2', 'class'),
-    ('set', 'path', 'class', 'x1', 'y1', '', '', 'x2', 'y2', '', ''),
-)
-_SETS = ('TRAIN', 'TRAINING', 'VALIDATE', 'VALIDATION', 'TEST', 'UNASSIGNED')
 # What columns are called, in lower case without signs. Of several lists the first that fits counts.
 _IMAGE = (
     'filename imagefilename file imagefile filepath imagepath imgpath path imagename imgname image '
@@ -66,18 +67,6 @@ _OF_BOX = re.compile('(?:boundingbox|bbox|box|bb|rect)(.+)')
 _NUMBER = re.compile(r'[-+]?(?:\d+\.?\d*|\.\d+)(?:e[-+]?\d+)?|nan|inf', re.IGNORECASE)
 _EMPTY = ('', 'nan', 'none', 'null', 'na', 'n/a', '[]')
 _LARGEST_RELATIVE = 2  # as in YOLO's files
-_HEAD = 2**20
-
-
-@dataclass
-class Table:
-    """The rows of a CSV file."""
-
-    file: Path
-    header: list[str]
-    rows: list[tuple[int, list[str]]]
-    """Line number and cells of each."""
-    delimiter: str = ','
 
 
 @dataclass
@@ -117,51 +106,13 @@ def read(source: Path, images: Path | None) -> Export:
             f'{source}: no .csv file with columns of boxes, such as filename, class, xmin, ymin, '
             f'xmax, ymax: {found or "there is no .csv or .tsv file"}'
         )
-    gatherer = Gatherer(export, find_images(source, images), source)
-    relative = [_read_boxes(gatherer, read_table(file)) for file in chosen]
+    table_images = TableImages(export, find_images(source, images), source)
+    relative = [_read_boxes(table_images, read_table(file)) for file in chosen]
     export.relative = any(relative)
     others = [head for file, head in heads.items() if file not in chosen]
     _order_classes(export, map(_read_classes, others))
-    gatherer.print_unused()
+    table_images.print_unused()
     return export
-
-
-def list_tables(source: Path) -> list[Path]:
-    """List the CSV files of a source; a file of another ending if it is given itself."""
-    return list_files(source, '.csv', '.tsv') or ([] if source.is_dir() else [source])
-
-
-def read_head(file: Path) -> Table:
-    """Read the first rows of a table; one that is no text is empty."""
-    with file.open('rb') as stream:
-        content = stream.read(_HEAD)
-    try:
-        if len(content) == _HEAD:
-            return _make_table(file, content[: content.rfind(b'\n')].decode('utf-8-sig', 'ignore'))
-        return _make_table(file, decode_text(content, str(file)))
-    except ValueError:
-        return Table(file, [], [])
-
-
-def read_table(file: Path) -> Table:
-    """Read a table in any encoding that has a mark, or in UTF-8.
-
-    Raises:
-        ValueError: it is no text.
-    """
-    return _make_table(file, decode_text(file.read_bytes(), str(file)))
-
-
-def read_rows(lines: Iterable[str], file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
-    """Yield line number and cells of each row that is not empty."""
-    csv.field_size_limit(2**31 - 1)  # polygons may be longer than the usual limit
-    rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
-    try:
-        for row in rows:
-            if any(cell.strip() for cell in row):
-                yield rows.line_num, [cell.strip() for cell in row]
-    except csv.Error as error:
-        raise ValueError(f'{file}: line {rows.line_num}: {error}') from None
 
 
 def is_of_boxes(table: Table) -> bool:
@@ -174,39 +125,6 @@ def is_of_boxes(table: Table) -> bool:
     except ValueError:
         return True  # which is explained when it is read
     return bool(shape) and len(table.header) > len(_SHAPES.get(shape, _QUAD))
-
-
-def _make_table(file: Path, text: str) -> Table:
-    if match := re.match(r'"?sep=(.)"?\n', text):  # of Excel
-        delimiter, start = match[1], match.end()
-    else:
-        start = 0
-        first = text.lstrip('\n').partition('\n')[0]
-        delimiter = max('\t;,|', key=lambda sign: _count_cells(first, sign))
-    lines = io.StringIO(text[start:], newline='')
-    rows = list(read_rows(lines, file, delimiter))
-    if start:
-        rows = [(line + 1, cells) for line, cells in rows]
-    layout = _find_layout(rows[0][1]) if rows else ()
-    header = list(layout) if layout else rows.pop(0)[1] if rows else []
-    return Table(file, header, rows, delimiter)
-
-
-def _count_cells(line: str, delimiter: str) -> int:
-    return len(next(csv.reader([line], delimiter=delimiter, skipinitialspace=True), []))
-
-
-def _find_layout(cells: Sequence[str]) -> Sequence[str]:
-    """Return the columns of a table without a header by its first row; none if it has one."""
-    keras, automl = _LAYOUTS
-    if len(cells) == len(automl) and cells[0].upper() in _SETS:
-        return automl
-    is_image = cells[0].lower().endswith(tuple(image_folder.SUFFIXES))
-    if len(cells) == len(keras) and is_image:
-        numbers = [cell for cell in cells[1:5] if cell]
-        if all(re.fullmatch(r'[-+\d.,e]+', cell) for cell in numbers):
-            return keras
-    return ()
 
 
 def _fold(name: str) -> str:
@@ -249,12 +167,12 @@ def _find_shape(header: Sequence[str]) -> tuple[str, list[int]]:
     return '', []
 
 
-def _read_boxes(gatherer: Gatherer, table: Table) -> bool:
+def _read_boxes(table_images: TableImages, table: Table) -> bool:
     """Add the boxes of a table; return whether they are relative to the image size."""
-    export, file = gatherer.export, table.file
+    export, file = table_images.export, table.file
     try:
         shape, of_box = _find_shape(table.header)
-        columns = _choose_columns(gatherer, table, of_box)
+        columns = _choose_columns(table_images, table, of_box)
     except ValueError as error:
         raise ValueError(f'{file}: {error}') from None
     rows = [_read_row(table, line, cells, shape, of_box, columns) for line, cells in table.rows]
@@ -269,7 +187,7 @@ def _read_boxes(gatherer: Gatherer, table: Table) -> bool:
         if row.fault:
             export.report(row.place, row.fault, 'boxes')
             num = 0
-        image = gatherer.find_or_report(row.image, file, row.place, num, row.split)
+        image = table_images.find_or_report(row.image, file, row.place, num, row.split)
         images.append(image)
     if shape == 'top left corner and size in one text' and _are_corners(rows, images, relative):
         shape = 'corners in one text'
@@ -287,14 +205,16 @@ def _read_boxes(gatherer: Gatherer, table: Table) -> bool:
     return relative
 
 
-def _choose_columns(gatherer: Gatherer, table: Table, of_box: Sequence[int]) -> dict[str, int]:
+def _choose_columns(
+    table_images: TableImages, table: Table, of_box: Sequence[int]
+) -> dict[str, int]:
     """Return the columns of the image, and of class, set, width and height if there are such."""
     header, columns = table.header, {}
     cells = [row for _, row in table.rows[:50]]
 
     def count_images(index: int) -> int:
         names = {row[index] for row in cells if len(row) > index and row[index]}
-        return sum(bool(gatherer.finder.find(name, beside=table.file.parent)) for name in names)
+        return sum(bool(table_images.finder.find(name, beside=table.file.parent)) for name in names)
 
     names = [_fold(name) for name in header]
     likely = [names.index(name) for name in _IMAGE.split() if name in names]

@@ -8,9 +8,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree
 
-from formats.export import Box, Export, Image, find_split, list_files, show_progress
-from formats.images import ImageFinder, find_images
-from formats.shapes_to_boxes import Corners, ellipse_box, polygon_box, rotated_box
+from export_records import Box, Export, Image, find_split, list_files, show_progress
+from image_finder import ImageFinder, find_images
+from shapes_to_boxes import Corners, ellipse_box, polygon_box, rotated_box
+
 from ghmdet.config.cli import LazyModule
 from ghmdet.messages import list_items, shorten
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from formats.export import Export, Image, find_split, list_files
-from formats.images import list_images
+from export_records import Export, Image, find_split, list_files
+from image_finder import list_images
 
 NAME = 'images'
 _LABELS = ('.xml', '.json', '.csv', '.txt', '.yaml', '.yml')

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from formats.export import (
+from export_records import (
     Box,
     Export,
     Image,
@@ -17,8 +17,9 @@ from formats.export import (
     read_name,
     show_progress,
 )
-from formats.images import ImageFinder, find_images
-from formats.shapes_to_boxes import Corners, polygon_box
+from image_finder import ImageFinder, find_images
+from shapes_to_boxes import Corners, polygon_box
+
 from ghmdet.messages import shorten
 
 NAME = 'LabelMe'

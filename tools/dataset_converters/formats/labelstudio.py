@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
-from formats.export import Box, Export, Image, load_all, read_name, show_progress
-from formats.images import ImageFinder, find_images, image_folder, read_size
-from formats.shapes_to_boxes import Corners, ellipse_box, polygon_box, rotated_box
+from export_records import Box, Export, Image, load_all, read_name, show_progress
+from image_finder import ImageFinder, find_images, image_folder, read_size
+from shapes_to_boxes import Corners, ellipse_box, polygon_box, rotated_box
+
 from ghmdet.messages import list_items, shorten
 
 NAME = 'Label Studio'

@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from export_records import Box, Export
+from image_finder import find_images
 from rich import progress
 from rich.console import Console
 
-from formats.csv_tables import Table, list_tables, read_head, read_rows, read_table
-from formats.export import Box, Export
-from formats.gatherer import Gatherer, scale
-from formats.images import find_images
+from formats.tables import Table, TableImages, list_tables, read_head, read_rows, read_table, scale
 from ghmdet.files import explain_undecodable
 from ghmdet.messages import list_items, shorten
 
@@ -41,12 +40,12 @@ def read(source: Path, images: Path | None) -> Export:
     export, heads = Export(NAME, relative=True), _list_files(source)
     if not heads:
         raise ValueError(f'{source}: no .csv file with the columns {", ".join(_COLUMNS)}')
-    gatherer = Gatherer(export, find_images(source, images), source)
+    table_images = TableImages(export, find_images(source, images), source)
     names = _read_names(source)
     for head in heads:
-        _read_file(gatherer, head, names)
+        _read_file(table_images, head, names)
     if not export.images and export.skipped[_NO_IMAGE]:
-        folders = list_items(gatherer.finder.folders)
+        folders = list_items(table_images.finder.folders)
         raise ValueError(f'{source}: none of the images that are listed is in {folders}: --images')
     used = {box.name for image in export.images for box in image.boxes}
     if codes := sorted(name for name in used if name.startswith('/')):
@@ -55,7 +54,7 @@ def read(source: Path, images: Path | None) -> Export:
             f'and are named by their code: {list_items(codes)}'
         )
     export.classes = [name for name in dict.fromkeys(names.values()) if name in used]
-    gatherer.print_unused()
+    table_images.print_unused()
     return export
 
 
@@ -75,7 +74,7 @@ def _read_names(source: Path) -> dict[str, str]:
     return names
 
 
-def _read_file(gatherer: Gatherer, head: Table, names: dict[str, str]) -> None:
+def _read_file(table_images: TableImages, head: Table, names: dict[str, str]) -> None:
     """Add the boxes of a table, which is not read as a whole: those of Open Images have 2 GB."""
     file, missing = head.file, set()
     options: Any = dict(encoding='utf-8-sig', newline='', console=Console(stderr=True))
@@ -86,7 +85,9 @@ def _read_file(gatherer: Gatherer, head: Table, names: dict[str, str]) -> None:
         try:
             for line, cells in rows:
                 missing.update(
-                    _read_row(gatherer, file, line, dict(zip(header, cells, strict=False)), names)
+                    _read_row(
+                        table_images, file, line, dict(zip(header, cells, strict=False)), names
+                    )
                 )
         except UnicodeDecodeError as error:
             raise ValueError(f'{file}: {explain_undecodable(error)}') from None
@@ -95,10 +96,10 @@ def _read_file(gatherer: Gatherer, head: Table, names: dict[str, str]) -> None:
 
 
 def _read_row(
-    gatherer: Gatherer, file: Path, line: int, row: dict[str, str], names: dict[str, str]
+    table_images: TableImages, file: Path, line: int, row: dict[str, str], names: dict[str, str]
 ) -> list[str]:
     """Add the box of a row; return the id of its image if this is not there."""
-    export, place = gatherer.export, f'{file}: line {line}'
+    export, place = table_images.export, f'{file}: line {line}'
     export.num_boxes += 1
     try:
         x1, y1, x2, y2 = (float(row[key]) for key in _COLUMNS[2:])
@@ -106,7 +107,7 @@ def _read_row(
         problem = f'expected a box in {", ".join(_COLUMNS[2:])}, got {shorten(row)}'
         export.report(place, problem, 'boxes')
         return []
-    image = gatherer.find(row['ImageID'], file)
+    image = table_images.find(row['ImageID'], file)
     if image is None:
         export.skipped[_NO_IMAGE] += 1
         return [row['ImageID']]

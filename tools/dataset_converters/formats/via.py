@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from formats.csv_tables import list_tables, read_head, read_table
-from formats.export import Box, Export, list_files, show_progress
-from formats.gatherer import Gatherer
-from formats.images import find_images
-from formats.shapes_to_boxes import Corners, ellipse_box, polygon_box
+from export_records import Box, Export, list_files, show_progress
+from image_finder import find_images
+from shapes_to_boxes import Corners, ellipse_box, polygon_box
+
+from formats.tables import TableImages, list_tables, read_head, read_table
 from ghmdet.config.cli import LazyModule
 from ghmdet.messages import list_items, shorten
 
@@ -72,11 +72,11 @@ def read(source: Path, images: Path | None) -> Export:
         else:
             entries += _read_csv(file)
     attribute = _choose_attribute(entries)
-    gatherer = Gatherer(export, find_images(source, images), source)
+    table_images = TableImages(export, find_images(source, images), source)
     for entry in show_progress(entries, 'images'):
         num = len(entry.regions)
         export.num_boxes += num
-        image = gatherer.find_or_report(entry.name, entry.file, entry.place, num)
+        image = table_images.find_or_report(entry.name, entry.file, entry.place, num)
         if image is None:
             continue
         for number, region in enumerate(entry.regions):
@@ -95,7 +95,7 @@ def read(source: Path, images: Path | None) -> Export:
             else:
                 export.converted.update([shape] if shape else [])
                 image.boxes.append(Box(name, corners, place=place))
-    gatherer.print_unused()
+    table_images.print_unused()
     return export
 
 

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from export_records import Box, Export, Image, find_split, list_files, show_progress
+from image_finder import ImageFinder, find_images, list_images, read_size
+from shapes_to_boxes import polygon_box
 
-from formats.export import Box, Export, Image, find_split, list_files, show_progress
-from formats.images import ImageFinder, find_images, list_images, read_size
-from formats.shapes_to_boxes import polygon_box
 from ghmdet.files import find_look_alike, fold_name, read_lines, read_text
 from ghmdet.messages import list_items
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections import Counter
 
 import pytest
-from formats.splits import find_original, name_groups, read_shares, split_groups
+from splits import find_original, name_groups, read_shares, split_groups
 
 
 @pytest.mark.follows('--split needs the shares of', 'the shares of --split must add up to 1')

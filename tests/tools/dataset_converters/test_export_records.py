@@ -3,9 +3,9 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from formats.export import Export, find_split, list_files
+from export_records import Export, find_split, list_files
 
-from tests.tools.formats.test_voc import write
+from tests.tools.dataset_converters.formats.test_voc import write
 
 
 @pytest.mark.parametrize(

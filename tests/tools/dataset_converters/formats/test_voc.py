@@ -3,11 +3,11 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from export_records import Export
 from formats import voc
-from formats.export import Export
 from PIL import Image
 
-from tests.tools.test_pascal_voc import make_object, make_xml
+from tests.tools.dataset_converters.test_pascal_voc import make_object, make_xml
 
 
 def add_image(path: Path, size: tuple[int, int] = (50, 40)) -> Path:

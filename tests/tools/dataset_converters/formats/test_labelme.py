@@ -5,7 +5,12 @@ import json
 import pytest
 from formats import labelme
 
-from tests.tools.formats.test_voc import add_image, counts_agree, list_boxes, write
+from tests.tools.dataset_converters.formats.test_voc import (
+    add_image,
+    counts_agree,
+    list_boxes,
+    write,
+)
 
 
 def shape(label, points, kind='rectangle', **more):

@@ -4,10 +4,15 @@ import json
 import math
 
 import pytest
+from export_records import Export
 from formats import csv_tables, via
-from formats.export import Export
 
-from tests.tools.formats.test_voc import add_image, counts_agree, list_boxes, write
+from tests.tools.dataset_converters.formats.test_voc import (
+    add_image,
+    counts_agree,
+    list_boxes,
+    write,
+)
 
 RECT = {'name': 'rect', 'x': 10, 'y': 4, 'width': 20, 'height': 20.5}
 BOX = (10, 4, 30, 24.5)

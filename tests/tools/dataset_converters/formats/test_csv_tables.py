@@ -5,7 +5,12 @@ import math
 import pytest
 from formats import csv_tables
 
-from tests.tools.formats.test_voc import add_image, counts_agree, list_boxes, write
+from tests.tools.dataset_converters.formats.test_voc import (
+    add_image,
+    counts_agree,
+    list_boxes,
+    write,
+)
 
 # The box 10, 4 to 30, 24 of an image of 50 x 40.
 CORNERS = (10, 4, 30, 24)

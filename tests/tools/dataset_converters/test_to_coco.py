@@ -7,14 +7,14 @@ import formats
 import pytest
 import to_coco
 from coco_output import find_box_fault
-from formats.export import Box
+from export_records import Box
 from PIL import Image
 
 from ghmdet.datasets import CocoDataset
 from ghmdet.datasets.image_file import ImageError, read_image
-from tests.tools.formats.test_coco_json import make_ann, save
-from tests.tools.formats.test_voc import add_image, write
-from tests.tools.test_pascal_voc import make_object, make_xml
+from tests.tools.dataset_converters.formats.test_coco_json import make_ann, save
+from tests.tools.dataset_converters.formats.test_voc import add_image, write
+from tests.tools.dataset_converters.test_pascal_voc import make_object, make_xml
 
 DOG = make_object('dog', ('1', '2', '11', '22'))
 

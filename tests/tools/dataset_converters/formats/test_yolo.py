@@ -3,7 +3,12 @@ from __future__ import annotations
 import pytest
 from formats import yolo
 
-from tests.tools.formats.test_voc import add_image, counts_agree, list_boxes, write
+from tests.tools.dataset_converters.formats.test_voc import (
+    add_image,
+    counts_agree,
+    list_boxes,
+    write,
+)
 
 # Of an image of 50 x 40: 20, 10 to 30, 20, and 5, 4 to 45, 36.
 A, B = '0.5 0.375 0.4 0.25', '0.5 0.5 0.8 0.8'

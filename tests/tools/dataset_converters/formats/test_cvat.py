@@ -3,7 +3,12 @@ from __future__ import annotations
 import pytest
 from formats import cvat
 
-from tests.tools.formats.test_voc import add_image, counts_agree, list_boxes, write
+from tests.tools.dataset_converters.formats.test_voc import (
+    add_image,
+    counts_agree,
+    list_boxes,
+    write,
+)
 
 LABELS = '<labels><label><name>dog</name></label><label><name>cat</name></label></labels>'
 META = f'<version>1.1</version><meta><task>{LABELS}</task></meta>'

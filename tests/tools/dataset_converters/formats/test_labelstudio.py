@@ -5,7 +5,12 @@ import json
 import pytest
 from formats import labelstudio
 
-from tests.tools.formats.test_voc import add_image, counts_agree, list_boxes, write
+from tests.tools.dataset_converters.formats.test_voc import (
+    add_image,
+    counts_agree,
+    list_boxes,
+    write,
+)
 
 SIZE = dict(original_width=50, original_height=40)
 

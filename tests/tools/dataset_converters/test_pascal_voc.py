@@ -10,8 +10,8 @@ from PIL import Image
 
 from ghmdet.datasets import CocoDataset
 
-TOOL = Path(__file__).parents[2] / 'tools' / 'dataset_converters' / 'pascal_voc.py'
-BCCD = Path(__file__).parents[3] / 'shared' / 'data' / 'bccd'
+TOOL = Path(__file__).parents[3] / 'tools' / 'dataset_converters' / 'pascal_voc.py'
+BCCD = Path(__file__).parents[4] / 'shared' / 'data' / 'bccd'
 
 spec = importlib.util.spec_from_file_location('pascal_voc_tool', TOOL)
 voc = importlib.util.module_from_spec(spec)

@@ -6,7 +6,12 @@ from pathlib import Path
 import pytest
 from formats import coco_json
 
-from tests.tools.formats.test_voc import add_image, counts_agree, list_boxes, write
+from tests.tools.dataset_converters.formats.test_voc import (
+    add_image,
+    counts_agree,
+    list_boxes,
+    write,
+)
 
 
 def make_ann(id_: int, image_id: int, bbox: object = (1, 2, 10, 20), **others: object) -> dict:

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import image_finder
 import pytest
-from formats import images
-from formats.images import ImageFinder, find_images, read_size
+from image_finder import ImageFinder, find_images, read_size
 from PIL import Image
 
 NAMES = (
@@ -110,7 +110,7 @@ def test_where_the_images_of_a_source_are(folder, monkeypatch, capsys):
             raise PermissionError('not yours')
         return []
 
-    monkeypatch.setattr(images, 'list_images', refuse)
+    monkeypatch.setattr(image_finder, 'list_images', refuse)
     with pytest.raises(FileNotFoundError, match='name their folder with --images'):
         find_images(labels, None)
     with pytest.raises(PermissionError):

@@ -1,5 +1,5 @@
 import pytest
-from formats.shapes_to_boxes import ellipse_box, polygon_box, rotated_box
+from shapes_to_boxes import ellipse_box, polygon_box, rotated_box
 
 
 def test_polygons():
