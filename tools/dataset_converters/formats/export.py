@@ -15,7 +15,7 @@ from rich.progress import track
 
 _T = TypeVar('_T')
 _SPLIT = re.compile(
-    r'(?:^|.*[_. -])(test|val|train)(?:ing|id|idation)?(?:[_. -]?(?:\d+|images?|set|data))?',
+    r'(?:^|.*[_. -])(train|val|test)(?:ing|id|idation)?(?:[_. -]?(?:\d+|images?|set|data))?',
     re.IGNORECASE,
 )
 _SHORT = 300  # shows no progress bar
