@@ -148,8 +148,9 @@ def read_rows(lines: Iterable[str], file: Path, delimiter: str) -> Iterator[tupl
     rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     try:
         for row in rows:
-            if any(cell.strip() for cell in row):
-                yield rows.line_num, [cell.strip() for cell in row]
+            cells = [cell.strip() for cell in row]
+            if any(cells):
+                yield rows.line_num, cells
     except csv.Error as error:
         raise ValueError(f'{file}: line {rows.line_num}: {error}') from None
 
