@@ -129,6 +129,27 @@ _base_ = ['../_base_/models/retinanet.py', '../_base_/datasets/voc.py',
           '../_base_/schedules/short.py', '../_base_/default_runtime.py']
 model = dict(bbox_head=dict(num_classes=20))
 """,
+    'retinanet/r50_lsj.py': """
+_base_ = './r50.py'
+size = (96, 96)
+model = dict(data_preprocessor=dict(
+    batch_augments=[dict(type='mmdet.BatchFixedSizePad', size=size)]))
+steps = [
+    dict(type='LoadImageFromFile', backend_args=None),
+    dict(type='mmdet.LoadAnnotations', with_bbox=True),
+    dict(type='mmdet.RandomResize', scale=size, ratio_range=(0.1, 2.0), keep_ratio=True),
+    dict(type='mmdet.RandomCrop', crop_type='absolute_range', crop_size=size,
+         recompute_bbox=True, allow_negative_crop=True),
+    dict(type='mmdet.FilterAnnotations', min_gt_bbox_wh=(1e-2, 1e-2)),
+    dict(type='mmdet.RandomFlip', prob=0.5), dict(type='mmdet.PackDetInputs')]
+train_dataloader = dict(
+    batch_sampler=None,
+    dataset=dict(_delete_=True, type='RepeatDataset', times=2, dataset=dict(
+        type='mmdet.CocoDataset', data_root='data/', ann_file='annotations/train.json',
+        data_prefix=dict(img='train/'), filter_cfg=dict(filter_empty_gt=True, min_size=32),
+        pipeline=steps, backend_args=None)))
+optim_wrapper = dict(type='AmpOptimWrapper')
+""",
     'ghm/r50_ghm.py': """
 _base_ = {retinanet!r}
 model = dict(bbox_head=dict(

@@ -62,6 +62,18 @@ def test_old_keys_on_the_command_line(shapes, tmp_path):
     assert scalars(tmp_path, 'loss') == []
 
 
+def test_large_scale_jitter_laid_out_as_theirs(shapes, tmp_path):
+    config = mmdet_layout.write(tmp_path / 'configs').parents[1] / 'retinanet' / 'r50_lsj.py'
+    options = [option for option in SMALL if not option.startswith('train_dataloader')]
+    options += [f'train_dataloader.dataset.dataset.metainfo.classes={CLASSES}', 'val_cfg=None']
+    options += ['val_dataloader=None', 'val_evaluator=None']
+    args = '--data-root', shapes, '--work-dir', tmp_path / 'train', '--cfg-options', *options
+    run('train.py', config, *args)
+    losses = scalars(tmp_path / 'train', 'loss')
+    assert len(losses) == 11  # 2 x 11 images with objects by 2
+    assert np.isfinite(losses).all()
+
+
 NINE = 'model.bbox_head.num_classes=9'
 VOC_IDS = {f'2007_{number:06}' for number in range(3)}
 VOC = [
