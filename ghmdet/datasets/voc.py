@@ -45,9 +45,9 @@ _ENDING = re.compile(rf'({"|".join(map(re.escape, SUFFIXES))}|\.xml)$', re.IGNOR
 class VOCDataset(CocoDataset):
     """Images and boxes of Pascal VOC: a list of names, an XML file and an image for each.
 
-    The dict of an image is that of `CocoDataset`; `img_id` is the name in the list. VOC counts
-    pixels from 1, so 1 is subtracted from all coordinates; decimals, which MMDetection cuts off
-    before, are kept. `ignore_flag` is 1 for `difficult` objects. Boxes without width or height or
+    The dict of an image is that of `CocoDataset`; `img_id` is the name in the list. As in
+    MMDetection, coordinates lose their decimals, and, since VOC counts pixels from 1, 1 is
+    subtracted. `ignore_flag` is 1 for `difficult` objects. Boxes without width or height or
     outside of their image, which MMDetection learns, are left out and counted.
 
     `metainfo['dataset_type']` is 'VOC2007' or 'VOC2012' if `sub_data_root` contains that, else
@@ -102,10 +102,8 @@ class VOCDataset(CocoDataset):
         root = data_prefix.get('sub_data_root', '')
         folders = {'sub_data_root': root, 'img': osp.join(root, img_subdir)}
         super().__init__(ann_file, data_prefix=folders, filter_cfg=filter_cfg, **kwargs)
-        years = (
-            year for year in ('VOC2007', 'VOC2012') if year in self.data_prefix['sub_data_root']
-        )
-        self._metainfo['dataset_type'] = next(years, None)
+        year = re.search('VOC2007|VOC2012', self.data_prefix['sub_data_root'])
+        self._metainfo['dataset_type'] = year and year[0]
 
     def read_records(self) -> CocoRecords:
         """Read the list and its XML files; ids of images are names, of categories class names."""
@@ -172,8 +170,6 @@ class VOCDataset(CocoDataset):
             size_wh = read_size(tree)
             if size_wh is None:
                 image, loader = osp.join(self.data_prefix['img'], file_name), self.image_loader
-                if not self.is_local(image):
-                    raise ValueError(f'has no size, and {image} is not on a local disk')
                 sizes_wh = read_image_sizes(image, loader.max_pixels)
                 size_wh = sizes_wh[applies_exif(loader.color_type)]
         except (OSError, ValueError, LookupError, ElementTree.ParseError) as error:
@@ -185,15 +181,12 @@ class VOCDataset(CocoDataset):
     def _find_xml(self, line: str) -> tuple[str, str]:
         """Return the name of the image that a line means, and its XML file, if that exists."""
         folder = osp.join(self.data_prefix['sub_data_root'], self.ann_subdir)
-        first = _SECOND_COLUMN.sub('', line)
-        names = dict.fromkeys([line, first, _ENDING.sub('', first)])
-        if not self.is_local(folder):
-            return first, f'{folder}/{first}.xml'
-        paths = {name: osp.join(folder, f'{name}.xml') for name in names}
-        found = next((name for name, path in paths.items() if osp.isfile(path)), None)
-        name = first if found is None else found
-        near = find_look_alike(paths[name]) if found is None and self.fix_names else None
-        return name, near or paths[name]
+        path = osp.join(folder, f'{line}.xml')
+        if not self.is_local(folder) or osp.isfile(path):
+            return line, path
+        name = _ENDING.sub('', _SECOND_COLUMN.sub('', line))
+        path = osp.join(folder, f'{name}.xml')
+        return name, (find_look_alike(path) if self.fix_names else None) or path
 
     def _report_faults(self, faults: Sequence[str], total: int) -> None:
         """Raise a ValueError, or warn with `on_error='skip'`."""
@@ -216,7 +209,7 @@ def _make_columns(
     """Turn objects, with the ids of their images, into COCO's columns, counted from pixel 0."""
     image_of = {id_: index for index, id_ in enumerate(image_ids)}
     name_of = {name: index for index, name in enumerate(names)}
-    bbox = np.array([each.corners for _, each in objects], np.float64).reshape(-1, 4)
+    bbox = np.trunc([each.corners for _, each in objects]).reshape(-1, 4)
     bbox[:, 2:] -= bbox[:, :2]
     bbox[:, :2] -= 1
     return AnnotationColumns(

@@ -11,7 +11,6 @@ import numpy as np
 from mmengine.evaluator import BaseMetric
 from mmengine.logging import print_log
 
-from ghmdet.argument_checks import is_number
 from ghmdet.registry import METRICS
 
 from .coco_annotations import truth_of_sample
@@ -38,8 +37,7 @@ class VOCMetric(ImageResults):
 
     Args:
         iou_thrs: one threshold in (0, 1] or several: 0.5 as `AP50`, their mean as `mAP`.
-        scale_ranges: also return `AP50_32_96` for (32, 96): only objects with an area of 32**2 to
-            below 96**2, and of detections without object only those. MMDetection fails with any.
+        scale_ranges: only None; MMDetection fails with any.
         metric: 'mAP', or 'recall' for `recall@100@0.5`, the share of objects found by the 100 best
             detections of an image, of any class (MMDetection: of the first class), each taking one
             object, the highest IoU first; with several thresholds also the mean, `AR@100`.
@@ -60,7 +58,7 @@ class VOCMetric(ImageResults):
     def __init__(
         self,
         iou_thrs: float | Sequence[float] = 0.5,
-        scale_ranges: Sequence[Sequence[float]] | None = None,
+        scale_ranges: None = None,
         metric: str | Sequence[str] = 'mAP',
         proposal_nums: int | Sequence[int] = (100, 300, 1000),
         eval_mode: str = '11points',
@@ -72,19 +70,12 @@ class VOCMetric(ImageResults):
         for key, value, valid in (
             ('metric', name, ('mAP', 'recall')),
             ('eval_mode', eval_mode, ('11points', 'area')),
+            ('scale_ranges', scale_ranges, (None,)),
         ):
             if value not in valid:
                 raise ValueError(f'VOCMetric: {key} must be one of {valid}, got {value!r}')
-        for limits in scale_ranges or ():
-            pair = isinstance(limits, list | tuple) and len(limits) == 2
-            if not pair or not all(map(is_number, limits)) or not 0 <= limits[0] < limits[1]:
-                raise ValueError(
-                    'VOCMetric: scale_ranges must be pairs (min, max) of square roots of areas, '
-                    f'in pixels, got {scale_ranges!r}'
-                )
         self.metric, self.eval_mode = name, eval_mode
         self.iou_thrs = check_iou_thrs(0.5 if iou_thrs is None else iou_thrs, 'VOCMetric').tolist()
-        self.scale_ranges = [(low, high) for low, high in scale_ranges or ()]
         self.proposal_nums = check_limits(proposal_nums, 'proposal_nums', 'VOCMetric')
 
     @BaseMetric.dataset_meta.setter
@@ -105,9 +96,7 @@ class VOCMetric(ImageResults):
             average = [f'AR@{n}' for n in self.proposal_nums] if len(self.iou_thrs) > 1 else []
             pairs = product(self.proposal_nums, self.iou_thrs)
             return [*(f'recall@{n}@{thr}' for n, thr in pairs), *average]
-        aps = [f'AP{100 * thr:02.6g}' for thr in self.iou_thrs]
-        ranges = [f'_{low:g}_{high:g}' for low, high in self.scale_ranges]
-        return ['mAP', *(f'{ap}{limits}' for limits in ['', *ranges] for ap in aps)]
+        return ['mAP', *(f'AP{100 * thr:02.6g}' for thr in self.iou_thrs)]
 
     def process(self, data_batch: Any, data_samples: Sequence[dict]) -> None:
         """Keep detections (see `read_detections`) and ground truth of one batch on the CPU."""
@@ -136,8 +125,6 @@ class VOCMetric(ImageResults):
     def _precisions(self, images: Sequence[dict]) -> list[float]:
         """Average precisions in the order of the names; log the table of classes."""
         rows: dict[str, list[float | None]] = {}
-        areas = [(-np.inf, np.inf), *((low**2, high**2) for low, high in self.scale_ranges)]
-        pairs = list(product(areas, self.iou_thrs))
         found = _join(images, 'scores')
         truth = _join([image['truth'] for image in images], 'crowds')
         values = []
@@ -146,13 +133,13 @@ class VOCMetric(ImageResults):
                 [column[part[0] == label] for column in part] for part in (found, truth)
             )
             one_class = _ClassEvaluation(mine[1:], theirs[1:])
-            values.append([one_class.ap(thr, limits, self.eval_mode) for limits, thr in pairs])
+            values.append([one_class.ap(thr, self.eval_mode) for thr in self.iou_thrs])
             rows[str(name)] = [int((~theirs[-1]).sum()), len(mine[0]), *values[-1]]
         means = [_mean(column) for column in zip(*values, strict=True)]
         rows['mean'] = [None, None, *means]
         table = format_table(['class', 'objects', 'detections', *self._names()[1:]], rows)
         print_log(f'VOCMetric, {self.eval_mode}:\n{table}', 'current')
-        return [_mean(means[: len(self.iou_thrs)]), *means]
+        return [_mean(means), *means]
 
 
 def _join(images: Sequence[dict], last: str) -> list[np.ndarray]:
@@ -182,21 +169,18 @@ class _ClassEvaluation:
         self.iou, self.match = np.full(len(owners), -1, np.float32), np.zeros(len(owners), int)
         best = np.lexsort((matches, -ious, detection))[firsts[counts > 0]]
         self.iou[counts > 0], self.match[counts > 0] = ious[best], matches[best]
-        self.areas, self.truth_areas = _legacy_areas(bboxes), _legacy_areas(truth_bboxes)
 
-    def ap(self, iou_thr: float, areas: tuple[float, float], mode: str) -> float:
-        """Return the average precision of objects with areas in a range, nan without any."""
-        low, high = areas
-        unused = self.ignored | (self.truth_areas < low) | (self.truth_areas >= high)
-        count = int((~unused).sum())
+    def ap(self, iou_thr: float, mode: str) -> float:
+        """Return the average precision, nan without an object to find."""
+        count = int((~self.ignored).sum())
         if not count:
             return float('nan')
         hit = self.iou >= np.float32(iou_thr)
         # Without any object in its image, a detection has hit none.
-        takes = np.flatnonzero(hit)[~unused[self.match[hit]]]
+        takes = np.flatnonzero(hit)[~self.ignored[self.match[hit]]]
         true = np.zeros(len(hit), bool)
         true[takes[np.unique(self.match[takes], return_index=True)[1]]] = True
-        false = ~hit & (self.areas >= low) & (self.areas < high)
+        false = ~hit
         false[takes] = ~true[takes]
         recalls = true.cumsum() / count
         precisions = true.cumsum() / np.maximum(true.cumsum() + false.cumsum(), 1)
@@ -220,15 +204,12 @@ def _match_all(image: dict, limit: int) -> np.ndarray:
     return found
 
 
-def _legacy_areas(bboxes: np.ndarray) -> np.ndarray:
-    return (bboxes[..., 2:] - bboxes[..., :2] + 1).prod(axis=-1)
-
-
 def _legacy_ious(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     """IoU of boxes (..., 4) in float32, as in MMDetection, with widths `x2 - x1 + 1`."""
     sides = np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + 1
     overlap = sides.clip(0).prod(axis=-1)
-    union = _legacy_areas(a) + _legacy_areas(b) - overlap
+    area_a, area_b = ((box[..., 2:] - box[..., :2] + 1).prod(axis=-1) for box in (a, b))
+    union = area_a + area_b - overlap
     return overlap / np.maximum(union, np.float32(1e-6))
 
 

@@ -110,7 +110,7 @@ def test_pascal_voc_laid_out_as_theirs(tmp_path):
 
 def configs_of_mmdetection():
     """Its recipes of RetinaNet, if its folder `configs` is beside the project or named."""
-    given = os.environ.get('MMDET_CONFIGS', ROOT.parent / 'mmdetection' / 'configs')
+    given = os.environ.get('GHMDET_MMDET_CONFIGS', ROOT.parent / 'mmdetection' / 'configs')
     names = 'retinanet/*.py', 'ghm/*.py', 'pascal_voc/retinanet_*.py'
     files = sorted(file for name in names for file in Path(given).glob(name))
     return [file for file in files if file.stem != 'retinanet_tta']

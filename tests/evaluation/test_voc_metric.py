@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ghmdet.evaluation import VOCMetric, voc_metric
-from tests.data.golden.run_voc import IOU_THRS, NUMS, SCALES
+from tests.data.golden.run_voc import IOU_THRS, NUMS
 from tests.data.golden.tide_sets import drawn_sets
 from tests.golden import FOLDER
 
@@ -110,14 +110,11 @@ def test_recall_worked_by_hand():
 def test_it_equals_mmdetections(name, mode):
     truth, results = SETS[name]
     classes = [category['name'] for category in truth['categories']]
-    settings = dict(eval_mode=mode, iou_thrs=IOU_THRS, scale_ranges=SCALES)
+    settings = dict(eval_mode=mode, iou_thrs=IOU_THRS)
     values = evaluate(from_coco(truth, results), classes, **settings)
     wanted = {thr: GOLDEN[name][f'{mode} {thr}'] for thr in IOU_THRS}
     expected = {f'pascal_voc/AP{100 * thr:g}': wanted[thr]['mean'] for thr in IOU_THRS}
     expected |= {'pascal_voc/mAP': np.mean([wanted[thr]['mean'] for thr in IOU_THRS])}
-    for thr in IOU_THRS:
-        for (low, high), mean in zip(SCALES, wanted[thr]['scales'], strict=True):
-            expected[f'pascal_voc/AP{100 * thr:g}_{low}_{high}'] = mean
     assert values == pytest.approx(expected, abs=1e-6)
 
 
@@ -153,10 +150,6 @@ def test_nothing_found_and_nothing_to_find(logged):
     logged.clear()
     assert np.isnan(list(evaluate(difficult).values())).all()
     assert logged == ['VOCMetric: there is no object to find, so all metrics are n/a (nan)']
-    # A range without an object is n/a, the others are not.
-    values = evaluate(TABLE, scale_ranges=[(0, 5), (5, 20)])
-    assert np.isnan(values['pascal_voc/AP50_0_5'])
-    assert values['pascal_voc/AP50_5_20'] == values['pascal_voc/AP50']
 
 
 def test_repeated_images_count_once():
@@ -166,7 +159,7 @@ def test_repeated_images_count_once():
 def test_keys_are_known_before():
     for kwargs in (
         {},
-        {'iou_thrs': [0.05, 0.575], 'scale_ranges': [(0, 32)]},
+        {'iou_thrs': [0.05, 0.575]},
         {'metric': ['recall'], 'iou_thrs': [0.5, 0.75]},
     ):
         keys = VOCMetric(**kwargs).result_keys()
@@ -178,7 +171,6 @@ def test_keys_are_known_before():
 
 
 @pytest.mark.follows('VOCMetric: {} must be one of')
-@pytest.mark.follows('VOCMetric: scale_ranges must be pairs (min, max)')
 @pytest.mark.parametrize(
     ('kwargs', 'message'),
     [
@@ -186,16 +178,15 @@ def test_keys_are_known_before():
         ({'metric': ['mAP', 'recall']}, 'metric must be one of'),
         ({'eval_mode': '11point'}, r"eval_mode must be one of \('11points', 'area'\)"),
         ({'iou_thrs': 50}, r'VOCMetric: iou_thrs must be within \(0, 1\], got 50'),
-        ({'scale_ranges': (0, 32)}, r'scale_ranges must be pairs \(min, max\)'),
-        ({'scale_ranges': [(32, 0)]}, r'scale_ranges must be pairs'),
+        ({'scale_ranges': [(0, 32)]}, r'scale_ranges must be one of \(None,\), got \[\(0, 32\)\]'),
         ({'proposal_nums': 0}, 'VOCMetric: proposal_nums must be positive integers'),
     ],
 )
 def test_wrong_arguments(kwargs, message):
     with pytest.raises(ValueError, match=message):
         VOCMetric(**kwargs)
-    right = dict(eval_mode='area', metric='mAP', scale_ranges=[(0, 32)], iou_thrs=0.5)
-    assert evaluate(TABLE, **right)['pascal_voc/AP50_0_32'] == 0.6875
+    right = dict(eval_mode='area', metric='mAP', scale_ranges=None, iou_thrs=0.5)
+    assert evaluate(TABLE, **right)['pascal_voc/AP50'] == 0.6875
 
 
 def test_a_label_without_class_and_no_ground_truth():

@@ -22,10 +22,8 @@ _COLOR_ONLY = (
 )
 _REFUSED = {
     'Transform SetClampingMode ConvertBoundingBoxFormat ClampKeyPoints SanitizeKeyPoints '
-    'UniformTemporalSubsample': 'does nothing for an image and its boxes',
-    'CutMix MixUp': 'works on batches, not on an image with its boxes',
-    'AugMix AutoAugment RandAugment TrivialAugmentWide': 'does not move boxes with the image',
-    'FiveCrop TenCrop': 'returns several images',
+    'UniformTemporalSubsample CutMix MixUp AugMix AutoAugment RandAugment TrivialAugmentWide '
+    'FiveCrop TenCrop': 'does not change one image with its boxes',
     'Compose Lambda RandomApply RandomChoice RandomOrder': 'takes other transforms or functions: '
     'list each of them as a step, in RandomApply or RandomChoice of mmcv if at random',
     'ConvertImageDtype LinearTransformation Normalize PILToTensor ToDtype ToImage ToPILImage '
