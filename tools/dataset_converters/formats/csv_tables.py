@@ -53,7 +53,7 @@ _NAMES = {
     'bbox': ('bbox bboxes boundingbox box xywh',),
     'width': ('imagewidth imgwidth imagew imgw', 'width'),
     'height': ('imageheight imgheight imageh imgh', 'height'),
-    'set': ('split set subset mluse usage',),
+    'set': ('subset split set mluse usage',),
 }
 _SHAPES = {
     'corners': ('x1', 'y1', 'x2', 'y2'),

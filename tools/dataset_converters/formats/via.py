@@ -126,7 +126,7 @@ def _read_via2(file: Path, data: Any) -> Iterator[_Entry]:
         regions = entry.get('regions') or []
         regions = list(regions.values()) if isinstance(regions, dict) else regions  # of VIA 1
         if not isinstance(regions, list):
-            raise ValueError(f'{file}: {name}: regions must be a list, got {shorten(regions)}')
+            raise ValueError(f'{file}: {name}: expected a list of regions, got {shorten(regions)}')
         yield _Entry(file, f'{file}: {name or number}', str(name or ''), regions)
 
 

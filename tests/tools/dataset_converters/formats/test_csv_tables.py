@@ -129,6 +129,7 @@ def test_faults(tmp_path, capsys):
         assert message in lines
 
 
+@pytest.mark.follows('the columns {} mean the same', 'call it filename', 'may all be the class')
 @pytest.mark.parametrize(
     ('old', 'new', 'error'),
     [

@@ -97,6 +97,7 @@ def test_class(tmp_path, attributes, name):
     assert list_boxes(export) == {'a.jpg': [(name, BOX)]}
 
 
+@pytest.mark.follows('several attributes may be the class')
 def test_several_attributes_may_be_the_class(tmp_path):
     data = make_entries(make_region(name='rex', type='dog'), make_region(type='cat'))
     error = r"several .*'name' \(1 regions\), 'type' \(2 regions\)\. Name one of them class"
