@@ -140,7 +140,7 @@ def test_broken_files(tmp_path):
         ('{"region_attributes": 3}', 'via.json: expected an object of VIA, got 3'),
         (
             '{"a": {"filename": "a.jpg", "file_attributes": {}, "regions": 3}}',
-            'must be a list, got 3',
+            'expected a list of regions, got 3',
         ),
     ):
         write(tmp_path / 'via.json', text)
