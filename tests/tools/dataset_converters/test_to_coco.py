@@ -404,3 +404,71 @@ def test_options_of_a_split(source, capsys):
             convert(source, *option)
         assert '--stratify and --group-by need --split' in capsys.readouterr().err
         convert(source, *option, '--split', '0.5,0.5')  # as advised
+
+
+REGION = {'x': 2, 'y': 5, 'width': 20, 'height': 50, 'rectanglelabels': ['dog']}
+OF_STUDIO = {'value': REGION, 'original_width': 50, 'original_height': 40}
+SHAPE = {'label': 'dog', 'points': [[1, 2], [11, 22]], 'shape_type': 'rectangle'}
+RECT = {'name': 'rect', 'x': 1, 'y': 2, 'width': 10, 'height': 20}
+CENTRE = {'x': 6, 'y': 12, 'width': 10, 'height': 20}
+# One dog at 1, 2, 11, 22 in a.jpg of 50 x 40, as each format has it.
+EXPORTS = {
+    'voc': {'a.xml': make_xml(DOG)},
+    'yolo': {'data.yaml': 'names: [dog]', 'a.txt': '0 0.12 0.3 0.2 0.5'},
+    'labelme': {'a.json': json.dumps({'shapes': [SHAPE], 'imagePath': 'a.jpg'})},
+    'cvat': {
+        'annotations.xml': '<annotations><image name="a.jpg"><box label="dog" xtl="1" ytl="2" '
+        'xbr="11" ybr="22"/></image></annotations>'
+    },
+    'labelstudio': {
+        'x.json': json.dumps(
+            [{'data': {'image': 'a.jpg'}, 'annotations': [{'result': [OF_STUDIO]}]}]
+        )
+    },
+    'csv': {'x.csv': 'filename,class,xmin,ymin,xmax,ymax\na.jpg,dog,1,2,11,22\n'},
+    'via': {
+        'via.json': json.dumps(
+            {
+                'a.jpg9': {
+                    'filename': 'a.jpg',
+                    'regions': [{'shape_attributes': RECT, 'region_attributes': {'class': 'dog'}}],
+                }
+            }
+        )
+    },
+    'createml': {
+        'x.json': json.dumps(
+            [{'image': 'a.jpg', 'annotations': [{'label': 'dog', 'coordinates': CENTRE}]}]
+        )
+    },
+    'openimages': {
+        'x-annotations-bbox.csv': 'ImageID,LabelName,XMin,XMax,YMin,YMax\n'
+        'a,dog,0.02,0.22,0.05,0.55\n'
+    },
+    'coco': {
+        'x.json': json.dumps(
+            {
+                'images': [{'id': 1, 'file_name': 'a.jpg'}],
+                'categories': [{'id': 1, 'name': 'dog'}],
+                'annotations': [{'id': 1, 'image_id': 1, 'category_id': 1, 'bbox': [1, 2, 10, 20]}],
+            }
+        )
+    },
+}
+
+
+@pytest.mark.parametrize('name', EXPORTS)
+def test_each_format_is_recognised_as_a_folder_and_as_a_file(tmp_path, name, capsys):
+    source = tmp_path / 'source'
+    add_image(source / 'a.jpg')
+    files = [write(source / file, text) for file, text in EXPORTS[name].items()]
+    for place in (source, files[0]):
+        (dog,) = convert(place, out=str(tmp_path / 'out')).values()
+        (annotation,) = dog['annotations']
+        assert annotation['bbox'] == pytest.approx([1, 2, 10, 20])
+        assert [category['name'] for category in dog['categories']] == ['dog']
+        assert f'(--from {name}): ' in capsys.readouterr().out
+
+
+def test_every_format_is_tried():
+    assert [*formats.READERS] == [*EXPORTS, 'images']

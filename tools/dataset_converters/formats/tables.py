@@ -25,6 +25,7 @@ _HEAD = 2**20
 _ABOUT_LABELS = re.compile(
     r'[-_. ]*(annotations?|labels?|bbox(es)?|boxes|detections?)(?=[-_. ]|$)', re.IGNORECASE
 )
+csv.field_size_limit(2**31 - 1)  # polygons may be longer than the usual limit
 
 
 @dataclass
@@ -117,8 +118,10 @@ def displayed_size(image: Image) -> tuple[int, int]:
 
 
 def list_tables(source: Path) -> list[Path]:
-    """List the CSV files of a source; a file of another ending if it is given itself."""
-    return list_files(source, '.csv', '.tsv') or ([] if source.is_dir() else [source])
+    """List the CSV files of a source; a file without a known ending if it is given itself."""
+    known = ('.json', '.xml', '.yaml', '.yml', '.data')
+    is_other = source.is_dir() or source.suffix.lower() in known
+    return list_files(source, '.csv', '.tsv') or ([] if is_other else [source])
 
 
 def read_head(file: Path) -> Table:
@@ -129,7 +132,7 @@ def read_head(file: Path) -> Table:
         if len(content) == _HEAD:
             return _make_table(file, content[: content.rfind(b'\n')].decode('utf-8-sig', 'ignore'))
         return _make_table(file, decode_text(content, str(file)))
-    except ValueError:
+    except (ValueError, csv.Error):
         return Table(file, [], [])
 
 
@@ -144,7 +147,6 @@ def read_table(file: Path) -> Table:
 
 def read_rows(lines: Iterable[str], file: Path, delimiter: str) -> Iterator[tuple[int, list[str]]]:
     """Yield line number and cells of each row that is not empty."""
-    csv.field_size_limit(2**31 - 1)  # polygons may be longer than the usual limit
     rows = csv.reader(lines, delimiter=delimiter, skipinitialspace=True)
     try:
         for row in rows:
