@@ -31,7 +31,7 @@ def recognise(source: Path) -> str:
     files = list_files(source, '.xml')
     read = [_read_root(file) for file in files[:5]]
     count = sum(tree is not None and tree.tag == 'annotation' for tree in read)
-    of_all = f' of the {len(files)}' if len(files) > 5 else ''
+    of_all = f' of the first 5 of {len(files)}' if len(files) > 5 else ''
     return f'{count}{of_all} .xml files have the element <annotation>' if count else ''
 
 
