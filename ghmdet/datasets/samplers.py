@@ -52,7 +52,7 @@ class AspectRatioBatchSampler(BatchSampler):
                 'from the dataloader in the config, or use a mmengine dataset and sampler'
             )
         check_integer('AspectRatioBatchSampler.batch_size', batch_size, 1)
-        self.sampler, self.batch_size, self.drop_last = sampler, batch_size, drop_last
+        super().__init__(sampler, batch_size, drop_last)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield batches of indices."""
@@ -65,16 +65,7 @@ class AspectRatioBatchSampler(BatchSampler):
             if len(group) == self.batch_size:
                 yield group.copy()
                 group.clear()
-        rest = portrait + landscape
-        for start in range(0, len(rest), self.batch_size):
-            batch = rest[start : start + self.batch_size]
-            if len(batch) == self.batch_size or not self.drop_last:
-                yield batch
-
-    def __len__(self) -> int:
-        """Return the number of batches of one epoch."""
-        full, short = divmod(len(self.sampler), self.batch_size)
-        return full + (short > 0 and not self.drop_last)
+        yield from BatchSampler(portrait + landscape, self.batch_size, self.drop_last)
 
 
 class SampleIndex(NamedTuple):
