@@ -14,7 +14,7 @@ from torch.fx.experimental import _config
 from ghmdet.config.parts import make_plain
 from ghmdet.inference.detector import find_classes
 from ghmdet.inference.exported import FORMAT_VERSION, METADATA_FILE
-from ghmdet.inference.model import find_test_dataset
+from ghmdet.inference.model import find_test_pipeline
 from ghmdet.messages import type_name
 from ghmdet.version import __version__
 
@@ -99,10 +99,7 @@ def describe(model: Any, static_hw: tuple[int, int] | None = None) -> dict[str, 
     """Return the metadata of a file, from which `ghmdet.Detector` prepares images."""
     preprocessor, test_cfg = model.data_preprocessor, model.bbox_head.test_cfg
     normalizes = preprocessor._enable_normalize
-    dataset = make_plain(find_test_dataset(model.cfg))
-    pipeline = [
-        step for step in dataset['pipeline'] if not type_name(step).endswith('LoadAnnotations')
-    ]
+    pipeline = make_plain(find_test_pipeline(model.cfg), 'pipeline')
     resize: dict = next((each for each in pipeline if type_name(each).endswith('Resize')), {})
     scale = resize.get('scale')
     return dict(
