@@ -148,10 +148,7 @@ class LogHistoryHook(Hook):
     is of another class than mmengine's.
 
     Args:
-        keep: least number of values to keep, for hooks that look back.
-
-    Raises:
-        ValueError: `keep` is not an integer of at least 1.
+        keep: least number of values to keep, at least 1, for hooks that look back.
     """
 
     priority = 'VERY_LOW'
