@@ -151,11 +151,7 @@ def _check_annotations(dataset: Any) -> None:
 
 
 def _annotations_come_first(dataset: Any) -> bool:
-    """Whether the boxes are resized with the image rather than loaded after that.
-
-    Raises:
-        ValueError: it is so for some of the datasets only.
-    """
+    """Whether boxes are resized with the image; a ValueError if so for some datasets only."""
     orders = set()
     for part in base_datasets(dataset):
         loaded, resized = _find_transform(part, 'LoadAnnotations'), _find_transform(part, 'Resize')

@@ -65,11 +65,7 @@ class NonFiniteWeightsHook(Hook):
             self._check(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Check whatever is saved, moving averages included.
-
-        Raises:
-            NonFiniteError: see the class.
-        """
+        """Check whatever is saved, moving averages included; a NonFiniteError as in the class."""
         for key in ('state_dict', 'ema_state_dict'):
             weights = checkpoint.get(key, {}).items()
             bad = _find_bad((n, w) for n, w in weights if isinstance(w, Tensor))
