@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from itertools import chain, count, islice
 from typing import Any, NamedTuple
@@ -171,7 +170,11 @@ def _get_samples(dataset: Any, seed: int, indices: Sequence[SampleIndex | int]) 
         if not isinstance(index, SampleIndex):
             samples.append(dataset[index])
             continue
-        with _seeded(seed, index.epoch, index.sample):
+        words = np.random.SeedSequence((seed, index.epoch, index.sample)).generate_state(3).tolist()
+        with preserve_random_state():
+            random.seed(words[0])
+            np.random.seed(words[1])
+            torch.default_generator.manual_seed(words[2])  # of the CPU; torch.manual_seed seeds all
             sample = dataset[index.sample]
         if index.is_padding and isinstance(sample, dict):
             data_sample = sample.get('data_samples')
@@ -179,14 +182,3 @@ def _get_samples(dataset: Any, seed: int, indices: Sequence[SampleIndex | int]) 
                 data_sample.set_metainfo(dict(is_padding=True))
         samples.append(sample)
     return samples
-
-
-@contextmanager
-def _seeded(*key: int) -> Iterator[None]:
-    """Seed the generators of this process, and restore them at the end."""
-    words = np.random.SeedSequence(key).generate_state(3).tolist()
-    with preserve_random_state():
-        random.seed(words[0])
-        np.random.seed(words[1])
-        torch.default_generator.manual_seed(words[2])  # of the CPU; torch.manual_seed seeds all
-        yield
