@@ -102,6 +102,7 @@ def describe(model: Any, static_hw: tuple[int, int] | None = None) -> dict[str, 
     pipeline = make_plain(find_test_pipeline(model.cfg), 'pipeline')
     resize: dict = next((each for each in pipeline if type_name(each).endswith('Resize')), {})
     scale = resize.get('scale')
+    texts = json.dumps(pipeline, default=lambda kind: f'{kind.__module__}.{kind.__qualname__}')
     return dict(
         ghmdet_version=__version__,
         format_version=FORMAT_VERSION,
@@ -118,12 +119,8 @@ def describe(model: Any, static_hw: tuple[int, int] | None = None) -> dict[str, 
         max_per_img=test_cfg['max_per_img'],
         static=static_hw,
         int8=False,
-        pipeline=json.loads(json.dumps(pipeline, default=_name_class)),
+        pipeline=json.loads(texts),
     )
-
-
-def _name_class(kind: type) -> str:
-    return f'{kind.__module__}.{kind.__qualname__}'
 
 
 def save_pt2(
