@@ -185,10 +185,7 @@ class EpochBasedTrainLoop(_ExactLoop, _EpochBasedTrainLoop):
 
 @LOOPS.register_module()
 class IterBasedTrainLoop(_ExactLoop, _IterBasedTrainLoop):
-    """mmengine's loop over iterations, which resumes exactly; see `EpochBasedTrainLoop`.
-
-    The images of the iterations before are not read again.
-    """
+    """mmengine's loop over iterations, which resumes exactly; see `EpochBasedTrainLoop`."""
 
     def __init__(
         self,
