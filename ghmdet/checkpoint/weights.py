@@ -1,7 +1,6 @@
 """Compares the weights of a checkpoint with a model.
 
-`fit_state_dict` renames the weights as the model does and reports what fits. If something does not
-fit, training continues, but a resumed run, a test and a prediction stop.
+`fit_state_dict` renames the weights as the model does and reports what fits.
 """
 
 from __future__ import annotations

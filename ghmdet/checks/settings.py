@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from types import NoneType
 from typing import Any
 
@@ -15,7 +15,7 @@ from ghmdet.checks.classes import is_ours
 from ghmdet.config.data_root import find_datasets
 from ghmdet.config.errors import ConfigError
 from ghmdet.config.package_lookup import is_installed
-from ghmdet.config.parts import value_at
+from ghmdet.config.parts import nodes_in, value_at
 from ghmdet.messages import shorten, type_name
 from ghmdet.registry import DATASETS
 
@@ -77,7 +77,7 @@ def check_settings(cfg: Config) -> None:
                 f'{key} ({refused}) is not supported: leave it out; several GPUs are used by '
                 'DistributedDataParallel, see docs/distributed.md'
             )
-    for key, value in _nodes(values):
+    for key, value in nodes_in(values):
         _check_kind(key, value)
     interval = (value_at(values, 'default_hooks.checkpoint') or {}).get('interval', 1)
     if not _is_whole(interval) or interval == 0 or interval < -1:
@@ -102,7 +102,7 @@ def check_settings(cfg: Config) -> None:
     has_nms = 'nms' in (model.get('test_cfg') or {})
     if values.get('val_cfg') and type_name(model) == 'RetinaNet' and not has_nms:
         raise ConfigError("model.test_cfg needs nms, e.g. nms=dict(type='nms', iou_threshold=0.5)")
-    for key, value in _nodes(values):
+    for key, value in nodes_in(values):
         needed = 'type' if _TYPED.fullmatch(key) else 'dataset'
         is_part = needed == 'type' or key in _LOADERS
         if is_part and isinstance(value, dict) and needed not in value:
@@ -117,14 +117,6 @@ def _check_kind(key: str, value: Any) -> None:
     for pattern, (types, expected) in _KINDS.items():
         if re.fullmatch(pattern, key) and not isinstance(value, types):
             raise ConfigError(f'{key} must be {expected}, got {shorten(value)}')
-
-
-def _nodes(node: Any, key: str = '') -> Iterator[tuple[str, Any]]:
-    """Yield everything in a config by dotted key, outer values first."""
-    items = enumerate(node) if isinstance(node, list | tuple) else ()
-    for name, value in node.items() if isinstance(node, dict) else items:
-        yield f'{key}{name}', value
-        yield from _nodes(value, f'{key}{name}.')
 
 
 def check_sections(cfg: Config) -> None:

@@ -12,6 +12,7 @@ from mmengine.hooks import CheckpointHook, Hook
 from mmengine.logging import print_log
 from mmengine.runner import Runner
 
+from ghmdet.checkpoint.files import checkpoint_hooks
 from ghmdet.checkpoint.weights import compare_classes
 from ghmdet.checks.pipelines import try_pipeline
 from ghmdet.config.errors import ConfigError
@@ -70,11 +71,10 @@ class StartCheckHook(Hook):
             need = ('img_path',) if several and _share_ids(split, datasets, metrics) else ()
             for dataset in datasets:
                 try_pipeline(f'{split}_dataloader.dataset.pipeline', dataset, split, truth, need)
-        for hook in runner.hooks:
-            if isinstance(hook, CheckpointHook):
-                _check_arguments(hook, runner)
-                if 'train' in loops and 'val' in loops:
-                    _check_save_best(hook, loops['val'].evaluator.metrics)
+        for hook in checkpoint_hooks(runner):
+            _check_arguments(hook, runner)
+            if 'train' in loops and 'val' in loops:
+                _check_save_best(hook, loops['val'].evaluator.metrics)
 
     def _check_files(self, split: str, loop: Any) -> None:
         datasets = list(base_datasets(loop.dataloader.dataset))

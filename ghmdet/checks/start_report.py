@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from mmengine.logging import print_log
 from mmengine.optim import OptimWrapper, _ParamScheduler
 from mmengine.runner import BaseLoop, IterBasedTrainLoop, Runner
 
+from ghmdet.checkpoint.files import checkpoint_hooks
 from ghmdet.checks.anchors import warn_of_unmatched_boxes
 from ghmdet.checks.learning_rate import find_reference, step_batch, wrappers_of
 from ghmdet.datasets.wrappers import classes_of
@@ -176,10 +177,9 @@ def _describe_data(runner: Runner) -> Iterator[tuple[str, str]]:
 
 
 def _describe_files(runner: Runner) -> Iterator[tuple[str, str]]:
-    for hook in runner.hooks:
-        if isinstance(hook, CheckpointHook):
-            every = _pairs(dict(interval=hook.interval, by_epoch=hook.by_epoch))
-            yield 'checkpoints', f'{hook.out_dir}, {every}'
+    for hook in checkpoint_hooks(runner):
+        every = _pairs(dict(interval=hook.interval, by_epoch=hook.by_epoch))
+        yield 'checkpoints', f'{hook.out_dir}, {every}'
     yield 'logs', runner.log_dir
 
 

@@ -140,14 +140,10 @@ def _is_box(value: Any) -> bool:
     return isinstance(value, list) and len(value) == 4 and all(map(_is_number, value))
 
 
-def _is_flag(value: Any) -> bool:
-    return isinstance(value, bool) or _is_optional_number(value)
-
-
 _Field = tuple[Callable[[Any], bool], str]  # is it valid, and what is expected
 _ID: _Field = (_is_id, 'a number or a str')
 _SIDE: _Field = (_is_optional_number, 'a positive number')
-_FLAG: _Field = (_is_flag, '0 or 1')
+_FLAG: _Field = (lambda v: isinstance(v, bool) or _is_optional_number(v), '0 or 1')
 _FIELDS: dict[str, dict[str, _Field]] = {
     'images': {
         'id': _ID,

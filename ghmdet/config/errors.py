@@ -19,7 +19,7 @@ from mmengine.config.utils import ConfigParsingError
 
 from ghmdet.config.cli import describe
 from ghmdet.config.origins import file_name, origins_of
-from ghmdet.config.parts import LOADER_KEYS, arguments_of, find_mismatches, value_at
+from ghmdet.config.parts import LOADER_KEYS, arguments_of, find_mismatches, nodes_in, value_at
 from ghmdet.config.sources import BASE_FORM, names_in, read_config_text
 from ghmdet.files import explain_look_alike
 from ghmdet.messages import did_you_mean, nearest, type_name
@@ -166,7 +166,8 @@ def _search(given: Mapping[str, Any], values: dict[str, Any], outer: str) -> str
     """The key of the dict most like `given`: inside `outer`, else inside what holds that."""
     key = outer
     while True:
-        found = dict(_dicts_in(value_at(values, key), key))
+        nodes = nodes_in(value_at(values, key), key)
+        found = {path: node for path, node in nodes if isinstance(node, dict)}
         best = max(found, key=lambda each: _likeness(found[each], given), default='')
         if best and _likeness(found[best], given):
             return best
@@ -180,15 +181,6 @@ def _likeness(node: Mapping[str, Any], given: Mapping[str, Any]) -> int:
     if repr(node.get('type')) != repr(given.get('type')):
         return 0
     return sum(key in given and repr(value) == repr(given[key]) for key, value in node.items())
-
-
-def _dicts_in(node: Any, key: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The dicts in a value of this key, outer ones first."""
-    if isinstance(node, dict) and key:
-        yield key, node
-    items: Any = enumerate(node) if isinstance(node, list | tuple) else ()
-    for name, inner in node.items() if isinstance(node, dict) else items:
-        yield from _dicts_in(inner, f'{key}.{name}' if key else str(name))
 
 
 def _explain(error: Exception, part: _Part, cfg: Config, options: Mapping[str, Any]) -> str:

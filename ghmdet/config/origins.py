@@ -77,7 +77,12 @@ class ConfigOrigins:
         except KeyError as error:
             if 'Duplicate key' not in str(error):
                 raise
-            raise KeyError(_explain_duplicates(file)) from error
+            setters = sorted(file.setters.items())
+            shared = ', '.join(f'{key!r} ({names})' for key, names in setters if ' and ' in names)
+            raise KeyError(
+                f'two of the bases of {file.path} set the same keys: {shared}; a key may come from '
+                'one of the files in `_base_` only. Drop one of them, or let one inherit the other'
+            ) from error
         finally:
             self._files.pop()
         values = ConfigDict(result[0]).to_dict()
@@ -212,15 +217,6 @@ def _flatten(origins: Any) -> Iterator[str]:
             yield from _flatten(item)
     else:
         yield origins
-
-
-def _explain_duplicates(file: _File) -> str:
-    setters = sorted(file.setters.items())
-    shared = ', '.join(f'{key!r} ({names})' for key, names in setters if ' and ' in names)
-    return (
-        f'two of the bases of {file.path} set the same keys: {shared}; a key may come from one of '
-        'the files in `_base_` only. Drop one of them, or let one inherit the other'
-    )
 
 
 def file_name(filename: str) -> str:

@@ -62,6 +62,15 @@ def value_at(values: Any, key: str) -> Any:
     return values
 
 
+def nodes_in(node: Any, key: str = '') -> Iterator[tuple[str, Any]]:
+    """Yield a value, unless its key is '', and all inside of it by dotted key, outer ones first."""
+    if key:
+        yield key, node
+    items: Any = enumerate(node) if isinstance(node, list | tuple) else ()
+    for name, inner in node.items() if isinstance(node, dict) else items:
+        yield from nodes_in(inner, f'{key}.{name}' if key else str(name))
+
+
 def parameters_of(part: Any) -> set[str]:
     """Return the arguments that a function, or the constructor of a class, has itself."""
     try:

@@ -45,8 +45,7 @@ class CocoDataset(BaseDataset):
     left out.
 
     `cat_ids` lists the file's category ids in the order of the classes and `cat2label` is its
-    inverse. MMDetection keeps the order of the file, so that labels get wrong names where the two
-    orders differ, and ignores class names that are not in the file.
+    inverse; for the difference from MMDetection see docs/from_mmdet.md.
 
     The images are kept as tensors, which data loader workers share; a dict is made when an item is
     read. A subclass that overrides `load_data_list`, `parse_data_info` or `filter_data` works on a

@@ -132,8 +132,7 @@ def find_image_fault(
     """
     try:
         with _open(path) as file:
-            header = _read_header(file, max_pixels)
-            _check_end(file, header.format)
+            header = _inspect(file, max_pixels)
         decoded_wh = header.shown_wh if applies_exif(color_type) else header.stored_wh
         _check_size(decoded_wh, expected_wh, header, color_type)
     except FileNotFoundError:
@@ -183,7 +182,7 @@ def _open(path: str | os.PathLike) -> Iterator[BinaryIO]:
 def _decode(
     content: bytes, expected_wh: tuple[float, float] | None, color_type: str, max_pixels: int
 ) -> np.ndarray:
-    header = None if _is_plain_jpeg(content, max_pixels) else _inspect(content, max_pixels)
+    header = None if _is_plain_jpeg(content, max_pixels) else _inspect(BytesIO(content), max_pixels)
     try:
         img = cv2.imdecode(np.frombuffer(content, np.uint8), COLOR_TYPES[color_type])
     except cv2.error as error:
@@ -196,7 +195,7 @@ def _decode(
         )
     height, width = img.shape[:2]
     if expected_wh is not None and (width, height) != tuple(expected_wh):
-        header = header or _inspect(content, max_pixels)
+        header = header or _inspect(BytesIO(content), max_pixels)
         _check_size((width, height), expected_wh, header, color_type)
     return img
 
@@ -206,8 +205,7 @@ def opencv_text(error: cv2.error) -> str:
     return ' '.join(str(error).split()).rpartition('error: ')[2]
 
 
-def _inspect(content: bytes, max_pixels: int) -> _Header:
-    file = BytesIO(content)
+def _inspect(file: BinaryIO, max_pixels: int) -> _Header:
     header = _read_header(file, max_pixels)
     _check_end(file, header.format)
     return header

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from functools import partial
 from itertools import chain, count, islice
 from typing import Any, NamedTuple
@@ -52,7 +51,7 @@ class AspectRatioBatchSampler(BatchSampler):
                 'from the dataloader in the config, or use a mmengine dataset and sampler'
             )
         check_integer('AspectRatioBatchSampler.batch_size', batch_size, 1)
-        self.sampler, self.batch_size, self.drop_last = sampler, batch_size, drop_last
+        super().__init__(sampler, batch_size, drop_last)
 
     def __iter__(self) -> Iterator[list[int]]:
         """Yield batches of indices."""
@@ -65,16 +64,7 @@ class AspectRatioBatchSampler(BatchSampler):
             if len(group) == self.batch_size:
                 yield group.copy()
                 group.clear()
-        rest = portrait + landscape
-        for start in range(0, len(rest), self.batch_size):
-            batch = rest[start : start + self.batch_size]
-            if len(batch) == self.batch_size or not self.drop_last:
-                yield batch
-
-    def __len__(self) -> int:
-        """Return the number of batches of one epoch."""
-        full, short = divmod(len(self.sampler), self.batch_size)
-        return full + (short > 0 and not self.drop_last)
+        yield from BatchSampler(portrait + landscape, self.batch_size, self.drop_last)
 
 
 class SampleIndex(NamedTuple):
@@ -180,7 +170,11 @@ def _get_samples(dataset: Any, seed: int, indices: Sequence[SampleIndex | int]) 
         if not isinstance(index, SampleIndex):
             samples.append(dataset[index])
             continue
-        with _seeded(seed, index.epoch, index.sample):
+        words = np.random.SeedSequence((seed, index.epoch, index.sample)).generate_state(3).tolist()
+        with preserve_random_state():
+            random.seed(words[0])
+            np.random.seed(words[1])
+            torch.default_generator.manual_seed(words[2])  # of the CPU; torch.manual_seed seeds all
             sample = dataset[index.sample]
         if index.is_padding and isinstance(sample, dict):
             data_sample = sample.get('data_samples')
@@ -188,14 +182,3 @@ def _get_samples(dataset: Any, seed: int, indices: Sequence[SampleIndex | int]) 
                 data_sample.set_metainfo(dict(is_padding=True))
         samples.append(sample)
     return samples
-
-
-@contextmanager
-def _seeded(*key: int) -> Iterator[None]:
-    """Seed the generators of this process, and restore them at the end."""
-    words = np.random.SeedSequence(key).generate_state(3).tolist()
-    with preserve_random_state():
-        random.seed(words[0])
-        np.random.seed(words[1])
-        torch.default_generator.manual_seed(words[2])  # of the CPU; torch.manual_seed seeds all
-        yield

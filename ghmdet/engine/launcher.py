@@ -128,8 +128,7 @@ def renew_rendezvous() -> None:
     torchrun (2.4 to 2.15 at least) gives all attempts of a job the same store, which still holds
     the addresses of killed processes: restarted ones try to reach those, and fail or wait until the
     time-out. So the process of rank 0 chooses a port, sends it to the others through that store,
-    and is the server there. (torch's TORCH_DISABLE_SHARE_RDZV_TCP_STORE must be set for torchrun
-    itself, and its default back-end ignores it.)
+    and is the server there. docs/tour.md says why torch's own remedy is not used.
 
     All processes must call it before they join. It changes MASTER_PORT in the environment. Without
     the store of torchrun nothing is done.
@@ -183,9 +182,7 @@ def _distribute_port(store: TCPStore, size: int) -> str:
 def prepare_cpu() -> None:
     """On a CPU, keep the memory that a step frees for the next one, and adapt how threads wait.
 
-    glibc would return the memory to the system, and each step would fault its gigabytes in again: a
-    seventh of the time of a training step of R-50, for a tenth less memory.
-
+    glibc would return the memory to the system, and each step would fault its gigabytes in again.
     The primitives that oneDNN caches for each image size fragment the free memory. So it caches
     those of two or three sizes (up to 172 each, of all our models) rather than 1024, unless
     ONEDNN_PRIMITIVE_CACHE_CAPACITY is set. Of the threads see `adapt_waiting`.

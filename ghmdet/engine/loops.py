@@ -126,11 +126,7 @@ class _ExactLoop(BaseLoop):
 
 @LOOPS.register_module()
 class EpochBasedTrainLoop(_ExactLoop, _EpochBasedTrainLoop):
-    """mmengine's loop over epochs, which resumes exactly.
-
-    A checkpoint within an epoch resumes at the next batch, one saved before its validation at the
-    validation. Batches and random transforms do not depend on the number of processes or loader
-    workers (see `ghmdet.datasets.samplers`). A validation leaves random generators alone.
+    """mmengine's loop over epochs, which resumes exactly, see docs/resume.md.
 
     The arguments are mmengine's; a `dataloader` that is built already is taken as it is.
     """
@@ -189,10 +185,7 @@ class EpochBasedTrainLoop(_ExactLoop, _EpochBasedTrainLoop):
 
 @LOOPS.register_module()
 class IterBasedTrainLoop(_ExactLoop, _IterBasedTrainLoop):
-    """mmengine's loop over iterations, which resumes exactly; see `EpochBasedTrainLoop`.
-
-    The images of the iterations before are not read again.
-    """
+    """mmengine's loop over iterations, which resumes exactly; see `EpochBasedTrainLoop`."""
 
     def __init__(
         self,

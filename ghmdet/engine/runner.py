@@ -164,10 +164,7 @@ def scale_lr(
     """Scale the learning rates by total batch size / `base_batch_size`, if `enable` is set.
 
     Replaces mmengine's `Runner.scale_lr`, which does not count accumulated batches. It runs before
-    a checkpoint is resumed, whose rates are scaled already.
-
-    Raises:
-        ValueError: see `check_auto_scale_lr`.
+    a checkpoint is resumed, whose rates are scaled already. Errors as in `check_auto_scale_lr`.
     """
     if not (auto_scale_lr or {}).get('enable', False):
         return

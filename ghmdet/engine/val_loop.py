@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -77,11 +76,17 @@ class ValLoop(_ValLoop):
     def run_iter(self, idx: int, data_batch: Any) -> None:
         """Validate one batch."""
         if self.compute_loss:
+            keys = ('inputs', 'data_samples')
+            if not isinstance(data_batch, dict) or not data_batch.keys() >= {*keys}:
+                raise ValueError(
+                    'val_cfg.compute_loss=True expects batches with inputs and data_samples, as '
+                    f'PackDetInputs makes them, got {type(data_batch).__name__}'
+                )
             # Before the prediction, which may change the samples.
             self._buffers.save()
             try:
                 with preserve_random_state(), autocast(enabled=self.fp16):
-                    for image, sample in zip(*_split_batch(data_batch), strict=True):
+                    for image, sample in zip(*map(data_batch.get, keys), strict=True):
                         self._losses.append((_identity(sample), self._compute(image, sample)))
             finally:
                 self._buffers.restore()
@@ -120,16 +125,6 @@ class ValLoop(_ValLoop):
         return {f'val/{name}': total / len(found) for name, total in zip(names, sums, strict=True)}
 
 
-def _split_batch(data_batch: Any) -> tuple[Sequence[Tensor], Sequence[Any]]:
-    """The images and their samples."""
-    if isinstance(data_batch, dict) and {'inputs', 'data_samples'} <= data_batch.keys():
-        return data_batch['inputs'], data_batch['data_samples']
-    raise ValueError(
-        'val_cfg.compute_loss=True expects batches with inputs and data_samples, as PackDetInputs '
-        f'makes them, got {type(data_batch).__name__}'
-    )
-
-
 def _identity(sample: Any) -> Any:
     metainfo = getattr(sample, 'metainfo', {})
     known = metainfo.get('img_id'), metainfo.get('img_path')
@@ -156,11 +151,7 @@ def _check_annotations(dataset: Any) -> None:
 
 
 def _annotations_come_first(dataset: Any) -> bool:
-    """Whether the boxes are resized with the image rather than loaded after that.
-
-    Raises:
-        ValueError: it is so for some of the datasets only.
-    """
+    """Whether boxes are resized with the image; a ValueError if so for some datasets only."""
     orders = set()
     for part in base_datasets(dataset):
         loaded, resized = _find_transform(part, 'LoadAnnotations'), _find_transform(part, 'Resize')

@@ -14,7 +14,7 @@ from torch.fx.experimental import _config
 from ghmdet.config.parts import make_plain
 from ghmdet.inference.detector import find_classes
 from ghmdet.inference.exported import FORMAT_VERSION, METADATA_FILE
-from ghmdet.inference.model import find_test_dataset
+from ghmdet.inference.model import find_test_pipeline
 from ghmdet.messages import type_name
 from ghmdet.version import __version__
 
@@ -99,12 +99,10 @@ def describe(model: Any, static_hw: tuple[int, int] | None = None) -> dict[str, 
     """Return the metadata of a file, from which `ghmdet.Detector` prepares images."""
     preprocessor, test_cfg = model.data_preprocessor, model.bbox_head.test_cfg
     normalizes = preprocessor._enable_normalize
-    dataset = make_plain(find_test_dataset(model.cfg))
-    pipeline = [
-        step for step in dataset['pipeline'] if not type_name(step).endswith('LoadAnnotations')
-    ]
+    pipeline = make_plain(find_test_pipeline(model.cfg), 'pipeline')
     resize: dict = next((each for each in pipeline if type_name(each).endswith('Resize')), {})
     scale = resize.get('scale')
+    texts = json.dumps(pipeline, default=lambda kind: f'{kind.__module__}.{kind.__qualname__}')
     return dict(
         ghmdet_version=__version__,
         format_version=FORMAT_VERSION,
@@ -121,12 +119,8 @@ def describe(model: Any, static_hw: tuple[int, int] | None = None) -> dict[str, 
         max_per_img=test_cfg['max_per_img'],
         static=static_hw,
         int8=False,
-        pipeline=json.loads(json.dumps(pipeline, default=_name_class)),
+        pipeline=json.loads(texts),
     )
-
-
-def _name_class(kind: type) -> str:
-    return f'{kind.__module__}.{kind.__qualname__}'
 
 
 def save_pt2(

@@ -26,9 +26,8 @@ from ghmdet.datasets.transforms.pipeline import run_steps
 from ghmdet.files import is_exported
 from ghmdet.inference.detections import Detections
 from ghmdet.inference.exported import ExportedDetector
-from ghmdet.inference.model import find_test_dataset, init_detector
+from ghmdet.inference.model import find_test_pipeline, init_detector
 from ghmdet.inference.sources import SourceImage, find_kind, image_name, iterate, to_bgr
-from ghmdet.messages import type_name
 from ghmdet.models import speedup
 from ghmdet.models.threads import adapt_waiting
 from ghmdet.models.wrappers import unwrap
@@ -85,9 +84,8 @@ class Detector:
                 raise ValueError('a file runs as it is: leave weights, device, amp, compile out')
             self.model = ExportedDetector(model, backend)
         else:
-            place = str(_find_device(device))
             weights = published_weights(model) if weights is None else weights
-            self.model = init_detector(model, weights, place)
+            self.model = init_detector(model, weights, str(_find_device(device)))
         self.backend = getattr(self.model, 'backend', 'torch')
         if backend not in (None, self.backend):
             raise ValueError(f'backend={backend!r} is for exported files, .onnx or .pt2')
@@ -103,12 +101,13 @@ class Detector:
         if compile:
             speedup.compile_network(self.model)
         self.classes = find_classes(self.model)
-        self._steps = _build_steps(self.model.cfg)
+        if not (pipeline := find_test_pipeline(self.model.cfg)):
+            raise ValueError('the config needs test_dataloader.dataset.pipeline to read images')
+        self._steps = [TRANSFORMS.build(step) for step in pipeline]
         loader = next((step for step in self._steps if isinstance(step, _LOADERS)), None)
-        color_type = getattr(loader, 'color_type', 'color')
-        self.applies_exif = applies_exif(color_type)
         if not isinstance(loader, LoadImageFromFile):
-            loader = LoadImageFromFile(color_type=color_type)
+            loader = LoadImageFromFile(color_type=getattr(loader, 'color_type', 'color'))
+        self.applies_exif = applies_exif(loader.color_type)
         self._read = partial(loader.read, in_color=True)
 
     def __call__(
@@ -293,11 +292,3 @@ def find_classes(model: nn.Module) -> tuple[str, ...]:
     head = getattr(unwrap(model), 'bbox_head', None)
     count = getattr(head, 'num_classes', len(names))
     return names if len(names) == count else tuple(f'class {label}' for label in range(count))
-
-
-def _build_steps(cfg: Config) -> list[Callable]:
-    pipeline = find_test_dataset(cfg).get('pipeline')
-    if not pipeline:
-        raise ValueError('the config needs test_dataloader.dataset.pipeline to read images')
-    kept = [step for step in pipeline if not type_name(step).endswith('LoadAnnotations')]
-    return [TRANSFORMS.build(step) for step in kept]

@@ -22,7 +22,7 @@ from ghmdet.argument_checks import is_number
 from ghmdet.config.cli import LazyModule
 from ghmdet.config.parts import log_on_first
 from ghmdet.files import explain_look_alike
-from ghmdet.inference.model import find_test_dataset
+from ghmdet.inference.model import find_test_pipeline
 from ghmdet.messages import list_items, type_name
 from ghmdet.models.data_preprocessor import DetDataPreprocessor
 from ghmdet.models.retina_head import scale_factor_of
@@ -122,8 +122,7 @@ def use_exported_file(cfg: Config, file: str, backend: str | None, given: Sequen
 
 def _describe_resize(cfg: Config) -> str:
     keys = dict(scale=None, scale_factor=None, keep_ratio=False)
-    pipeline = find_test_dataset(cfg).get('pipeline') or ()
-    steps = [step for step in pipeline if type_name(step).endswith('Resize')]
+    steps = [step for step in find_test_pipeline(cfg) if type_name(step).endswith('Resize')]
     return json.dumps([{key: step.get(key, keys[key]) for key in keys} for step in steps])
 
 

@@ -16,7 +16,7 @@ from ghmdet.checks.classes import take_checkpoint_classes
 from ghmdet.config.data_root import find_datasets
 from ghmdet.config.from_mmdet import convert_mmdet_config
 from ghmdet.config.shipped import get_config, published_weights
-from ghmdet.messages import list_items
+from ghmdet.messages import list_items, type_name
 from ghmdet.models.speedup import fuse_conv_bn
 from ghmdet.registry import DATASETS, MODELS
 
@@ -98,6 +98,12 @@ def find_test_dataset(cfg: Config) -> dict[str, Any]:
     """Return the config of the first test dataset that reads files, {} if there is none."""
     loader = cfg.get('test_dataloader') or ConfigDict()
     return next((dict(found) for _, found in find_datasets(dict(test_dataloader=loader))), {})
+
+
+def find_test_pipeline(cfg: Config) -> list[Any]:
+    """Return the configs of the steps of its pipeline, without those that load annotations."""
+    pipeline = find_test_dataset(cfg).get('pipeline') or ()
+    return [step for step in pipeline if not type_name(step).endswith('LoadAnnotations')]
 
 
 def _load_weights(model: BaseModel, checkpoint: dict[str, Any], path: str) -> None:

@@ -32,10 +32,7 @@ class GHMStatsHook(Hook):
     and `GHMR` do.
 
     Args:
-        interval: training steps from one record to the next.
-
-    Raises:
-        ValueError: `interval` is not an integer of at least 1.
+        interval: training steps from one record to the next, at least 1.
     """
 
     def __init__(self, interval: int = 50) -> None:

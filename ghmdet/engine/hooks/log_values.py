@@ -148,10 +148,7 @@ class LogHistoryHook(Hook):
     is of another class than mmengine's.
 
     Args:
-        keep: least number of values to keep, for hooks that look back.
-
-    Raises:
-        ValueError: `keep` is not an integer of at least 1.
+        keep: least number of values to keep, at least 1, for hooks that look back.
     """
 
     priority = 'VERY_LOW'
@@ -170,18 +167,14 @@ class LogHistoryHook(Hook):
             if len(values) > self._length:
                 newest = slice(-self._length, None)
                 scalars[key] = HistoryBuffer(values[newest], counts[newest], self._length)
-        self._bound(runner)
+        self._after_iter(runner)
 
     def _after_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
-        self._bound(runner)
-
-    def _after_epoch(self, runner: Runner, mode: str = 'train') -> None:
-        self._bound(runner)
-
-    def _bound(self, runner: Runner) -> None:
         """Set the length of each history, which cuts itself when it is updated."""
         for history in runner.message_hub.log_scalars.values():
             history.max_length = self._length
+
+    _after_epoch = _after_iter
 
 
 def _largest_window(runner: Runner) -> int:

@@ -43,10 +43,7 @@ class SkipNonFiniteStepsHook(Hook):
     skipped step.
 
     Args:
-        max_in_a_row: the run stops with an error after so many skipped steps in a row.
-
-    Raises:
-        ValueError: max_in_a_row is not a positive integer.
+        max_in_a_row: the run stops with an error after so many skipped steps in a row, at least 1.
     """
 
     priority = 'HIGH'

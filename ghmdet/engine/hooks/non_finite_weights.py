@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from mmengine.dist import all_gather_object
-from mmengine.hooks import CheckpointHook, Hook
+from mmengine.hooks import Hook
 from mmengine.runner import Runner
 from torch import Tensor
 
@@ -34,11 +34,9 @@ class NonFiniteWeightsHook(Hook):
 
     def __init__(self) -> None:
         self._exempt: set[str] = set()
-        self._checkpoint_hooks: list[CheckpointHook] = []
 
     def before_train(self, runner: Runner) -> None:
         """Check the initial or loaded weights; a NonFiniteError names those that are not finite."""
-        self._checkpoint_hooks = checkpoint_hooks(runner)
         model = unwrap(runner.model)
         self._exempt = set(_find_bad(model.named_buffers()))
         bad = _find_bad(model.named_parameters())
@@ -51,7 +49,7 @@ class NonFiniteWeightsHook(Hook):
 
     def after_train_iter(self, runner: Runner, *_: Any, **__: Any) -> None:
         """Check if a checkpoint is due after this iteration."""
-        for hook in self._checkpoint_hooks:
+        for hook in checkpoint_hooks(runner):
             is_due = hook.every_n_train_iters(runner, hook.interval, hook.save_begin)
             is_due |= hook.save_last and hook.is_last_train_iter(runner)
             if is_due and not hook.by_epoch:
@@ -67,11 +65,7 @@ class NonFiniteWeightsHook(Hook):
             self._check(runner)
 
     def before_save_checkpoint(self, runner: Runner, checkpoint: dict[str, Any]) -> None:
-        """Check whatever is saved, moving averages included.
-
-        Raises:
-            NonFiniteError: see the class.
-        """
+        """Check whatever is saved, moving averages included; a NonFiniteError as in the class."""
         for key in ('state_dict', 'ema_state_dict'):
             weights = checkpoint.get(key, {}).items()
             bad = _find_bad((n, w) for n, w in weights if isinstance(w, Tensor))

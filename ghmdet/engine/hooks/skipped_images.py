@@ -40,8 +40,8 @@ class SkippedImagesHook(Hook):
             info = dataset.get_data_info(index)
             fault = dataset.find_fault(info) or _OTHER_FAULT
             faults.append(f'{info["img_path"]} (id {info["img_id"]!r}) {fault}')
-        faults += [''] * (len(indices) - len(faults))
+        listed = list_items(faults, 5, '; ', len(indices))
         runner.logger.warning(
             f'{len(indices)} of {len(dataset)} images of {dataset.ann_file} were skipped so far '
-            f"and replaced by others (on_error='skip'): {list_items(faults, separator='; ')}"
+            f"and replaced by others (on_error='skip'): {listed}"
         )

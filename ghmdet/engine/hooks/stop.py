@@ -132,11 +132,7 @@ class StopHook(Hook):
         self._stop(runner)
 
     def _stop(self, runner: Runner) -> None:
-        """End this process once all processes have reached this line.
-
-        Raises:
-            TrainingStopped: always.
-        """
+        """Raise TrainingStopped once all processes have come here."""
         hook, name = _checkpoint_hook(runner), signal.Signals(self._requested).name
         saved = f'{hook.last_ckpt} is saved, resume with --resume' if hook else _NOTHING_SAVED
         runner.logger.warning(f'{name}: stopped; {saved}')
