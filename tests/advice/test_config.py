@@ -203,7 +203,6 @@ def test_a_part_of_ones_own(run, monkeypatch, tmp_path):
     [
         (pipeline('load', 'boxes', "dict(type='Collect')"), 'Collect'),
         ("train_dataloader = dict(sampler=dict(type='DistributedSampler'))", 'DistributedSampler'),
-        ("val_evaluator = dict(type='VOCMetric')", 'VOCMetric'),
         ("custom_hooks = [dict(type='LinearMomentumEMAHook')]", 'LinearMomentumEMAHook'),
     ],
 )

@@ -154,7 +154,9 @@ OWN = (
             'TRANSFORMS',
             'Collect',
             '; it is a part of MMDetection, replaced here by PackDetInputs; ghmdet has '
-            f'LoadAnnotations, LoadImageFromFile, PackDetInputs. {OURS_AND_ROOT}',
+            'Expand, FilterAnnotations, LoadAnnotations, LoadImageFromFile, MinIoURandomCrop, '
+            'PackDetInputs, PhotoMetricDistortion, RandomAffine, RandomCrop, '
+            f'TorchvisionTransform. {OURS_AND_ROOT}',
         ),
         (
             'MODELS',

@@ -19,7 +19,7 @@ def test_classes_in_place_of_names(exported):
     assert metadata['pipeline'] == [
         {'type': 'mmcv.transforms.loading.LoadImageFromFile'},
         {'type': 'mmcv.transforms.processing.Resize', 'scale': 32, 'keep_ratio': True},
-        {'type': 'ghmdet.datasets.transforms.PackDetInputs'},
+        {'type': 'ghmdet.datasets.transforms.formatting.PackDetInputs'},
     ]
     assert (metadata['scale'], metadata['keep_ratio']) == ([32, 32], True)
 
