@@ -43,7 +43,11 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument('--from', dest='format', choices=[*READERS, 'auto'], default='auto')
     parser.add_argument('--out', type=user_path, required=True, help='data_root of the config')
     parser.add_argument('--images', type=user_path, help='folder of the images (beside SOURCE)')
-    parser.add_argument('--classes', nargs='+', help='names in id order, or a file, one per line')
+    parser.add_argument(
+        '--classes',
+        nargs='+',
+        help='names in id order (cat dog, or cat,dog), or a file, one per line',
+    )
     parser.add_argument('--split', type=_read_shares, help='shares of train,val or train,val,test')
     parser.add_argument('--seed', type=int, default=0, help='of the split')
     parser.add_argument(
@@ -180,6 +184,8 @@ def choose_classes(
     found = sorted({box.name for image in images for box in image.boxes})
     if given:
         is_file = len(given) == 1 and Path(given[0]).expanduser().is_file()
+        if len(given) == 1 and not is_file and given[0] not in found:
+            given = [name.strip() for name in given[0].split(',')]
         classes = list(coco_classes.read_class_names(given[0] if is_file else given, '--classes'))
         for name in (name for name in classes if needed and name not in found):
             print(f'no box has the class {coco_classes.suggest_name(name, found)}')

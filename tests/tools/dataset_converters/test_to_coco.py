@@ -142,6 +142,7 @@ def test_difficult_as_crowd(source, capsys):
 
 def test_classes_and_merged_names(source, capsys):
     converted = convert(source, '--classes', 'zebra', 'dog')['all']
+    assert convert(source, '--classes', 'zebra, dog')['all'] == converted
     assert [(c['id'], c['name']) for c in converted['categories']] == [(1, 'zebra'), (2, 'dog')]
     assert [ann['category_id'] for ann in converted['annotations']] == [2, 2]
     out = capsys.readouterr().out
