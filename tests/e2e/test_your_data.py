@@ -51,7 +51,7 @@ def test_from_an_export_to_a_trained_detector(folder, server):
     for python, file, *args in COMMANDS:
         assert python == 'python'
         tool = file.removeprefix('tools/')
-        args = [arg.replace('epoch_40.pth', 'epoch_1.pth') for arg in args]
+        args = [arg.replace('epoch_30.pth', 'epoch_1.pth') for arg in args]
         done = server(tool, args + (SHORT if tool == 'train.py' else []), folder)
         assert done['code'] == 0, done['stdout'][-2000:] + done['stderr'][-3000:]
         outputs[tool] = done['stdout'] + done['stderr']
