@@ -65,16 +65,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         'split', description='divide the images at random', out='folder to write train.json, ... to'
     )
     command.add_argument('--split', required=True, help='shares of train,val or train,val,test')
-    command.add_argument('--seed', type=int, default=0, help='(%(default)s)')
-    command.add_argument(
-        '--stratify', action='store_true', help='give each split its share of each class'
-    )
-    command.add_argument(
-        '--group-by',
-        metavar='PATTERN',
-        help='regular expression; images whose names have the '
-        'same text for it, or for its first group, stay in one split',
-    )
+    splits.add_arguments(command)
     command = add(
         'subset', description='take some of the classes or images', out='COCO file to write'
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import math
 import random
 import re
@@ -11,6 +12,20 @@ from pathlib import PurePosixPath
 
 SPLIT_NAMES = ('train', 'val', 'test')
 _ROBOFLOW = re.compile(r'(.+)\.rf\.\w+(\.\w+)')
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what says how images are split, besides `--split` itself."""
+    parser.add_argument('--seed', type=int, default=0, help='of the split (%(default)s)')
+    parser.add_argument(
+        '--stratify', action='store_true', help='give each split its share of each class'
+    )
+    parser.add_argument(
+        '--group-by',
+        metavar='PATTERN',
+        help='regular expression; images whose names have the '
+        'same text for it, or for its first group, stay in one split',
+    )
 
 
 def read_shares(text: str) -> list[float]:

@@ -49,16 +49,7 @@ def parse_args(argv: Sequence[str] | None) -> argparse.Namespace:
         help='names in id order (cat dog, or cat,dog), or a file, one per line',
     )
     parser.add_argument('--split', type=_read_shares, help='shares of train,val or train,val,test')
-    parser.add_argument('--seed', type=int, default=0, help='of the split')
-    parser.add_argument(
-        '--stratify', action='store_true', help='give each split its share of each class'
-    )
-    parser.add_argument(
-        '--group-by',
-        metavar='PATTERN',
-        help='regular expression; images whose names have the '
-        'same text for it, or for its first group, stay in one split',
-    )
+    splits.add_arguments(parser)
     parser.add_argument(
         '--merge', nargs='+', action='extend', default=[], metavar='OLD=NEW', help='rename classes'
     )
