@@ -40,9 +40,14 @@ ALLOWED = {
         *('registry', 'structures', 'coco', 'config', 'models', 'datasets', 'visualization'),
         *('checkpoint', 'checks.classes'),
     },
+    'reports': {
+        *('registry', 'structures', 'coco', 'boxes', 'losses', 'config', 'models', 'datasets'),
+        *('evaluation', 'visualization', 'compat', 'checkpoint', 'checks', 'inference', 'env'),
+    },
     'engine': {
         *('registry', 'structures', 'coco', 'boxes', 'losses', 'config', 'models', 'datasets'),
         *('evaluation', 'visualization', 'compat', 'checkpoint', 'checks', 'inference'),
+        'reports',
     },
     'export': {
         *('registry', 'structures', 'boxes', 'config', 'models', 'datasets', 'evaluation'),

@@ -17,33 +17,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import marked_pictures
-import results_arguments
-from marked_pictures import GOOD, UNCOUNTED, WRONG, Mark
+from results import arguments as results_arguments
 
 from ghmdet.config.cli import LazyModule, run, user_path
 from ghmdet.files import write_table
 
+image_scores: Any = LazyModule('ghmdet.evaluation.image_scores')
+marked_pictures: Any = LazyModule('ghmdet.visualization.marked_pictures')
 matplotlib: Any = LazyModule('matplotlib')
-np: Any = LazyModule('numpy')
 
 _SHOWN_IMAGES = 10
-
-
-class ImageScore(NamedTuple):
-    """What an image has; `f1` is in [0, 1]."""
-
-    rank: int  # from 1, the worst
-    image_id: Any
-    file_name: str | None
-    f1: float
-    objects: int
-    found: int
-    missed: int
-    detections: int
-    false_positives: int
 
 
 def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
@@ -79,11 +64,11 @@ def main(argv: list[str] | None = None) -> None:
         )
     results = results_arguments.read_results(args)
     matches = results.match(score_thr=args.show_score_thr)
-    scores = score_images(matches, results.truth)
-    rows = count_classes(matches)
+    scores = image_scores.score_images(matches, results.truth)
+    rows = image_scores.count_classes(matches)
     args.show_dir.mkdir(parents=True, exist_ok=True)
-    write_table(args.show_dir / 'images.csv', [ImageScore._fields, *scores])
-    write_table(args.show_dir / 'classes.csv', [_CLASS_COLUMNS, *rows])
+    write_table(args.show_dir / 'images.csv', [image_scores.ImageScore._fields, *scores])
+    write_table(args.show_dir / 'classes.csv', [image_scores.CLASS_COLUMNS, *rows])
     print('\n'.join([*format_classes(rows), '', *format_images(scores)]))
     pictures = marked_pictures.Pictures(results.img_dir, args.show, args.wait_time)
     bad = [score for score in scores if score.missed or score.false_positives][: args.topk]
@@ -95,59 +80,18 @@ def main(argv: list[str] | None = None) -> None:
     print(f'\nwritten to {args.show_dir}: images.csv, classes.csv; {pictures.report()}')
 
 
-def score_images(matches: Any, truth: Any) -> list[ImageScore]:
-    """Return all images, the worst first; equal ones in the order of the annotation file."""
-    found, objects = matches.detections, matches.objects
-    size = len(matches.image_ids)
-    totals, hits, false = (
-        np.bincount(images, minlength=size)
-        for images in (
-            objects.image[~objects.ignored],
-            found.image[found.is_true],
-            found.image[found.is_false],
-        )
-    )
-    shown = totals + hits + false
-    f1 = np.where(shown > 0, 2 * hits / np.maximum(shown, 1), 1.0)
-    order = np.lexsort((-(totals - hits + false), f1)).tolist()
-    columns = [column.tolist() for column in (f1, totals, hits, totals - hits, hits + false, false)]
-    scores = []
-    for rank, index in enumerate(order, 1):
-        id_ = matches.image_ids[index]
-        values = (column[index] for column in columns)
-        scores.append(ImageScore(rank, id_, truth.images[id_].file_name, *values))
-    return scores
-
-
-_CLASS_COLUMNS = 'class', 'objects', 'found', 'missed', 'detections', 'false_positives'
-
-
-def count_classes(matches: Any) -> list[tuple[str, int, int, int, int, int]]:
-    """Return the counts of each class, and of all."""
-    found, size = matches.detections, len(matches.classes)
-    totals = matches.count_objects()
-    hits, false = (
-        np.bincount(found.label[chosen], minlength=size)
-        for chosen in (found.is_true, found.is_false)
-    )
-    table = np.stack([totals, hits, totals - hits, hits + false, false], axis=1)
-    names = [*matches.classes, 'all']
-    rows = [*table.tolist(), table.sum(axis=0).tolist()]
-    return [(name, *row) for name, row in zip(names, rows, strict=True)]
-
-
 def format_classes(rows: Sequence[Sequence[Any]]) -> list[str]:
     """Return the table of classes, those with most errors first, and the sum."""
-    total = rows[-1]
+    columns, total = image_scores.CLASS_COLUMNS, rows[-1]
     rows = [row for row in rows[:-1] if any(row[1:])]
     rows = sorted(rows, key=lambda row: -(row[3] + row[5]))
-    width = max(len(row[0]) for row in [*rows, _CLASS_COLUMNS])
-    heading = f'{_CLASS_COLUMNS[0]:{width}}' + ''.join(f'{name:>17}' for name in _CLASS_COLUMNS[1:])
+    width = max(len(row[0]) for row in [*rows, columns])
+    heading = f'{columns[0]:{width}}' + ''.join(f'{name:>17}' for name in columns[1:])
     table = [f'{row[0]:{width}}' + ''.join(f'{n:>17,}' for n in row[1:]) for row in [*rows, total]]
     return [heading, *table]
 
 
-def format_images(scores: Sequence[ImageScore]) -> list[str]:
+def format_images(scores: Sequence[Any]) -> list[str]:
     """Return the worst images, and how many have errors."""
     wrong = [score for score in scores if score.missed or score.false_positives]
     lines = [f'{len(wrong):,} of {len(scores):,} images have errors']
@@ -160,30 +104,11 @@ def format_images(scores: Sequence[ImageScore]) -> list[str]:
     return lines
 
 
-def draw_image(matches: Any, score: ImageScore, rank: int, pictures: Any, folder: Path) -> None:
+def draw_image(matches: Any, score: Any, rank: int, pictures: Any, folder: Path) -> None:
     """Draw one image with what was found, missed and false."""
-    found, objects, classes = matches.detections, matches.objects, matches.classes
-    index = matches.image_ids.index(score.image_id)
-    left, right = [], []
-    for i in np.flatnonzero(objects.image == index).tolist():
-        text = classes[objects.label[i]]
-        if objects.ignored[i]:
-            mark = f'not counted: {text}', UNCOUNTED
-        elif objects.detection[i] >= 0:
-            mark = text, GOOD
-        else:
-            mark = f'missed {text}', WRONG
-        left.append(Mark(objects.bbox[i], *mark))
-    of_image = np.flatnonzero(found.image == index)
-    for i in of_image[np.argsort(found.score[of_image], kind='stable')].tolist():
-        text = f'{classes[found.label[i]]} {found.score[i]:.2f}'
-        if found.ignored[i]:
-            mark = f'not counted: {text}', UNCOUNTED
-        else:
-            mark = (text, GOOD) if found.is_true[i] else (f'false {text}', WRONG)
-        right.append(Mark(found.bbox[i], *mark))
+    marks = marked_pictures.mark_image(matches, matches.image_ids.index(score.image_id))
     name = marked_pictures.picture_name(f'{rank:03}', f'{score.f1:.3f}', score.file_name or '')
-    pictures.draw(score.file_name, left, right, folder / name)
+    pictures.draw(score.file_name, *marks, folder / name)
 
 
 if __name__ == '__main__':

@@ -18,15 +18,14 @@ import math
 from pathlib import Path
 from typing import Any
 
-import marked_pictures
-import results_arguments
-from marked_pictures import GOOD, MEANT, WRONG, Mark
+from results import arguments as results_arguments
 
 from ghmdet.config.cli import LazyModule, run, user_path
 
 np: Any = LazyModule('numpy')
 figure: Any = LazyModule('matplotlib.figure')
-error_types: Any = LazyModule('error_types')
+error_types: Any = LazyModule('ghmdet.evaluation.error_types')
+marked_pictures: Any = LazyModule('ghmdet.visualization.marked_pictures')
 
 _SHOWN_CLASSES = 20
 
@@ -186,7 +185,7 @@ def draw_errors(
             pictures.draw(name, *marks, file)
 
 
-def mark_error(matches: Any, errors: Any, kind: str, error: int) -> tuple[list[Mark], list[Mark]]:
+def mark_error(matches: Any, errors: Any, kind: str, error: int) -> tuple[list, list]:
     """Return the marks of objects and detections for the picture of one error.
 
     The object that was missed or meant has another colour; beside the error are true detections.
@@ -198,17 +197,23 @@ def mark_error(matches: Any, errors: Any, kind: str, error: int) -> tuple[list[M
     left = []
     shown = np.flatnonzero((objects.image == image) & ~objects.ignored)
     for i in sorted(shown.tolist(), key=lambda i: i == meant):  # drawn last, on top
-        text, color = classes[objects.label[i]], GOOD
+        text, color = classes[objects.label[i]], marked_pictures.GOOD
         if i == meant:
-            text, color = (f'missed {text}', WRONG) if is_missed else (f'meant: {text}', MEANT)
-        left.append(Mark(objects.bbox[i], text, color))
+            text, color = (
+                (f'missed {text}', marked_pictures.WRONG)
+                if is_missed
+                else (f'meant: {text}', marked_pictures.MEANT)
+            )
+        left.append(marked_pictures.Mark(objects.bbox[i], text, color))
     shown = np.flatnonzero((found.image == image) & found.is_true & (errors.kind < 0)).tolist()
     right = []
     for i in shown if is_missed else [*shown, error]:
         text = f'{classes[found.label[i]]} {found.score[i]:.2f}'
         is_error = i == error and not is_missed
-        mark = (f'{kind}: {text}', WRONG) if is_error else (text, GOOD)
-        right.append(Mark(found.bbox[i], *mark))
+        mark = (
+            (f'{kind}: {text}', marked_pictures.WRONG) if is_error else (text, marked_pictures.GOOD)
+        )
+        right.append(marked_pictures.Mark(found.bbox[i], *mark))
     return left, right
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 
-from results_arguments import add_results_arguments, check_json, read_results, write_json
+from results.arguments import add_results_arguments, check_json, read_results, write_json
 
 from ghmdet.config.cli import LazyModule, run
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import argparse
 
-from results_arguments import (
+from results.arguments import (
     add_results_arguments,
     check_json,
     check_share,

@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-import results_arguments
+from results import arguments as results_arguments
 
 from tests.evaluation.test_matching import annotations
 

@@ -10,8 +10,8 @@ import torch
 
 from ghmdet.evaluation import CocoMetric, DumpDetResults
 from tests.evaluation.test_coco_metric import random_set
-from tests.tools.test_confusion_matrix import find_command
-from tests.tools.test_results_arguments import CONFIG, write_set
+from tests.tools.analysis_tools.test_confusion_matrix import find_command
+from tests.tools.analysis_tools.test_results_arguments import CONFIG, write_set
 
 FIGURES = ['mAP', 'mAP_50', 'mAP_75', 'mAP_s', 'mAP_m', 'mAP_l']
 

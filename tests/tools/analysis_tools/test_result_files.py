@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from result_files import read_results
+from results.files import read_results
 
 from ghmdet.evaluation import CocoMetric, DumpDetResults
 from ghmdet.evaluation.coco_annotations import CocoAnnotations
@@ -108,7 +108,7 @@ def test_a_data_set_whose_annotations_have_scores(read):
 
 def test_what_does_not_count_is_logged(read, monkeypatch):
     lines = []
-    monkeypatch.setattr('result_files.print_log', lambda text, logger: lines.append(text))
+    monkeypatch.setattr('results.files.print_log', lambda text, logger: lines.append(text))
     assert read([ENTRY, ENTRY | dict(category_id=2)]) == READ
     assert lines.pop().endswith('1 detections of categories that are not measured are left out')
     negative = [ENTRY | dict(bbox=[1, 2, 3, -4]), ENTRY | dict(bbox=[1, 2, 0, 4])]

@@ -8,8 +8,8 @@ import pytest
 import threshold
 
 from tests.evaluation.test_matching import annotations
-from tests.tools.test_confusion_matrix import find_command
-from tests.tools.test_results_arguments import write_set
+from tests.tools.analysis_tools.test_confusion_matrix import find_command
+from tests.tools.analysis_tools.test_results_arguments import write_set
 
 
 def test_table_and_json(tmp_path, monkeypatch, capsys):

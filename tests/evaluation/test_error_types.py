@@ -5,10 +5,10 @@ import math
 from pathlib import Path
 
 import pytest
-from error_types import DESCRIPTIONS, KINDS, find_errors
-from result_files import read_results
+from results.files import read_results
 
 from ghmdet.evaluation.coco_annotations import CocoAnnotations
+from ghmdet.evaluation.error_types import DESCRIPTIONS, KINDS, find_errors
 from ghmdet.evaluation.matching import match
 from tests.data.golden.tide_sets import as_detections, draw_truth, drawn_sets, photograph_sets
 from tests.golden import FOLDER

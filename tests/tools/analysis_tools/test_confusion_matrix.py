@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from tests.evaluation.test_matching import CLASSES, annotations, random_truth
-from tests.tools.test_results_arguments import write_set
+from tests.tools.analysis_tools.test_results_arguments import write_set
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def entries_of(truth, images):

@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 import torch
 from mmengine.logging import print_log
-from results_arguments import SUFFIXES
+from results.arguments import SUFFIXES
 
 from ghmdet.coco.classes import suggest_name
 from ghmdet.coco.faults import MAX_PIXELS, explain_json, show

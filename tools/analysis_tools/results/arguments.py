@@ -22,7 +22,7 @@ coco_annotations = LazyModule('ghmdet.evaluation.coco_annotations')
 default_scope = LazyModule('mmengine.registry')
 matching = LazyModule('ghmdet.evaluation.matching')
 registry = LazyModule('ghmdet.registry')
-result_files = LazyModule('result_files')
+result_files = LazyModule('results.files')
 wrappers = LazyModule('ghmdet.datasets.wrappers')
 
 SUFFIXES = '.json', '.pkl', '.pickle'

@@ -7,15 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from ghmdet.config.cli import LazyModule
+import cv2
+import mmcv
+import numpy as np
+import torch
 
-cv2: Any = LazyModule('cv2')
-np: Any = LazyModule('numpy')
-torch: Any = LazyModule('torch')
-image_io: Any = LazyModule('mmcv')
-image_file: Any = LazyModule('ghmdet.datasets.image_file')
-drawing: Any = LazyModule('ghmdet.visualization.drawing')
-structures: Any = LazyModule('ghmdet.structures')
+from ghmdet.datasets.image_file import ImageError, read_image
+from ghmdet.structures import DetDataSample, InstanceData
+from ghmdet.visualization.drawing import DetLocalVisualizer
 
 GOOD, WRONG, MEANT, UNCOUNTED = (60, 200, 60), (255, 60, 60), (255, 190, 0), (150, 150, 150)
 _SIDES = 480, 1280  # of an image that is not enlarged or reduced, in pixels
@@ -51,8 +50,8 @@ class Pictures:
     ) -> None:
         """Write one picture; the last marks are on top."""
         try:
-            image = image_file.read_image(self.img_dir / (image_name or ''))
-        except image_file.ImageError as error:
+            image = read_image(self.img_dir / (image_name or ''))
+        except ImageError as error:
             self.faults.append(str(error))
             return
         small, large = _SIDES
@@ -60,19 +59,19 @@ class Pictures:
         factor = min(max(1, small / side), large / side)
         size_wh = [max(1, round(side * factor)) for side in image.shape[1::-1]]
         image = cv2.resize(image, size_wh, interpolation=cv2.INTER_AREA)[..., ::-1].copy()
-        painter = drawing.DetLocalVisualizer(line_width=2, alpha=1)
+        painter = DetLocalVisualizer(line_width=2, alpha=1)
         panels = []
         for marks in (objects, detections):
             painter.bbox_color = painter.text_color = [mark.color for mark in marks] or [GOOD]
             painter.dataset_meta = {'classes': [mark.text for mark in marks]}
             boxes = np.array([mark.box for mark in marks], float).reshape(-1, 4) * factor
-            instances = structures.InstanceData(
+            instances = InstanceData(
                 bboxes=torch.from_numpy(boxes), labels=torch.arange(len(marks))
             )
-            sample = structures.DetDataSample(gt_instances=instances)
+            sample = DetDataSample(gt_instances=instances)
             panels.append(painter.add_datasample('image', image, sample))
         picture = np.concatenate(panels, axis=1)
-        image_io.imwrite(picture[..., ::-1], str(out_file))
+        mmcv.imwrite(picture[..., ::-1], str(out_file))
         self.count += 1
         if self.show:
             painter.show(picture, win_name=out_file.stem, wait_time=self.wait_time)
@@ -86,6 +85,31 @@ class Pictures:
                 f'{self.faults[0]}. Name the folder of the images with --img-dir'
             )
         return text
+
+
+def mark_image(matches: Any, index: int) -> tuple[list[Mark], list[Mark]]:
+    """Return the marks of objects and detections of image `index` of the `Matches`."""
+    found, objects, classes = matches.detections, matches.objects, matches.classes
+    left: list[Mark] = []
+    right: list[Mark] = []
+    for i in np.flatnonzero(objects.image == index).tolist():
+        text = classes[objects.label[i]]
+        if objects.ignored[i]:
+            mark = f'not counted: {text}', UNCOUNTED
+        elif objects.detection[i] >= 0:
+            mark = text, GOOD
+        else:
+            mark = f'missed {text}', WRONG
+        left.append(Mark(objects.bbox[i], *mark))
+    of_image = np.flatnonzero(found.image == index)
+    for i in of_image[np.argsort(found.score[of_image], kind='stable')].tolist():
+        text = f'{classes[found.label[i]]} {found.score[i]:.2f}'
+        if found.ignored[i]:
+            mark = f'not counted: {text}', UNCOUNTED
+        else:
+            mark = (text, GOOD) if found.is_true[i] else (f'false {text}', WRONG)
+        right.append(Mark(found.bbox[i], *mark))
+    return left, right
 
 
 def picture_name(*parts: str) -> str:
