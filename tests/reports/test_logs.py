@@ -161,7 +161,7 @@ def test_what_is_no_log_is_named(tmp_path, content, message):
 
 def test_a_missing_log_is_named(tmp_path):
     (tmp_path / 'Run').mkdir()
-    with pytest.raises(FileNotFoundError, match='run does not exist, but there is .*Run'):
+    with pytest.raises(FileNotFoundError, match='run has no log of a training, but there is .*Run'):
         read_log(tmp_path / 'run')
     with pytest.raises(FileNotFoundError, match='Run has no log of a training; give the work dir'):
         read_log(tmp_path / 'Run')
@@ -173,7 +173,7 @@ def test_an_empty_file_of_a_start_that_ended_at_once_is_left_out(tmp_path):
     assert len(read_log(tmp_path).train) == 1
 
 
-@pytest.mark.follows('no record of a log', 'has no log of a training', 'no record of training (')
+@pytest.mark.follows('give the work dir of a training, or its file')
 def test_the_advice_of_these_messages(tmp_path):
     """Both the work dir and its file give the log."""
     file = start(tmp_path / 'run', '20260101', [step(10)])

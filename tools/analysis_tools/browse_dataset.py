@@ -72,7 +72,7 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
     args.draws = (3 if args.split == 'train' else 1) if args.draws is None else args.draws
     for name, low in (('num', 1), ('draws', 1), ('seed', 0)):
         if getattr(args, name) < low:
-            parser.error(f'--{name} must be at least {low}, got {getattr(args, name)}')
+            parser.error(f'--{name}: expected at least {low}, got {getattr(args, name)}')
     return args
 
 
@@ -206,7 +206,9 @@ def read_objects(info: dict[str, Any]) -> Any:
 def unpack(data: Any, dataset: Any) -> tuple[Any, Any]:
     """Return the image of a result, BGR uint8 (h, w, 3), and the sample with its boxes."""
     if 'inputs' not in data or 'data_samples' not in data:
-        raise ValueError(f'the last step of the pipeline must be PackDetInputs; it gives {[*data]}')
+        raise ValueError(
+            f'PackDetInputs is missing at the end of the pipeline, which gives {[*data]}'
+        )
     image, sample = data['inputs'].permute(1, 2, 0).float().numpy(), data['data_samples']
     if data['inputs'].dtype != torch.uint8 and (image.min() < 0 or image.max() <= 1):
         low, high = image.min(), image.max()  # normalised by a step

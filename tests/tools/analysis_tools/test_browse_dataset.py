@@ -154,15 +154,19 @@ def test_what_is_not_found_is_named(browse, args, message):
 @pytest.mark.follows(
     'has images of the dataset; name another',
     'choose another --split',
-    'must be PackDetInputs; it gi',
+    'PackDetInputs is missing at the end',
 )
 def test_the_advice_is_right(browse, tmp_path):
     code, _, err = browse('--output-dir', 'images')
     assert (code, '--output-dir images has images of the dataset' in err) == (1, True)
     code, _, err = browse('--images', 'dog.png', pack=False)
-    assert (code, 'the last step of the pipeline must be PackDetInputs' in err) == (1, True)
+    assert (code, 'PackDetInputs is missing at the end of the pipeline, which gives' in err) == (
+        1,
+        True,
+    )
     assert browse('--images', 'dog.png', '--output-dir', 'out')[0] == 0
     assert [*pictures(tmp_path / 'out')] == ['001_dog.jpg']
+    assert '--draws: expected at least 1, got 0' in browse('--draws', '0')[2]
     code, _, err = browse('--split', 'train', split='val')
     assert (code, 'the config has no train_dataloader; choose another --split' in err) == (1, True)
     assert browse('--not-show', '--num', '1', split='val')[0] == 0
