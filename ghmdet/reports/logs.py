@@ -171,6 +171,7 @@ def _join(run: RunLog, name: str, records: list[dict[str, Any]]) -> None:
     run.starts = {k: at for k, at in run.starts.items() if at < first} | {name: first}
     for kind in (run.train, run.val, run.ghm):
         kind[:] = [row for row in kind if row['iter'] < first]
+    count = len(run.val)
     for kind, row in rows:
         if kind is run.val:
             last = run.train[-1] if run.train else {'iter': 0}
@@ -179,3 +180,6 @@ def _join(run: RunLog, name: str, records: list[dict[str, Any]]) -> None:
         else:
             row['iter'] = row.pop('step')
         kind.append(row)
+    # A resumed run first repeats a validation that was due when its checkpoint was saved.
+    if new := run.val[count:]:
+        run.val[:] = [row for row in run.val[:count] if row['iter'] < new[0]['iter']] + new

@@ -85,10 +85,11 @@ def test_a_run_begun_anew_hides_what_was_before(tmp_path):
     assert (log.column('loss'), log.starts) == (([10], [2]), {'2': 10})
 
 
-def test_a_start_that_first_validates_knows_the_epoch_before_it(tmp_path):
-    """A run killed in a validation repeats it when it is resumed."""
-    start(tmp_path, '1', [step(10, 1), step(20, 2)])
-    start(tmp_path, '2', [validation(2, 0.5), step(30, 3)])
+@pytest.mark.parametrize(('at', 'epoch'), [(2, 2), (20, 2), (0, None), (20, None)])
+def test_a_start_that_first_validates_replaces_that_validation(tmp_path, at, epoch):
+    """A checkpoint is saved before the validation that is due, which a resumed run repeats."""
+    start(tmp_path, '1', [step(10, epoch and 1), step(20, epoch), validation(at, 0.4)])
+    start(tmp_path, '2', [validation(at, 0.5), step(30, epoch and 3)])
     assert read_log(tmp_path).column('bbox_mAP') == ([20], [0.5])
 
 
