@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ghmdet.argument_checks import check_factor, check_flag, check_number, is_number
-from ghmdet.messages import shorten
+from ghmdet.argument_checks import check_factor, check_flag
 from ghmdet.registry import MODELS
 
 from .ghm_loss import check_labels
@@ -55,21 +53,17 @@ class CrossEntropyLoss(nn.Module):
                 'for background, which a RetinaNet head does not have'
             )
         check_flag(f'{_NAME}.use_mask', use_mask, allowed=(False,))
-        weights = [] if class_weight is None else class_weight
-        if not isinstance(weights, list | tuple) or not all(
-            is_number(weight, 0) and weight < math.inf for weight in weights
-        ):
-            raise ValueError(
-                f'{_NAME}.class_weight must be a list of one number for each class, finite and not '
-                f'negative, or None, got {shorten(class_weight)}'
-            )
-        if ignore_index is not None:
-            kind = 'an integer or None'
-            check_number(f'{_NAME}.ignore_index', ignore_index, kind, lambda i: isinstance(i, int))
+        if class_weight is not None and not isinstance(class_weight, list | tuple):
+            raise ValueError(f'{_NAME}.class_weight must be a list or None, got {class_weight!r}')
+        for number, factor in enumerate(class_weight or ()):
+            check_factor(f'{_NAME}.class_weight.{number}', factor)
+        if ignore_index is not None and type(ignore_index) is not int:
+            raise ValueError(f'{_NAME}.ignore_index must be an int or None, got {ignore_index!r}')
         check_factor(f'{_NAME}.loss_weight', loss_weight)
         check_flag(f'{_NAME}.avg_non_ignore', avg_non_ignore)
         self.reduction = resolve_reduction(reduction, None, _NAME)
-        self.class_weight, self.ignore_index = class_weight, ignore_index
+        self.use_sigmoid, self.class_weight = use_sigmoid, class_weight
+        self.ignore_index = ignore_index
         self.loss_weight, self.avg_non_ignore = loss_weight, avg_non_ignore
 
     def forward(
@@ -101,21 +95,19 @@ class CrossEntropyLoss(nn.Module):
         kept = (label >= 0) & (label != (-100 if ignored is None else ignored))
         weight = kept if weight is None else weight
         if label.dim() != pred.dim():
-            used = (weight if weight.dim() == 1 else weight.sum(1)) * kept
+            used = weight.reshape(len(label), -1) * kept[:, None]
             label = expand_one_hot(check_labels(_NAME, label, pred.size(-1), used), pred.size(-1))
             kept = kept[:, None]
         if weight.dim() != pred.dim():
             weight = weight[:, None]
         if avg_factor is None and self.avg_non_ignore and reduction == 'mean':
             avg_factor = kept.expand_as(pred).sum()
-        factors = None
-        if self.class_weight is not None:
-            factors = pred.new_tensor(self.class_weight)
-            if len(factors) != pred.size(-1):
-                raise ValueError(
-                    f'{_NAME}.class_weight must have one number for each class: {pred.size(-1)}, '
-                    f'got {len(factors)}'
-                )
+        factors = None if self.class_weight is None else pred.new_tensor(self.class_weight)
+        if factors is not None and len(factors) != pred.size(-1):
+            raise ValueError(
+                f'{_NAME}.class_weight must have one number for each class, {pred.size(-1)}, got '
+                f'{len(factors)}'
+            )
         loss = F.binary_cross_entropy_with_logits(
             pred, label.float(), pos_weight=factors, reduction='none'
         )

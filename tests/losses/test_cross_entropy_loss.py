@@ -71,11 +71,11 @@ def test_half_precision_is_computed_in_float32():
     ids=str,
 )
 def test_settings_are_checked(settings):
-    with pytest.raises(ValueError, match=f'CrossEntropyLoss.{next(iter(settings))} must be'):
+    with pytest.raises(ValueError, match=f'CrossEntropyLoss.{next(iter(settings))}.* must be'):
         CrossEntropyLoss(use_sigmoid=True, **settings)
 
 
-@pytest.mark.follows('class_weight must be a list of one number', 'use_sigmoid must be True')
+@pytest.mark.follows('class_weight must be a list or None', 'use_sigmoid must be True')
 @pytest.mark.parametrize(
     ('wrong', 'right'),
     [(dict(), dict(use_sigmoid=True)), (dict(class_weight=3), dict(class_weight=[1, 1, 3]))],
@@ -94,7 +94,7 @@ def test_what_a_config_sets_is_named_by_its_key(wrong, right):
 @pytest.mark.follows('class_weight must have one number for each class')
 def test_class_weights_are_as_many_as_classes():
     pred, labels = torch.zeros(1, 3), torch.tensor([1])
-    with pytest.raises(ValueError, match='one number for each class: 3, got 2'):
+    with pytest.raises(ValueError, match='one number for each class, 3, got 2'):
         CrossEntropyLoss(use_sigmoid=True, class_weight=[1, 2])(pred, labels)
     loss = CrossEntropyLoss(use_sigmoid=True, class_weight=[1, 2, 1], reduction='sum')
     assert loss(pred, labels).item() == pytest.approx(4 * math.log(2))
