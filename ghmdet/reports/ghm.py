@@ -28,6 +28,7 @@ class LevelEntries(NamedTuple):
 
     scores: Tensor  # logits (n, C)
     deltas: Tensor  # (n, 4)
+    priors: Tensor  # (n, 4)
     labels: Tensor  # from here on as in `Targets`
     label_weights: Tensor
     bbox_targets: Tensor
@@ -41,9 +42,12 @@ def read_levels(model: Any, batch: Mapping[str, Any]) -> list[LevelEntries]:
     data, head = model.data_preprocessor(batch, False), model.bbox_head
     scores, deltas = head(model.extract_feat(data['inputs']))
     *targets, _ = head.get_targets(scores, data['data_samples'])
+    sizes = [tuple(level.shape[-2:]) for level in scores]
+    priors = head.prior_generator.grid_priors(sizes, device=scores[0].device)
+    priors = [level.repeat(len(data['inputs']), 1) for level in priors]
     scores = [by_prior(level, head.num_classes).flatten(0, 1) for level in scores]
     deltas = [by_prior(level, 4).flatten(0, 1) for level in deltas]
-    return [LevelEntries(*level) for level in zip(scores, deltas, *targets, strict=True)]
+    return [LevelEntries(*level) for level in zip(scores, deltas, priors, *targets, strict=True)]
 
 
 class GradientCounts:
@@ -138,7 +142,7 @@ def draw_densities(content: Mapping[str, Any]) -> Figure:
         for axes in panels:
             axes.set(title=_LOSSES[key], xlabel='gradient norm', xlim=(0, 1))
             axes.grid(alpha=0.3)
-            axes.legend()
+            axes.legend(fontsize=8)
     return figure
 
 
