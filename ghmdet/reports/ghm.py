@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,39 +15,11 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ghmdet.losses.gradient_density import GradientDensityLoss
-from ghmdet.models.retina_head import by_prior
 from ghmdet.reports.plots import COLORS, LINE_STYLES
 
 _BIN = re.compile(r'ghm/(.+)/bin_(\d+)')
 _MARKERS = 'os^vDP*X'
 _LOSSES = {'loss_cls': 'GHM-C, classification', 'loss_bbox': 'GHM-R, boxes'}
-
-
-class LevelEntries(NamedTuple):
-    """What the losses of a RetinaHead get of one level: n anchors, those of all images in order."""
-
-    scores: Tensor  # logits (n, C)
-    deltas: Tensor  # (n, 4)
-    priors: Tensor  # (n, 4)
-    labels: Tensor  # from here on as in `Targets`
-    label_weights: Tensor
-    bbox_targets: Tensor
-    bbox_weights: Tensor
-    gt_inds: Tensor
-
-
-@torch.no_grad()
-def read_levels(model: Any, batch: Mapping[str, Any]) -> list[LevelEntries]:
-    """Run a RetinaNet, in the mode that it is in, on a batch of a pipeline, with annotations."""
-    data, head = model.data_preprocessor(batch, False), model.bbox_head
-    scores, deltas = head(model.extract_feat(data['inputs']))
-    *targets, _ = head.get_targets(scores, data['data_samples'])
-    sizes = [tuple(level.shape[-2:]) for level in scores]
-    priors = head.prior_generator.grid_priors(sizes, device=scores[0].device)
-    priors = [level.repeat(len(data['inputs']), 1) for level in priors]
-    scores = [by_prior(level, head.num_classes).flatten(0, 1) for level in scores]
-    deltas = [by_prior(level, 4).flatten(0, 1) for level in deltas]
-    return [LevelEntries(*level) for level in zip(scores, deltas, priors, *targets, strict=True)]
 
 
 class GradientCounts:

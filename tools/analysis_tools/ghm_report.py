@@ -176,7 +176,7 @@ class Measured:
 
     def add(self, batch: dict[str, Any], name: str) -> Any:
         """Count the entries of an image, and return its levels."""
-        levels = ghm.read_levels(self.model, batch)
+        levels = outliers.read_levels(self.model, batch)
         for (stride, _), level in zip(
             self.model.bbox_head.prior_generator.strides, levels, strict=True
         ):
@@ -206,8 +206,8 @@ def format_report(content: dict[str, Any]) -> list[str]:
         for name, key in (('GHM-C', 'loss_cls'), ('GHM-R', 'loss_bbox')):
             lines.append(f'  {name}: {describe(model[key])}')
     for kind, title in (
-        ('annotations', 'annotations whose label the model contradicts most'),
-        ('background', 'background in which the model sees most'),
+        ('annotations', 'annotations with the largest gradient norms'),
+        ('background', 'background with the largest gradient norms'),
     ):
         rows = content[kind][:_SHOWN]
         lines += ['', f'{title}, the first {len(rows)} of {len(content[kind])}:'] if rows else []

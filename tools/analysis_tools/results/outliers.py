@@ -1,16 +1,17 @@
-"""Annotations and background anchors with the largest gradient norms, for ghm_report.py."""
+"""What the losses get of an image, and its annotations and background with the largest norms."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import mmcv
 import numpy as np
 import torch
+from torch import Tensor
 from torchvision.ops import nms
 
 from ghmdet.boxes.delta_xywh_bbox_coder import clip_bboxes
@@ -18,14 +19,42 @@ from ghmdet.boxes.max_iou_assigner import bbox_overlaps
 from ghmdet.coco.box_filter import check_boxes
 from ghmdet.datasets.transforms.loading import LoadImageFromFile
 from ghmdet.inference.detector import find_classes
-from ghmdet.models.retina_head import scale_factor_of
-from ghmdet.visualization.marked_pictures import WRONG, clear_pictures, picture_name
+from ghmdet.models.retina_head import by_prior, scale_factor_of
+from ghmdet.visualization.marked_pictures import clear_pictures, picture_name
 
 _CANDIDATES = 1000  # anchors of a level of which the background of an image is chosen
 _SAME_SPOT = 0.5  # IoU
 _TILE, _GAP, _LINE = 240, 8, 18  # pixels
+_BLACK, _YELLOW = (0, 0, 0), (0, 255, 255)
 _COLUMNS = 6  # of the sheet
 _CONTEXT = 3  # side of a picture, in sides of the box
+
+
+class LevelEntries(NamedTuple):
+    """What the losses of a RetinaHead get of one level: n anchors, those of all images in order."""
+
+    scores: Tensor  # logits (n, C)
+    deltas: Tensor  # (n, 4)
+    priors: Tensor  # (n, 4)
+    labels: Tensor  # from here on as in `Targets`
+    label_weights: Tensor
+    bbox_targets: Tensor
+    bbox_weights: Tensor
+    gt_inds: Tensor
+
+
+@torch.no_grad()
+def read_levels(model: Any, batch: Mapping[str, Any]) -> list[LevelEntries]:
+    """Run a RetinaNet, in the mode that it is in, on a batch of a pipeline, with annotations."""
+    data, head = model.data_preprocessor(batch, False), model.bbox_head
+    scores, deltas = head(model.extract_feat(data['inputs']))
+    *targets, _ = head.get_targets(scores, data['data_samples'])
+    sizes = [tuple(level.shape[-2:]) for level in scores]
+    priors = head.prior_generator.grid_priors(sizes, device=scores[0].device)
+    priors = [level.repeat(len(data['inputs']), 1) for level in priors]
+    scores = [by_prior(level, head.num_classes).flatten(0, 1) for level in scores]
+    deltas = [by_prior(level, 4).flatten(0, 1) for level in deltas]
+    return [LevelEntries(*level) for level in zip(scores, deltas, priors, *targets, strict=True)]
 
 
 class Outliers:
@@ -63,9 +92,9 @@ class Outliers:
             for number, each in enumerate(info['instances'])
             if not each.get('ignore_flag')
         ]
-        if len(objects) != (number := len(sample.gt_instances)):
+        if len(objects) != (given := len(sample.gt_instances)):
             raise ValueError(
-                f'{info["img_path"]}: the test pipeline makes {number} boxes of {len(objects)}'
+                f'{info["img_path"]}: the test pipeline makes {given} boxes of {len(objects)}'
             )
         scores = torch.cat([level.scores[level.gt_inds > 0] for level in levels]).float().sigmoid()
         matched = torch.cat([level.gt_inds[level.gt_inds > 0] for level in levels]) - 1
@@ -164,7 +193,7 @@ def draw(rows: Sequence[dict[str, Any]], steps: Sequence[Any], folder: Path, kin
 
 
 def _draw_tile(image: np.ndarray, bbox: Sequence[float], texts: Sequence[str]) -> np.ndarray:
-    """Return the box, in red, in its surroundings of three times its size, below the texts."""
+    """Return the box in its surroundings of three times its size, below the texts."""
     height, width = image.shape[:2]
     x1, y1, x2, y2 = bbox
     side = min(max(_CONTEXT * max(x2 - x1, y2 - y1), 48), max(height, width))
@@ -175,7 +204,8 @@ def _draw_tile(image: np.ndarray, bbox: Sequence[float], texts: Sequence[str]) -
     size_wh = [max(1, round(length * scale)) for length in crop.shape[1::-1]]
     crop = cv2.resize(crop, size_wh, interpolation=cv2.INTER_LINEAR)
     corners = [round((v - start) * scale) for v, start in zip(bbox, (left, top) * 2, strict=True)]
-    cv2.rectangle(crop, corners[:2], corners[2:], WRONG[::-1], 2)
+    for color, thickness in ((_BLACK, 4), (_YELLOW, 2)):  # visible on any colour
+        cv2.rectangle(crop, corners[:2], corners[2:], color, thickness)
     tile = np.full((_TILE + 2 * _LINE + _GAP, _TILE + _GAP, 3), 255, np.uint8)
     tile[2 * _LINE : 2 * _LINE + size_wh[1], : size_wh[0]] = crop
     for line, text in enumerate(texts, 1):
