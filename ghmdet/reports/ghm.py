@@ -70,6 +70,7 @@ class GradientCounts:
         return {
             'own_loss': self.is_own,
             'momentum': self.loss.momentum,
+            'acc_sum': self.loss.acc_sum.tolist() if self.loss.momentum else None,
             'edges': np.linspace(0, 1, self.loss.bins + 1).tolist(),
             'levels': list(self._levels),
             'counts': counts.long().tolist(),

@@ -105,6 +105,7 @@ def test_with_momentum_the_deviation_is_that_of_the_counts_from_the_running_ones
     counts, harmonised = np.array(content['counts'][0]), np.array(content['harmonised'][0])
     running = running.numpy() * (counts.sum() / running.sum().item())
     filled = (counts > 0) & (running >= 1)
+    assert content['acc_sum'] == loss.acc_sum.tolist()
     expected = counts.sum() / (counts > 0).sum() * counts / running
     assert harmonised[filled] == pytest.approx(expected[filled], rel=1e-4)
     assert filled.sum() > 20
@@ -122,6 +123,7 @@ def test_other_losses_are_counted_by_the_default():
         each.add('a', *draw_entries())
     content, expected = part.content(), own.content()
     assert content == {**expected, 'own_loss': False}
+    assert content['acc_sum'] is None
     assert GradientCounts(L1Loss(), GHMR(bins=10)).loss.bins == 10
     assert GradientCounts(GHMR(mu=0.5, bins=7), GHMR()).loss.mu == 0.5
 
