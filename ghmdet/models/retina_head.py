@@ -38,8 +38,6 @@ class Targets(NamedTuple):
     """float32 (N * P_l, 4), deltas of positives, else 0."""
     bbox_weights: list[Tensor]
     """float32 (N * P_l, 4), 1 for positives, else 0."""
-    gt_inds: list[Tensor]
-    """int64 (N * P_l,): -1 ignored, 0 background, i + 1 object i of its image."""
     avg_factor: Tensor
     """Number of positives; at least 1 per image, and 0 for padding samples."""
 
@@ -162,7 +160,7 @@ class RetinaHead(BaseModule):
         `is_padding=True` add nothing to the losses.
         """
         cls_scores, bbox_preds = self(feats)
-        *targets, _, avg_factor = self.get_targets(cls_scores, data_samples)
+        *targets, avg_factor = self.get_targets(cls_scores, data_samples)
         losses_cls, losses_bbox = [], []
         for scores, deltas, labels, label_weights, bbox_targets, bbox_weights in zip(
             cls_scores, bbox_preds, *targets, strict=True
@@ -191,12 +189,12 @@ class RetinaHead(BaseModule):
             on_image = self.prior_generator.valid_flags(featmap_hws, sample.pad_shape, device)
             per_image.append(self._targets_of_image(priors, torch.cat(on_image), sample))
         level_sizes = [len(level) for level in level_priors]
-        labels, label_weights, bbox_targets, bbox_weights, gt_inds = (
+        labels, label_weights, bbox_targets, bbox_weights = (
             [level.flatten(0, 1) for level in torch.stack(images).split(level_sizes, dim=1)]
             for images in zip(*per_image, strict=True)
         )
-        avg_factor = self._average_factor([weights for *_, weights, _ in per_image], data_samples)
-        return Targets(labels, label_weights, bbox_targets, bbox_weights, gt_inds, avg_factor)
+        avg_factor = self._average_factor([weights for *_, weights in per_image], data_samples)
+        return Targets(labels, label_weights, bbox_targets, bbox_weights, avg_factor)
 
     def _average_factor(
         self, bbox_weights: list[Tensor], data_samples: list[DetDataSample]
@@ -213,21 +211,28 @@ class RetinaHead(BaseModule):
         # Smaller only if all samples are padding; avoids 0 / 0.
         return avg_factor.clamp(min=1 / get_world_size())
 
-    def _targets_of_image(
-        self, priors: Tensor, on_image: Tensor, sample: DetDataSample
-    ) -> tuple[Tensor, ...]:
-        """Return what `Targets` lists of one image, for all anchors (P,)."""
+    def match_anchors(self, priors: Tensor, on_image: Tensor, sample: DetDataSample) -> Tensor:
+        """Return the object of each anchor, int64 (P,): -1 ignored, 0 background, i + 1 object i.
+
+        `priors` are all anchors (P, 4), `on_image` (P,) those that may match; see `valid_flags`.
+        """
         if self.assigner is None:
             raise ValueError('model.train_cfg.assigner is needed for training, got none')
-        gts = sample.gt_instances
+        bboxes = sample.gt_instances.bboxes
         ignored = sample.ignored_instances.bboxes if 'ignored_instances' in sample else None
         gt_inds = torch.full((len(priors),), -1, dtype=torch.int64, device=priors.device)
         if not _is_padding(sample):
-            gt_inds[on_image] = self.assigner.assign(priors[on_image], gts.bboxes, ignored).gt_inds
-        if len(gts) == 0 and ignored is not None and hasattr(self.assigner, 'find_ignored'):
+            gt_inds[on_image] = self.assigner.assign(priors[on_image], bboxes, ignored).gt_inds
+        if len(bboxes) == 0 and ignored is not None and hasattr(self.assigner, 'find_ignored'):
             # assign() does this if there are gts; without, it returns background as in MMDetection.
             gt_inds[self.assigner.find_ignored(priors, ignored)] = -1
+        return gt_inds
 
+    def _targets_of_image(
+        self, priors: Tensor, on_image: Tensor, sample: DetDataSample
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Labels (P,), their weights (P,), deltas (P, 4) and their weights (P, 4) of one image."""
+        gts, gt_inds = sample.gt_instances, self.match_anchors(priors, on_image, sample)
         labels = torch.full_like(gt_inds, self.num_classes)
         label_weights = (gt_inds >= 0).to(priors.dtype)
         bbox_targets = torch.zeros_like(priors)
@@ -239,7 +244,7 @@ class RetinaHead(BaseModule):
         bbox_weights[positive] = 1
         if self.pos_weight > 0:
             label_weights[positive] = self.pos_weight
-        return labels, label_weights, bbox_targets, bbox_weights, gt_inds
+        return labels, label_weights, bbox_targets, bbox_weights
 
     def predict(
         self, feats: Sequence[Tensor], data_samples: list[DetDataSample], rescale: bool = False

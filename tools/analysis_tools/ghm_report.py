@@ -34,6 +34,7 @@ from ghmdet.registry import DATASETS, TRANSFORMS
 
 class_check: Any = LazyModule('ghmdet.checks.classes')
 ghm: Any = LazyModule('ghmdet.reports.ghm')
+gradient_counts: Any = LazyModule('results.gradient_counts')
 image_file: Any = LazyModule('ghmdet.datasets.image_file')
 inference: Any = LazyModule('ghmdet.inference.model')
 losses: Any = LazyModule('ghmdet.losses')
@@ -168,8 +169,8 @@ class Measured:
                 'the checkpoint was trained with'
             )
         self.parts = {
-            'loss_cls': ghm.GradientCounts(head.loss_cls, losses.GHMC(bins=30)),
-            'loss_bbox': ghm.GradientCounts(head.loss_bbox, losses.GHMR(bins=10)),
+            'loss_cls': gradient_counts.GradientCounts(head.loss_cls, losses.GHMC(bins=30)),
+            'loss_bbox': gradient_counts.GradientCounts(head.loss_bbox, losses.GHMR(bins=10)),
         }
         for part in self.parts.values():
             part.loss.to(device)

@@ -14,12 +14,12 @@ import torch
 from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from results import outliers
+from results.gradient_counts import GradientCounts
 
 from ghmdet.boxes import DeltaXYWHBBoxCoder
 from ghmdet.datasets import draw_shapes
 from ghmdet.losses import GHMC, GHMR
 from ghmdet.registry import DATASETS, MODELS
-from ghmdet.reports.ghm import GradientCounts
 from ghmdet.structures import DetDataSample, InstanceData
 from tests import golden
 from tests.detectors import randomize

@@ -36,25 +36,35 @@ class LevelEntries(NamedTuple):
     scores: Tensor  # logits (n, C)
     deltas: Tensor  # (n, 4)
     priors: Tensor  # (n, 4)
-    labels: Tensor  # from here on as in `Targets`
+    labels: Tensor  # as in `Targets`, and the three after it
     label_weights: Tensor
     bbox_targets: Tensor
     bbox_weights: Tensor
-    gt_inds: Tensor
+    gt_inds: Tensor  # as of `match_anchors`
 
 
 @torch.no_grad()
 def read_levels(model: Any, batch: Mapping[str, Any]) -> list[LevelEntries]:
     """Run a RetinaNet, in the mode that it is in, on a batch of a pipeline, with annotations."""
     data, head = model.data_preprocessor(batch, False), model.bbox_head
+    samples = data['data_samples']
     scores, deltas = head(model.extract_feat(data['inputs']))
-    *targets, _ = head.get_targets(scores, data['data_samples'])
-    sizes = [tuple(level.shape[-2:]) for level in scores]
-    priors = head.prior_generator.grid_priors(sizes, device=scores[0].device)
-    priors = [level.repeat(len(data['inputs']), 1) for level in priors]
-    scores = [by_prior(level, head.num_classes).flatten(0, 1) for level in scores]
-    deltas = [by_prior(level, 4).flatten(0, 1) for level in deltas]
-    return [LevelEntries(*level) for level in zip(scores, deltas, priors, *targets, strict=True)]
+    *targets, _ = head.get_targets(scores, samples)
+    sizes, device = [tuple(level.shape[-2:]) for level in scores], scores[0].device
+    priors = head.prior_generator.grid_priors(sizes, device=device)
+    matched = []
+    for sample in samples:
+        on_image = head.prior_generator.valid_flags(sizes, sample.pad_shape, device)
+        inds = head.match_anchors(torch.cat(priors), torch.cat(on_image), sample)
+        matched.append(inds.split([len(level) for level in priors]))
+    columns = (
+        [by_prior(level, head.num_classes).flatten(0, 1) for level in scores],
+        [by_prior(level, 4).flatten(0, 1) for level in deltas],
+        [level.repeat(len(samples), 1) for level in priors],
+        *targets,
+        [torch.cat(level) for level in zip(*matched, strict=True)],
+    )
+    return [LevelEntries(*level) for level in zip(*columns, strict=True)]
 
 
 class Outliers:
