@@ -141,7 +141,6 @@ class CocoMetric(ImageResults):
             self._truth = CocoAnnotations.from_file(self.ann_file, backend_args, not format_only)
             self.known_ids = self._truth.images
         self._category_ids: list[Hashable] = []
-        self.images: list[dict] = []  # the detections that were evaluated last
 
     @BaseMetric.dataset_meta.setter
     def dataset_meta(self, dataset_meta: dict) -> None:
@@ -192,7 +191,7 @@ class CocoMetric(ImageResults):
             return {}
         # In the order in which COCOeval sorts them, which decides between equal scores.
         unique = dict(sorted(unique.items(), key=_sort_key))
-        self.images = images = [image | {'img_id': id_} for id_, image in unique.items()]
+        images = [image | {'img_id': id_} for id_, image in unique.items()]
         source = self._truth or CocoAnnotations.from_samples(unique, classes)
         if self._truth is None:
             _log('no ann_file: the ground truth is that of the samples, areas are those of boxes')

@@ -149,8 +149,8 @@ def _find_parts(cfg: Config, split: str) -> tuple[dict[str, Any], Any]:
     loader = cfg.get(f'{split}_dataloader')
     if not found or not found[0].get('ann_file') or loader is None:
         raise ValueError(
-            f'{cfg.filename}: needs a {split}_dataloader, and a CocoMetric in {split}_evaluator whose '
-            'ann_file is one COCO file; or give RESULTS ANN in place of CONFIG RESULTS'
+            f'{cfg.filename}: needs a {split}_dataloader, and a CocoMetric in {split}_evaluator '
+            'whose ann_file is one COCO file; or give RESULTS ANN in place of CONFIG RESULTS'
         )
     scope = cfg.get('default_scope') or 'ghmdet'
     with default_scope.DefaultScope.overwrite_default_scope(scope):

@@ -1,0 +1,129 @@
+"""The report of a run: one HTML file without scripts, and the sections that judge detections."""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from ghmdet.evaluation.coco_annotations import CocoAnnotations
+from ghmdet.evaluation.error_types import DESCRIPTIONS, KINDS, find_errors
+from ghmdet.evaluation.image_scores import score_images
+from ghmdet.evaluation.matching import Matches, count_pairs
+from ghmdet.evaluation.thresholds import ALL, Curve, choose_points
+from ghmdet.files import replacing
+from ghmdet.version import __version__
+from ghmdet.visualization.marked_pictures import WRONG, Mark, Pictures, mark_image
+
+from .charts import STYLES, draw_lines, to_svg
+
+_SIDES = 240, 480  # pixels of the longer side of a picture
+_PICTURES, _LISTED = 12, 10  # images, and errors named in each
+_CELLS = 20  # classes of a matrix that is shown as a whole, and confusions listed
+_POINTS = 200  # of a line
+
+
+def write_page(file: Path, **values: Any) -> None:
+    """Write `report.html.j2` with these values; all text in them is escaped."""
+    pages = Environment(
+        loader=FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    pages.filters['svg'] = to_svg
+    today = time.strftime('%Y-%m-%d')
+    page = pages.get_template('report.html.j2').render(version=__version__, today=today, **values)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(file) as draft:  # names of files need not be text
+        draft.write_bytes(page.encode(errors='backslashreplace'))
+
+
+def list_classes(
+    curves: Mapping[str, Curve], columns: Mapping[str, Sequence[float]]
+) -> dict[str, Any]:
+    """Return the figures of each class and last of all, and charts with the largest classes.
+
+    Args:
+        curves: as `make_curves` returns them.
+        columns: further figures by name, in the same order; below 0 or nan is shown as none.
+    """
+    rows = []
+    for index, (name, curve) in enumerate(curves.items()):
+        best, row = curve.find_best(), {key: values[index] for key, values in columns.items()}
+        row |= dict(best, name=name, found=0, false=0)
+        if best['threshold'] is not None:
+            at = curve.f1.argmax()
+            row |= dict(found=int(curve.true[at]), false=int(curve.count[at] - curve.true[at]))
+        rows.append(row)
+    order = sorted(curves.items(), key=lambda item: -item[1].objects)
+    shown = [(name, curve) for name, curve in order if curve.true.any()][: len(STYLES) + 1]
+    precision, f1 = [], []
+    for name, curve in shown:
+        points = choose_points(curve, _POINTS)
+        precision.append((curve.recall[points], curve.precision[points], name == ALL))
+        f1.append((curve.score[points], curve.f1[points], name == ALL))
+    legend = zip((name for name, _ in shown if name != ALL), STYLES, strict=False)
+    figures = draw_lines(precision, 'recall', 'precision'), draw_lines(f1, 'threshold', 'F1')
+    return dict(rows=rows, figures=figures if shown else (), legend=list(legend))
+
+
+def count_confusions(matches: Matches) -> dict[str, Any]:
+    """Return the matrix of few classes with the shares of its rows, and the largest confusions."""
+    counts, names = count_pairs(matches), [*matches.classes, 'background']
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    others = counts * (1 - np.eye(len(names), dtype=int))
+    largest = np.argsort(-others, axis=None, kind='stable')[:_CELLS].tolist()
+    pairs = [divmod(index, len(names)) for index in largest if others.flat[index]]
+    listed = [(names[i], names[j], int(counts[i, j]), float(shares[i, j])) for i, j in pairs]
+    rows = np.stack([counts, shares], axis=-1).tolist() if len(names) <= _CELLS + 1 else []
+    return dict(names=names, rows=rows, listed=listed)
+
+
+def count_errors(matches: Matches) -> dict[str, Any]:
+    """Return name, meaning, count and dAP of each kind of error, and AP; see `find_errors`."""
+    errors = find_errors(matches)
+    counts = dict(zip(KINDS, errors.counts.sum(axis=1).tolist(), strict=True))
+    kinds = [(key, text, counts.get(key), errors.dap[key]) for key, text in DESCRIPTIONS.items()]
+    return dict(kinds=kinds, ap50=errors.ap50)
+
+
+def draw_images(matches: Matches, truth: CocoAnnotations, img_dir: Path | None) -> dict[str, Any]:
+    """Draw the images of the lowest F1, with the number of all that have an error.
+
+    Raises:
+        ValueError: none of these images can be read.
+    """
+    scores = [each for each in score_images(matches, truth) if each.f1 < 1]
+    pictures, shown = Pictures(img_dir), []
+    for score in scores[:_PICTURES]:
+        marks = mark_image(matches, matches.image_ids.index(score.image_id))
+        numbered, texts = zip(*map(_number_errors, marks), strict=True)
+        panels = pictures.make_panels(score.file_name, *numbered, sides=_SIDES)
+        if panels is not None:
+            shown.append((score, list(zip(map(_to_uri, panels), texts, strict=True))))
+    if pictures.faults and not shown:
+        raise ValueError(f'{pictures.faults[0]}; --data-root DIR names the folder of the data')
+    return dict(shown=shown, count=len(scores), listed=_LISTED)
+
+
+def _number_errors(marks: Sequence[Mark]) -> tuple[list[Mark], list[str]]:
+    """Put numbers in place of the texts, which OpenCV cannot write in every script."""
+    wrong = [mark for mark in reversed(marks) if mark.color == WRONG]  # the highest scores first
+    numbers = {id(mark): str(n) for n, mark in enumerate(wrong[:_LISTED], 1)}
+    drawn = [mark._replace(text=numbers.get(id(mark), '')) for mark in marks]
+    return drawn, [mark.text for mark in wrong]
+
+
+def _to_uri(picture: np.ndarray) -> tuple[str, int, int]:
+    """Return the address of an RGB picture that contains it, its width and height."""
+    _, content = cv2.imencode('.jpg', picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
+    height, width = picture.shape[:2]
+    return f'data:image/jpeg;base64,{base64.b64encode(content).decode()}', width, height
