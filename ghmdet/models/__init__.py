@@ -1,6 +1,6 @@
 """Networks: the detector and its backbone, neck and head."""
 
-from ghmdet.losses import GHMC, GHMR, FocalLoss, L1Loss, SmoothL1Loss
+from ghmdet.losses import GHMC, GHMR, CrossEntropyLoss, FocalLoss, L1Loss, SmoothL1Loss
 
 from .data_preprocessor import BatchFixedSizePad, DetDataPreprocessor
 from .fpn import FPN
@@ -14,6 +14,7 @@ __all__ = [
     'GHMC',
     'GHMR',
     'BatchFixedSizePad',
+    'CrossEntropyLoss',
     'DetDataPreprocessor',
     'DetTTAModel',
     'FocalLoss',

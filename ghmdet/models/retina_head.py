@@ -38,6 +38,8 @@ class Targets(NamedTuple):
     """float32 (N * P_l, 4), deltas of positives, else 0."""
     bbox_weights: list[Tensor]
     """float32 (N * P_l, 4), 1 for positives, else 0."""
+    gt_inds: list[Tensor]
+    """int64 (N * P_l,): -1 ignored, 0 background, i + 1 object i of its image."""
     avg_factor: Tensor
     """Number of positives; at least 1 per image, and 0 for padding samples."""
 
@@ -160,14 +162,14 @@ class RetinaHead(BaseModule):
         `is_padding=True` add nothing to the losses.
         """
         cls_scores, bbox_preds = self(feats)
-        *targets, avg_factor = self.get_targets(cls_scores, data_samples)
+        *targets, _, avg_factor = self.get_targets(cls_scores, data_samples)
         losses_cls, losses_bbox = [], []
         for scores, deltas, labels, label_weights, bbox_targets, bbox_weights in zip(
             cls_scores, bbox_preds, *targets, strict=True
         ):
-            scores = _by_prior(scores, self.num_classes).flatten(0, 1)
+            scores = by_prior(scores, self.num_classes).flatten(0, 1)
             losses_cls.append(self.loss_cls(scores, labels, label_weights, avg_factor=avg_factor))
-            deltas = _by_prior(deltas, 4).flatten(0, 1)
+            deltas = by_prior(deltas, 4).flatten(0, 1)
             loss_bbox = self.loss_bbox(deltas, bbox_targets, bbox_weights, avg_factor=avg_factor)
             losses_bbox.append(loss_bbox)
         return dict(loss_cls=losses_cls, loss_bbox=losses_bbox)
@@ -189,12 +191,12 @@ class RetinaHead(BaseModule):
             on_image = self.prior_generator.valid_flags(featmap_hws, sample.pad_shape, device)
             per_image.append(self._targets_of_image(priors, torch.cat(on_image), sample))
         level_sizes = [len(level) for level in level_priors]
-        labels, label_weights, bbox_targets, bbox_weights = (
+        targets: Any = (
             [level.flatten(0, 1) for level in torch.stack(images).split(level_sizes, dim=1)]
             for images in zip(*per_image, strict=True)
         )
-        avg_factor = self._average_factor([weights for *_, weights in per_image], data_samples)
-        return Targets(labels, label_weights, bbox_targets, bbox_weights, avg_factor)
+        avg_factor = self._average_factor([weights for *_, weights, _ in per_image], data_samples)
+        return Targets(*targets, avg_factor)
 
     def _average_factor(
         self, bbox_weights: list[Tensor], data_samples: list[DetDataSample]
@@ -213,8 +215,8 @@ class RetinaHead(BaseModule):
 
     def _targets_of_image(
         self, priors: Tensor, on_image: Tensor, sample: DetDataSample
-    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Labels (P,), their weights (P,), deltas (P, 4) and their weights (P, 4) of one image."""
+    ) -> tuple[Tensor, ...]:
+        """Return what `Targets` lists of one image, for all anchors (P,)."""
         if self.assigner is None:
             raise ValueError('model.train_cfg.assigner is needed for training, got none')
         gts = sample.gt_instances
@@ -237,7 +239,7 @@ class RetinaHead(BaseModule):
         bbox_weights[positive] = 1
         if self.pos_weight > 0:
             label_weights[positive] = self.pos_weight
-        return labels, label_weights, bbox_targets, bbox_weights
+        return labels, label_weights, bbox_targets, bbox_weights, gt_inds
 
     def predict(
         self, feats: Sequence[Tensor], data_samples: list[DetDataSample], rescale: bool = False
@@ -273,11 +275,11 @@ class RetinaHead(BaseModule):
         candidates = []
         for logits, deltas, priors in zip(cls_scores, bbox_preds, level_priors, strict=True):
             best, labels, inds = select_candidates(
-                _by_prior(logits, self.num_classes).float().sigmoid(),
+                by_prior(logits, self.num_classes).float().sigmoid(),
                 self.test_cfg.get('score_thr', 0),
                 self.test_cfg.get('nms_pre', -1),
             )
-            deltas = _by_prior(deltas, 4).float().gather(1, inds[..., None].expand(-1, -1, 4))
+            deltas = by_prior(deltas, 4).float().gather(1, inds[..., None].expand(-1, -1, 4))
             candidates.append((best, labels, deltas, priors[inds]))
         scores, labels, deltas, priors = (
             torch.cat(parts, dim=1) for parts in zip(*candidates, strict=True)
@@ -306,6 +308,6 @@ def scale_factor_of(sample: DetDataSample) -> tuple[float, float]:
     )
 
 
-def _by_prior(level_map: Tensor, num_values: int) -> Tensor:
+def by_prior(level_map: Tensor, num_values: int) -> Tensor:
     """Turn a map (N, A * v, h, w) into (N, h * w * A, v), in the order of the anchors."""
     return level_map.permute(0, 2, 3, 1).reshape(level_map.shape[0], -1, num_values)

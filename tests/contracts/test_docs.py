@@ -332,6 +332,11 @@ CHANGES = {
     'crowd and `ignore` regions ignored instead of background': {
         'model.bbox_head.assigner.ignore_iof_thr': 0.5
     },
+    'plain cross entropy, to compare GHM with': {
+        f'{C}.__class__.__name__': 'CrossEntropyLoss',
+        f'{R}.__class__.__name__': 'GHMR',
+        f'{C}.use_sigmoid': True,
+    },
     'moving average of the weights': {'hooks.0.__class__.__name__': 'EMAHook'},
     'GHM counts of the current step only': {f'{C}.momentum': 0, f'{R}.momentum': 0},
     'GHM weights unbiased from the first step': {

@@ -14,7 +14,7 @@ from ghmdet import registry
 
 OURS = dict(
     MODELS='RetinaNet DetDataPreprocessor ResNet ResNeXt FPN RetinaHead GHMC GHMR FocalLoss L1Loss '
-    'SmoothL1Loss DetTTAModel',
+    'SmoothL1Loss CrossEntropyLoss DetTTAModel',
     TASK_UTILS='AnchorGenerator MaxIoUAssigner DeltaXYWHBBoxCoder',
     DATASETS='CocoDataset ImageFolder',
     DATA_SAMPLERS='AspectRatioBatchSampler GlobalBatchSampler',
