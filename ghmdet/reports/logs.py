@@ -27,6 +27,7 @@ class RunLog:
     ghm: list[dict[str, float]] = field(default_factory=list)  # of GHMStatsHook
     starts: dict[str, int] = field(default_factory=dict)  # first iteration of each, by its name
 
+    @property
     def keys(self) -> list[str]:
         """Return what can be plotted: of training, of validations, of GHMStatsHook."""
         records = [*self.train, *self.val, *self.ghm]
@@ -40,13 +41,13 @@ class RunLog:
         Raises:
             ValueError: the log has no such key, or several.
         """
-        keys = self.keys()
+        keys = self.keys
         found = [key] if key in keys else [k for k in keys if _tail(k) == key or k == _tail(key)]
         if len(found) == 1:
             return found[0]
         near = did_you_mean(found or nearest(key, keys))
         none = '' if self.val else ', and no validation'
-        raise ValueError(f'{self.name} has no {key!r}{none}{near}. It has: {list_items(keys, 40)}')
+        raise ValueError(f'{self.name} has no {key!r}{none}; it has {list_items(keys, 40)}{near}')
 
     def column(self, key: str) -> tuple[list[int], list[float]]:
         """Return iterations and values of a key, of the records that have it; see `find_key`."""

@@ -24,8 +24,8 @@ def draw_curves(
 ) -> Figure:
     """Draw logged values over iterations: losses in one panel, metrics of validations in another.
 
-    Each other value has its own panel. Where there are several runs, each has a colour and each
-    key a line style. `legend` has a text for each line: the keys of the first run, then the next.
+    Each other value has its own panel; of several runs each has a colour. `legend` has a text for
+    each line: the keys of the first run, then of the next.
 
     Raises:
         ValueError: a run lacks a key, or with `by_epoch` the epochs; `legend` is of another length.
@@ -51,8 +51,9 @@ def draw_curves(
     columns = min(2, len(panels))
     rows = math.ceil(len(panels) / 2)
     figure = Figure(figsize=(6 * (columns or 1), 4 * (rows or 1)), layout='constrained')
+    axes = None
     for number, panel in enumerate(panels, 1):
-        axes = figure.add_subplot(rows, columns, number)
+        axes = figure.add_subplot(rows, columns, number, sharex=axes)
         axes.set(xlabel='epoch' if by_epoch else 'iteration', ylabel=panel)
         counts = Counter[int]()
         for _, index, text, x, y in (line for line in lines if line[0] == panel):
@@ -64,7 +65,7 @@ def draw_curves(
                 x,
                 finite,
                 color=COLORS[(index if len(runs) > 1 else style) % len(COLORS)],
-                linestyle=LINE_STYLES[style % len(LINE_STYLES)],
+                linestyle=LINE_STYLES[(style + index) % len(LINE_STYLES)],
                 marker='o' if len(x) <= _MARKED else None,
                 markersize=3,
                 # `$` would begin a formula.
