@@ -258,7 +258,7 @@ def list_facts(texts: list[str]) -> dict[str, str]:
 
 def find_best(log: Any) -> dict[str, Any]:
     """Return name, value and record of the best AP, and of the last one."""
-    key = next(filter(re.compile('mAP$').search, log.keys()), '')
+    key = next(filter(re.compile('mAP$').search, log.keys), '')
     records = [record for record in log.val if math.isfinite(record.get(key, math.nan))]
     if not records:
         raise Missing('no validation in the log; train with a val_dataloader and a val_evaluator')
@@ -268,7 +268,7 @@ def find_best(log: Any) -> dict[str, Any]:
 
 def draw_logs(log: Any) -> list[tuple[str, Any, list]]:
     """Return name, figure and columns of the losses, and of AP."""
-    names: list[str] = log.keys()
+    names: list[str] = log.keys
     chosen = {
         'losses': [key for key in names if 'loss' in key and not key.startswith('ghm/')],
         'AP': [key for key in names if re.search(r'mAP(_50)?$', key)],

@@ -109,7 +109,7 @@ def write_curves(folder: Path, curves: dict[str, Curve]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows: list[Sequence] = [('class', 'threshold', *_KINDS)]
     for name, curve in curves.items():
-        columns = [column[choose_points(curve)].tolist() for column in curve.columns.values()]
+        columns = [column[_choose_points(curve)].tolist() for column in curve.columns.values()]
         rows += [(name, *row) for row in zip(*columns, strict=True)]
     write_table(folder / 'curves.csv', rows)
     if any(curve.true.any() for curve in curves.values()):
@@ -141,7 +141,7 @@ def draw_curves(curves: dict[str, Curve]) -> Figure:
     for axes, kind in zip(figure.subplots(1, 3), _KINDS, strict=True):
         for number, name in enumerate(shown):
             curve, pooled = curves[name], name == ALL
-            points, y = choose_points(curve), getattr(curve, kind)
+            points, y = _choose_points(curve), getattr(curve, kind)
             color = 'black' if pooled else colors(number) if few else 'tab:blue'
             # Between two scores the counts are those of the higher one.
             axes.step(
@@ -162,8 +162,8 @@ def draw_curves(curves: dict[str, Curve]) -> Figure:
     return figure
 
 
-def choose_points(curve: Curve, most: int = _POINTS) -> np.ndarray:
-    """Return indices of at most `most` points, evenly spread, and of the best one."""
+def _choose_points(curve: Curve) -> np.ndarray:
+    """Return indices of points, the best one among them."""
     count = len(curve.score)
-    spread = np.linspace(0, count - 1, min(most, count))
+    spread = np.linspace(0, count - 1, min(_POINTS, count))
     return np.unique(np.append(spread, curve.f1.argmax() if count else []).astype(int))

@@ -16,7 +16,7 @@ from ghmdet.evaluation.coco_annotations import CocoAnnotations
 from ghmdet.evaluation.error_types import DESCRIPTIONS, KINDS, find_errors
 from ghmdet.evaluation.image_scores import score_images
 from ghmdet.evaluation.matching import Matches, count_pairs
-from ghmdet.evaluation.thresholds import ALL, Curve, choose_points
+from ghmdet.evaluation.thresholds import ALL, Curve
 from ghmdet.files import replacing
 from ghmdet.version import __version__
 from ghmdet.visualization.marked_pictures import WRONG, Mark, Pictures, mark_image
@@ -67,7 +67,8 @@ def list_classes(
     shown = [(name, curve) for name, curve in order if curve.true.any()][: len(STYLES) + 1]
     precision, f1 = [], []
     for name, curve in shown:
-        points = choose_points(curve, _POINTS)
+        spread = np.geomspace(1, len(curve.score), _POINTS) - 1  # few objects have high scores
+        points = np.unique(np.append(spread, curve.f1.argmax()).astype(int))
         precision.append((curve.recall[points], curve.precision[points], name == ALL))
         f1.append((curve.score[points], curve.f1[points], name == ALL))
     legend = zip((name for name, _ in shown if name != ALL), STYLES, strict=False)
