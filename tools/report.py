@@ -105,7 +105,7 @@ def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     if not args.work_dir.is_dir():
         raise FileNotFoundError(f'no folder {args.work_dir}{explain_look_alike(args.work_dir)}')
-    MMLogger.get_instance('report', log_level='WARNING')
+    MMLogger.get_instance('report').setLevel('WARNING')  # what a run logs is on the page
     sections = Sections()
     log = sections.make('curves', logs.read_log, args.work_dir)
     file = find_config(args.work_dir, log)
@@ -184,9 +184,8 @@ def judge(found: Any, sections: Sections) -> dict[str, Any]:
     threshold = curves[thresholds.ALL].find_best()['threshold']
     threshold = 0.3 if threshold is None else threshold
     chosen = results.match(score_thr=threshold)
-    images = sections.make(
-        'worst images', report.draw_images, chosen, results.truth, results.img_dir
-    )
+    folder = results.img_dir or Path()  # None: it does not exist
+    images = sections.make('worst images', report.draw_images, chosen, results.truth, folder)
     if images is not None and not images['shown']:
         sections.left_out.append('worst images: no image has an error')
         images = None
@@ -261,7 +260,7 @@ def find_best(log: Any) -> dict[str, Any]:
     key = next(filter(re.compile('mAP$').search, log.keys), '')
     records = [record for record in log.val if math.isfinite(record.get(key, math.nan))]
     if not records:
-        raise Missing('no validation in the log; train with a val_dataloader and a val_evaluator')
+        raise Missing('no validation in the log')
     best = max(records, key=lambda record: record[key])
     return dict(key=key, value=best[key], at=best, last=records[-1])
 

@@ -84,7 +84,8 @@ def count_confusions(matches: Matches) -> dict[str, Any]:
     largest = np.argsort(-others, axis=None, kind='stable')[:_CELLS].tolist()
     pairs = [divmod(index, len(names)) for index in largest if others.flat[index]]
     listed = [(names[i], names[j], int(counts[i, j]), float(shares[i, j])) for i, j in pairs]
-    rows = np.stack([counts, shares], axis=-1).tolist() if len(names) <= _CELLS + 1 else []
+    shown = counts.any() and len(names) <= _CELLS + 1
+    rows = np.stack([counts, shares], axis=-1).tolist() if shown else []
     return dict(names=names, rows=rows, listed=listed)
 
 
