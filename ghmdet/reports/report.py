@@ -80,9 +80,9 @@ def count_confusions(matches: Matches) -> dict[str, Any]:
     """Return the matrix of few classes with the shares of its rows, and the largest confusions."""
     counts, names = count_pairs(matches), [*matches.classes, 'background']
     shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
-    others = counts * (1 - np.eye(len(names), dtype=int))
+    others = counts[:-1, :-1] * (1 - np.eye(len(matches.classes), dtype=int))
     largest = np.argsort(-others, axis=None, kind='stable')[:_CELLS].tolist()
-    pairs = [divmod(index, len(names)) for index in largest if others.flat[index]]
+    pairs = [divmod(index, len(others)) for index in largest if others.flat[index]]
     listed = [(names[i], names[j], int(counts[i, j]), float(shares[i, j])) for i, j in pairs]
     shown = counts.any() and len(names) <= _CELLS + 1
     rows = np.stack([counts, shares], axis=-1).tolist() if shown else []
