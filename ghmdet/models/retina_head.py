@@ -191,12 +191,12 @@ class RetinaHead(BaseModule):
             on_image = self.prior_generator.valid_flags(featmap_hws, sample.pad_shape, device)
             per_image.append(self._targets_of_image(priors, torch.cat(on_image), sample))
         level_sizes = [len(level) for level in level_priors]
-        targets: Any = (
+        labels, label_weights, bbox_targets, bbox_weights, gt_inds = (
             [level.flatten(0, 1) for level in torch.stack(images).split(level_sizes, dim=1)]
             for images in zip(*per_image, strict=True)
         )
         avg_factor = self._average_factor([weights for *_, weights, _ in per_image], data_samples)
-        return Targets(*targets, avg_factor)
+        return Targets(labels, label_weights, bbox_targets, bbox_weights, gt_inds, avg_factor)
 
     def _average_factor(
         self, bbox_weights: list[Tensor], data_samples: list[DetDataSample]

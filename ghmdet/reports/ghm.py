@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,35 +15,11 @@ from matplotlib.figure import Figure
 from torch import Tensor, nn
 
 from ghmdet.losses.gradient_density import GradientDensityLoss
-from ghmdet.models.retina_head import by_prior
 from ghmdet.reports.plots import COLORS, LINE_STYLES
 
 _BIN = re.compile(r'ghm/(.+)/bin_(\d+)')
 _MARKERS = 'os^vDP*X'
 _LOSSES = {'loss_cls': 'GHM-C, classification', 'loss_bbox': 'GHM-R, boxes'}
-
-
-class LevelEntries(NamedTuple):
-    """What the losses of a RetinaHead get of one level: n anchors, those of all images in order."""
-
-    scores: Tensor  # logits (n, C)
-    deltas: Tensor  # (n, 4)
-    labels: Tensor  # from here on as in `Targets`
-    label_weights: Tensor
-    bbox_targets: Tensor
-    bbox_weights: Tensor
-    gt_inds: Tensor
-
-
-@torch.no_grad()
-def read_levels(model: Any, batch: Mapping[str, Any]) -> list[LevelEntries]:
-    """Run a RetinaNet, in the mode that it is in, on a batch of a pipeline, with annotations."""
-    data, head = model.data_preprocessor(batch, False), model.bbox_head
-    scores, deltas = head(model.extract_feat(data['inputs']))
-    *targets, _ = head.get_targets(scores, data['data_samples'])
-    scores = [by_prior(level, head.num_classes).flatten(0, 1) for level in scores]
-    deltas = [by_prior(level, 4).flatten(0, 1) for level in deltas]
-    return [LevelEntries(*level) for level in zip(scores, deltas, *targets, strict=True)]
 
 
 class GradientCounts:
@@ -94,6 +70,7 @@ class GradientCounts:
         return {
             'own_loss': self.is_own,
             'momentum': self.loss.momentum,
+            'acc_sum': self.loss.acc_sum.tolist() if self.loss.momentum else None,
             'edges': np.linspace(0, 1, self.loss.bins + 1).tolist(),
             'levels': list(self._levels),
             'counts': counts.long().tolist(),
@@ -138,7 +115,7 @@ def draw_densities(content: Mapping[str, Any]) -> Figure:
         for axes in panels:
             axes.set(title=_LOSSES[key], xlabel='gradient norm', xlim=(0, 1))
             axes.grid(alpha=0.3)
-            axes.legend()
+            axes.legend(fontsize=8)
     return figure
 
 

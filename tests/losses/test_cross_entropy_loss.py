@@ -75,13 +75,21 @@ def test_settings_are_checked(settings):
         CrossEntropyLoss(use_sigmoid=True, **settings)
 
 
-@pytest.mark.follows('class_weight must be a list or None', 'use_sigmoid must be True')
+@pytest.mark.follows(
+    'class_weight must be a list or None',
+    'use_sigmoid must be True',
+    'ignore_index must be an int or None',
+)
 @pytest.mark.parametrize(
     ('wrong', 'right'),
-    [(dict(), dict(use_sigmoid=True)), (dict(class_weight=3), dict(class_weight=[1, 1, 3]))],
+    [
+        (dict(use_sigmoid=False), dict(use_sigmoid=True)),
+        (dict(class_weight=3), dict(class_weight=[1, 1, 3])),
+        (dict(ignore_index='255'), dict(ignore_index=255)),
+    ],
 )
 def test_what_a_config_sets_is_named_by_its_key(wrong, right):
-    loss_cls = dict(type='CrossEntropyLoss', use_sigmoid='class_weight' in wrong, **wrong)
+    loss_cls = dict(type='CrossEntropyLoss', **{'use_sigmoid': True, **wrong})
     losses = dict(loss_cls=loss_cls, loss_bbox=dict(type='L1Loss'))
     cfg = Config(dict(model=detector_cfg(losses=losses)))
     where = r'model.bbox_head.loss_cls \(CrossEntropyLoss\)'
