@@ -304,9 +304,12 @@ def draw_ghm(work_dir: Path, log: Any) -> dict[str, Any]:
     file, last = work_dir / 'ghm_report' / 'ghm_report.json', work_dir / 'last_checkpoint'
     if file.is_file():
         content = json.loads(file.read_text('utf-8'))
-        return dict(kind='densities', figure=ghm.draw_densities(content))
+        losses = content['models'][0].items()
+        sums = {k: int(np.sum(part['counts'])) for k, part in losses if 'counts' in part}
+        return dict(kind='densities', sums=sums, figure=ghm.draw_densities(content))
     if log and log.ghm:
-        return dict(kind='history', figure=ghm.draw_history(log.ghm))
+        sums = {'records': len(log.ghm)}
+        return dict(kind='history', sums=sums, figure=ghm.draw_history(log.ghm))
     name = last.read_text('utf-8').strip() if last.is_file() else ''
     checkpoint = reader.load_checkpoint_file(work_dir / Path(name).name) if name else {}
     weights = checkpoint.get('state_dict', checkpoint)
@@ -320,7 +323,8 @@ def draw_ghm(work_dir: Path, log: Any) -> dict[str, Any]:
             f'no running counts of a GHM loss in a checkpoint, no records of GHMStatsHook, no '
             f'{file}; tools/analysis_tools/ghm_report.py CONFIG CHECKPOINT writes the last'
         )
-    return dict(kind='counts', figure=charts.draw_bins(counts), counts=counts)
+    sums = {name: round(float(values.sum())) for name, values in counts.items()}
+    return dict(kind='counts', sums=sums, figure=charts.draw_bins(counts))
 
 
 def compare_configs(cfg: Config, work_dir: Path) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from ghmdet.visualization.marked_pictures import WRONG, Mark, Pictures, mark_ima
 
 from .charts import STYLES, draw_lines, to_svg
 
-_SIDES = 240, 480  # pixels of the longer side of a picture
+_SIDES = 360, 480  # pixels of the longer side of a picture
 _PICTURES, _LISTED = 12, 10  # images, and errors named in each
 _CELLS = 20  # classes of a matrix that is shown as a whole, and confusions listed
 _POINTS = 200  # of a line

@@ -11,6 +11,7 @@ import pytest
 import report
 
 from tests.reports.run_folder import NAMES, write_run
+from tests.reports.test_ghm import content_of
 
 # Image 0: a cat found, a dog missed. 1: a cat taken for a dog. 2: a false cat. 3: a dog found.
 BOXES = [
@@ -249,11 +250,16 @@ def test_data_that_were_moved(tmp_path, capsys):
 
 def test_gradient_norms_of_the_log_come_before_those_of_the_checkpoint(tmp_path):
     run = write_run(tmp_path, BOXES, FOUND)
-    assert 'in the last checkpoint' in make(run).text
+    assert any('in the last checkpoint; loss_cls: 1,011' in alt for alt in make(run).alts)
     (file,) = run.glob('*/vis_data/scalars.json')
     record = {'ghm/loss_cls/bin_00': 100, 'ghm/loss_cls/bin_01': 3, 'step': 30}
     file.write_text(file.read_text() + json.dumps(record) + '\n')
     assert 'over the training, from the log' in make(run).text
+    content = dict(models=[content_of()])
+    (run / 'ghm_report').mkdir()
+    (run / 'ghm_report' / 'ghm_report.json').write_text(json.dumps(content))
+    entries = int(sum(map(sum, content['models'][0]['loss_cls']['counts'])))
+    assert any(f'by ghm_report.py; loss_cls: {entries:,}' in alt for alt in make(run).alts)
 
 
 BROWSER = shutil.which('chromium') or shutil.which('chromium-browser')
