@@ -97,7 +97,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     add_debug_argument(parser)
     args = parser.parse_args(argv)
     if args.out is not None and args.out.suffix not in ('.html', '.htm'):
-        parser.error(f'--out must end in .html, got {args.out}')
+        parser.error(f'--out is an HTML file, its name ends in .html, got {args.out}')
     return args
 
 
@@ -133,7 +133,7 @@ def find_config(work_dir: Path, log: Any) -> Path | None:
 def find_name(work_dir: Path, file: Path | None) -> str | None:
     """Return the name of the config; the copy in the folder of a start is always `config.py`."""
     files = sorted(work_dir.glob('*.py'), key=lambda file: file.stat().st_mtime)
-    return files[-1].name if files else file and file.name
+    return files[-1].name if files else getattr(file, 'name', None)
 
 
 def read_settings(file: Path, args: argparse.Namespace) -> Config:

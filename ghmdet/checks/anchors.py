@@ -45,9 +45,7 @@ def warn_of_unmatched_boxes(
     try:
         detector: Any = unwrap(model)
         threshold = float(detector.bbox_head.assigner.pos_iou_thr)
-        divisor = getattr(detector.data_preprocessor, 'pad_size_divisor', 1)
-        generator = detector.bbox_head.prior_generator
-        _, ious = fit_boxes(generator, dataset, divisor, max_images, max_boxes)
+        ious = _measure_ious(detector, list(base_datasets(dataset)), max_images, max_boxes)
     except Exception as error:  # custom parts need not have these attributes
         print_log(f'anchors not checked: {error!r}', 'current', logging.DEBUG)
         return
@@ -62,23 +60,18 @@ def warn_of_unmatched_boxes(
         )
 
 
-def fit_boxes(
-    generator: Any, dataset: Any, divisor: int, max_images: int, max_boxes: int
-) -> tuple[Tensor, Tensor]:
-    """Return boxes (n, 4) of a training dataset in the network's input, and their best IoU (n,).
-
-    Up to `max_images`, evenly spread, and `max_boxes` of them are looked at.
-    """
-    datasets, fitted = list(base_datasets(dataset)), []
-    for part in datasets:
-        boxes = read_boxes(part, spread(len(part), max(1, max_images // len(datasets))))
+def _measure_ious(detector: Any, datasets: list[Any], max_images: int, max_boxes: int) -> Tensor:
+    """IoU of each box (n,) with its best anchor."""
+    generator = detector.bbox_head.prior_generator
+    divisor = getattr(detector.data_preprocessor, 'pad_size_divisor', 1)
+    ious = []
+    for dataset in datasets:
+        boxes = read_boxes(dataset, spread(len(dataset), max(1, max_images // len(datasets))))
         chosen = spread(len(boxes.bboxes), max(1, max_boxes // len(datasets)))
         boxes = SeenBoxes(*(column[chosen] for column in boxes))
-        bboxes, input_wh = resize_boxes(boxes, part.pipeline.transforms, divisor)
-        fit = fit_anchors(bboxes, input_wh, generator.base_anchors, generator.strides)
-        fitted.append((bboxes, fit.ious))
-    bboxes, ious = map(torch.cat, zip(*fitted, strict=True))
-    return bboxes, ious
+        bboxes, input_wh = resize_boxes(boxes, dataset.pipeline.transforms, divisor)
+        ious.append(fit_anchors(bboxes, input_wh, generator.base_anchors, generator.strides).ious)
+    return torch.cat(ious)
 
 
 def spread(length: int, count: int) -> list[int]:

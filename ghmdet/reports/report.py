@@ -57,7 +57,8 @@ def list_classes(
     """
     rows = []
     for index, (name, curve) in enumerate(curves.items()):
-        best, row = curve.find_best(), {key: values[index] for key, values in columns.items()}
+        best = curve.find_best()
+        row: dict[str, Any] = {key: values[index] for key, values in columns.items()}
         row |= dict(best, name=name, found=0, false=0)
         if best['threshold'] is not None:
             at = curve.f1.argmax()
@@ -107,10 +108,10 @@ def draw_images(matches: Matches, truth: CocoAnnotations, img_dir: Path | None) 
     pictures, shown = Pictures(img_dir), []
     for score in scores[:_PICTURES]:
         marks = mark_image(matches, matches.image_ids.index(score.image_id))
-        numbered, texts = zip(*map(_number_errors, marks), strict=True)
-        panels = pictures.make_panels(score.file_name, *numbered, sides=_SIDES)
+        (objects, missed), (detections, false) = map(_number_errors, marks)
+        panels = pictures.make_panels(score.file_name, objects, detections, _SIDES)
         if panels is not None:
-            shown.append((score, list(zip(map(_to_uri, panels), texts, strict=True))))
+            shown.append((score, list(zip(map(_to_uri, panels), (missed, false), strict=True))))
     if pictures.faults and not shown:
         raise ValueError(f'{pictures.faults[0]}; --data-root DIR names the folder of the data')
     return dict(shown=shown, count=len(scores), listed=_LISTED)
@@ -128,4 +129,4 @@ def _to_uri(picture: np.ndarray) -> tuple[str, int, int]:
     """Return the address of an RGB picture that contains it, its width and height."""
     _, content = cv2.imencode('.jpg', picture[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 85])
     height, width = picture.shape[:2]
-    return f'data:image/jpeg;base64,{base64.b64encode(content).decode()}', width, height
+    return f'data:image/jpeg;base64,{base64.b64encode(content.tobytes()).decode()}', width, height
