@@ -98,7 +98,9 @@ def read_boxes(dataset: BaseDataset, indices: Iterable[int]) -> SeenBoxes:
 def resize_boxes(
     boxes: SeenBoxes, transforms: Sequence[Any], divisor: int = 1
 ) -> tuple[Tensor, Tensor]:
-    """Scale boxes as a pipeline does, whose images use scales of `RandomChoiceResize` in turn.
+    """Scale boxes as a pipeline does: by the scales of `RandomChoiceResize` in turn.
+
+    Of `RandomResize` the mean scale is taken.
 
     Returned are the boxes (n, 4) in the network's input, and the size of it (n, 2), whose sides are
     padded to a multiple of `divisor`. A transform that is not known is a ValueError.
@@ -111,6 +113,11 @@ def resize_boxes(
         elif name == 'RandomChoiceResize':
             resize = transform.resize
             scales = [(s, s) if isinstance(s, int) else s for s in transform.scales]
+        elif name == 'RandomResize':
+            resize = transform.resize
+            low, high = transform.ratio_range or (1, 1)
+            given = torch.tensor(transform.scale, dtype=torch.float32).reshape(-1, 2).mean(0)
+            scales = [(given * (low + high) / 2).tolist()]
         elif name in _SAME_SIZE:
             continue
         else:

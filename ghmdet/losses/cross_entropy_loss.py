@@ -29,11 +29,6 @@ class CrossEntropyLoss(nn.Module):
         loss_weight: factor on the result.
         avg_non_ignore: 'mean' divides by the number of entries whose label is not ignored. No
             effect where there is an `avg_factor`, as in `RetinaHead`.
-
-    Example:
-        >>> import torch
-        >>> CrossEntropyLoss(use_sigmoid=True)(torch.zeros(1, 1), torch.tensor([0]))  # ln 2
-        tensor(0.6931)
     """
 
     def __init__(

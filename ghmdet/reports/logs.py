@@ -41,8 +41,8 @@ class RunLog:
         Raises:
             ValueError: the log has no such key, or several.
         """
-        keys = self.keys
-        found = [key] if key in keys else [k for k in keys if _tail(k) == key or k == _tail(key)]
+        keys, short = self.keys, key.rpartition('/')[-1]
+        found = [key] if key in keys else [k for k in keys if k.endswith(f'/{key}') or k == short]
         if len(found) == 1:
             return found[0]
         near = did_you_mean(found or nearest(key, keys))
@@ -100,31 +100,24 @@ def read_log(path: str | os.PathLike[str]) -> RunLog:
     return run
 
 
-def _tail(key: str) -> str:
-    return key.rpartition('/')[-1]
-
-
 def _find_files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.exists():
-        raise FileNotFoundError(f'{path} does not exist{explain_look_alike(path)}')
-    files = []
+    files = [path] if path.is_file() else []
     for folder in (path, path / 'vis_data', *sorted(path.glob('*/vis_data'))):
         scalars = folder / 'scalars.json'
-        # Of MMDetection 2.
+        # Of MMDetection 2 in the work dir itself.
         pattern = '*.json' if folder.name == 'vis_data' else '*.log.json'
         files += [scalars] if scalars.is_file() else sorted(folder.glob(pattern))
     if not files:
-        raise FileNotFoundError(f'{path} has no log of a training; {_ADVICE}')
+        look_alike = explain_look_alike(path)
+        raise FileNotFoundError(f'{path} has no log of a training{look_alike}; {_ADVICE}')
     return files
 
 
 def _name_of(path: Path) -> str:
     """The name of a run, or of the start that a file belongs to."""
     path = path.resolve()
-    path = path.parent if path.name == 'scalars.json' else path
-    path = path.parent if path.name == 'vis_data' else path
+    for name in ('scalars.json', 'vis_data'):
+        path = path.parent if path.name == name else path
     return path.name.removesuffix('.json').removesuffix('.log')
 
 
@@ -178,6 +171,7 @@ def _join(run: RunLog, name: str, records: list[dict[str, Any]]) -> None:
     run.starts = {k: at for k, at in run.starts.items() if at < first} | {name: first}
     for kind in (run.train, run.val, run.ghm):
         kind[:] = [row for row in kind if row['iter'] < first]
+    count = len(run.val)
     for kind, row in rows:
         if kind is run.val:
             last = run.train[-1] if run.train else {'iter': 0}
@@ -186,3 +180,6 @@ def _join(run: RunLog, name: str, records: list[dict[str, Any]]) -> None:
         else:
             row['iter'] = row.pop('step')
         kind.append(row)
+    # A resumed run first repeats a validation that was due when its checkpoint was saved.
+    if new := run.val[count:]:
+        run.val[:] = [row for row in run.val[:count] if row['iter'] < new[0]['iter']] + new

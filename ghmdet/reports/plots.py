@@ -28,13 +28,8 @@ def draw_curves(
     each line: the keys of the first run, then of the next.
 
     Raises:
-        ValueError: a run lacks a key, or with `by_epoch` the epochs; `legend` is of another length.
+        ValueError: a run lacks a key, or with `by_epoch` the epochs.
     """
-    if legend and len(legend) != len(runs) * len(keys):
-        raise ValueError(
-            f'legend: expected a text for each of {len(runs)} runs and {len(keys)} keys, '
-            f'{len(runs) * len(keys)}, got {len(legend)}'
-        )
     texts, lines = iter(legend), list[tuple[str, int, str, list[float], list[float]]]()
     for index, run in enumerate(runs):
         length = run.epoch_length() if by_epoch else 1

@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from mmcv.transforms import RandomChoiceResize, Resize
+from mmcv.transforms import RandomChoiceResize, RandomResize, Resize
 from mmengine.dataset import ConcatDataset
 
 from ghmdet.checks import anchors as anchor_check
@@ -122,6 +122,18 @@ def test_images_use_the_scales_in_turn():
     step = RandomChoiceResize(scales=[(200, 200), (50, 50)], keep_ratio=True)
     _, input_wh = resize_boxes(boxes_of(*[(100, 100)] * 3), [step])
     assert input_wh.tolist() == [[200, 200], [50, 50], [200, 200]]
+
+
+@pytest.mark.parametrize(
+    'step',
+    [
+        RandomResize((40, 40), ratio_range=(0.5, 2), keep_ratio=True),  # 20 to 80, mean 50
+        RandomResize([(40, 20), (60, 80)], keep_ratio=True),
+    ],
+)
+def test_of_random_sizes_the_mean_is_taken(step):
+    _, input_wh = resize_boxes(boxes_of((100, 100), (100, 50)), [step])
+    assert input_wh.tolist() == [[50, 50], [50, 25]]
 
 
 @pytest.mark.parametrize('step', [Resize(scale_factor=2.0), object()])

@@ -72,5 +72,5 @@ def test_arguments_are_read_before_torch_is_imported(answers, name):
     for code, text in calls.values():
         assert code == 0, text
         assert text.startswith('usage: ')
-    count = {'benchmark.py': 9, 'soak.py': 2, 'coco.py': 6}.get(name, 0)
+    count = {'benchmark.py': 9, 'soak.py': 2, 'coco.py': 6, 'analyze_logs.py': 2}.get(name, 0)
     assert len(calls) == 1 + count

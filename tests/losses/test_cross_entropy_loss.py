@@ -10,8 +10,9 @@ from mmengine.config import Config
 from ghmdet.config.errors import ConfigError, name_the_key
 from ghmdet.losses import CrossEntropyLoss
 from ghmdet.registry import MODELS
-from tests.detectors import detector_cfg
-from tests.golden import FOLDER
+from ghmdet.structures import DetDataSample, InstanceData
+from tests.detectors import detector, detector_cfg
+from tests.golden import FOLDER, model_batch
 from tests.losses.cross_entropy_cases import CASES, draw
 
 GOLDEN = json.loads((FOLDER / 'cross_entropy.json').read_text())
@@ -114,3 +115,26 @@ def test_labels_above_the_background_are_refused_unless_they_weigh_0():
         loss(pred, torch.tensor([7, 1]))
     found = loss(pred, torch.tensor([7, 1]), torch.tensor([0.0, 1.0]), avg_factor=1)
     assert found.item() == pytest.approx(2 * math.log(2))
+
+
+def test_a_retinanet_divides_by_its_positives():
+    losses = dict(
+        loss_cls=dict(type='CrossEntropyLoss', use_sigmoid=True, loss_weight=2.0),
+        loss_bbox=dict(type='L1Loss'),
+    )
+    model = detector(80, losses=losses)
+    data = model.data_preprocessor(model_batch(DetDataSample, InstanceData), True)
+    samples, feats = data['data_samples'], model.extract_feat(data['inputs'])
+    with torch.no_grad():
+        found = model.bbox_head.loss(feats, samples)['loss_cls']
+        scores, _ = model.bbox_head(feats)
+    targets = model.bbox_head.get_targets(scores, samples)
+    positives = sum(int((labels < 80).sum()) for labels in targets.labels)
+    assert positives == targets.avg_factor > 8
+    levels = zip(found, scores, targets.labels, targets.label_weights, strict=True)
+    for loss, level, labels, weights in levels:
+        logits = level.permute(0, 2, 3, 1).reshape(-1, 80).double()
+        target = torch.eye(81)[labels][:, :80]
+        entries = torch.nn.functional.softplus(torch.where(target > 0, -logits, logits))
+        expected = 2 * (entries * weights[:, None]).sum().item() / positives
+        assert loss.item() == pytest.approx(expected, rel=1e-5)

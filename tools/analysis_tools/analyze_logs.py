@@ -71,7 +71,13 @@ def main(argv: list[str] | None = None) -> None:
             records[:] = [r for r in records if r.get('epoch', 0) >= args.start_epoch]
         if not log.train:
             raise ValueError(f'{log.name} has no epoch from --start-epoch {args.start_epoch} on')
-    figure = plots.draw_curves(runs, args.keys or choose_keys(runs), args.by_epoch, args.legend)
+    keys = args.keys or choose_keys(runs)
+    if args.legend and len(args.legend) != len(runs) * len(keys):
+        raise ValueError(
+            f'--legend: expected a text for each of {len(runs)} logs and {len(keys)} keys, '
+            f'{len(runs) * len(keys)} in all, got {len(args.legend)}'
+        )
+    figure = plots.draw_curves(runs, keys, args.by_epoch, args.legend)
     if args.title:
         figure.suptitle(args.title.replace('$', r'\$'))
     args.out.parent.mkdir(parents=True, exist_ok=True)
@@ -94,7 +100,7 @@ def choose_keys(runs: list[RunLog]) -> list[str]:
     shared = [key for key in wanted if all(key in log.keys for log in runs)]
     if not shared:
         known = list_items(first.keys, 40)
-        raise ValueError(f'no loss or AP that all logs have; choose --keys of: {known}')
+        raise ValueError(f'the logs have no loss or AP in common; choose --keys of: {known}')
     if missing := [key for key in wanted if key not in shared]:
         print(f'not drawn, since not all logs have it: {list_items(missing)}')
     return shared
@@ -128,7 +134,7 @@ def describe_times(log: RunLog, include_outliers: bool) -> list[str]:
         part = [r for r in counted if first <= r['iter'] < end]
         if part and ends:
             average = mean(r['time'] for r in part)
-            lines.append(f'start {name}, from iteration {first}: {average:.4f} s/iter')
+            lines.append(f'from iteration {first} ({name}): {average:.4f} s/iter')
     return lines
 
 

@@ -4,7 +4,8 @@ python tools/analysis_tools/anchor_report.py CONFIG [--max-images N] [--out-dir 
 
 No image is decoded: boxes are scaled as by the training pipeline. A box needs an anchor with an IoU
 of `train_cfg.assigner.pos_iou_thr` to be learnt well; without one it is matched with its best
-anchor only.
+anchor only. If others fit better, NAME_anchors.py is written too: a config that inherits CONFIG and
+has them.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from mmengine.utils import ProgressBar
 from ghmdet.config import cli
 from ghmdet.config.cfg_options import add_cfg_options, merge_options
 from ghmdet.config.shipped import get_config
+from ghmdet.files import read_text, replacing
 from ghmdet.registry import DATASETS, TASK_UTILS
 
 if TYPE_CHECKING:
@@ -88,13 +90,21 @@ def main(argv: list[str] | None = None) -> None:
         fit = fit_all(boxes, generator)
         trials = try_others(boxes, anchor_cfg, threshold)
     tables = share_table(boxes, fit), level_table(fit, generator, threshold)
-    lines = [*tables[0], '', *tables[1], '', *suggest(trials, threshold)]
+    suggestion, changes = suggest(trials, threshold)
+    lines = [*tables[0], '', *tables[1], '', *suggestion]
     out_dir = args.out_dir or Path('work_dirs') / Path(args.config).stem
     out_dir.mkdir(parents=True, exist_ok=True)
     print('\n'.join(lines))
     (out_dir / 'anchor_report.txt').write_text('\n'.join(lines) + '\n')
     draw(boxes, fit, generator, threshold).savefig(out_dir / 'anchor_report.png', dpi=120)
-    print(f'\nwritten to {out_dir}: anchor_report.txt and anchor_report.png')
+    written = ['anchor_report.txt', 'anchor_report.png']
+    config = out_dir / f'{Path(args.config).stem}_anchors.py'
+    config.unlink(missing_ok=True)  # of an earlier run
+    if changes:
+        with replacing(config) as draft:
+            draft.write_text(config_text(cfg, changes, bool(args.cfg_options)), encoding='utf-8')
+        written.append(config.name)
+    print(f'\nwritten to {out_dir}: {", ".join(written)}')
 
 
 def read_settings(cfg: Config) -> tuple[dict[str, Any], float]:
@@ -203,8 +213,8 @@ def scaled(anchor_cfg: dict[str, Any], factor: float) -> dict[str, Any]:
     return dict(scales=[round(scale * factor, 3) for scale in anchor_cfg['scales']])
 
 
-def suggest(trials: list[Trial], threshold: float) -> list[str]:
-    """Return the lines on all trials, and on the best one if it is much better."""
+def suggest(trials: list[Trial], threshold: float) -> tuple[list[str], dict[str, Any]]:
+    """Return the lines on all trials, and what the best one changes if it is much better."""
     now = trials[0]
     lines = [f'{"share of boxes without an anchor of IoU":40}>= {threshold:g}']
     lines += [f'  {describe(trial.settings):60}{trial.missed:8.1%}' for trial in trials]
@@ -214,14 +224,26 @@ def suggest(trials: list[Trial], threshold: float) -> list[str]:
     if best_of_all.missed < best.missed - _MIN_GAIN:
         best = best_of_all
     if best.missed > now.missed - _MIN_GAIN:
-        return [*lines, 'suggestion: none, the anchors of the config fit as well as any tried']
+        return [*lines, 'suggestion: none, the anchors of the config fit as well as any tried'], {}
     changes = {k: v for k, v in best.settings.items() if v != now.settings.get(k)}
     return [
         *lines,
         f'suggestion: model = dict(bbox_head=dict(anchor_generator=dict({describe(changes)})))',
         f'  {now.missed:.1%} -> {best.missed:.1%}. Train with it from the start: weights '
         'trained with other anchors predict other boxes',
-    ]
+    ], changes
+
+
+def config_text(cfg: Config, changes: dict[str, Any], is_changed: bool) -> str:
+    """Return a config with other anchors, which inherits the one given if it is used as it is."""
+    file = Path(cfg.filename).resolve()
+    if is_changed or 'read_base' in read_text(file):  # a text config inherits no such file
+        cfg.merge_from_dict(
+            {f'model.bbox_head.anchor_generator.{k}': v for k, v in changes.items()}
+        )
+        return cfg.pretty_text
+    lines = f'model = dict(bbox_head=dict(anchor_generator=dict({describe(changes)})))'
+    return f'_base_ = {str(file)!r}\n{lines}\n'
 
 
 def describe(settings: dict[str, Any]) -> str:

@@ -100,7 +100,7 @@ def count(cfg: Config, shape: list[int], device: str) -> dict[str, dict[str, Any
             model = inference.init_detector(cfg, device=device)
             with counter:
                 model(torch.zeros(1, 3, *shape), mode='tensor')
-        except Exception as error:  # of many types, from parts of users
+        except (RuntimeError, TypeError) as error:  # from parts of users, or without values
             hint = '. The meta device has no values; try --device cpu' if device == 'meta' else ''
             raise ValueError(
                 f'the model does not run on an image of {shape[0]} x {shape[1]}: '

@@ -48,6 +48,23 @@ def test_the_legend_names_runs_of_one_name_by_their_path(run_logs, tmp_path):
     )
 
 
+def test_a_legend_of_another_length_is_an_error(run_logs, tmp_path):
+    start(tmp_path, '1', [step(10)])
+    args = 'plot_curve', tmp_path, '--keys', 'loss', 'lr', '--legend', 'one'
+    assert '--legend: expected a text for each of 1 logs and 2 keys, 2 in all, got 1' in run_logs(
+        *args
+    )
+
+
+@pytest.mark.follows('no loss or AP in common; choose --keys')
+def test_logs_without_a_common_loss(run_logs, tmp_path):
+    for name in 'ab':
+        start(tmp_path / name, '1', [{'iter': 10, 'lr': 0.1, f'loss_{name}': 1}])
+    args = 'plot_curve', tmp_path / 'a', tmp_path / 'b'
+    assert 'choose --keys of: lr, loss_a\n' in run_logs(*args)
+    assert run_logs(*args, '--keys', 'lr') == 'written to curves.png\n'
+
+
 def test_times(run_logs, tmp_path):
     """The first record of an epoch is left out; epoch means 0.3 and 0.4, of which 0.1 loads."""
     times = [(9, 1), (0.2, 1), (0.4, 1), (9, 2), (0.4, 2)]
@@ -62,7 +79,7 @@ def test_times(run_logs, tmp_path):
         'average iter time: 0.3500 s/iter',
         'median iter time: 0.4000 s/iter',
         'data_time: 30.0% of the time',
-        'start 1, from iteration 10: 0.3000 s/iter',
+        'from iteration 10 (1): 0.3000 s/iter',
     ]
     assert 'slowest epoch 2, average time is 4.7' in run_logs(
         'cal_train_time', tmp_path / 'run', '--include-outliers'
