@@ -26,18 +26,18 @@ from ghmdet.config.arguments import add_data_root, move_data, read_config
 from ghmdet.config.cfg_options import add_cfg_options, merge_options
 from ghmdet.config.cli import LazyModule, add_debug_argument, describe, run, user_path
 from ghmdet.config.origins import ConfigOrigins
-from ghmdet.config.parts import TOP_LEVEL_KEYS, value_at
+from ghmdet.config.parts import TOP_LEVEL_KEYS
 from ghmdet.config.shipped import CONFIG_ROOT, get_config
 from ghmdet.files import explain_look_alike
 from ghmdet.messages import shorten
 
 sys.path.append(str(Path(__file__).resolve().parent / 'analysis_tools'))
 np: Any = LazyModule('numpy')
-anchor_check: Any = LazyModule('ghmdet.checks.anchors')
-charts: Any = LazyModule('ghmdet.reports.charts')
+anchor_report: Any = LazyModule('anchor_report')
 class_check: Any = LazyModule('ghmdet.checks.classes')
 coco_results: Any = LazyModule('ghmdet.evaluation.coco_results')
 eval_metric: Any = LazyModule('eval_metric')
+figures: Any = LazyModule('matplotlib.figure')
 ghm: Any = LazyModule('ghmdet.reports.ghm')
 logs: Any = LazyModule('ghmdet.reports.logs')
 matching: Any = LazyModule('ghmdet.evaluation.matching')
@@ -49,7 +49,7 @@ results_arguments: Any = LazyModule('results.arguments')
 scopes: Any = LazyModule('mmengine.registry')
 thresholds: Any = LazyModule('ghmdet.evaluation.thresholds')
 
-_IMAGES, _BOXES = 5000, 2000  # whose sizes are drawn
+_IMAGES = 5000  # of the training data, whose boxes are compared with the anchors
 _TIME = re.compile(r'^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - ', re.MULTILINE)
 _FACT = re.compile(r'^  (\w[\w ]*?)  +(.*)$', re.MULTILINE)  # of the block at the start
 _SHOWN = (
@@ -281,22 +281,14 @@ def draw_logs(log: Any) -> list[tuple[str, Any, list]]:
 
 def draw_sizes(cfg: Config) -> dict[str, Any]:
     """Draw the boxes of the training data, as in the network's input, and the anchors."""
-    anchors = value_at(cfg, 'model.bbox_head.anchor_generator')
-    iou = value_at(cfg, 'model.train_cfg.assigner.pos_iou_thr')
-    if anchors is None or iou is None:
-        raise Missing('the config has no anchors')
+    anchors, iou = anchor_report.read_settings(cfg)
     scope = cfg.get('default_scope') or 'ghmdet'
     with scopes.DefaultScope.overwrite_default_scope(scope):
         generator = registry.TASK_UTILS.build(anchors)
-        dataset = registry.DATASETS.build(cfg.train_dataloader.dataset)
-    divisor = value_at(cfg, 'model.data_preprocessor.pad_size_divisor') or 1
-    bboxes, ious = anchor_check.fit_boxes(generator, dataset, divisor, _IMAGES, _BOXES)
-    if not len(ious):
-        raise Missing('the training data have no boxes')
-    shapes = np.concatenate([each[:, 2:] - each[:, :2] for each in generator.base_anchors])
-    good = (ious >= iou).numpy()
-    figure = charts.draw_sizes((bboxes[:, 2:] - bboxes[:, :2]).numpy(), good, shapes)
-    return dict(figure=figure, count=len(good), bad=int((~good).sum()), iou=iou)
+        boxes = anchor_report.read_boxes(cfg, _IMAGES)
+    fit = anchor_report.fit_all(boxes, generator)
+    figure, bad = anchor_report.draw(boxes, fit, generator, iou), int((fit.ious < iou).sum())
+    return dict(figure=figure, count=len(fit.ious), bad=bad, iou=iou)
 
 
 def draw_ghm(work_dir: Path, log: Any) -> dict[str, Any]:
@@ -324,7 +316,17 @@ def draw_ghm(work_dir: Path, log: Any) -> dict[str, Any]:
             f'{file}; tools/analysis_tools/ghm_report.py CONFIG CHECKPOINT writes the last'
         )
     sums = {name: round(float(values.sum())) for name, values in counts.items()}
-    return dict(kind='counts', sums=sums, figure=charts.draw_bins(counts))
+    return dict(kind='counts', sums=sums, figure=draw_bins(counts))
+
+
+def draw_bins(counts: Mapping[str, Any]) -> Any:
+    """Draw the counts (bins,) of gradient norms of each loss as bars, on a log scale."""
+    chart = figures.Figure(figsize=(5 * len(counts), 3.4), layout='constrained')
+    panels = chart.subplots(1, len(counts), squeeze=False).flat
+    for axes, (name, values) in zip(panels, counts.items(), strict=True):
+        axes.bar(np.arange(len(values)), values, color=plots.COLORS[0])
+        axes.set(yscale='log', title=name, xlabel='bin of the gradient norm', ylabel='count')
+    return chart
 
 
 def compare_configs(cfg: Config, work_dir: Path) -> dict[str, Any]:

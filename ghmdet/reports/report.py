@@ -1,9 +1,12 @@
-"""The report of a run: one HTML file without scripts, and the sections that judge detections."""
+"""The report of a run: one HTML file without scripts; its charts, and what judges detections."""
 
 from __future__ import annotations
 
 import base64
+import io
+import re
 import time
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,9 @@ from typing import Any
 import cv2
 import numpy as np
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup, escape
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 
 from ghmdet.evaluation.coco_annotations import CocoAnnotations
 from ghmdet.evaluation.error_types import DESCRIPTIONS, KINDS, find_errors
@@ -21,12 +27,14 @@ from ghmdet.files import replacing
 from ghmdet.version import __version__
 from ghmdet.visualization.marked_pictures import WRONG, Mark, Pictures, mark_image
 
-from .charts import STYLES, draw_lines, to_svg
+from .plots import COLORS, LINE_STYLES
 
 _SIDES = 360, 480  # pixels of the longer side of a picture
 _PICTURES, _LISTED = 12, 10  # images, and errors named in each
 _CELLS = 20  # classes of a matrix that is shown as a whole, and confusions listed
 _POINTS = 200  # of a line
+_STYLES = [(COLORS[i % 6], LINE_STYLES[i % 4]) for i in range(12)]  # all differ; black is for all
+_NO_METADATA = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))  # addresses, and the time
 
 
 def write_page(file: Path, **values: Any) -> None:
@@ -44,6 +52,40 @@ def write_page(file: Path, **values: Any) -> None:
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as draft:  # names of files need not be text
         draft.write_bytes(page.encode(errors='backslashreplace'))
+
+
+def to_svg(figure: Figure, name: str, alt: str) -> Markup:
+    """Return an `svg` element without metadata and outside addresses; its text stays text.
+
+    `name` begins the ids in it, so that several charts can stand in one page.
+    """
+    stream = io.StringIO()
+    with rc_context({'svg.fonttype': 'none', 'svg.hashsalt': name}), warnings.catch_warnings():
+        warnings.filterwarnings('ignore', 'Glyph .* missing')  # the browser has other fonts
+        figure.savefig(stream, format='svg', metadata=_NO_METADATA)
+    text = stream.getvalue()
+    text = text[text.index('<svg') :]
+    text = re.sub('<[^>]*>', lambda tag: _shorten_tag(tag[0], name), text)
+    return Markup(text.replace('<svg', f'<svg role="img" aria-label="{escape(alt)}"', 1))
+
+
+def _shorten_tag(tag: str, name: str) -> str:
+    tag = re.sub(r'\b(id="|url\(#|href="#)', rf'\g<1>{name}-', tag)
+    return re.sub(r' (xmlns(:xlink)?|version)="[^"]*"', '', tag)
+
+
+def _draw_lines(
+    lines: Sequence[tuple[np.ndarray, np.ndarray, bool]], xlabel: str, ylabel: str
+) -> Figure:
+    """Draw lines x (k,), y (k,) within [0, 1]; the flag: thick and black."""
+    figure = Figure(figsize=(5, 3.6), layout='constrained')
+    axes, styles = figure.subplots(), iter(_STYLES)
+    for x, y, is_all in lines:
+        color, style = (COLORS[-1], '-') if is_all else next(styles)
+        axes.plot(x, y, color=color, linestyle=style, linewidth=2.2 if is_all else 1.3)
+    axes.set(xlim=(0, 1), ylim=(0, 1.02), xlabel=xlabel, ylabel=ylabel)
+    axes.grid(alpha=0.3)
+    return figure
 
 
 def list_classes(
@@ -65,15 +107,15 @@ def list_classes(
             row |= dict(found=int(curve.true[at]), false=int(curve.count[at] - curve.true[at]))
         rows.append(row)
     order = sorted(curves.items(), key=lambda item: -item[1].objects)
-    shown = [(name, curve) for name, curve in order if curve.true.any()][: len(STYLES) + 1]
+    shown = [(name, curve) for name, curve in order if curve.true.any()][: len(_STYLES) + 1]
     precision, f1 = [], []
     for name, curve in shown:
         spread = np.geomspace(1, len(curve.score), _POINTS) - 1  # few objects have high scores
         points = np.unique(np.append(spread, curve.f1.argmax()).astype(int))
         precision.append((curve.recall[points], curve.precision[points], name == ALL))
         f1.append((curve.score[points], curve.f1[points], name == ALL))
-    legend = zip((name for name, _ in shown if name != ALL), STYLES, strict=False)
-    figures = draw_lines(precision, 'recall', 'precision'), draw_lines(f1, 'threshold', 'F1')
+    legend = zip((name for name, _ in shown if name != ALL), _STYLES, strict=False)
+    figures = _draw_lines(precision, 'recall', 'precision'), _draw_lines(f1, 'threshold', 'F1')
     return dict(rows=rows, figures=figures if shown else (), legend=list(legend))
 
 
