@@ -16,12 +16,12 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet -e '.[dev]'
 	touch $@
 
-demo: $(VENV)/.installed  ## draw the shapes, train on them, test, leave pictures
+demo: $(VENV)/.installed  ## draw the shapes, train on them, test, leave pictures and a report
 	$(BIN)/python tools/dataset_converters/shapes.py --out data/shapes
-	$(BIN)/python tools/train.py configs/retinanet_ghm_r18_fpn_shapes.py --work-dir $(DEMO)
+	$(BIN)/python tools/train.py configs/retinanet_ghm_r18_fpn_shapes.py --work-dir $(DEMO) --report
 	$(BIN)/python tools/test.py configs/retinanet_ghm_r18_fpn_shapes.py $$(cat $(DEMO)/last_checkpoint) \
 		--work-dir $(DEMO)/test --show-dir pictures
-	@echo "Detections beside ground truth: $(DEMO)/test/*/pictures"
+	@echo "Detections beside ground truth: $(DEMO)/test/*/pictures; report on the training: $(DEMO)/report.html"
 
 lint: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

@@ -41,6 +41,9 @@ def parse_args() -> argparse.Namespace:
         help='use deterministic algorithms only, and stop where CUDA has none; on the CPU all are '
         'deterministic',
     )
+    parser.add_argument(
+        '--report', action='store_true', help='write report.html into the work dir at the end'
+    )
     arguments.add_common_arguments(parser)
     return parser.parse_args()
 
@@ -66,6 +69,8 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    if args.report:
+        engine.keep_detections(cfg)
     runner = engine.build_runner(cfg)
     if args.compile:
         engine.compile_network(runner.model)
@@ -75,6 +80,8 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
         runner.train()
     finally:
         stop.release()
+    if args.report:
+        engine.report_run(runner)
 
 
 if __name__ == '__main__':

@@ -127,8 +127,9 @@ class DetLocalVisualizer(Visualizer):
         drawn = self._draw_boxes(image, boxes, [colors[label % len(colors)] for label in labels])
         for box, label, score in zip(boxes, labels, scores, strict=True):
             name = names[label] if label < len(names) else f'class {label}'
-            color = self.text_color[label % len(self.text_color)]
-            self._draw_caption(drawn, f'{name}{score}', box[:2], color)
+            if caption := f'{name}{score}':
+                color = self.text_color[label % len(self.text_color)]
+                self._draw_caption(drawn, caption, box[:2], color)
         return drawn
 
     def _draw_boxes(

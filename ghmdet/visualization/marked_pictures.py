@@ -16,7 +16,8 @@ from ghmdet.datasets.image_file import ImageError, read_image
 from ghmdet.structures import DetDataSample, InstanceData
 from ghmdet.visualization.drawing import DetLocalVisualizer
 
-GOOD, WRONG, MEANT, UNCOUNTED = (60, 200, 60), (255, 60, 60), (255, 190, 0), (150, 150, 150)
+# Of the palette of Okabe and Ito, which colour-blind people can tell apart.
+GOOD, WRONG, MEANT, UNCOUNTED = (0, 158, 115), (213, 94, 0), (230, 159, 0), (150, 150, 150)
 _SIDES = 480, 1280  # of an image that is not enlarged or reduced, in pixels
 
 
@@ -49,12 +50,33 @@ class Pictures:
         out_file: Path,
     ) -> None:
         """Write one picture; the last marks are on top."""
+        panels = self.make_panels(image_name, objects, detections)
+        if panels is None:
+            return
+        picture = np.concatenate(panels, axis=1)
+        mmcv.imwrite(picture[..., ::-1], str(out_file))
+        self.count += 1
+        if self.show:
+            painter = DetLocalVisualizer()
+            painter.show(picture, win_name=out_file.stem, wait_time=self.wait_time)
+
+    def make_panels(
+        self,
+        image_name: str | None,
+        objects: Sequence[Mark],
+        detections: Sequence[Mark],
+        sides: tuple[int, int] = _SIDES,
+    ) -> list[np.ndarray] | None:
+        """Return both panels, (h, w, 3) RGB uint8, or None if the image cannot be read.
+
+        The longer side is enlarged or reduced to be within `sides`, in pixels.
+        """
         try:
             image = read_image(self.img_dir / (image_name or ''))
         except ImageError as error:
             self.faults.append(str(error))
-            return
-        small, large = _SIDES
+            return None
+        small, large = sides
         side = max(image.shape[:2])
         factor = min(max(1, small / side), large / side)
         size_wh = [max(1, round(side * factor)) for side in image.shape[1::-1]]
@@ -70,11 +92,7 @@ class Pictures:
             )
             sample = DetDataSample(gt_instances=instances)
             panels.append(painter.add_datasample('image', image, sample))
-        picture = np.concatenate(panels, axis=1)
-        mmcv.imwrite(picture[..., ::-1], str(out_file))
-        self.count += 1
-        if self.show:
-            painter.show(picture, win_name=out_file.stem, wait_time=self.wait_time)
+        return panels
 
     def report(self) -> str:
         """Return what was drawn, and why the rest was not."""

@@ -36,6 +36,7 @@ figures = cli.LazyModule('matplotlib.figure')
 anchor_fit = cli.LazyModule('ghmdet.boxes.anchor_fit')
 anchor_check = cli.LazyModule('ghmdet.checks.anchors')
 class_check = cli.LazyModule('ghmdet.checks.classes')
+plots = cli.LazyModule('ghmdet.reports.plots')
 wrappers = cli.LazyModule('ghmdet.datasets.wrappers')
 
 _SIZES = {'small': (0, 32**2), 'medium': (32**2, 96**2), 'large': (96**2, float('inf'))}
@@ -261,15 +262,17 @@ def draw(boxes: Boxes, fit: AnchorFit, generator: Any, threshold: float) -> Figu
     shown = anchor_check.spread(len(boxes.areas), _TRIED_BOXES)
     sizes = boxes.bboxes[shown, 2:] - boxes.bboxes[shown, :2]
     good = fit.ious[shown] >= threshold
-    for chosen, color, label in ((good, 'tab:blue', 'has one'), (~good, 'tab:red', 'has none')):
-        shapes.scatter(*sizes[chosen].T.tolist(), s=3, c=color, alpha=0.4, label=label)
+    blue, red = plots.COLORS[:2]
+    for chosen, color, label in ((good, blue, 'has one'), (~good, red, 'has none')):
+        points = sizes[chosen].T.tolist()
+        shapes.scatter(*points, s=3, c=color, alpha=0.4, label=label, rasterized=True)
     for anchors in generator.base_anchors:
         shapes.plot(*(anchors[:, 2:] - anchors[:, :2]).T.tolist(), 'k+', markersize=7)
     shapes.set(xscale='log', yscale='log', xlabel='width, pixels of the input', ylabel='height')
     shapes.set_title(f'boxes (+ anchors): an anchor of IoU >= {threshold:g}')
     shapes.legend()
-    overlaps.hist(fit.ious.tolist(), bins=50, range=(0, 1))
-    overlaps.axvline(threshold, color='tab:red')
+    overlaps.hist(fit.ious.tolist(), bins=50, range=(0, 1), color=blue)
+    overlaps.axvline(threshold, color=red)
     overlaps.set(xlabel='best IoU with an anchor', ylabel='boxes', title='overlap')
     return figure
 

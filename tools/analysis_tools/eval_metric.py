@@ -10,8 +10,15 @@ from __future__ import annotations
 
 import argparse
 import math
+from typing import Any
 
-from results.arguments import add_results_arguments, check_json, read_results, write_json
+from results.arguments import (
+    Results,
+    add_results_arguments,
+    check_json,
+    read_results,
+    write_json,
+)
 
 from ghmdet.config.cli import LazyModule, run
 
@@ -29,19 +36,22 @@ def parse_args(argv: list[str] | None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     results = read_results(args)
-    settings = {key: value for key, value in results.metric.items() if key != 'type'}
-    settings |= dict(format_only=False, outfile_prefix=None)
-    if args.classwise:
-        settings['classwise'] = True
-    metric = coco_metric.CocoMetric(**settings)
-    metric.dataset_meta = {'classes': results.classes}
-    metric.results.extend(results.images)
-    figures = metric.evaluate(len(results.images))
+    figures = evaluate(results, **({'classwise': True} if args.classwise else {}))
     print('\n'.join(f'{name}: {value:.4f}' for name, value in figures.items()))
     if args.out:
         values = {name: None if math.isnan(value) else value for name, value in figures.items()}
         write_json(args.out, values)
         print(f'written to {args.out}')
+
+
+def evaluate(results: Results, **changes: Any) -> dict[str, float]:
+    """Return the figures by the metric of the results, with some of its arguments changed."""
+    settings = {key: value for key, value in results.metric.items() if key != 'type'}
+    settings |= dict(format_only=False, outfile_prefix=None, **changes)
+    metric = coco_metric.CocoMetric(**settings)
+    metric.dataset_meta = {'classes': results.classes}
+    metric.results.extend(results.images)
+    return metric.evaluate(len(results.images))
 
 
 if __name__ == '__main__':

@@ -101,8 +101,8 @@ def is_config(args: argparse.Namespace) -> bool:
     return not args.first.endswith(SUFFIXES)
 
 
-def read_results(args: argparse.Namespace) -> Results:
-    """Read what the arguments name.
+def read_results(args: argparse.Namespace, split: str = 'test') -> Results:
+    """Read what the arguments name; of a config its data and evaluator of a split.
 
     Raises:
         FileNotFoundError: a file does not exist.
@@ -122,7 +122,7 @@ def read_results(args: argparse.Namespace) -> Results:
     cfg = read_config(args.first)
     move_data(cfg, args)
     merge_options(cfg, args.cfg_options)
-    metric, dataset = _find_parts(cfg)
+    metric, dataset = _find_parts(cfg, split)
     truth = coco_annotations.CocoAnnotations.from_file(
         metric['ann_file'], metric.get('backend_args')
     )
@@ -135,25 +135,26 @@ def read_results(args: argparse.Namespace) -> Results:
     return Results(truth, images, classes, metric, img_dir)
 
 
-def _find_parts(cfg: Config) -> tuple[dict[str, Any], Any]:
+def _find_parts(cfg: Config, split: str) -> tuple[dict[str, Any], Any]:
     """Return the config of the metric with its annotation file, and the dataset."""
     make_plain(cfg._cfg_dict)
     convert_mmdet_config(cfg)
     checked.complete_evaluators(cfg)
-    checked.resolve_classes(cfg, ['test'])
+    checked.resolve_classes(cfg, [split])
     found = [
         metric
-        for metric in checked.list_metrics(cfg, 'test')
+        for metric in checked.list_metrics(cfg, split)
         if checked.is_ours(metric, registry.METRICS, 'CocoMetric')
     ]
-    if not found or not found[0].get('ann_file') or cfg.get('test_dataloader') is None:
+    loader = cfg.get(f'{split}_dataloader')
+    if not found or not found[0].get('ann_file') or loader is None:
         raise ValueError(
-            f'{cfg.filename}: needs a test_dataloader, and a CocoMetric in test_evaluator whose '
-            'ann_file is one COCO file; or give RESULTS ANN in place of CONFIG RESULTS'
+            f'{cfg.filename}: needs a {split}_dataloader, and a CocoMetric in {split}_evaluator '
+            'whose ann_file is one COCO file; or give RESULTS ANN in place of CONFIG RESULTS'
         )
     scope = cfg.get('default_scope') or 'ghmdet'
     with default_scope.DefaultScope.overwrite_default_scope(scope):
-        dataset = registry.DATASETS.build({**cfg.test_dataloader.dataset, 'lazy_init': True})
+        dataset = registry.DATASETS.build({**loader.dataset, 'lazy_init': True})
         for part in wrappers.base_datasets(dataset):
             prefix = getattr(part, 'data_prefix', {})
             if not os.path.isdir(prefix.get('img') or '.'):  # figures need no images
