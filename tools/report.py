@@ -324,8 +324,9 @@ def draw_bins(counts: Mapping[str, Any]) -> Any:
     chart = figures.Figure(figsize=(5 * len(counts), 3.4), layout='constrained')
     panels = chart.subplots(1, len(counts), squeeze=False).flat
     for axes, (name, values) in zip(panels, counts.items(), strict=True):
-        axes.bar(np.arange(len(values)), values, color=plots.COLORS[0])
-        axes.set(yscale='log', title=name, xlabel='bin of the gradient norm', ylabel='count')
+        edges = np.linspace(0, 1, len(values) + 1)[:-1]
+        axes.bar(edges, values, 0.85 / len(values), align='edge', color=plots.COLORS[0])
+        axes.set(yscale='log', title=name, xlabel='gradient norm', ylabel='count of the bin')
     return chart
 
 
