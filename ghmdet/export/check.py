@@ -76,8 +76,7 @@ class Comparison:
 def build_original(model: Any, static_hw: Sequence[int] | None = None) -> Detector:
     """Return the detector of a model, which pads as a file of this static size does.
 
-    Raises:
-        ValueError: the model cannot be exported.
+    A ValueError if the model cannot be exported.
     """
     if not hasattr(head := getattr(model, 'bbox_head', None), 'detect'):
         kinds = type(model).__name__, type(head).__name__
