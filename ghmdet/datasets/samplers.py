@@ -103,7 +103,7 @@ class GlobalBatchSampler(BatchSampler):
         self.rank, self.world_size = 0, 1
         if isinstance(sampler, DefaultSampler | InfiniteSampler):
             self.rank, self.world_size = get_dist_info()
-            self.sampler.rank, self.sampler.world_size = 0, 1  # it yields those of all processes
+            sampler.rank, sampler.world_size = 0, 1  # it yields those of all processes
             if isinstance(sampler, DefaultSampler):
                 sampler.num_samples = sampler.total_size = len(sampler.dataset)
         given = dict(sampler=sampler, batch_size=batch_size * self.world_size)
