@@ -93,8 +93,7 @@ class DetDataPreprocessor(ImgDataPreprocessor):
         inputs, samples = data['inputs'], data['data_samples']
         for augment in self.batch_augments if training else ():
             inputs, samples = augment(inputs, samples)
-        is_small = inputs[:, 0].numel() < _MIN_PIXELS_CHANNELS_LAST
-        if is_small and inputs.device.type == 'cpu':
+        if inputs.device.type == 'cpu' and inputs[:, 0].numel() < _MIN_PIXELS_CHANNELS_LAST:
             inputs = inputs.contiguous()
         return {**data, 'inputs': inputs, 'data_samples': samples}
 
