@@ -88,15 +88,12 @@ class AnchorGenerator:
     def _base_anchors_of(self, base_size: float) -> Tensor:
         """Anchors (A, 4) of the cell at the origin; each has the area (base_size * scale) ** 2."""
         height_factors = torch.sqrt(self.ratios)
-        width_factors = 1 / height_factors
-        if self.scale_major:
-            widths = (base_size * width_factors[:, None] * self.scales[None, :]).flatten()
-            heights = (base_size * height_factors[:, None] * self.scales[None, :]).flatten()
-        else:
-            widths = (base_size * self.scales[:, None] * width_factors[None, :]).flatten()
-            heights = (base_size * self.scales[:, None] * height_factors[None, :]).flatten()
+        sides = []
+        for factors in (1 / height_factors, height_factors):
+            outer, inner = (factors, self.scales) if self.scale_major else (self.scales, factors)
+            sides.append((base_size * outer[:, None] * inner).flatten())
         center = self.center_offset * base_size
-        halves = 0.5 * torch.stack([widths, heights], dim=-1)
+        halves = 0.5 * torch.stack(sides, dim=-1)
         return torch.cat([center - halves, center + halves], dim=-1)
 
     def grid_priors(

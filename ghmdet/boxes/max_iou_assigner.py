@@ -18,10 +18,9 @@ _MAX_PAIRS = 2**20
 class AssignResult(NamedTuple):
     """Result of `MaxIoUAssigner.assign` for P priors."""
 
-    gt_inds: Tensor
-    """int64 (P,): -1 ignored, 0 background, i + 1 gt i."""
+    gt_inds: Tensor  # int64 (P,): -1 ignored, 0 background, i + 1 gt i
+    # float32 (P,): best IoU with any gt; -1 inside an ignored region, 0 without gts
     max_overlaps: Tensor
-    """float32 (P,): best IoU with any gt; -1 inside an ignored region, 0 without gts."""
 
 
 @TASK_UTILS.register_module()

@@ -27,11 +27,7 @@ _NMS_KEYS = {'type', 'iou_threshold', 'class_agnostic'}
 
 
 def check_test_cfg(test_cfg: Mapping[str, Any]) -> None:
-    """Check the settings of `select_candidates` and `finish_detections`, before a training.
-
-    Raises:
-        ValueError: a key is missing or its value is not valid.
-    """
+    """Raise a ValueError unless these settings of `finish_detections` are there and valid."""
     for key in ('nms', 'max_per_img'):
         if key not in test_cfg:
             raise ValueError(f'model.test_cfg.{key} is needed, got only {sorted(test_cfg)}')
@@ -122,9 +118,7 @@ def class_wise_nms(
 
     Takes boxes (n, 4), scores and int64 labels (n,), and the largest allowed IoU; `class_agnostic`
     compares boxes of different classes too. Returns the indices of the boxes kept, best first.
-
-    Raises:
-        ValueError: `type` is not 'nms'.
+    A ValueError if `type` is not 'nms'.
     """
     _check_nms_type(type)
     if bboxes.numel() == 0:

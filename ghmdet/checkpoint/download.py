@@ -65,12 +65,10 @@ def load_from_local(filename: str, map_location: Any = None) -> dict[str, Any]:
 
 def load_from_http(filename: str, map_location: Any = None) -> dict[str, Any]:
     """Loader for http(s): download the file unless it is in the cache, then read it."""
-    rank, world_size = get_dist_info()
     try:
-        file = fetch(filename) if rank == 0 else None
+        file = fetch(filename) if get_dist_info()[0] == 0 else None
     finally:
-        if world_size > 1:
-            barrier()  # then the other processes of this machine find the file in the cache
+        barrier()  # then the other processes of this machine find the file in the cache
     file = file or fetch(filename)
     try:
         return load_checkpoint_file(file, map_location or 'cpu')

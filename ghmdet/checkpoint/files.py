@@ -32,11 +32,11 @@ def list_checkpoints(cfg: Config) -> list[str]:
     They are sorted by time, the last written first, then by the number in their names, as there may
     be files of an earlier, longer run.
     """
-    hooks = list(_hook_configs(cfg))
-    templates = {*_TEMPLATES, *(str(h['filename_tmpl']) for h in hooks if h.get('filename_tmpl'))}
+    given = (hook.get('filename_tmpl') for hook in _hook_configs(cfg))
+    templates = {*_TEMPLATES, *map(str, filter(None, given))}
     patterns = [_pattern(template) for template in sorted(templates)]
     found: dict[str, tuple[int, int]] = {}
-    for folder in dict.fromkeys(_folders(cfg.work_dir, hooks)):
+    for folder in dict.fromkeys(_folders(cfg)):
         for entry in os.scandir(folder) if os.path.isdir(folder) else ():
             match = next(filter(None, (p.fullmatch(entry.name) for p in patterns)), None)
             if match and entry.is_file():
@@ -65,9 +65,8 @@ def read_pointer(cfg: Config) -> tuple[str | None, str]:
         return None, f'{file} does not contain the name of a file'
     if '://' in text:
         return text, ''
-    folders = _folders(cfg.work_dir, list(_hook_configs(cfg)))
     names = (text, os.path.basename(text))
-    paths = [text, *(os.path.join(folder, name) for folder in folders for name in names)]
+    paths = [text, *(os.path.join(folder, name) for folder in _folders(cfg) for name in names)]
     existing = next(filter(os.path.isfile, paths), None)
     if existing is not None:
         return os.path.abspath(existing), ''
@@ -123,10 +122,11 @@ def _hook_configs(cfg: Config) -> Iterator[Mapping[str, Any]]:
             yield each
 
 
-def _folders(work_dir: str, hooks: list[Mapping[str, Any]]) -> list[str]:
+def _folders(cfg: Config) -> list[str]:
     """Where CheckpointHook writes: the work dir, or a subfolder of its `out_dir` if that is set."""
-    work_dir = os.path.abspath(work_dir)
-    out_dirs = [str(hook['out_dir']) for hook in hooks if hook.get('out_dir') is not None]
+    work_dir = os.path.abspath(cfg.work_dir)
+    given = (hook.get('out_dir') for hook in _hook_configs(cfg))
+    out_dirs = [str(out_dir) for out_dir in given if out_dir is not None]
     local = [os.path.abspath(out_dir) for out_dir in out_dirs if '://' not in out_dir]
     return [work_dir, *(os.path.join(out_dir, os.path.basename(work_dir)) for out_dir in local)]
 

@@ -126,7 +126,6 @@ def _describe_failure(name: str, step: Any, image: str, error: Exception) -> str
 def _check_packed(
     key: str, names: list[str], packed: Any, split: str, truth: bool, need: tuple[str, ...]
 ) -> None:
-    """Check the result of the last step."""
     keys = set(packed) if isinstance(packed, Mapping) else set()
     if 'data_samples' not in keys:
         shown = ', '.join(names) or 'empty'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -11,11 +12,12 @@ from mmengine.config import Config
 
 from ghmdet.argument_checks import check_dataset_arguments
 from ghmdet.config.errors import ConfigError
-from ghmdet.config.parts import value_at
+from ghmdet.config.parts import nodes_in, value_at
 
 DATA_ROOT_VARIABLE = 'GHMDET_DATA_ROOT'
 _PATHS = {'data_root', 'data_prefix'}
 _SPLITS = ('train', 'val', 'test')
+_EVALUATOR_FILE = re.compile(r'(train|val|test)_evaluator\.(\d+\.)?ann_file')
 
 
 def relocate_data(cfg: Config, root: str) -> dict[str, Any]:
@@ -53,7 +55,9 @@ def relocate_data(cfg: Config, root: str) -> dict[str, Any]:
                 changes[f'{key}.{name}'] = moved
             if _relative(os.path.join(root, moved), root) is None or '://' in moved:
                 outside[f'{key}.{name}'] = path
-    for key, path in _find_evaluator_files(values):
+    for key, path in nodes_in(values):
+        if not (_EVALUATOR_FILE.fullmatch(key) and isinstance(path, str) and path):
+            continue
         inner = _relative(path, old)
         if inner is not None:
             changes[key] = root + inner
@@ -95,16 +99,6 @@ def find_datasets(values: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str,
             keys[:0] = [f'{key}.datasets.{number}' for number in range(len(inner))]
         elif isinstance(dataset, Mapping):
             yield key, dataset
-
-
-def _find_evaluator_files(values: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    for evaluator in (f'{split}_evaluator' for split in _SPLITS):
-        parts = value_at(values, evaluator)
-        numbers = range(len(parts)) if isinstance(parts, list | tuple) else ()
-        for key in [evaluator, *(f'{evaluator}.{number}' for number in numbers)]:
-            path = value_at(values, f'{key}.ann_file')
-            if isinstance(path, str) and path:
-                yield f'{key}.ann_file', path
 
 
 def _list_settings(settings: Mapping[str, str]) -> str:

@@ -41,8 +41,7 @@ def convert_mmdet_config(cfg: Config) -> None:
         return
     # In our scope names have no prefix, which the code that compares names relies on.
     prefix = '' if cfg.get('default_scope') in (_THEIRS, _OURS) else f'{_OURS}.'
-    renamed = _rename(cfg._cfg_dict, prefix)  # a Config would import what it names lazily
-    if renamed:
+    if _rename(cfg._cfg_dict, prefix):  # a Config would import what it names lazily
         log_on_first(
             f'{name} is written for MMDetection, which is not installed: it runs under ghmdet '
             f'(scope {_THEIRS} -> {_OURS})'

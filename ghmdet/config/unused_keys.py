@@ -9,7 +9,7 @@ from mmengine.config import Config
 
 from ghmdet.config.data_root import find_datasets
 from ghmdet.config.from_mmdet import HARMLESS_KEYS
-from ghmdet.config.parts import LOADER_KEYS, TOP_LEVEL_KEYS, arguments_of, value_at, words
+from ghmdet.config.parts import LOADER_KEYS, TOP_LEVEL_KEYS, arguments_of, nodes_in, value_at, words
 from ghmdet.config.sources import names_per_file
 from ghmdet.messages import did_you_mean, list_items, nearest, shorten, type_name
 
@@ -140,13 +140,8 @@ def _keys_with(values: Mapping[str, Any], name: str) -> Iterator[str]:
     wanted = values[name]
     if not wanted or isinstance(wanted, int | float):  # found in too many keys to mean anything
         return
-    nodes = [(key, value) for key, value in values.items() if key in TOP_LEVEL_KEYS]
-    while nodes:
-        key, node = nodes.pop(0)
+    used = nodes_in({key: value for key, value in values.items() if key in TOP_LEVEL_KEYS})
+    for key, node in sorted(used, key=lambda item: item[0].count('.')):  # outer ones first
         begins = isinstance(node, str) and isinstance(wanted, str) and node.startswith(wanted)
         if begins or (type(node) is type(wanted) and repr(node) == repr(wanted)):
             yield key
-        elif isinstance(node, dict):
-            nodes += [(f'{key}.{inner}', value) for inner, value in node.items()]
-        elif isinstance(node, list | tuple):
-            nodes += [(f'{key}.{number}', value) for number, value in enumerate(node)]

@@ -187,8 +187,7 @@ class CocoDataset(BaseDataset):
 
     def read_records(self) -> CocoRecords:
         """Read and check the annotations; errors as in `read_coco`."""
-        need = not self.test_mode
-        return read_coco(self.ann_file, self.backend_args, need_annotations=need)
+        return read_coco(self.ann_file, self.backend_args, need_annotations=not self.test_mode)
 
     def find_folder(self) -> str:
         """Return the folder of the images, on a local disk checked by `find_image_folder`."""

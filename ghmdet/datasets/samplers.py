@@ -101,8 +101,11 @@ class GlobalBatchSampler(BatchSampler):
         self.first = 0  # how many batches the next iteration over it skips; 0 after that
         self.epoch = 0  # of the next iteration over it
         self.rank, self.world_size = 0, 1
-        if _select_all(sampler):
+        if isinstance(sampler, DefaultSampler | InfiniteSampler):
             self.rank, self.world_size = get_dist_info()
+            sampler.rank, sampler.world_size = 0, 1  # it yields those of all processes
+            if isinstance(sampler, DefaultSampler):
+                sampler.num_samples = sampler.total_size = len(sampler.dataset)
         given = dict(sampler=sampler, batch_size=batch_size * self.world_size)
         self.batches = DATA_SAMPLERS.build(dict(batches), default_args=given)
 
@@ -142,16 +145,6 @@ class GlobalBatchSampler(BatchSampler):
         for batch in self.batches:
             yield [SampleIndex(index, seen // len(self.sampler)) for index in batch]
             seen += len(batch)
-
-
-def _select_all(sampler: Any) -> bool:
-    """Make a sampler yield the indices of all processes; False if it is of another class."""
-    if not isinstance(sampler, DefaultSampler | InfiniteSampler):
-        return False
-    sampler.rank, sampler.world_size = 0, 1
-    if isinstance(sampler, DefaultSampler):
-        sampler.num_samples = sampler.total_size = len(sampler.dataset)
-    return True
 
 
 def seed_samples(dataset: Any, seed: int) -> None:

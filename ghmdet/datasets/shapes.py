@@ -23,8 +23,7 @@ _SIZES_WH = ((256, 192), (192, 256))
 _DIAMETERS = (24, 144)
 _CROWD_EVERY = 25
 _EMPTY_EVERY = 20
-# The largest share of an object that others may hide.
-_MAX_HIDDEN = 0.4
+_MIN_VISIBLE = 0.6  # share of an object; others may hide the rest
 
 
 @dataclass
@@ -129,8 +128,7 @@ def _draw_object(rng: np.random.RandomState, picture: np.ndarray, items: list[_I
         centre = rng.uniform(0.7 * radius, np.array([width, height]) - 0.7 * radius)
         mask = _draw_mask(label, centre, radius, rng.uniform(-0.4, 0.4), picture.shape[:2])
         left = [(item, item.visible & ~mask) for item in items]
-        least = 1 - _MAX_HIDDEN
-        if all(np.count_nonzero(seen) >= least * item.num_pixels for item, seen in left):
+        if all(np.count_nonzero(seen) >= _MIN_VISIBLE * item.num_pixels for item, seen in left):
             for item, seen in left:
                 item.visible = seen
             _paint_mask(rng, picture, mask, label)

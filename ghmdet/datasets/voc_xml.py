@@ -22,8 +22,7 @@ class VocObject:
     """One object of an image."""
 
     name: str
-    corners: tuple[float, float, float, float]
-    """x1, y1, x2, y2 in pixels as the file has them: VOC counts from 1."""
+    corners: tuple[float, float, float, float]  # x1, y1, x2, y2 in pixels, which VOC counts from 1
     difficult: bool
 
 

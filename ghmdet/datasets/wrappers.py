@@ -8,8 +8,7 @@ from typing import Any
 
 def base_datasets(dataset: Any) -> Iterator[Any]:
     """The datasets inside of repeating, balancing and concatenating ones."""
-    inside = getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]
-    for part in inside:
+    for part in getattr(dataset, 'datasets', None) or [getattr(dataset, 'dataset', None)]:
         if part is None:
             yield dataset
         else:

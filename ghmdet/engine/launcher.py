@@ -144,7 +144,6 @@ def renew_rendezvous() -> None:
 
 
 def _request_port(store: TCPStore, rank: int) -> str:
-    """Request the port from the process of rank 0."""
     name = uuid4().hex  # TORCHELASTIC_RESTART_COUNT may differ between hosts
     store.set(f'ghmdet/request/{rank}', name)
     port, attempt = store.get(f'ghmdet/answer/{name}').decode().split()  # waits

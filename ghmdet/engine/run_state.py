@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -81,22 +82,11 @@ def global_batch_size(runner: Runner) -> int:
     return batch.processes * batch.images
 
 
-class _EarlyStopping:
-    """State of mmengine's EarlyStoppingHook, which has no `state_dict`."""
-
-    def __init__(self, hook: EarlyStoppingHook) -> None:
-        self.hook = hook
-
-    def state_dict(self) -> dict[str, Any]:
-        return dict(wait_count=self.hook.wait_count, best_score=self.hook.best_score)
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.hook.wait_count, self.hook.best_score = state['wait_count'], state['best_score']
-
-
 def _hooks_with_state(runner: Runner) -> Iterator[tuple[str, Any]]:
     for hook in runner.hooks:
         if hasattr(hook, 'state_dict') and hasattr(hook, 'load_state_dict'):
             yield type(hook).__name__, hook
-        elif isinstance(hook, EarlyStoppingHook):
-            yield type(hook).__name__, _EarlyStopping(hook)
+        elif isinstance(hook, EarlyStoppingHook):  # which has no `state_dict`
+            state = {key: getattr(hook, key) for key in ('wait_count', 'best_score')}
+            methods = dict(state_dict=state.copy, load_state_dict=vars(hook).update)
+            yield type(hook).__name__, SimpleNamespace(**methods)

@@ -227,7 +227,6 @@ class CocoMetric(ImageResults):
     def _report_thresholds(
         self, arrays: dict[str, np.ndarray], source: CocoAnnotations, images: list[dict]
     ) -> None:
-        """Log the best score thresholds, write the curves."""
         classes = self._dataset_meta['classes']
         matches = match(source, images, classes, count_all=self.count_all)
         curves = thresholds.make_curves(matches)

@@ -13,11 +13,11 @@ import numpy as np
 import torch
 
 from ghmdet.argument_checks import check_integer
-from ghmdet.config.data_root import find_datasets
 from ghmdet.datasets.shapes import draw_shapes
 from ghmdet.evaluation import CocoMetric
 from ghmdet.export.difference import find_excepted, find_pairs, measure_pairs
 from ghmdet.inference import Detector, SourceImage, image_name, iterate
+from ghmdet.inference.model import find_dataset
 from ghmdet.registry import DATASETS
 from ghmdet.structures import InstanceData
 
@@ -76,8 +76,7 @@ class Comparison:
 def build_original(model: Any, static_hw: Sequence[int] | None = None) -> Detector:
     """Return the detector of a model, which pads as a file of this static size does.
 
-    Raises:
-        ValueError: the model cannot be exported.
+    A ValueError if the model cannot be exported.
     """
     if not hasattr(head := getattr(model, 'bbox_head', None), 'detect'):
         kinds = type(model).__name__, type(head).__name__
@@ -100,8 +99,7 @@ def find_images(detector: Detector, split: str, given: Sequence[str], most: int)
     is_file = len(given) == 1 and given[0].lower().endswith('.json')
     if given and not is_file:
         return Images([*iterate([*given])], ' '.join(given))
-    loader = {f'{split}_dataloader': detector.model.cfg.get(f'{split}_dataloader')}
-    config = next((dict(found) for _, found in find_datasets(loader)), {})
+    config = find_dataset(detector.model.cfg, split)
     if is_file:
         config['ann_file'] = os.path.abspath(os.path.expanduser(given[0]))
     dataset = DATASETS.build({**config, 'pipeline': [], 'test_mode': True})

@@ -6,7 +6,7 @@ import copy
 import os
 from typing import Any
 
-from mmengine.config import Config, ConfigDict
+from mmengine.config import Config
 from mmengine.model import BaseModel
 from mmengine.runner import CheckpointLoader
 
@@ -57,7 +57,7 @@ def init_detector(
     model = MODELS.build(cfg.model)
     use_own_initializer(model)
     model.cfg = cfg
-    dataset = find_test_dataset(cfg)
+    dataset = find_dataset(cfg)
     kind = dataset.get('type')
     if isinstance(kind, str):
         kind = DATASETS.get(kind) if kind in DATASETS else None
@@ -94,22 +94,22 @@ def get_model(
     return init_detector(name, checkpoint, device, fold=False)
 
 
-def find_test_dataset(cfg: Config) -> dict[str, Any]:
-    """Return the config of the first test dataset that reads files, {} if there is none."""
-    loader = cfg.get('test_dataloader') or ConfigDict()
-    return next((dict(found) for _, found in find_datasets(dict(test_dataloader=loader))), {})
+def find_dataset(cfg: Config, split: str = 'test') -> dict[str, Any]:
+    """Return the config of the first dataset of a split that reads files, {} if there is none."""
+    key = f'{split}_dataloader'
+    return next((dict(found) for _, found in find_datasets({key: cfg.get(key)})), {})
 
 
 def find_test_pipeline(cfg: Config) -> list[Any]:
     """Return the configs of the steps of its pipeline, without those that load annotations."""
-    pipeline = find_test_dataset(cfg).get('pipeline') or ()
+    pipeline = find_dataset(cfg).get('pipeline') or ()
     return [step for step in pipeline if not type_name(step).endswith('LoadAnnotations')]
 
 
 def _load_weights(model: BaseModel, checkpoint: dict[str, Any], path: str) -> None:
     fitted, report = fit_state_dict(checkpoint, model, path)
     report.require_complete()
-    given = (find_test_dataset(model.cfg).get('metainfo') or {}).get('classes')
+    given = (find_dataset(model.cfg).get('metainfo') or {}).get('classes')
     if given and report.classes and compare_classes(given, report.classes):
         report.warnings.append(
             f'the config names other classes for test_dataloader.dataset ({list_items(given, 12)}) '

@@ -296,8 +296,7 @@ def check_channel_order(order: Any) -> None:
 def to_bgr(image: Any, channel_order: str = 'bgr', apply_exif: bool = True) -> np.ndarray:
     """Return an array, tensor or Pillow image as an array uint8 (h, w, 3) in BGR.
 
-    Raises:
-        ImageError, TypeError, ValueError: the Pillow image cannot be used, or see `check_array`.
+    Errors as in `check_array`; an ImageError if a Pillow image cannot be used.
     """
     check_array(image, channel_order)
     if isinstance(image, PillowImage):

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.dist import all_reduce, get_world_size
+from mmengine.dist import all_reduce
 from mmengine.model import ImgDataPreprocessor
 from torch import Tensor, nn
 
@@ -93,8 +93,7 @@ class DetDataPreprocessor(ImgDataPreprocessor):
         inputs, samples = data['inputs'], data['data_samples']
         for augment in self.batch_augments if training else ():
             inputs, samples = augment(inputs, samples)
-        is_small = inputs[:, 0].numel() < _MIN_PIXELS_CHANNELS_LAST
-        if is_small and inputs.device.type == 'cpu':
+        if inputs.device.type == 'cpu' and inputs[:, 0].numel() < _MIN_PIXELS_CHANNELS_LAST:
             inputs = inputs.contiguous()
         return {**data, 'inputs': inputs, 'data_samples': samples}
 
@@ -139,8 +138,6 @@ class DetDataPreprocessor(ImgDataPreprocessor):
 
 def _widen(batch_hw: tuple[int, ...], samples: list[Any]) -> tuple[int, ...]:
     """Return the size (H, W) that holds the images of all processes."""
-    if get_world_size() == 1:
-        return batch_hw
     # The joined batch has no padding samples, so their size does not count.
     counts = not samples or any(not sample.get('is_padding', False) for sample in samples)
     largest = torch.tensor(batch_hw) * counts

@@ -98,8 +98,7 @@ class FPN(BaseModule):
             conv(inputs[i]) for i, conv in enumerate(self.lateral_convs, start=self.start_level)
         ]
         for i in range(len(laterals) - 1, 0, -1):
-            by_factor = 'scale_factor' in self.upsample_cfg
-            size = None if by_factor else laterals[i - 1].shape[2:]
+            size = None if 'scale_factor' in self.upsample_cfg else laterals[i - 1].shape[2:]
             coarser = F.interpolate(laterals[i], size=size, **self.upsample_cfg)
             laterals[i - 1] = laterals[i - 1] + coarser
         outs = [conv(lateral) for conv, lateral in zip(self.fpn_convs, laterals, strict=False)]

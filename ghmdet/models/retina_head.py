@@ -30,16 +30,11 @@ _RETINANET_ANCHORS = dict(
 class Targets(NamedTuple):
     """Training targets: lists of L tensors, each of all images of a level in order."""
 
-    labels: list[Tensor]
-    """int64 (N * P_l,), C is background."""
-    label_weights: list[Tensor]
-    """float32 (N * P_l,), 0 is ignored."""
-    bbox_targets: list[Tensor]
-    """float32 (N * P_l, 4), deltas of positives, else 0."""
-    bbox_weights: list[Tensor]
-    """float32 (N * P_l, 4), 1 for positives, else 0."""
-    avg_factor: Tensor
-    """Number of positives; at least 1 per image, and 0 for padding samples."""
+    labels: list[Tensor]  # int64 (N * P_l,), C is background
+    label_weights: list[Tensor]  # float32 (N * P_l,), 0 is ignored
+    bbox_targets: list[Tensor]  # float32 (N * P_l, 4), deltas of positives, else 0
+    bbox_weights: list[Tensor]  # float32 (N * P_l, 4), 1 for positives, else 0
+    avg_factor: Tensor  # number of positives; at least 1 per image, and 0 for padding samples
 
 
 @MODELS.register_module()

@@ -34,19 +34,14 @@ class DetTTAModel(BaseTTAModel):
 
         Their boxes are in pixels of the original image, mirrored as the view was.
         """
-        return [self._merge_views(views) for views in data_samples_list]
-
-    def _merge_views(self, views: list[DetDataSample]) -> DetDataSample:
-        bboxes = torch.cat([_unflip(view.pred_instances.bboxes, view) for view in views])
-        scores = torch.cat([view.pred_instances.scores for view in views])
-        labels = torch.cat([view.pred_instances.labels for view in views])
-        keep = class_wise_nms(bboxes, scores, labels, **self.tta_cfg['nms'])
-        keep = keep[: self.tta_cfg['max_per_img']]
-        merged = views[0]
-        merged.pred_instances = InstanceData(
-            bboxes=bboxes[keep], scores=scores[keep], labels=labels[keep]
-        )
-        return merged
+        for views in data_samples_list:
+            for view in views:
+                view.pred_instances.bboxes = _unflip(view.pred_instances.bboxes, view)
+            found = InstanceData.cat([view.pred_instances for view in views])
+            nms = self.tta_cfg['nms']
+            keep = class_wise_nms(found.bboxes, found.scores, found.labels, **nms)
+            views[0].pred_instances = found[keep[: self.tta_cfg['max_per_img']]]
+        return [views[0] for views in data_samples_list]
 
 
 def _unflip(bboxes: Tensor, view: DetDataSample) -> Tensor:
