@@ -45,6 +45,7 @@ plots: Any = LazyModule('ghmdet.reports.plots')
 reader: Any = LazyModule('ghmdet.checkpoint.reader')
 registry: Any = LazyModule('ghmdet.registry')
 report: Any = LazyModule('ghmdet.reports.report')
+judged: Any = LazyModule('results.sections')
 results_arguments: Any = LazyModule('results.arguments')
 scopes: Any = LazyModule('mmengine.registry')
 thresholds: Any = LazyModule('ghmdet.evaluation.thresholds')
@@ -185,16 +186,16 @@ def judge(found: Any, sections: Sections) -> dict[str, Any]:
     threshold = 0.3 if threshold is None else threshold
     chosen = results.match(score_thr=threshold)
     folder = results.img_dir or Path()  # None: it does not exist
-    images = sections.make('worst images', report.draw_images, chosen, results.truth, folder)
+    images = sections.make('worst images', judged.draw_images, chosen, results.truth, folder)
     if images is not None and not images['shown']:
         sections.left_out.append('worst images: no image has an error')
         images = None
     return dict(
         source=source,
         threshold=threshold,
-        classes=report.list_classes(curves, measure(results)),
-        confusion=report.count_confusions(chosen),
-        errors=report.count_errors(everything),
+        classes=judged.list_classes(curves, measure(results)),
+        confusion=judged.count_confusions(chosen),
+        errors=judged.count_errors(everything),
         images=images,
     )
 

@@ -202,28 +202,3 @@ def _assign(
         if of_detection[i] < 0 and (of_object[j] < 0 or crowd[j]):
             of_detection[i], of_object[j], ious[i] = j, i, overlap
     object_of[:], detection_of[:], found.iou[:] = of_detection, of_object, ious
-
-
-def count_pairs(matches: Matches) -> np.ndarray:
-    """Return the counts int64 (classes + 1, classes + 1): rows true, columns predicted.
-
-    The last row and column are background.
-
-    Raises:
-        RuntimeError: the sums are not the numbers of objects and detections (a fault of `match`).
-    """
-    size = len(matches.classes) + 1
-    detections, objects = matches.detections, matches.objects
-    found = np.where(detections.object >= 0, detections.object, detections.confused)
-    counted = ~detections.ignored
-    true_label = np.append(objects.label, size - 1)[found]  # the last one for -1
-    missed = ~objects.ignored & (objects.detection < 0) & (objects.confused < 0)
-    rows = np.concatenate([true_label[counted], objects.label[missed]])
-    columns = np.concatenate([detections.label[counted], np.full(missed.sum(), size - 1)])
-    matrix = np.zeros((size, size), np.int64)
-    np.add.at(matrix, (rows, columns), 1)
-    of_detections = np.bincount(detections.label[counted], minlength=size - 1)
-    sums = matrix[:-1].sum(1), matrix[:, :-1].sum(0)
-    if not all(map(np.array_equal, sums, (matches.count_objects(), of_detections))):
-        raise RuntimeError(f'the sums {sums} are not the numbers of objects and detections')
-    return matrix

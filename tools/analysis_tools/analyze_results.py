@@ -24,7 +24,7 @@ from results import arguments as results_arguments
 from ghmdet.config.cli import LazyModule, run, user_path
 from ghmdet.files import write_table
 
-image_scores: Any = LazyModule('ghmdet.evaluation.image_scores')
+image_scores: Any = LazyModule('results.image_scores')
 marked_pictures: Any = LazyModule('ghmdet.visualization.marked_pictures')
 matplotlib: Any = LazyModule('matplotlib')
 

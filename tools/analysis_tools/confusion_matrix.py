@@ -20,7 +20,6 @@ from results.arguments import add_results_arguments, check_share, read_results, 
 from ghmdet.config.cli import LazyModule, run, user_path
 from ghmdet.files import replacing, write_table
 
-matching = LazyModule('ghmdet.evaluation.matching')
 matplotlib = LazyModule('matplotlib')
 figure_module = LazyModule('matplotlib.figure')
 np = LazyModule('numpy')
@@ -72,7 +71,7 @@ def main(argv: list[str] | None = None) -> None:
         kept = [suppress(image, args.nms_iou_thr) for image in results.images]
         results = results._replace(images=kept)
     matches = results.match(iou_thr=args.tp_iou_thr, score_thr=args.score_thr)
-    matrix = matching.count_pairs(matches)
+    matrix = count_pairs(matches)
     content = describe(matrix, matches)
     args.save_dir.mkdir(parents=True, exist_ok=True)
     write(args.save_dir, matrix, content)
@@ -93,6 +92,31 @@ def suppress(image: dict[str, Any], iou_thr: float) -> dict[str, Any]:
     keep = postprocess.class_wise_nms(boxes.double(), scores.double(), labels, iou_thr)
     columns = dict(bboxes=boxes[keep], scores=scores[keep], labels=labels[keep])
     return image | {key: column.numpy() for key, column in columns.items()}
+
+
+def count_pairs(matches: Any) -> Any:
+    """Return the counts int64 (classes + 1, classes + 1): rows true, columns predicted.
+
+    The last row and column are background.
+
+    Raises:
+        RuntimeError: the sums are not the numbers of objects and detections (a fault of `match`).
+    """
+    size = len(matches.classes) + 1
+    detections, objects = matches.detections, matches.objects
+    found = np.where(detections.object >= 0, detections.object, detections.confused)
+    counted = ~detections.ignored
+    true_label = np.append(objects.label, size - 1)[found]  # the last one for -1
+    missed = ~objects.ignored & (objects.detection < 0) & (objects.confused < 0)
+    rows = np.concatenate([true_label[counted], objects.label[missed]])
+    columns = np.concatenate([detections.label[counted], np.full(missed.sum(), size - 1)])
+    matrix = np.zeros((size, size), np.int64)
+    np.add.at(matrix, (rows, columns), 1)
+    of_detections = np.bincount(detections.label[counted], minlength=size - 1)
+    sums = matrix[:-1].sum(1), matrix[:, :-1].sum(0)
+    if not all(map(np.array_equal, sums, (matches.count_objects(), of_detections))):
+        raise RuntimeError(f'the sums {sums} are not the numbers of objects and detections')
+    return matrix
 
 
 def describe(matrix: Any, matches: Any) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from ghmdet.config.cli import LazyModule, run, user_path
 
 np: Any = LazyModule('numpy')
 figure: Any = LazyModule('matplotlib.figure')
-error_types: Any = LazyModule('ghmdet.evaluation.error_types')
+error_types: Any = LazyModule('results.error_types')
 marked_pictures: Any = LazyModule('ghmdet.visualization.marked_pictures')
 
 _SHOWN_CLASSES = 20

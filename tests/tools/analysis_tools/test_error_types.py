@@ -5,16 +5,16 @@ import math
 from pathlib import Path
 
 import pytest
+from results.error_types import DESCRIPTIONS, KINDS, find_errors
 from results.files import read_results
 
 from ghmdet.evaluation.coco_annotations import CocoAnnotations
-from ghmdet.evaluation.error_types import DESCRIPTIONS, KINDS, find_errors
 from ghmdet.evaluation.matching import match
 from tests.data.golden.tide_sets import as_detections, draw_truth, drawn_sets, photograph_sets
 from tests.golden import FOLDER
 
 GOLDEN = json.loads((FOLDER / 'tide.json').read_text())
-PHOTOGRAPHS = Path(__file__).parents[3] / 'shared' / 'data'
+PHOTOGRAPHS = Path(__file__).parents[4] / 'shared' / 'data'
 DRAWN = drawn_sets()
 
 

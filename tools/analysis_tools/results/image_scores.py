@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .coco_annotations import CocoAnnotations
-from .matching import Matches
+from ghmdet.evaluation.coco_annotations import CocoAnnotations
+from ghmdet.evaluation.matching import Matches
 
 CLASS_COLUMNS = 'class', 'objects', 'found', 'missed', 'detections', 'false_positives'
 
