@@ -66,11 +66,13 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
-    runner = engine.build_runner(cfg)
+    runner = engine.build_runner(cfg, verbose=args.verbose)
     if args.compile:
         engine.compile_network(runner.model)
     stop = engine.StopHook()
     runner.register_hook(stop)
+    if not args.verbose:
+        engine.show_live_line(runner)
     try:
         runner.train()
     finally:

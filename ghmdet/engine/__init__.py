@@ -30,6 +30,7 @@ _MODULE_OF = {
     'load_checkpoint_file': 'checkpoint.reader',
     'load_config': 'config.arguments',
     'report_thresholds': 'engine.format_only',
+    'show_live_line': 'engine.console',
     'skip_evaluation': 'engine.format_only',
     'use_exported_file': 'inference.exported',
     'use_image_folder': 'engine.format_only',
