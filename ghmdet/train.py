@@ -41,6 +41,10 @@ def parse_args() -> argparse.Namespace:
         help='use deterministic algorithms only, and stop where CUDA has none; on the CPU all are '
         'deterministic',
     )
+    add, text = parser.add_argument, 'log to {} too; a failure of it does not end the training'
+    add('--tensorboard', action='store_true', help=text.format('TensorBoard, in the work dir'))
+    add('--mlflow', nargs='?', const='', metavar='URI', help=text.format('MLflow'))
+    add('--wandb', nargs='?', const='', metavar='PROJECT', help=text.format('W&B'))
     arguments.add_common_arguments(parser)
     return parser.parse_args()
 
@@ -66,6 +70,14 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
     if args.resume is not None:
         cfg.resume = True
         cfg.load_from = None if args.resume == 'auto' else args.resume
+    if args.tensorboard:
+        engine.add_tracker(cfg, 'TensorboardVisBackend')
+    if args.mlflow is not None:
+        uri = dict(tracking_uri=args.mlflow) if args.mlflow else {}
+        engine.add_tracker(cfg, 'MLflowVisBackend', **uri)
+    if args.wandb is not None:
+        project = dict(project=args.wandb) if args.wandb else {}
+        engine.add_tracker(cfg, 'WandbVisBackend', init_kwargs=project)
     runner = engine.build_runner(cfg, verbose=args.verbose)
     if args.compile:
         engine.compile_network(runner.model)
@@ -76,6 +88,7 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
     try:
         runner.train()
     finally:
+        runner.visualizer.close()  # mmengine does not after an exception
         stop.release()
 
 

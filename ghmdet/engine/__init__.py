@@ -15,6 +15,7 @@ _MODULE_OF = {
     'StopHook': 'engine.hooks.stop',
     'TestSpeedupHook': 'engine.hooks.fast_network',
     'add_common_arguments': 'config.arguments',
+    'add_tracker': 'visualization.trackers',
     'apply_amp': 'engine.amp',
     'apply_amp_to_test': 'engine.amp',
     'apply_auto_scale_lr': 'engine.runner',

@@ -20,7 +20,6 @@ from rich.progress import BarColumn, Progress, TextColumn
 
 _LOGGING = ('logging', 'mmengine.logging.logger', 'ghmdet.compat', __name__)
 _LOGGER_HOOK = 'mmengine.hooks.logger_hook'
-_OF_ITERATIONS = ('after_train_iter', 'after_val_iter', 'after_test_iter')
 _INTERVAL_S = 0.25  # between two refreshes of the bar
 _live: Progress | None = None  # what the terminal shows now
 
@@ -61,17 +60,17 @@ def is_shown(record: logging.LogRecord) -> bool:
         frame = frame.f_back
     module = str(frame.f_globals.get('__name__'))
     if module == _LOGGER_HOOK:
-        is_replaced = _live is not None and frame.f_code.co_name in _OF_ITERATIONS
+        is_replaced = _live is not None and frame.f_code.co_name.endswith('_iter')
         return not is_replaced and not record.getMessage().startswith('Exp name:')
     return module.partition('.')[0] not in ('mmengine', 'mmcv')
 
 
 def show_live_line(runner: Runner) -> None:
-    """Show a bar with the remaining time on a terminal; elsewhere do nothing."""
-    console = Console()
-    if sys.stdout.isatty() and console.is_terminal and not console.is_dumb_terminal:
-        if get_rank() == 0:
-            runner.register_hook(LiveLineHook())
+    """Show a bar with the remaining time if stdout is a terminal; elsewhere do nothing."""
+    console = Console(highlight=False)
+    is_terminal = sys.stdout.isatty() and console.is_terminal and not console.is_dumb_terminal
+    if is_terminal and get_rank() == 0:
+        runner.register_hook(LiveLineHook(console))
 
 
 def clear_live_line() -> None:
@@ -84,83 +83,59 @@ def clear_live_line() -> None:
 
 
 class LiveLineHook(Hook):
-    """Draw the bar, at most four times a second and without a thread.
+    """Draw the bar, at most four times a second and without a thread; the log goes above it.
 
-    Log lines are printed above it. The cursor stays visible, since a killed process could not show
-    it again.
+    The cursor stays visible, since a killed process could not show it again.
     """
 
     priority = 'LOWEST'
 
-    def __init__(self) -> None:
-        self._tasks: dict[str, Any] = {}
+    def __init__(self, console: Console) -> None:
+        self._console = console
         self._next = 0.0
 
     def _before_epoch(self, runner: Runner, mode: str = 'train') -> None:
-        """Add the bar of a training, validation or test."""
-        live = _start()
-        if mode not in self._tasks:
-            total = runner.max_iters if mode == 'train' else _length(runner, mode)
-            done = runner.iter if mode == 'train' else 0
-            self._tasks[mode] = live.add_task(mode, total=total, completed=done, note='')
-        live.refresh()
+        self._draw(runner, mode, runner.iter if mode == 'train' else 0)
 
     def _after_iter(
-        self,
-        runner: Runner,
-        batch_idx: int,
-        data_batch: Any = None,
-        outputs: Any = None,
-        mode: str = 'train',
+        self, runner: Runner, batch_idx: int, *_: Any, mode: str = 'train', **__: Any
     ) -> None:
-        """Redraw, if the last time is long enough ago."""
-        if _live is None or mode not in self._tasks or monotonic() < self._next:
-            return
-        self._next = monotonic() + _INTERVAL_S
-        name, done, hub = mode, batch_idx + 1, runner.message_hub
-        note = f'eta {timedelta(seconds=int(hub.get_info("eta", 0)))}'
+        if monotonic() >= self._next:
+            self._draw(runner, mode, (runner.iter if mode == 'train' else batch_idx) + 1)
+
+    def after_run(self, runner: Runner) -> None:
+        """Remove the bar."""
+        clear_live_line()
+
+    def _draw(self, runner: Runner, mode: str, done: int) -> None:
+        name, hub = mode, runner.message_hub
+        note = f'eta {timedelta(seconds=int(hub.get_info("eta")))}' if done else ''
         if mode == 'train':
-            done = runner.iter + 1
+            total = runner.max_iters
             if not isinstance(runner.train_loop, IterBasedTrainLoop):
                 name = f'epoch {runner.epoch + 1}/{runner.max_epochs}'
             if 'train/loss' in hub.log_scalars:
                 note += f'  loss {hub.get_scalar("train/loss").mean(10):.4f}'
-        _live.update(self._tasks[mode], description=name, completed=done, note=note, refresh=True)
-
-    def _after_epoch(self, runner: Runner, mode: str = 'train') -> None:
-        """Remove the bar of a validation or test."""
-        if _live is not None and mode != 'train' and mode in self._tasks:
-            _live.remove_task(self._tasks.pop(mode))
-
-    def after_run(self, runner: Runner) -> None:
-        """Remove the bars."""
-        clear_live_line()
-        self._tasks.clear()
+        else:
+            total = len(runner.val_dataloader if mode == 'val' else runner.test_dataloader)
+        live = _start(self._console)
+        about = dict(description=name, total=total, completed=done, note=note)
+        live.update(live.task_ids[0], refresh=True, **about)
+        self._next = monotonic() + _INTERVAL_S
 
 
-def _length(runner: Runner, mode: str) -> int:
-    return len(runner.val_dataloader if mode == 'val' else runner.test_dataloader)
-
-
-def _start() -> Progress:
+def _start(console: Console) -> Progress:
     """Return what the terminal shows, after letting all output go through it."""
     global _live
     if _live is None:
-        columns = (
-            TextColumn('{task.description}'),
-            BarColumn(),
-            TextColumn('{task.completed}/{task.total}  {task.fields[note]}'),
-        )
+        count = TextColumn('{task.completed}/{task.total}  {task.fields[note]}')
+        columns = TextColumn('{task.description}'), BarColumn(), count
+        options = dict(auto_refresh=False, transient=True, redirect_stderr=sys.stderr.isatty())
+        _live = Progress(*columns, console=console, **options)  # type: ignore[arg-type]
+        _live.add_task('', note='')
         before = sys.stdout
-        _live = Progress(
-            *columns,
-            console=Console(highlight=False),
-            auto_refresh=False,
-            transient=True,
-            redirect_stderr=sys.stderr.isatty(),
-        )
         _live.start()
-        _live.console.show_cursor(True)
+        console.show_cursor(True)
         _redirect(before, sys.stdout)
         atexit.register(clear_live_line)
     return _live
@@ -168,7 +143,7 @@ def _start() -> Progress:
 
 def _redirect(before: Any, now: Any) -> None:
     """Let the loggers that write to one stream write to another."""
-    for logger in MMLogger._instance_dict.values():
-        for handler in logger.handlers:
-            if getattr(handler, 'stream', None) is before:
-                handler.setStream(now)
+    handlers = (each for logger in MMLogger._instance_dict.values() for each in logger.handlers)
+    for handler in handlers:
+        if getattr(handler, 'stream', None) is before:
+            handler.setStream(now)

@@ -46,6 +46,7 @@ from ghmdet.engine.hooks.stop import StopHook
 from ghmdet.engine.launcher import is_first_process, prepare_cpu, set_up_launcher
 from ghmdet.messages import type_name
 from ghmdet.registry import RUNNERS
+from ghmdet.visualization.trackers import protect_trackers
 
 HOOKS_IN_ORDER: tuple[tuple[type[Hook], str], ...] = (
     (RuntimeInfoHook, 'VERY_HIGH'),  # mmengine's: notes losses and learning rates of the iteration
@@ -96,6 +97,7 @@ def build_runner(
     convert_mmdet_config(cfg)
     check_settings(cfg)
     _choose_own_parts(cfg)
+    protect_trackers(cfg)
     complete_evaluators(cfg)
     check_sections(cfg)
     classes = resolve_classes(cfg, splits)
