@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from os.path import expanduser
+from pathlib import Path
 
 from mmengine.config import Config
 
@@ -43,7 +45,8 @@ def parse_args() -> argparse.Namespace:
     )
     add, text = parser.add_argument, 'log to {} too; a failure of it does not end the training'
     add('--tensorboard', action='store_true', help=text.format('TensorBoard, in the work dir'))
-    add('--mlflow', nargs='?', const='', metavar='URI', help=text.format('MLflow'))
+    store = os.environ.get('MLFLOW_TRACKING_URI') or Path('mlruns').absolute().as_uri()
+    add('--mlflow', nargs='?', const=store, metavar='URI', help=text.format('MLflow'))
     add('--wandb', nargs='?', const='', metavar='PROJECT', help=text.format('W&B'))
     arguments.add_common_arguments(parser)
     return parser.parse_args()
@@ -73,8 +76,7 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
     if args.tensorboard:
         engine.add_tracker(cfg, 'TensorboardVisBackend')
     if args.mlflow is not None:
-        uri = dict(tracking_uri=args.mlflow) if args.mlflow else {}
-        engine.add_tracker(cfg, 'MLflowVisBackend', **uri)
+        engine.add_tracker(cfg, 'MLflowVisBackend', tracking_uri=args.mlflow)
     if args.wandb is not None:
         project = dict(project=args.wandb) if args.wandb else {}
         engine.add_tracker(cfg, 'WandbVisBackend', init_kwargs=project)

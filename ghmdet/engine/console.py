@@ -50,7 +50,7 @@ def is_shown(record: logging.LogRecord) -> bool:
     """Whether a record goes to the console.
 
     Shown are warnings and errors, what ghmdet and other packages log, and LoggerHook's lines; not
-    shown is what else mmengine and mmcv log: environment, config, lists of hooks. While a bar stands
+    shown is what else mmengine and mmcv log: environment, config, hooks. While a bar stands
     on the terminal, the lines of single iterations are not shown either.
     """
     if record.levelno >= logging.WARNING:

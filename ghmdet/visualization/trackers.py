@@ -5,15 +5,16 @@ from __future__ import annotations
 import atexit
 import copy
 import inspect
+import io
 import os
 import sys
 import threading
 import time
 from concurrent.futures import Future
 from functools import partial
-from importlib.util import find_spec
+from importlib import import_module
 from queue import SimpleQueue
-from typing import Any
+from typing import Any, TextIO, cast
 
 import numpy as np
 from mmengine.config import Config
@@ -23,15 +24,13 @@ from ghmdet.config import cli
 from ghmdet.messages import type_name
 from ghmdet.registry import VISBACKENDS
 
-_PATIENCE_S, _EXIT_S = 8.0, 2.0
+_PATIENCE_S, _START_S, _EXIT_S = 8.0, 3.0, 1.0
 _MAX_CALLS, _MAX_IMAGES = 1000, 50  # an image takes MB
-_PACKAGES = {
-    'TensorboardVisBackend': 'tensorboard',
-    'MLflowVisBackend': 'mlflow-skinny',
-    'WandbVisBackend': 'wandb',
-    'ClearMLVisBackend': 'clearml',
-    'DVCLiveVisBackend': 'dvclive',
-    'AimVisBackend': 'aim',
+_THREAD = 'tracker'
+_MODULES = {  # and their packages
+    'TensorboardVisBackend': ('torch.utils.tensorboard', 'tensorboard'),
+    'MLflowVisBackend': ('mlflow', 'mlflow-skinny'),
+    'WandbVisBackend': ('wandb', 'wandb'),
 }
 
 
@@ -64,9 +63,12 @@ def protect_trackers(cfg: Config) -> None:
         kind = VISBACKENDS.get(kind) if isinstance(kind, str) else kind
         if name in ('LocalVisBackend', 'TrackerVisBackend') or kind is None:
             continue
-        package = _PACKAGES.get(name, 'numpy')
-        if find_spec(package.partition('-')[0]) is None:
-            raise ModuleNotFoundError(f'{key}: {name} needs a package: pip install {package}')
+        module, package = _MODULES.get(name, (__name__, ''))
+        try:
+            import_module(module)  # not in the thread, since loader workers are forked meanwhile
+        except ImportError as error:
+            text = f'{key}: {name} needs a package: pip install {package} ({error})'
+            raise ModuleNotFoundError(text) from error
         inner = {part: value for part, value in backend.items() if part != 'name'}
         given = {part: value for part, value in inner.items() if part != 'type'}
         try:
@@ -85,8 +87,8 @@ class TrackerVisBackend:
 
     It has all methods of that back end; they return nothing. The first failure is one warning;
     later ones are silent, and if it could not begin, nothing more is tried. Scalars never wait.
-    Images (while 50 are not yet written) and `close` wait for 8 s in all; then images are left out,
-    and a process that ends is not held up for more than 2 s.
+    The start, images (while 50 are not yet written) and `close` wait for 8 s in all; then images
+    are left out, and a process that ends is not held up for more than 1 s.
 
     Args:
         backend: config of the back end.
@@ -115,8 +117,12 @@ class TrackerVisBackend:
         Where it fails or is not there in 8 s, an object of which every call does nothing. Calls of
         the object itself are not protected.
         """
-        found = self._wait(self._put('_experiment'))
+        found = self._wait(self._put('_experiment'), _PATIENCE_S)
         return _Nothing() if found is None else found
+
+    def add_config(self, config: Config, **kwargs: Any) -> None:
+        """Record the config, which lets the back end begin; forks should come after that."""
+        self._wait(self._put('add_config', config, **kwargs), _START_S)
 
     def add_image(self, name: str, image: np.ndarray, step: int = 0, **kwargs: Any) -> None:
         """Record an image, (h, w, 3) RGB uint8."""
@@ -145,7 +151,7 @@ class TrackerVisBackend:
             return
         closed = self._put('close')
         self._is_open = False
-        self._wait(closed)
+        self._wait(closed, _PATIENCE_S)
         if not closed.done():
             self._warn(f'did not answer in {_PATIENCE_S:g} s, what it has not written is lost')
             ended = threading.Event()
@@ -159,16 +165,19 @@ class TrackerVisBackend:
             return result
         self._is_open = True
         if self._thread is None:
-            self._thread = threading.Thread(target=self._work, daemon=True)
+            if not isinstance(sys.stdin, _Stdin):
+                sys.stdin = cast('TextIO', _Stdin(sys.stdin))
+            self._thread = threading.Thread(target=self._work, name=_THREAD, daemon=True)
             self._thread.start()
         self._calls.put((result, name, copy.deepcopy(args), copy.deepcopy(kwargs)))
         return result
 
-    def _wait(self, result: Future) -> Any:
+    def _wait(self, result: Future, limit: float) -> Any:
+        limit = max(0.0, min(limit, self._patience))
         try:
-            return result.result(max(0.0, self._patience))
+            return result.result(limit)
         except TimeoutError:
-            self._patience = 0.0
+            self._patience -= limit
 
     def _work(self) -> None:
         """Make the calls, in the thread."""
@@ -186,7 +195,9 @@ class TrackerVisBackend:
             except BaseException as error:  # wandb raises SystemExit too
                 begun = self._real is not None and getattr(self._real, '_env_initialized', True)
                 self._has_failed = self._has_failed or not begun
-                self._warn(f'failed in {name}: {type(error).__name__}: {str(error).strip()[:300]}')
+                self._warn(
+                    f'failed in {name}: {type(error).__name__}: {str(error).strip(". ")[:300]}'
+                )
             result.set_result(value)
 
     def _experiment(self) -> Any:
@@ -210,6 +221,17 @@ class TrackerVisBackend:
                 f'{self._kind} {text}. The run goes on; its log folder has all values, in '
                 'vis_data/scalars.json'
             )
+
+
+class _Stdin:
+    """Stdin, empty for trackers: a question to the user in a thread would block forked workers."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._empty = stream, io.StringIO()
+
+    def __getattr__(self, name: str) -> Any:
+        in_tracker = threading.current_thread().name == _THREAD
+        return getattr(self._empty if in_tracker else self._stream, name)
 
 
 class _Nothing:
