@@ -18,6 +18,8 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
+from ghmdet.registry import HOOKS
+
 _LOGGING = ('logging', 'mmengine.logging.logger', 'ghmdet.compat', __name__)
 _LOGGER_HOOK = 'mmengine.hooks.logger_hook'
 _INTERVAL_S = 0.25  # between two refreshes of the bar
@@ -67,10 +69,10 @@ def is_shown(record: logging.LogRecord) -> bool:
 
 def show_live_line(runner: Runner) -> None:
     """Show a bar with the remaining time if stdout is a terminal; elsewhere do nothing."""
-    console = Console(highlight=False)
+    console = Console()
     is_terminal = sys.stdout.isatty() and console.is_terminal and not console.is_dumb_terminal
     if is_terminal and get_rank() == 0:
-        runner.register_hook(LiveLineHook(console))
+        runner.register_hook(LiveLineHook())
 
 
 def clear_live_line() -> None:
@@ -82,6 +84,7 @@ def clear_live_line() -> None:
         _redirect(proxy, sys.stdout)
 
 
+@HOOKS.register_module()
 class LiveLineHook(Hook):
     """Draw the bar, at most four times a second and without a thread; the log goes above it.
 
@@ -90,8 +93,7 @@ class LiveLineHook(Hook):
 
     priority = 'LOWEST'
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self) -> None:
         self._next = 0.0
 
     def _before_epoch(self, runner: Runner, mode: str = 'train') -> None:
@@ -118,24 +120,24 @@ class LiveLineHook(Hook):
                 note += f'  loss {hub.get_scalar("train/loss").mean(10):.4f}'
         else:
             total = len(runner.val_dataloader if mode == 'val' else runner.test_dataloader)
-        live = _start(self._console)
+        live = _start()
         about = dict(description=name, total=total, completed=done, note=note)
         live.update(live.task_ids[0], refresh=True, **about)
         self._next = monotonic() + _INTERVAL_S
 
 
-def _start(console: Console) -> Progress:
+def _start() -> Progress:
     """Return what the terminal shows, after letting all output go through it."""
     global _live
     if _live is None:
         count = TextColumn('{task.completed}/{task.total}  {task.fields[note]}')
         columns = TextColumn('{task.description}'), BarColumn(), count
         options = dict(auto_refresh=False, transient=True, redirect_stderr=sys.stderr.isatty())
-        _live = Progress(*columns, console=console, **options)  # type: ignore[arg-type]
+        _live = Progress(*columns, console=Console(highlight=False), **options)  # type: ignore[arg-type]
         _live.add_task('', note='')
         before = sys.stdout
         _live.start()
-        console.show_cursor(True)
+        _live.console.show_cursor(True)
         _redirect(before, sys.stdout)
         atexit.register(clear_live_line)
     return _live
