@@ -16,6 +16,8 @@ from mmengine.config import Config
 from mmengine.visualization import LocalVisBackend
 from mmengine.visualization.vis_backend import BaseVisBackend
 
+import ghmdet.train
+from ghmdet import engine
 from ghmdet.engine import build_runner
 from ghmdet.registry import VISBACKENDS
 from ghmdet.visualization import trackers
@@ -305,3 +307,28 @@ def test_the_histogram_of_tensorboard(tmp_path, monkeypatch):
     assert (value.num, value.sum, value.sum_squares) == (4, 1.5, 0.75)
     assert (value.bucket_limit, value.bucket) == ([0.5, 1.0], [3.0, 1.0])
     assert [(each.step, each.value) for each in events.Scalars('loss')] == [(5, 2.0)]
+
+
+class Built(Exception):
+    """Ends a program when its config is complete."""
+
+
+def test_the_flags_of_train(tmp_path, monkeypatch):
+    def stop(cfg, verbose):
+        raise Built(cfg.visualizer.vis_backends, verbose)
+
+    monkeypatch.setattr(engine, 'build_runner', stop, raising=False)
+    monkeypatch.setenv('MLFLOW_TRACKING_URI', 'http://127.0.0.1:5')
+    flags = '--mlflow --tensorboard --verbose --wandb shapes'
+    given = ['train.py', 'retinanet_ghm_r18_fpn_shapes', *flags.split(), '--work-dir', tmp_path]
+    monkeypatch.setattr(sys, 'argv', [str(each) for each in given])
+    with pytest.raises(Built) as caught:
+        ghmdet.train.main()
+    backends, verbose = caught.value.args
+    assert verbose
+    assert [dict(backend) for backend in backends] == [
+        dict(type='LocalVisBackend'),
+        dict(type='TensorboardVisBackend'),
+        dict(type='MLflowVisBackend', tracking_uri='http://127.0.0.1:5'),
+        dict(type='WandbVisBackend', init_kwargs=dict(project='shapes')),
+    ]
