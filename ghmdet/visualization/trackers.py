@@ -67,7 +67,7 @@ def protect_trackers(cfg: Config) -> None:
         try:
             import_module(module)  # not in the thread, since loader workers are forked meanwhile
         except ImportError as error:
-            text = f'{key}: {name} needs a package: pip install {package} ({error})'
+            text = f'{key}: {name} cannot be imported ({error}): pip install {package}'
             raise ModuleNotFoundError(text) from error
         inner = {part: value for part, value in backend.items() if part != 'name'}
         given = {part: value for part, value in inner.items() if part != 'type'}
