@@ -250,7 +250,7 @@ def test_keys_of_mmdetection_2(run):
     assert then.code == 0, then.text[-2000:]
     assert 'learning rate      0.005,' in then.text
     assert 'nothing to resume' in then.text
-    assert 'AmpOptimWrapper' in then.text
+    assert 'precision          bfloat16' in then.text
 
 
 @pytest.mark.follows("param_scheduler, e.g. type='CosineAnnealingMomentum'")

@@ -269,7 +269,9 @@ def test_a_wrong_argument_is_an_error_at_once():
 @pytest.mark.follows('cannot be imported ({}): pip install')
 def test_a_missing_package_is_an_error_at_once(monkeypatch):
     monkeypatch.setitem(sys.modules, 'wandb', None)
-    with pytest.raises(ModuleNotFoundError, match='WandbVisBackend cannot be imported .* pip install wandb'):
+    with pytest.raises(
+        ModuleNotFoundError, match='WandbVisBackend cannot be imported .* pip install wandb'
+    ):
         protect_trackers(config('WandbVisBackend'))
     monkeypatch.setitem(sys.modules, 'wandb', types.ModuleType('wandb'))  # installed
     cfg = config('WandbVisBackend')
