@@ -129,11 +129,13 @@ def test(cfg: Config, args: argparse.Namespace) -> None:
         turn_on_tta(cfg)
     if args.amp:
         engine.apply_amp_to_test(cfg)
-    runner = engine.build_runner(cfg, splits=('test',))
+    runner = engine.build_runner(cfg, splits=('test',), verbose=args.verbose)
     runner.register_hook(engine.TestSpeedupHook(cast=args.amp, compile=args.compile))
     if args.out is not None and not to_json:
         dump = METRICS.build(dict(type='DumpDetResults', out_file_path=args.out))
         runner.test_evaluator.metrics.append(dump)
+    if not args.verbose:
+        engine.show_live_line(runner)
     runner.test()
     if left_out:
         message = f'{len(left_out)} images of {args.images} cannot be used and were left out'

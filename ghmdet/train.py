@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import os
 from os.path import expanduser
+from pathlib import Path
 
 from mmengine.config import Config
 
@@ -44,6 +46,11 @@ def parse_args() -> argparse.Namespace:
     parser.add_argument(
         '--report', action='store_true', help='write report.html into the work dir at the end'
     )
+    add, text = parser.add_argument, 'log to {} too; a failure of it does not end the training'
+    add('--tensorboard', action='store_true', help=text.format('TensorBoard, in the work dir'))
+    store = os.environ.get('MLFLOW_TRACKING_URI') or Path('mlruns').absolute().as_uri()
+    add('--mlflow', nargs='?', const=store, metavar='URI', help=text.format('MLflow'))
+    add('--wandb', nargs='?', const='', metavar='PROJECT', help=text.format('W&B'))
     arguments.add_common_arguments(parser)
     return parser.parse_args()
 
@@ -71,14 +78,24 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
         cfg.load_from = None if args.resume == 'auto' else args.resume
     if args.report:
         engine.keep_detections(cfg)
-    runner = engine.build_runner(cfg)
+    if args.tensorboard:
+        engine.add_tracker(cfg, 'TensorboardVisBackend')
+    if args.mlflow is not None:
+        engine.add_tracker(cfg, 'MLflowVisBackend', tracking_uri=args.mlflow)
+    if args.wandb is not None:
+        project = dict(project=args.wandb) if args.wandb else {}
+        engine.add_tracker(cfg, 'WandbVisBackend', init_kwargs=project)
+    runner = engine.build_runner(cfg, verbose=args.verbose)
     if args.compile:
         engine.compile_network(runner.model)
     stop = engine.StopHook()
     runner.register_hook(stop)
+    if not args.verbose:
+        engine.show_live_line(runner)
     try:
         runner.train()
     finally:
+        runner.visualizer.close()  # mmengine does not after an exception
         stop.release()
     if args.report:
         engine.report_run(runner)

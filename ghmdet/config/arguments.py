@@ -45,6 +45,11 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
         help='how the processes were started',
     )
     parser.add_argument('--local_rank', '--local-rank', type=int, default=0)
+    parser.add_argument(
+        '--verbose',
+        action='store_true',
+        help='show the whole log on the console: environment, config, hooks, each line',
+    )
     add_debug_argument(parser)
 
 

@@ -19,6 +19,8 @@ from typing import Any
 
 from mmengine.logging import MMLogger
 
+exit_code = 0
+"""What `run` exits with."""
 _DEBUG = '--debug'
 # Raised by Python itself, mostly with a text that does not explain the error.
 _OF_PYTHON = (ArithmeticError, AssertionError, AttributeError, IndexError, NameError, SyntaxError)
@@ -59,6 +61,7 @@ def run(main: Callable[[], Any]) -> None:
     Of an exception it prints `error: <message>`; the traceback is above it with `--debug` and in
     distributed runs, and in `error.log` beside the log of the run if that has begun.
     """
+    global exit_code
     code = 0
     try:
         main()
@@ -73,6 +76,7 @@ def run(main: Callable[[], Any]) -> None:
     except Exception as error:
         _report(error)
         code = 1
+    exit_code = code
     _exit_process_group(code)
     if code:
         raise SystemExit(code)

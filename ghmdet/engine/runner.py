@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -34,6 +35,7 @@ from ghmdet.checks.start_check import StartCheckHook
 from ghmdet.checks.start_report import StartReportHook, log_package_path
 from ghmdet.config.from_mmdet import convert_mmdet_config
 from ghmdet.config.parts import make_plain
+from ghmdet.engine.console import LiveLineHook, filter_console
 from ghmdet.engine.hooks import log_values
 from ghmdet.engine.hooks.fast_network import TestSpeedupHook
 from ghmdet.engine.hooks.ghm_stats import GHMStatsHook
@@ -44,6 +46,7 @@ from ghmdet.engine.hooks.stop import StopHook
 from ghmdet.engine.launcher import is_first_process, prepare_cpu, set_up_launcher
 from ghmdet.messages import type_name
 from ghmdet.registry import RUNNERS
+from ghmdet.visualization.trackers import protect_trackers
 
 HOOKS_IN_ORDER: tuple[tuple[type[Hook], str], ...] = (
     (RuntimeInfoHook, 'VERY_HIGH'),  # mmengine's: notes losses and learning rates of the iteration
@@ -64,15 +67,18 @@ HOOKS_IN_ORDER: tuple[tuple[type[Hook], str], ...] = (
     (CheckpointHook, 'VERY_LOW'),
     (log_values.LogHistoryHook, 'VERY_LOW'),  # after the other hooks have logged their values
     (StartReportHook, 'LOWEST'),  # after CheckpointHook has chosen its folder
+    (LiveLineHook, 'LOWEST'),  # added by tools/train.py and tools/test.py on a terminal
     (StopHook, 'LOWEST'),  # added by tools/train.py; after the checkpoints that are due
 )
 """The hooks of a run with their priorities, in the order in which mmengine calls them."""
 
 # Other callers register these, or the config does.
-_NOT_ADDED = (CheckpointHook, GHMStatsHook, StopHook, TestSpeedupHook)
+_NOT_ADDED = (CheckpointHook, GHMStatsHook, LiveLineHook, StopHook, TestSpeedupHook)
 
 
-def build_runner(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Runner:
+def build_runner(
+    cfg: Config, splits: Sequence[str] = ('train', 'val'), verbose: bool = False
+) -> Runner:
     """Build the Runner (of class `runner_type` if set) in three phases; `cfg` is changed in place.
 
     1. The config is completed and checked, without touching a work dir.
@@ -82,6 +88,7 @@ def build_runner(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Runne
        config does not name are added.
 
     `splits` is the data that will be read: ('train', 'val') to train, ('val',) or ('test',) else.
+    `verbose` shows the whole log on the console, not only what `console.is_shown` chooses.
     """
     prepare_cpu()  # before anything large is allocated
     trains = 'train' in splits and cfg.get('train_cfg') is not None
@@ -90,6 +97,7 @@ def build_runner(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Runne
     convert_mmdet_config(cfg)
     check_settings(cfg)
     _choose_own_parts(cfg)
+    protect_trackers(cfg)
     complete_evaluators(cfg)
     check_sections(cfg)
     classes = resolve_classes(cfg, splits)
@@ -97,7 +105,8 @@ def build_runner(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> Runne
     set_up_launcher(cfg)
     notes = plan_start(cfg, is_first_process(cfg)) if trains else []
     # 3. Runner
-    runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
+    with nullcontext() if verbose else filter_console():
+        runner = RUNNERS.build(cfg) if 'runner_type' in cfg else Runner.from_cfg(cfg)
     for level, text in notes:
         runner.logger.log(level, text)
     if trains:
@@ -116,7 +125,14 @@ def _choose_own_parts(cfg: Config) -> None:
     """Let mmengine's names mean our loops and CheckpointHook without a type, and in other scopes.
 
     They take the arguments of mmengine's. Our validation loop is chosen for `compute_loss` only.
+    LoggerHook writes metrics at the iteration, unless `log_metric_by_epoch` is set.
     """
+    hooks = cfg.get('default_hooks') or {}
+    hook = hooks.get('logger', {})
+    if hook is not None and type_name(hook, 'LoggerHook') == 'LoggerHook':
+        # By default mmengine writes metrics at the epoch, in iteration-based runs all at 0.
+        hook = {'type': 'LoggerHook', 'log_metric_by_epoch': False, **hook}
+        cfg.default_hooks = hooks = {**hooks, 'logger': hook}
     loop = cfg.get('train_cfg')
     if loop is not None:
         if 'type' not in loop:
@@ -124,7 +140,6 @@ def _choose_own_parts(cfg: Config) -> None:
             loop.type = 'EpochBasedTrainLoop' if by_epoch else 'IterBasedTrainLoop'
         if (name := type_name(loop)) in ('EpochBasedTrainLoop', 'IterBasedTrainLoop'):
             loop.type = f'ghmdet.{name}'
-        hooks = cfg.get('default_hooks') or {}
         hook = hooks.get('checkpoint', {})
         if hook is not None and type_name(hook, 'CheckpointHook') == 'CheckpointHook':
             hook = {'interval': 1, **hook, 'type': 'ghmdet.CheckpointHook'}

@@ -302,7 +302,7 @@ def test_settings_of_the_checkpoint(run):
     then = run(options(f'load_from={checkpoint}', *more))
     assert then.code == 0, then.error
     assert 'replaces settings' not in then.text
-    assert 'lr=0.003' in then.text
+    assert 'learning rate      0.003,' in then.text
 
 
 @pytest.mark.follows(

@@ -29,6 +29,7 @@ ALLOWED = {
     'evaluation': {'registry', 'coco'},
     'visualization': {
         *('registry', 'structures', 'coco', 'datasets.image_file', 'datasets.wrappers'),
+        'config.cli',
     },
     'compat': {'config.package_lookup'},
     'checkpoint': {'registry', 'compat', 'models.wrappers', 'models.buffers', 'datasets.wrappers'},

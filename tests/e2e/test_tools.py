@@ -78,7 +78,7 @@ def test_resumed_run_equals_the_uninterrupted_one(trained, tmp_path):
     args = ('--work-dir', tmp_path, '--cfg-options')
     run('train.py', config, *args, 'train_cfg.max_epochs=1')
     done = run('train.py', config, '--resume', *args, 'train_cfg.max_epochs=2')
-    assert 'resumed epoch: 1, iter: 3' in done.stdout + done.stderr
+    assert 'Training begins, resumed after iteration 3:' in done.stdout
     check_equal(weights(tmp_path / 'epoch_2.pth'), weights(work_dir / 'epoch_2.pth'))
 
 

@@ -7,10 +7,12 @@ import json
 import pytest
 import torch
 from mmengine.model import BaseModel
+from mmengine.visualization.vis_backend import BaseVisBackend
 
+from ghmdet.engine import build_runner
 from ghmdet.engine.hooks.ghm_stats import GHMStatsHook
-from ghmdet.registry import MODELS
-from tests.number_runs import number_cfg
+from ghmdet.registry import MODELS, VISBACKENDS
+from tests.number_runs import number_cfg, own_scope
 from tests.number_runs import train as train_number
 
 
@@ -33,12 +35,16 @@ class TwoLevels(BaseModel):
 
 
 def train(folder, interval=50, steps=4, **losses):
+    return train_number(config(folder, interval, steps, **losses))
+
+
+def config(folder, interval=50, steps=4, **losses):
     cfg = number_cfg(folder, [0] * steps)
     cfg.custom_hooks = [dict(type='GHMStatsHook', interval=interval)]
     default = dict(type='GHMC', bins=2, momentum=0.5, loss_weight=7.0)
     cfg.model = dict(type=TwoLevels, **{'loss_cls': default, **losses})
     cfg.optim_wrapper.optimizer.lr = 0.0
-    return train_number(cfg)
+    return cfg
 
 
 def read_lines(folder, runner):
@@ -64,6 +70,37 @@ def test_scalars_worked_by_hand(tmp_path):
         'ghm/loss_cls/acc_sum_00': 1.875,
         'ghm/loss_cls/acc_sum_01': 0.75,
     }
+
+
+@VISBACKENDS.register_module(force=True)
+class OtherTracker(BaseVisBackend):
+    got: list = []
+
+    def _init_env(self):
+        pass
+
+    @property
+    def experiment(self):
+        return self
+
+    def add_scalars(self, scalar_dict, step=0, file_path=None, **kwargs):
+        self.got.append((step, scalar_dict))
+
+    def add_histogram(self, name, counts, step):
+        self.got.append((name, counts, step))
+
+
+def test_trackers_get_a_histogram_and_two_numbers(tmp_path):
+    cfg = config(tmp_path, interval=4)
+    backends = [dict(type='LocalVisBackend'), OtherTracker(str(tmp_path))]
+    cfg.visualizer = dict(type='DetLocalVisualizer', vis_backends=backends[:1])
+    with own_scope():
+        runner = build_runner(cfg)
+        runner.visualizer._vis_backends['other'] = backends[1]
+        runner.train()
+    weight = read_lines(tmp_path, runner)[0]['ghm/loss_cls/max_weight']
+    numbers = {'ghm/loss_cls/non_empty_bins': 2, 'ghm/loss_cls/max_weight': weight}
+    assert OtherTracker.got[:2] == [('ghm/loss_cls/bins', [5, 1], 4), (4, numbers)]
 
 
 def test_several_losses_and_no_momentum(tmp_path):

@@ -10,6 +10,7 @@ from mmengine.runner import Runner, get_priority
 
 from ghmdet.checks.start_check import StartCheckHook
 from ghmdet.engine import apply_auto_scale_lr
+from ghmdet.engine.console import LiveLineHook
 from ghmdet.engine.hooks.fast_network import TestSpeedupHook as SpeedupHook
 from ghmdet.engine.hooks.stop import StopHook
 from ghmdet.engine.runner import HOOKS_IN_ORDER, build_runner
@@ -35,7 +36,7 @@ def test_mmengine_calls_the_hooks_in_the_order_of_the_list(tmp_path):
     with own_scope():
         runner = build_runner(cfg)
     assert type(runner) is Runner
-    for hook in (SpeedupHook(), StopHook()):
+    for hook in (SpeedupHook(), LiveLineHook(), StopHook()):
         runner.register_hook(hook)
     assert [type(hook) for hook in runner.hooks] == [kind for kind, _ in HOOKS_IN_ORDER]
 

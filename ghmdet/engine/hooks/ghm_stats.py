@@ -5,9 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.logging import MMLogger
 from mmengine.runner import Runner
+from mmengine.visualization import LocalVisBackend
 from torch import Tensor, nn
 
 from ghmdet.argument_checks import check_integer
@@ -28,6 +30,7 @@ class GHMStatsHook(Hook):
     - `ghm/loss_cls/max_weight`: the largest weight of an entry in any level, before `loss_weight`;
     - `ghm/loss_cls/acc_sum_00`, ...: the running counts after the step, with momentum.
 
+    Trackers get the bins as one histogram, `ghm/loss_cls/bins`, and the two numbers that follow.
     Other steps cost nothing. Recorded is each module of the model that has `bin_records`, as `GHMC`
     and `GHMR` do.
 
@@ -67,9 +70,21 @@ class GHMStatsHook(Hook):
             if records:
                 stats = _summarize(records, getattr(loss, 'acc_sum', None))
                 scalars.update({f'ghm/{name}/{key}': value for key, value in stats.items()})
-        if scalars:
-            log = f'{runner.timestamp}.json'
-            runner.visualizer.add_scalars(scalars, step=runner.iter + 1, file_path=log)
+        if scalars and is_main_process():
+            for backend in runner.visualizer._vis_backends.values():
+                _write(backend, scalars, runner.iter + 1, f'{runner.timestamp}.json')
+
+
+def _write(backend: Any, scalars: dict[str, float], step: int, log: str) -> None:
+    """Write all to the local log; to trackers the bins of a loss as a histogram."""
+    if not isinstance(backend, LocalVisBackend):
+        names = {key.rpartition('/bin_')[0] for key in scalars if '/bin_' in key}
+        for name in sorted(names) if hasattr(backend, 'add_histogram') else ():
+            counts = [count for key, count in scalars.items() if key.startswith(f'{name}/bin_')]
+            backend.add_histogram(f'{name}/bins', counts, step)
+        ends = '/non_empty_bins', '/max_weight'
+        scalars = {key: value for key, value in scalars.items() if key.endswith(ends)}
+    backend.add_scalars(scalars, step, file_path=log)
 
 
 def _summarize(

@@ -18,6 +18,7 @@ from mmengine.runner import IterBasedTrainLoop, Runner
 from torch.utils.data import DataLoader
 
 from ghmdet.checkpoint.save_hook import CheckpointHook
+from ghmdet.engine.console import clear_live_line
 from ghmdet.registry import HOOKS
 
 STOPPED = 75
@@ -115,6 +116,7 @@ class StopHook(Hook):
                 text = f'{name}: will save and stop after this iteration; again to stop at once'
                 print(text, file=sys.stderr, flush=True)
             elif now - first > _ONE_SIGNAL_S:
+                clear_live_line()
                 print(f'{name} again: stopped without saving', file=sys.stderr, flush=True)
                 os._exit(128 + number)
         os.close(reader)
