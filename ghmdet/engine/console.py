@@ -111,7 +111,7 @@ class LiveLineHook(Hook):
 
     def _draw(self, runner: Runner, mode: str, done: int) -> None:
         name, hub = mode, runner.message_hub
-        note = f'eta {timedelta(seconds=int(hub.get_info("eta")))}' if done else ''
+        note = f'eta {timedelta(seconds=int(hub.get_info("eta") or 0))}' if done else ''
         if mode == 'train':
             total = runner.max_iters
             if not isinstance(runner.train_loop, IterBasedTrainLoop):

@@ -97,7 +97,9 @@ def choose_keys(runs: list[RunLog]) -> list[str]:
     losses = [key for key in first.keys if key.startswith('loss')]
     wanted = losses + [k for r in first.val for k in r if k.rpartition('/')[-1] in _AP]
     wanted = list(dict.fromkeys(wanted))
-    shared = [key for key in wanted if all(key in log.keys for log in runs)]
+    # Logs of MMDetection 2 have no `coco/`.
+    names = [{key.rpartition('/')[-1] for key in log.keys} for log in runs]
+    shared = [key for key in wanted if all(key.rpartition('/')[-1] in each for each in names)]
     if not shared:
         known = list_items(first.keys, 40)
         raise ValueError(f'the logs have no loss or AP in common; choose --keys of: {known}')

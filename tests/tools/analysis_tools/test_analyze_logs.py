@@ -32,6 +32,12 @@ def test_curves_of_runs_that_lack_something(run_logs, tmp_path):
     )
 
 
+def test_ap_of_a_log_of_mmdetection_2_is_drawn_beside_ours(run_logs, tmp_path):
+    start(tmp_path / 'a', '1', [step(10, 1), validation(10, 0.5)])
+    start(tmp_path / 'b', '1', [step(10, 1), {'bbox_mAP': 0.4, 'step': 1}])
+    assert run_logs('plot_curve', 'a', 'b') == 'written to curves.png\n'
+
+
 def test_the_legend_names_runs_of_one_name_by_their_path(run_logs, tmp_path):
     for parent in ('x', 'y'):
         start(tmp_path / parent / 'run', '1', [step(10, 1), step(20, 2)])
