@@ -233,6 +233,9 @@ class _Stdin:
         in_tracker = threading.current_thread().name == _THREAD
         return getattr(self._empty if in_tracker else self._stream, name)
 
+    def __iter__(self) -> Any:
+        return iter(self.readline, '')
+
 
 class _Nothing:
     """Stands for an object that is not there: every call does nothing."""
