@@ -131,7 +131,7 @@ def test_figures(tmp_path, capsys):
     assert re.findall(r'<h3><bdi>(.*?)</h3>', page.text) == ['1.png</bdi>: F1 0.00'] + [
         '0.png</bdi>: F1 0.67'
     ]
-    assert 'Annotations: 2 objects, 1 of them missed' in page.alts
+    assert 'Annotations: 2, 1 of them missed' in page.alts
     assert 'Detections: 1, 1 of them false' in page.alts
     assert page.text.count('<li><bdi>false dog 0.80</bdi>') == 1
     facts = dict(page.rows('summary'))
