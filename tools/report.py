@@ -59,6 +59,8 @@ _SHOWN = (
 )
 _SYSTEM = re.compile(r'^System environment:\n(.*?)\n-{20,}', re.MULTILINE | re.DOTALL)
 _SETTING = re.compile(r'^    (?!PyTorch compiling)(\w.*?): (.*)$', re.MULTILINE)
+# Set by train.py, not by the config.
+_OF_THE_RUN = 'default_hooks.logger.log_metric_by_epoch', 'val_evaluator.outfile_prefix'
 _NO_DETECTIONS = 'classes, confusions, kinds of error and worst images'
 
 
@@ -340,8 +342,13 @@ def compare_configs(cfg: Config, work_dir: Path) -> dict[str, Any]:
         base = get_config(name)
         class_check.complete_evaluators(base)
         other = list_values(base)
+        present = {key.partition('.')[0] for key, value in own.items() if value is not None}
+        for section, dot, _ in [key.partition('.') for key in other]:
+            if dot and section not in present:  # as a whole
+                other = {k: v for k, v in other.items() if not k.startswith(f'{section}.')}
+                other[section] = ...
         found[name] = [
-            (key, *(shorten(each[key]) if key in each else None for each in (other, own)))
+            (key, *(describe_value(each, key) for each in (other, own)))
             for key in sorted(own.keys() | other.keys())
             if repr(own.get(key)) != repr(other.get(key))
         ]
@@ -349,13 +356,19 @@ def compare_configs(cfg: Config, work_dir: Path) -> dict[str, Any]:
     return dict(name=name, same=bool(same), rows=found[name])
 
 
-def list_values(cfg: Config) -> Mapping[str, Any]:
+def describe_value(values: Mapping[str, Any], key: str) -> str | None:
+    if key not in values:
+        return None
+    return '...' if values[key] is ... else shorten(values[key])
+
+
+def list_values(cfg: Config) -> dict[str, Any]:
     """Return the values by dotted key, without what each run adds."""
     names = TOP_LEVEL_KEYS - {'work_dir', 'launcher'}
     return {
         key: value.removeprefix('ghmdet.') if isinstance(value, str) else value
         for key, value, _ in ConfigOrigins().list_leaves(cfg, '')
-        if key.partition('.')[0] in names
+        if key.partition('.')[0] in names and key not in _OF_THE_RUN
     }
 
 

@@ -10,6 +10,8 @@ from html.parser import HTMLParser
 import pytest
 import report
 
+from ghmdet.checks.classes import complete_evaluators
+from ghmdet.config.shipped import get_config
 from tests.reports.run_folder import NAMES, write_run
 from tests.reports.test_ghm import content_of
 
@@ -149,6 +151,21 @@ def test_figures(tmp_path, capsys):
     changes = {key: (before, now) for key, before, now in page.rows('changes')[1:]}
     assert changes['train_dataloader.dataset.ann_file'][1] == "'truth.json'"
     assert 'work_dir' not in changes
+    assert 'val_evaluator.outfile_prefix' not in changes  # set by --report
+
+
+def test_a_removed_section_of_the_config_is_one_difference(tmp_path):
+    cfg = get_config('retinanet_ghm_r18_fpn_shapes')
+    complete_evaluators(cfg)  # as in the config that a run writes
+    cfg.merge_from_dict(dict(val_cfg=None, val_dataloader=None, val_evaluator=None))
+    cfg.train_cfg.max_epochs = 1
+    (tmp_path / 'retinanet_ghm_r18_fpn_shapes.py').touch()
+    assert report.compare_configs(cfg, tmp_path)['rows'] == [
+        ('train_cfg.max_epochs', '15', '1'),
+        ('val_cfg', '...', 'None'),
+        ('val_dataloader', '...', 'None'),
+        ('val_evaluator', '...', 'None'),
+    ]
 
 
 def test_the_same_input_gives_the_same_bytes(tmp_path):
