@@ -21,6 +21,7 @@ from rich.progress import BarColumn, Progress, TextColumn
 from ghmdet.registry import HOOKS
 
 _LOGGING = ('logging', 'mmengine.logging.logger', 'ghmdet.compat', __name__)
+_BACKENDS = 'mmengine.visualization.vis_backend'  # warns of servers that answer too
 _LOGGER_HOOK = 'mmengine.hooks.logger_hook'
 _INTERVAL_S = 0.25  # between two refreshes of the bar
 _live: Progress | None = None  # what the terminal shows now
@@ -52,15 +53,15 @@ def is_shown(record: logging.LogRecord) -> bool:
     """Whether a record goes to the console.
 
     Shown are warnings and errors, what ghmdet and other packages log, and LoggerHook's lines; not
-    shown is what else mmengine and mmcv log: environment, config, hooks. While a bar stands
-    on the terminal, the lines of single iterations are not shown either.
+    shown is what else mmengine and mmcv log: environment, config, hooks, and that a tracker needs
+    its server. While a bar stands on the terminal, single iterations are not shown either.
     """
-    if record.levelno >= logging.WARNING:
-        return True
     frame = sys._getframe(1)
     while frame.f_globals.get('__name__') in _LOGGING and frame.f_back:
         frame = frame.f_back
     module = str(frame.f_globals.get('__name__'))
+    if record.levelno >= logging.WARNING:
+        return module != _BACKENDS
     if module == _LOGGER_HOOK:
         is_replaced = _live is not None and frame.f_code.co_name.endswith('_iter')
         return not is_replaced and not record.getMessage().startswith('Exp name:')

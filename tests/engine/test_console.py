@@ -85,7 +85,9 @@ def test_warnings_of_mmengine_are_shown(tmp_path, capsys):
         runner = build_runner(cfg_of(tmp_path))
     capsys.readouterr()
     source = "def log(logger):\n    logger.info('told')\n    logger.warning('warned')\n"
-    for name, lines in (('mmengine.runner.runner', 1), ('mmcv.cnn', 1), ('mmengineer', 2)):
+    of_servers = 'mmengine.visualization.vis_backend'  # also where the server answers
+    names = {'mmengine.runner.runner': 1, 'mmcv.cnn': 1, 'mmengineer': 2, of_servers: 0}
+    for name, lines in names.items():
         scope = dict(__name__=name)
         exec(source.replace('ed', f'ed by {name}'), scope)
         scope['log'](runner.logger)
