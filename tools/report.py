@@ -51,7 +51,8 @@ scopes: Any = LazyModule('mmengine.registry')
 thresholds: Any = LazyModule('ghmdet.evaluation.thresholds')
 
 _IMAGES = 5000  # of the training data, whose boxes are compared with the anchors
-_TIME = re.compile(r'^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - ', re.MULTILINE)
+# Without the line that train --report adds at the end.
+_TIME = re.compile(r'^(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - (?!.* - report written to )', re.MULTILINE)
 _FACT = re.compile(r'^  (\w[\w ]*?)  +(.*)$', re.MULTILINE)  # of the block at the start
 _SHOWN = (
     *('images', 'classes', 'length', 'total batch size', 'learning rate', 'schedule', 'precision'),

@@ -48,6 +48,7 @@ Runtime environment:
   device             cpu, num_threads=1
   logs               /tmp/secret
 2026/11/29 05:49:58 - mmengine - INFO - Epoch(train)  [1][10/75]
+2026/11/29 05:59:58 - mmengine - INFO - report written to /here/run/report.html (0.8 MB)
 """  # noqa: W291
 SIZE = 120, 160  # height and width of an image
 NAMES = 'cat', 'dog', 'owl'

@@ -191,29 +191,25 @@ def mark_error(matches: Any, errors: Any, kind: str, error: int) -> tuple[list, 
     The object that was missed or meant has another colour; beside the error are true detections.
     """
     found, objects, classes = matches.detections, matches.objects, matches.classes
+    mark, good = marked_pictures.Mark, marked_pictures.GOOD
+    wrong, other = marked_pictures.WRONG, marked_pictures.MEANT
     is_missed = kind == 'Miss'
     image = (objects if is_missed else found).image[error]
     meant = error if is_missed else errors.target[error]
     left = []
     shown = np.flatnonzero((objects.image == image) & ~objects.ignored)
     for i in sorted(shown.tolist(), key=lambda i: i == meant):  # drawn last, on top
-        text, color = classes[objects.label[i]], marked_pictures.GOOD
+        text, color = classes[objects.label[i]], good
         if i == meant:
-            text, color = (
-                (f'missed {text}', marked_pictures.WRONG)
-                if is_missed
-                else (f'meant: {text}', marked_pictures.MEANT)
-            )
-        left.append(marked_pictures.Mark(objects.bbox[i], text, color))
+            text, color = (f'missed {text}', wrong) if is_missed else (f'meant: {text}', other)
+        left.append(mark(objects.bbox[i], text, color))
     shown = np.flatnonzero((found.image == image) & found.is_true & (errors.kind < 0)).tolist()
     right = []
     for i in shown if is_missed else [*shown, error]:
         text = f'{classes[found.label[i]]} {found.score[i]:.2f}'
         is_error = i == error and not is_missed
-        mark = (
-            (f'{kind}: {text}', marked_pictures.WRONG) if is_error else (text, marked_pictures.GOOD)
-        )
-        right.append(marked_pictures.Mark(found.bbox[i], *mark))
+        text, color = (f'{kind}: {text}', wrong) if is_error else (text, good)
+        right.append(mark(found.bbox[i], text, color))
     return left, right
 
 
