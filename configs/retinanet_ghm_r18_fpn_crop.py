@@ -1,0 +1,28 @@
+# Narrow RetinaNet R-18-FPN with GHM-C and GHM-R for few small objects among much background: trained
+# on crops of images in their own size, tested on whole images. Without pretrained weights.
+#   python tools/train.py configs/retinanet_ghm_r18_fpn_crop.py --data-root data/mine
+# One process, batch size 4.
+_base_ = 'retinanet_ghm_r18_fpn_small.py'
+
+model = dict(bbox_head=dict(anchor_generator=dict(octave_base_scale=1.5)))
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='RandomCrop', crop_size=(256, 256)),
+    dict(
+        type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']
+    ),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape'),
+    ),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(batch_size=1, dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
