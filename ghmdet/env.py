@@ -61,7 +61,9 @@ def main(argv: Sequence[str] = ()) -> int:
     ).parse_args(argv)
     faults: list[str] = []
     remarks: list[str] = []
-    _print('ghmdet', f'{__version__} from {Path(__file__).parent}{_describe_commit()}')
+    commit = find_commit()
+    commit = commit and f', commit {commit}'
+    _print('ghmdet', f'{__version__} from {Path(__file__).parent}{commit}')
     _print('Python', f'{platform.python_version()} ({sys.executable})')
     _print('system', f'{platform.platform()}, {os.cpu_count()} cores')
     if Path('/dev/shm').is_dir():  # used by the workers of data loaders
@@ -105,16 +107,16 @@ def _print(name: str, value: object) -> None:
     print(f'{name + ":":27} {value}', flush=True)
 
 
-def _describe_commit() -> str:
-    """The commit, if the package is in a git checkout of its own."""
+def find_commit() -> str:
+    """Return the commit, if the package is in a git checkout of its own, else ''."""
     if not (_ROOT / '.git').exists():
         return ''
     command = ['git', '-C', str(_ROOT), 'describe', '--always', '--abbrev=10', '--dirty']
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20)
     except (OSError, subprocess.SubprocessError):
-        return ', a checkout'
-    return f', commit {done.stdout.strip() or "unknown"}'
+        return 'unknown'
+    return done.stdout.strip() or 'unknown'
 
 
 def _read_requirements(faults: list[str]) -> list[tuple[str, str]]:

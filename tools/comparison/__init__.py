@@ -1,0 +1,1 @@
+"""Trainings compared with each other: runs, statistics, tables."""
