@@ -1,0 +1,41 @@
+# RetinaNet R-18-FPN with a narrow head, GHM-C and GHM-R, for small datasets of photographs, from
+# ImageNet weights.
+#   python tools/train.py configs/retinanet_ghm_r18_fpn_small_imagenet.py --data-root data/mine
+# One process, batch size 4.
+_base_ = 'retinanet_ghm_r18_fpn_small.py'
+
+scale = (320, 320)
+
+model = dict(
+    backbone=dict(
+        num_stages=4,
+        out_indices=(0, 1, 2, 3),
+        frozen_stages=1,
+        norm_eval=True,
+        init_cfg=dict(_delete_=True, type='Pretrained', checkpoint='torchvision://resnet18'),
+    ),
+    neck=dict(in_channels=[64, 128, 256, 512], start_level=1, num_outs=4),
+    # Objects of 12 to 250 pixels of the resized image.
+    bbox_head=dict(anchor_generator=dict(strides=[8, 16, 32, 64], ratios=[0.5, 1.0, 2.0])),
+)
+
+train_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(type='RandomResize', scale=scale, ratio_range=(0.8, 1.2), keep_ratio=True),
+    dict(type='RandomFlip', prob=0.5),
+    dict(type='PackDetInputs'),
+]
+test_pipeline = [
+    dict(type='LoadImageFromFile'),
+    dict(type='Resize', scale=scale, keep_ratio=True),
+    dict(type='LoadAnnotations', with_bbox=True),
+    dict(
+        type='PackDetInputs',
+        meta_keys=('img_id', 'img_path', 'ori_shape', 'img_shape', 'scale_factor'),
+    ),
+]
+train_dataloader = dict(dataset=dict(pipeline=train_pipeline))
+val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
+test_dataloader = val_dataloader
+optim_wrapper = dict(optimizer=dict(lr=3e-4))
