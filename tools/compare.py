@@ -53,7 +53,14 @@ def parse_args() -> argparse.Namespace:
         help='a name, a folder with annotations/{train,val}.json and images/, and settings for '
         'these data. Default: the data of the config',
     )
-    add('--cfg-options', nargs='+', default=[], metavar='KEY=VALUE', help='settings of all runs')
+    add(
+        '--cfg-options',
+        nargs='+',
+        action='extend',
+        default=[],
+        metavar='KEY=VALUE',
+        help='settings of all runs',
+    )
     add('--seeds', type=read_threads, default=3, metavar='N', help='number of seeds (3)')
     add('--first-seed', type=int, default=0, metavar='SEED', help='the first of them (0)')
     add(
