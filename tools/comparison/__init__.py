@@ -1,0 +1,1 @@
+"""What `compare.py` makes of several runs: statistics over seeds, and tables of them."""
