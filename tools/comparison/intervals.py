@@ -36,7 +36,8 @@ def t_quantile(probability: float, degrees: int) -> float:
     """
     if not 0 < probability < 1 or degrees < 1:
         raise ValueError(
-            f't_quantile: expected 0 < probability < 1 and degrees >= 1, got {probability}, {degrees}'
+            'expected a probability between 0 and 1 and degrees of freedom >= 1, '
+            f'got {probability} and {degrees}'
         )
     if probability < 0.5:
         return -t_quantile(1 - probability, degrees)
@@ -78,8 +79,8 @@ def seeds_needed(differences: Sequence[float]) -> int | None:
     """Return how many seeds would show a mean difference as large as this one, from 2 up.
 
     It is the smallest n >= ((t(0.975, n - 1) + t(0.8, n - 1)) * deviation / mean)^2, for a power of
-    80 % of the paired t test at the 5 % level. The exact power is at least 0.79 from n = 5 up (0.73,
-    0.76 and 0.78 at 2, 3 and 4), and below 0.8 with two seeds fewer. None: fewer than two
+    80 % of the paired t test at the 5 % level. The exact power is at least 0.79 from n = 5 up
+    (0.73, 0.76 and 0.78 at 2, 3 and 4), and below 0.8 with two seeds fewer. None: fewer than two
     differences, one that is not finite, a mean of 0, or more than 10,000 seeds.
     """
     found = estimate(differences)
