@@ -48,11 +48,11 @@ def replacing(file: Path, flush: bool = True) -> Iterator[Path]:
         draft.unlink(missing_ok=True)
 
 
-def write_table(file: Path, rows: Iterable[Iterable[Any]]) -> None:
+def write_table(file: Path, rows: Iterable[Iterable[Any]], line_end: str = '\r\n') -> None:
     """Write rows as CSV in UTF-8; what is no text in it becomes escapes."""
     options: Any = dict(encoding='utf-8', errors='backslashreplace', newline='')
     with replacing(file) as draft, draft.open('w', **options) as stream:
-        csv.writer(stream).writerows(rows)
+        csv.writer(stream, lineterminator=line_end).writerows(rows)
 
 
 def publish(draft: Path, file: Path) -> None:

@@ -17,13 +17,17 @@ from matplotlib.figure import Figure
 from ghmdet.files import replacing
 from ghmdet.version import __version__
 
+_FOLDER = Path(__file__).parent
 _NO_METADATA = dict.fromkeys(('Creator', 'Date', 'Format', 'Type'))  # addresses, and the time
 
 
-def write_page(file: Path, **values: Any) -> None:
-    """Write `report.html.j2` with these values; all text in them is escaped."""
+def write_page(file: Path, template: Path = _FOLDER / 'report.html.j2', **values: Any) -> None:
+    """Write a template with these values; all text in them is escaped.
+
+    The template may include those beside this module.
+    """
     pages = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
+        loader=FileSystemLoader([template.parent, _FOLDER]),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -31,7 +35,7 @@ def write_page(file: Path, **values: Any) -> None:
     )
     pages.filters['svg'] = to_svg
     today = time.strftime('%Y-%m-%d')
-    page = pages.get_template('report.html.j2').render(version=__version__, today=today, **values)
+    page = pages.get_template(template.name).render(version=__version__, today=today, **values)
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as draft:  # names of files need not be text
         draft.write_bytes(page.encode(errors='backslashreplace'))

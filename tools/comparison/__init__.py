@@ -1,1 +1,1 @@
-"""Trainings compared with each other: runs, statistics, tables."""
+"""What `compare.py` makes of several runs: statistics over seeds, and tables of them."""
