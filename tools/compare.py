@@ -89,7 +89,7 @@ def main() -> None:
     variants = [runs_of.Settings(name, rest) for name, *rest in args.variant or [['base']]]
     data = [_read_data(*words) for words in args.data or [['data']]]
     seeds = range(args.first_seed, args.first_seed + args.seeds)
-    out = args.out.absolute()
+    out = args.out
     runs = runs_of.plan_runs(args.config, args.cfg_options, variants, data, seeds, out)
     cores = os.cpu_count() or 1
     jobs = args.jobs or (1 if torch.cuda.is_available() else max(1, cores // 2))

@@ -44,7 +44,8 @@ lr_grid() {
     variants+=(--variant "ghm lr=$rate" $lr=$rate)
     variants+=(--variant "focal lr=$rate" "$focal" "$l1" $lr=$rate --variant "ce lr=$rate" "$ce" "$l1" $lr=$rate)
   done
-  compare lr_grid $small bccd "${variants[@]}" --seeds 1 --first-seed 100 --cfg-options train_cfg.max_iters=200
+  compare lr_grid $small bccd "${variants[@]}" --seeds 1 --first-seed 100 --cfg-options train_cfg.max_iters=200 \
+    train_cfg.val_interval=200 default_hooks.checkpoint.interval=200 default_hooks.checkpoint.save_best=None
 }
 losses_bccd() { compare losses_bccd $small bccd "${main[@]}" --seeds "${SEEDS:-5}"; }
 losses_bloodcells() { compare losses_bloodcells $small bloodcells "${main[@]}"; }
