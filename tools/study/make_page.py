@@ -14,6 +14,7 @@ import argparse
 import difflib
 import hashlib
 import math
+import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -44,6 +45,12 @@ LABELS = {
 """What the page calls the data and the variants."""
 
 
+# What the first variant, or one seed, lacks.
+NO_DIFFERENCE = dict(outcome='', seeds_needed=None) | dict.fromkeys(
+    ('low', 'high', 'difference', 'difference_low', 'difference_high'), math.nan
+)
+
+
 class Study:
     """What the template calls; `pictures` are the tables of curves of each picture it asked for.
 
@@ -61,10 +68,13 @@ class Study:
         return [row for file in files if file.is_file() for row in tables.read_rows(file)]
 
     def summary(self, runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+        """Return the summary of runs."""
         found: dict[tuple[str, str], dict[str, Any]] = {}
         for row in tables.summarise(runs):
-            names = {'data': row['data'], 'variant': row['variant']}
-            found.setdefault(tuple(names.values()), names)[row['metric']] = row  # type: ignore[arg-type]
+            data, variant = row['data'], row['variant']
+            line = found.setdefault((data, variant), dict(data=data, variant=variant))
+            known = {key: value for key, value in row.items() if value not in ('', None)}
+            line[row['metric']] = NO_DIFFERENCE | known
         return list(found.values())
 
     def changes(
@@ -79,37 +89,42 @@ class Study:
         ]
 
     def outcomes(self, summary: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-        """Return the data of each outcome, for each variant and the first one it is compared with.
+        """Return what became of each variant against the first one of its data.
 
-        A list of dicts: `variant`, `first` and `data`, lists of names by outcome.
+        A list of dicts: `variant`, `first`, and `data`, the names of the data by outcome.
         """
         firsts: dict[str, str] = {}
         found: dict[tuple[str, str], dict[str, Any]] = {}
         for line in summary:
-            first = firsts.setdefault(line['data'], line['variant'])
-            if first != line['variant'] and AP in line:
-                names = dict(variant=line['variant'], first=first, data={})
-                entry = found.setdefault((line['variant'], first), names)
-                entry['data'].setdefault(line[AP]['outcome'], []).append(label(line['data']))
+            variant, first = line['variant'], firsts.setdefault(line['data'], line['variant'])
+            if outcome := line.get(AP, NO_DIFFERENCE)['outcome']:
+                names = dict(variant=variant, first=first, data={})
+                of_variant = found.setdefault((variant, first), names)['data']
+                of_variant.setdefault(outcome, []).append(line['data'])
         return list(found.values())
 
     def grid(self, runs: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return the AP of each data, loss and rate of runs whose variants are 'LOSS lr=RATE'.
 
-        A list of dicts: `data`, `loss`, `rates`, a dict of AP by rate in rising order (nan for a
-        run that failed), `best`, the rate of the highest AP, and `at_end`, whether no lower or no
-        higher rate was tried.
+        A list of dicts: `data`, `loss`, `rates`, a dict of AP by rate in rising order (nan where
+        there is none), `best`, the rate of the highest AP, `at_end`, whether no lower or no higher
+        one was tried with success, and `spread`, the highest AP minus the lowest.
         """
         found: dict[tuple[str, str], dict[str, float]] = {}
         for row in runs:
             loss, _, rate = row['variant'].partition(' lr=')
             found.setdefault((row['data'], loss), {})[rate] = row.get(AP, math.nan)
+        rates = sorted({rate for aps in found.values() for rate in aps}, key=float)
         lines = []
-        for (data, loss), rates in found.items():
-            rates = dict(sorted(rates.items(), key=lambda item: float(item[0])))
-            best = max(rates, key=lambda rate: -1 if math.isnan(rates[rate]) else rates[rate])
-            at_end = best in (list(rates)[0], list(rates)[-1])
-            lines.append(dict(data=data, loss=loss, rates=rates, best=best, at_end=at_end))
+        for (data, loss), aps in found.items():
+            tried = [rate for rate in rates if not math.isnan(aps.get(rate, math.nan))]
+            if not tried:
+                continue
+            best = max(tried, key=aps.__getitem__)
+            values = [aps[rate] for rate in tried]
+            line = dict(data=data, loss=loss, best=best, spread=max(values) - min(values))
+            line['rates'] = {rate: aps.get(rate, math.nan) for rate in rates}
+            lines.append(line | dict(at_end=best in (tried[0], tried[-1])))
         return lines
 
     def picture(self, name: str, *of: str) -> str:
@@ -123,11 +138,19 @@ def label(name: str) -> str:
     return LABELS.get(name, name.replace('_', ' '))
 
 
-def interval(row: dict[str, Any], low: str = 'low', high: str = 'high') -> str:
-    """Return ' (0.100 to 0.200)' of two keys of a row, '' where there is no interval."""
-    ends = [row.get(key, math.nan) for key in (low, high)]
-    signed = '%+.3f' if 'difference' in low else '%.3f'
-    return '' if any(map(math.isnan, ends)) else f' ({signed % ends[0]} to {signed % ends[1]})'
+def interval(row: dict[str, Any], prefix: str = '') -> str:
+    """Return ' (0.100 to 0.200)', the interval of a row or of its difference; '' if it has none."""
+    ends = [row[f'{prefix}{key}'] for key in ('low', 'high')]
+    write = signed if prefix else number
+    return '' if any(map(math.isnan, ends)) else f' ({write(ends[0])} to {write(ends[1])})'
+
+
+def number(value: float) -> str:
+    return 'n/a' if math.isnan(value) else f'{value:.3f}'
+
+
+def signed(value: float) -> str:
+    return 'n/a' if math.isnan(value) else f'{value:+.3f}'
 
 
 def render(folder: Path) -> tuple[str, dict[str, list[Path]]]:
@@ -140,9 +163,10 @@ def render(folder: Path) -> tuple[str, dict[str, list[Path]]]:
         lstrip_blocks=True,
         keep_trailing_newline=True,
     )
-    pages.filters |= dict(label=label, interval=interval, number='{:.3f}'.format)
+    pages.filters |= {each.__name__: each for each in (label, interval, number, signed)}
     text = pages.get_template(f'{PAGE}.j2').render(study=study, AP=AP, AP50=f'{AP}_50')
-    return text, {name: files for name, files in study.pictures.items() if files}
+    pictures = {name: files for name, files in study.pictures.items() if files}
+    return re.sub('\n{3,}', '\n\n', text), pictures
 
 
 def digest(files: Iterable[Path]) -> str:
