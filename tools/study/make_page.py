@@ -85,7 +85,9 @@ class Study:
         pairs = [(row, known.get((row['variant'], row['seed']))) for row in after if AP in row]
         kept = 'data', 'variant', 'seed', 'state'
         return [
-            {key: row[key] for key in kept} | {AP: row[AP] - ap} for row, ap in pairs if ap is not None
+            {key: row[key] for key in kept} | {AP: row[AP] - ap}
+            for row, ap in pairs
+            if ap is not None
         ]
 
     def outcomes(self, summary: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -139,7 +141,7 @@ def label(name: str) -> str:
 
 
 def interval(row: dict[str, Any], prefix: str = '') -> str:
-    """Return ' (0.100 to 0.200)', the interval of a row or of its difference; '' if it has none."""
+    """Return ' (LOW to HIGH)', the interval of a row or of its difference; '' if it has none."""
     ends = [row[f'{prefix}{key}'] for key in ('low', 'high')]
     write = signed if prefix else number
     return '' if any(map(math.isnan, ends)) else f' ({write(ends[0])} to {write(ends[1])})'

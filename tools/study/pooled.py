@@ -1,5 +1,8 @@
-# The config for small datasets with the counts of GHM-C over all levels together.
-#   python tools/train.py tools/study/pooled.py --data-root data/mine
+"""The config for small data sets, with the counts of GHM-C over all levels together.
+
+python tools/train.py tools/study/pooled.py --data-root data/mine
+"""
+
 _base_ = '../../configs/retinanet_ghm_r18_fpn_small.py'
 
 __import__('sys').path.append('{{ fileDirname }}')  # where pooled_counts.py is

@@ -12,7 +12,6 @@ import argparse
 import json
 import random
 import shutil
-from pathlib import Path
 from typing import Any
 
 from ghmdet.argument_checks import check_range

@@ -3,7 +3,7 @@
 import csv
 
 METRICS = 'coco/bbox_mAP', 'coco/bbox_mAP_50'
-FIXED = dict(iterations=600, minutes=6.5, memory_mb=900, commit='abc', ghmdet='0.1.0')
+FIXED = dict(iterations=600, minutes=6.6, memory_mb=900, commit='abc', ghmdet='0.1.0')
 FIXED |= dict(torch='2.9.1', cpu='Some CPU', threads=1, command='python tools/train.py')
 
 
@@ -34,7 +34,8 @@ def curves(rows):
     """Rows of two validations of each run."""
     kept = 'data', 'variant', 'seed'
     return [
-        {key: row[key] for key in kept} | {'iter': step * 300, METRICS[0]: row[METRICS[0]] * step / 2}
+        {key: row[key] for key in kept}
+        | {'iter': step * 300, METRICS[0]: row[METRICS[0]] * step / 2}
         for row in rows
         for step in (1, 2)
     ]

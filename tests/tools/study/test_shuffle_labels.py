@@ -36,7 +36,8 @@ def read(folder):
 def test_a_share_gets_another_class_and_nothing_else_changes(run_tool, tmp_path):
     data = make_data(tmp_path / 'data')
     code, out, _ = run_tool(TOOL, 'data', 'wrong')
-    assert (code, out) == (0, 'wrong/annotations/train.json: 600 of 3,000 boxes have another class\n')
+    assert code == 0
+    assert out == 'wrong/annotations/train.json: 600 of 3,000 boxes have another class\n'
     wrong = read(tmp_path / 'wrong')
     counts = Counter(box['category_id'] for box in wrong['annotations'])
     assert counts[3] == 3000 - 600 + 2
@@ -59,7 +60,7 @@ def test_the_seed_alone_decides(run_tool, tmp_path):
 
 
 @pytest.mark.parametrize(('share', 'changed'), [(0, 0), (0.014, 1), (1, 100)])
-def test_the_share_is_rounded_and_no_changed_box_keeps_its_class(run_tool, tmp_path, share, changed):
+def test_the_share_is_rounded_and_all_change(run_tool, tmp_path, share, changed):
     make_data(tmp_path / 'data', boxes=100)
     run_tool(TOOL, 'data', 'wrong', '--share', share)
     ids = [box['category_id'] for box in read(tmp_path / 'wrong')['annotations']]
