@@ -45,9 +45,9 @@ LABELS = {
 """What the page calls the data and the variants."""
 
 
-# What the first variant, or one seed, lacks.
+# What the first variant, one seed, or no finished run lacks.
 NO_DIFFERENCE = dict(outcome='', seeds_needed=None) | dict.fromkeys(
-    ('low', 'high', 'difference', 'difference_low', 'difference_high'), math.nan
+    ('mean', 'low', 'high', 'difference', 'difference_low', 'difference_high'), math.nan
 )
 
 
@@ -148,11 +148,11 @@ def interval(row: dict[str, Any], prefix: str = '') -> str:
 
 
 def number(value: float) -> str:
-    return 'n/a' if math.isnan(value) else f'{value:.3f}'
+    return 'n/a' if math.isnan(value) else f'{value:z.3f}'
 
 
 def signed(value: float) -> str:
-    return 'n/a' if math.isnan(value) else f'{value:+.3f}'
+    return 'n/a' if math.isnan(value) else f'{value:+z.3f}'
 
 
 def render(folder: Path) -> tuple[str, dict[str, list[Path]]]:

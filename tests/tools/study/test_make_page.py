@@ -92,6 +92,30 @@ def test_losses_worked_by_hand(run_tool, tmp_path):
     ]
 
 
+def test_variants_without_a_finished_run(run_tool, tmp_path):
+    failed = [
+        dict(data=data, variant=variant, seed=0, state='failed: killed')
+        for data, variant in (('bccd', 'focal'), ('deeppcb', 'ghm'))
+    ]
+    finished = runs('bccd', dict(ghm=[0.5])), runs('deeppcb', dict(ce=[0.4]))
+    lines = make(
+        run_tool,
+        tmp_path,
+        losses_bccd=[*finished[0], failed[0]],
+        losses_deeppcb=[failed[1], *finished[1]],
+    )
+    assert section(lines, 'Three losses')[2:6] == [
+        '| BCCD | GHM-C + GHM-R | 1 | 0.500 | 1.000 | 7 | | |',
+        '| BCCD | focal + L1 | 0 | n/a | n/a |  | n/a | not measured |',
+        '| DeepPCB | GHM-C + GHM-R | 0 | n/a | n/a |  | | |',
+        '| DeepPCB | cross entropy + L1 | 1 | 0.400 | 0.800 | 7 | n/a | not measured |',
+    ]
+    assert section(lines, 'In short')[2:4] == [
+        '- **focal + L1**: nothing to compare with GHM-C + GHM-R on BCCD.',
+        '- **cross entropy + L1**: nothing to compare with GHM-C + GHM-R on DeepPCB.',
+    ]
+
+
 def test_wrong_labels_worked_by_hand(run_tool, tmp_path):
     wrong = runs('bccd', dict(ghm=[0.48, 0.50, 0.52], focal=[0.42, 0.44, 0.46], ce=[0.46]))
     lines = make(run_tool, tmp_path, losses_bccd=runs('bccd', LOSSES), shuffled_bccd=wrong)
