@@ -129,11 +129,23 @@ class Study:
             lines.append(line | dict(at_end=best in (tried[0], tried[-1])))
         return lines
 
+    def rates(self, runs: Sequence[dict[str, Any]]) -> dict[str, str]:
+        """Return the learning rates of each variant, as its commands have them."""
+        found: dict[str, dict[str, None]] = {}
+        for row in runs:
+            rate = re.search(r"optimizer\.lr=([^\s']+)", row.get('command', ''))
+            found.setdefault(row['variant'], {})[rate[1] if rate else "the config's"] = None
+        return {variant: ' and '.join(rates) for variant, rates in found.items()}
+
     def picture(self, name: str, *of: str) -> str:
         """Return the link to a picture of the curves of these tables; '' if none exists."""
         files = [self.folder / f'{each}_curves.csv' for each in of]
         self.pictures[name] = [file for file in files if file.is_file()]
-        return f'![AP over iterations](results/{name}.png)' if self.pictures[name] else ''
+        return (
+            f'![AP over iterations, mean over seeds with its 95 % interval](results/{name}.png)'
+            if self.pictures[name]
+            else ''
+        )
 
 
 def label(name: str) -> str:
