@@ -43,7 +43,7 @@ _NOTES = (
 )
 _CHANCE = (
     'The tables have {} differences with an interval. If no variant differed from the first, on '
-    'average {:.1f} of them would still be called higher or lower.'
+    'average {:.1f} of them would still be called different.'
 )
 
 

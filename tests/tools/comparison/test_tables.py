@@ -256,11 +256,11 @@ def test_another_evaluator_and_many_seeds():
 def test_names_break_neither_markdown_nor_html(tmp_path):
     names = 'x|y', '<b>b</b>', '细胞\nzwei', '[a](http://b)', '$x_1$', '\\|', '__c__', '\udcff'
     curves = []
-    for data in names[::3]:
+    for data in names[:3]:
         curves += [run(name, 0, 0.2, data, iter=1) | {AP: 0.2} for name in names]
     runs = [
         run(name, 0, 0.2, data, **{f'coco/{data}_precision': 0.1})
-        for data in names[::3]
+        for data in names[:3]
         for name in names
     ]
     runs.append(run('__c__', 1, None, 'x|y', state='failed: <i> | \r\n `'))
