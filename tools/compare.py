@@ -141,18 +141,19 @@ class Report:
         self.write()
 
     def write(self) -> None:
-        """Write the tables of all runs that have ended."""
-        ended = [each for each in self._runs if each.state]
-        order = {name: i for i, name in enumerate(dict.fromkeys(each.data for each in self._runs))}
-        names = [name for name, *_ in self._args.variant or [['base']]]
-        ended.sort(key=lambda each: (order[each.data], names.index(each.variant), each.seed))
-        found = [each.rows() for each in ended]
-        if not found:
-            return
+        """Write the tables of the runs that have finished."""
+        data = list(dict.fromkeys(each.data for each in self._runs))
+        variants = list(dict.fromkeys(each.variant for each in self._runs))
+        ordered = sorted(
+            self._runs,
+            key=lambda each: (data.index(each.data), variants.index(each.variant), each.seed),
+        )
+        found = [each.rows() for each in ordered]
+        ended = sum(bool(each.state) for each in self._runs)
         heading = {
             'config': self._args.config,
             'command': shlex.join(['python', 'tools/compare.py', *sys.argv[1:]]),
-            'runs': f'{len(found)} of {len(self._runs)} have ended',
+            'runs': f'{ended} of {len(found)} have ended',
         }
         curves = [row for _, rows in found for row in rows]
         tables.write_comparison(self._args.out, [row for row, _ in found], curves, heading)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
-from statistics import mean, stdev
+from statistics import NormalDist, mean, stdev
 
 _MOST_SEEDS = 10_000
+_NORMAL = NormalDist()
 
 
 @dataclass(frozen=True)
@@ -41,13 +41,16 @@ def t_quantile(probability: float, degrees: int) -> float:
         )
     if probability < 0.5:
         return -t_quantile(1 - probability, degrees)
-    low, high = 0.0, math.pi / 2
-    while low < (middle := (low + high) / 2) < high:
-        if _central_probability(middle, degrees) < 2 * probability - 1:
-            low = middle
-        else:
-            high = middle
-    return math.sqrt(degrees) * math.tan(low)
+    # Newton's method: the probability is concave in the angle, so steps from below stay below.
+    gammas = math.lgamma((degrees + 1) / 2) - math.lgamma(degrees / 2)
+    slope = 2 * math.exp(gammas) / math.sqrt(math.pi)
+    angle = math.atan(_NORMAL.inv_cdf(probability) / math.sqrt(degrees))
+    step = math.inf
+    while step > 1e-15 * angle:
+        missing = 2 * probability - 1 - _central_probability(angle, degrees)
+        step = missing / (slope * math.cos(angle) ** (degrees - 1))
+        angle += max(step, 0)
+    return math.sqrt(degrees) * math.tan(angle)
 
 
 def _central_probability(angle: float, degrees: int) -> float:
@@ -87,14 +90,14 @@ def seeds_needed(differences: Sequence[float]) -> int | None:
     if math.isnan(found.deviation) or found.mean == 0:
         return None
     ratio = found.deviation / abs(found.mean)
-
-    def suffices(count: int) -> bool:
+    root = ratio * (_NORMAL.inv_cdf(0.975) + _NORMAL.inv_cdf(0.8))  # of n, but for t's larger tails
+    if root * root > _MOST_SEEDS:
+        return None
+    for count in range(max(2, math.ceil(root * root)), _MOST_SEEDS + 1):
         quantiles = t_quantile(0.975, count - 1) + t_quantile(0.8, count - 1)
-        return math.sqrt(count) >= quantiles * ratio
-
-    counts = range(2, _MOST_SEEDS + 1)  # once enough, always enough: the quantiles fall with n
-    index = bisect_left(counts, True, key=suffices)
-    return counts[index] if index < len(counts) else None
+        if count >= (quantiles * ratio) ** 2:
+            return count
+    return None
 
 
 def outcome(difference: Estimate) -> str:

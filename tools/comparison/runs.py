@@ -121,7 +121,7 @@ class Run:
     def rows(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Return the run's row of `runs.csv`, and those of `curves.csv`."""
         name = dict(data=self.data, variant=self.variant, seed=self.seed)
-        row: dict[str, Any] = dict(name, state=self.state)
+        row: dict[str, Any] = dict(name, state=self.state or 'not finished')
         curve = []
         if self.state == 'finished':
             log = read_log(self.folder)

@@ -43,7 +43,7 @@ _NOTES = (
 )
 _CHANCE = (
     'The tables have {} differences with an interval. If no variant differed from the first, on '
-    'average {:.1f} of them would still be called higher or lower.'
+    'average {:.1f} of them would still be called different.'
 )
 
 
@@ -196,11 +196,8 @@ def _show_mean(row: Row) -> str:
 
 
 def _show_difference(row: Row) -> str:
-    text, low, high = (
-        _show(row['difference'], '+z.3f'),
-        row['difference_low'],
-        row['difference_high'],
-    )
+    text = _show(row['difference'], '+z.3f')
+    low, high = row['difference_low'], row['difference_high']
     return text if low is None or math.isnan(low) else f'{text} [{low:+z.3f}, {high:+z.3f}]'
 
 
@@ -275,7 +272,7 @@ def draw_bands(rows: Sequence[Row], key: str = _MAIN) -> Figure:
             x, found = sorted(points), [estimate(points[i]) for i in sorted(points)]
             index = variants.index(variant)
             color, style = COLORS[index % len(COLORS)], LINE_STYLES[index % len(LINE_STYLES)]
-            axes.plot(x, [e.mean for e in found], style, color=color, label=_plain(variant))
+            axes.plot(x, [e.mean for e in found], f'.{style}', color=color, label=_plain(variant))
             bands.append((x, [e.low for e in found], [e.high for e in found], color))
         low, high = axes.get_ylim()
         for x, lows, highs, color in bands:
@@ -301,7 +298,8 @@ def draw_differences(rows: Sequence[Row], label: str) -> Figure:
 
 
 def _plain(text: str) -> str:
-    r"""Text for matplotlib: `$` would begin a formula, and `_` would hide a line of the legend."""
+    """Text for matplotlib: `$` would begin a formula, and `_` would hide a line of the legend."""
+    text = text.encode(errors='backslashreplace').decode()  # an argument need not be text
     return re.sub('^_', '\u200b_', text.replace('$', r'\$'))
 
 
@@ -341,7 +339,7 @@ def write_comparison(
         header = ['data', 'variant', 'seed', 'state']
         cells = [[str(row[key]) for key in header] for row in left_out]
         sections.append(('Runs left out', [Table('Not in any mean', header, cells)], []))
-    notes = [*_NOTES, _CHANCE.format(told, 0.05 * told)]
+    notes = [*_NOTES, *([_CHANCE.format(told, 0.05 * told)] if told else [])]
     if curves:
         with replacing(out / 'curves.png') as draft, warnings.catch_warnings():
             warnings.filterwarnings('ignore', 'Glyph .* missing')
@@ -349,7 +347,7 @@ def write_comparison(
     text = _to_markdown(heading, sections, notes, 'curves.png' if curves else '')
     with replacing(out / 'comparison.md') as draft:
         draft.write_bytes(text.encode(errors='backslashreplace'))
-    values = dict(heading=heading, sections=sections, notes=notes)
+    values = dict(heading=heading, sections=sections, notes=notes, nothing=_NOTHING)
     write_page(out / 'comparison.html', Path(__file__).with_name('comparison.html.j2'), **values)
 
 

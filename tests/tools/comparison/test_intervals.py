@@ -9,7 +9,7 @@ from scipy import stats
 
 
 def test_quantiles_are_scipys():
-    probabilities = [*np.linspace(0.6, 0.9995, 50).tolist(), 0.001, 0.025, 0.4]
+    probabilities = [*np.linspace(0.6, 0.9995, 25).tolist(), 0.001, 0.025, 0.4]
     for degrees in [*range(1, 201), 9_999]:
         expected = stats.t.ppf(probabilities, degrees)
         found = [t_quantile(probability, degrees) for probability in probabilities]
@@ -67,7 +67,7 @@ def test_values_without_an_interval(values, mean, text):
 def test_intervals_and_outcomes_are_those_of_scipy():
     """The outcome is 'no difference seen' where the paired t test has p >= 0.05, else its sign."""
     random, counts = np.random.default_rng(0), {}
-    for _ in range(3000):
+    for _ in range(2000):
         n = int(random.integers(2, 8))
         first = random.normal(0.4, 0.02, n)
         second = first + random.normal(random.choice([-0.02, 0, 0.02]), 0.01, n)
@@ -81,7 +81,7 @@ def test_intervals_and_outcomes_are_those_of_scipy():
         expected = 'no difference seen' if test.pvalue >= 0.05 else sign
         assert outcome(found) == expected
         counts[expected] = counts.get(expected, 0) + 1
-    assert min(counts.values()) > 300
+    assert min(counts.values()) > 200
 
 
 @pytest.mark.parametrize(
@@ -104,7 +104,7 @@ def test_seeds_needed_have_the_power_of_the_noncentral_t():
     def power(n: int) -> float:
         return stats.nct.sf(stats.t.ppf(0.975, n - 1), n - 1, math.sqrt(n) / ratio)
 
-    for ratio in np.geomspace(0.1, 30, 200):
+    for ratio in np.geomspace(0.1, 20, 150):
         n = seeds_needed([1 - ratio / math.sqrt(2), 1 + ratio / math.sqrt(2)])
         assert power(n) >= least.get(n, 0.79)
         assert n < 4 or power(n - 2) < 0.8
