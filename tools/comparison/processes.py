@@ -131,9 +131,10 @@ class Processes:
                 continue
             lock.close()
             del self._running[key]
-            run.state = '' if self._signals and code else _describe(code, run)
             if code == 0:
-                run.record(self.threads, finished=True)
+                run.finish(self.threads)
+            else:
+                run.state = '' if self._signals else _describe(code, run)
             ended.append(run)
         return ended
 
@@ -150,8 +151,6 @@ def _take(lock: IO) -> bool:
 
 
 def _describe(code: int, run: Run) -> str:
-    if code == 0:
-        return 'finished'
     if code < 0:
         return f'failed: killed by signal {-code} ({signal.Signals(-code).name})'
     return f'failed: exit code {code}: {run.read_error()}'

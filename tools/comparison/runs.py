@@ -81,7 +81,7 @@ class Run:
         if changed:
             pairs = (f'{k}: {before.get(k, "-")} there, {now.get(k, "-")} now' for k in changed)
             raise ValueError(
-                f'{self.folder} holds a run of other settings ({shorten_all(pairs)}); choose '
+                f'{self.folder} holds a run of other settings ({shorten_all(pairs)}); use '
                 'another --out, or another name, or remove the folder'
             )
         self.state = 'finished' if record['finished'] else ''
@@ -104,6 +104,15 @@ class Run:
         content = dict(finished=finished, facts=facts, settings=self.settings)
         with replacing(file) as draft:
             draft.write_text(json.dumps(content, indent=1), 'utf-8')
+
+    def finish(self, threads: int) -> None:
+        """Set `state` after exit code 0: finished, if the log has the validation of the end."""
+        log = read_log(self.folder)
+        if not log.val or log.val[-1]['iter'] < log.train[-1]['iter']:
+            self.state = 'failed: its log has no validation at the end of the training'
+            return
+        self.state = 'finished'
+        self.record(threads, finished=True)
 
     def progress(self) -> float:
         """Return the share of the iterations that are done and logged."""
@@ -128,10 +137,6 @@ class Run:
             for record in log.val:
                 values = {k: v for k, v in record.items() if k not in _NOT_METRICS}
                 curve.append(dict(name, iter=int(record['iter']), **values))
-            if not curve:
-                raise ValueError(
-                    f'{self.folder}: the run ended without a validation; set train_cfg.val_interval'
-                )
             row |= {k: v for k, v in curve[-1].items() if k != 'iter'}
             row |= _cost(log)
         if (self.folder / _RECORD).exists():
@@ -215,19 +220,24 @@ def _configure(
 ) -> tuple[Config, list[str]]:
     """Return the config of a run, and the arguments of train.py that make it."""
     cfg = read_config(config)
-    arguments, options = [], list(common)
+    arguments, options = [], [*common]
     if data.root is not None:
         arguments = ['--data-root', data.root]
         merge_options(cfg, relocate_data(cfg, data.root))
+        _merge(cfg, common, data, variant)
         options += _place_data(cfg, data)
     options += [*_ask_for_classes(cfg), *data.options, *variant.options]
+    _merge(cfg, options, data, variant)
+    _check_last_validation(cfg)
+    return cfg, [*arguments, '--cfg-options', *options] if options else arguments
+
+
+def _merge(cfg: Config, options: Sequence[str], data: Settings, variant: Settings) -> None:
     values = dict(_parse(option) for option in options)
     if unused := list(find_unused_options(cfg, values)):
         raise ConfigError(f'{data.name}, {variant.name}: {list_items(unused, 3, "; ")}')
     with name_the_key(cfg, values):
         merge_options(cfg, values)
-    _check_last_validation(cfg)
-    return cfg, [*arguments, '--cfg-options', *options] if options else arguments
 
 
 def _check_last_validation(cfg: Config) -> None:

@@ -275,6 +275,49 @@ def test_wrong_arguments(tmp_path, given, message):
         plan(tmp_path, **given)
 
 
+@pytest.mark.follows('--data expects NAME=ROOT')
+def test_data_without_a_name(comparison, cells, tmp_path):
+    args = CONFIG, *SHORT, '--seeds', 1, '--out', 'out', '--data'
+    code, _, err = comparison(*args, 'cells')
+    assert code == 2
+    assert 'e.g. cells=data/cells' in err
+    assert comparison(*args, cells)[0] == 0
+    assert read_runs(tmp_path / 'out')[0]['data'] == 'cells'
+
+
+@pytest.mark.follows('cannot be the name of a folder')
+@pytest.mark.follows('stands twice')
+def test_names_of_folders(tmp_path):
+    other = 'optim_wrapper.optimizer.lr=5e-4'
+    for names in (['focal/L1', 'b'], ['a', 'a']):
+        with pytest.raises(ValueError, match='name'):
+            plan(tmp_path, [[names[0]], [names[1], other]])
+    runs = plan(tmp_path, [['focal L1'], ['1', other]])
+    assert [run.folder.parent.name for run in runs] == ['focal L1', '1']
+
+
+@pytest.mark.follows('the end of the training must be validated')
+def test_last_validation(tmp_path):
+    """Of 25 iterations 25 or 5 is a divisor, 10 is not."""
+    with pytest.raises(ValueError, match='divisor'):
+        plan(tmp_path, common=['train_cfg.max_iters=25', 'train_cfg.val_interval=10'])
+    (run,) = plan(tmp_path, common=['train_cfg.max_iters=25', 'train_cfg.val_interval=5'])
+    assert run.cfg.train_cfg.val_interval == 5
+    with pytest.raises(ValueError, match='and val_evaluator'):
+        plan(tmp_path, common=[*SHORT[1:], 'val_evaluator=None'])
+
+
+@pytest.mark.follows('not CocoDataset, and cannot read')
+def test_other_types_of_data(tmp_path, cells):
+    """Without --data the data of the config are used, of any type."""
+    common = [*SHORT[1:], 'train_dataloader.dataset.type=VOCDataset']
+    with pytest.raises(ValueError, match="'VOCDataset', not CocoDataset"):
+        plan(tmp_path, data=[[f'cells={tmp_path}/cells']], common=common)
+    (run,) = plan(tmp_path, common=common)
+    assert run.cfg.train_dataloader.dataset.type == 'VOCDataset'
+    assert '--data-root' not in run.command
+
+
 def test_equal_options_make_equal_trainings(tmp_path, cells):
     """The config that is planned is the one that train.py's arguments make."""
     (run,) = plan(
