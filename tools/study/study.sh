@@ -25,7 +25,7 @@ ce="$cls={'_delete_': True, 'type': 'CrossEntropyLoss', 'use_sigmoid': True, 'lo
 l1="$bbox={'_delete_': True, 'type': 'L1Loss', 'loss_weight': 1.0}"
 smooth_l1="$bbox={'_delete_': True, 'type': 'SmoothL1Loss', 'beta': 0.11, 'loss_weight': 1.0}"
 # The best of lr_grid for each loss.
-lr_ghm=1e-3 lr_focal=1e-3 lr_ce=1e-3
+lr_ghm=1e-3 lr_focal=1e-3 lr_ce=3e-3
 main=(--variant ghm $lr=$lr_ghm --variant focal "$focal" "$l1" $lr=$lr_focal --variant ce "$ce" "$l1" $lr=$lr_ce)
 
 # compare NAME CONFIG DATA ARGUMENT...: the tables are in $out/NAME
@@ -40,7 +40,7 @@ compare() {
 
 lr_grid() {
   local variants=() rate
-  for rate in 3e-4 1e-3 3e-3; do
+  for rate in 3e-4 1e-3 3e-3 1e-2; do
     variants+=(--variant "ghm lr=$rate" $lr=$rate)
     variants+=(--variant "focal lr=$rate" "$focal" "$l1" $lr=$rate --variant "ce lr=$rate" "$ce" "$l1" $lr=$rate)
   done
