@@ -15,18 +15,20 @@ out=${OUT:-work_dirs/study}
 jobs=${JOBS:-2}
 python=${PYTHON:-python}
 weights=${WEIGHTS:-resnet18_imagenet_fp16.safetensors} # of microcontroller; not part of this project
-small=configs/retinanet_ghm_r18_fpn_small.py
-crop=configs/retinanet_ghm_r18_fpn_crop.py
-imagenet=configs/retinanet_ghm_r18_fpn_small_imagenet.py
+small=configs/retinanet_r18_fpn_small.py
+crop=configs/retinanet_r18_fpn_small_crop.py
+imagenet=configs/retinanet_r18_fpn_small_imagenet.py
 
 cls=model.bbox_head.loss_cls bbox=model.bbox_head.loss_bbox lr=optim_wrapper.optimizer.lr
+ghmc="$cls={'_delete_': True, 'type': 'GHMC', 'bins': 30, 'momentum': 0.75, 'use_sigmoid': True, 'loss_weight': 1.0}"
+ghmr="$bbox={'_delete_': True, 'type': 'GHMR', 'mu': 0.02, 'bins': 10, 'momentum': 0.7, 'loss_weight': 10.0}"
 focal="$cls={'_delete_': True, 'type': 'FocalLoss', 'use_sigmoid': True, 'gamma': 2.0, 'alpha': 0.25, 'loss_weight': 1.0}"
 ce="$cls={'_delete_': True, 'type': 'CrossEntropyLoss', 'use_sigmoid': True, 'loss_weight': 1.0}"
 l1="$bbox={'_delete_': True, 'type': 'L1Loss', 'loss_weight': 1.0}"
 smooth_l1="$bbox={'_delete_': True, 'type': 'SmoothL1Loss', 'beta': 0.11, 'loss_weight': 1.0}"
 # The best of lr_grid for each loss.
 lr_ghm=1e-3 lr_focal=1e-3 lr_ce=3e-3
-main=(--variant ghm $lr=$lr_ghm --variant focal "$focal" "$l1" $lr=$lr_focal --variant ce "$ce" "$l1" $lr=$lr_ce)
+main=(--variant ghm "$ghmc" "$ghmr" $lr=$lr_ghm --variant focal "$focal" "$l1" $lr=$lr_focal --variant ce "$ce" "$l1" $lr=$lr_ce)
 
 # compare NAME CONFIG DATA ARGUMENT...: the tables are in $out/NAME
 compare() {
@@ -38,10 +40,18 @@ compare() {
     val_dataloader.num_workers=0 val_dataloader.persistent_workers=False default_hooks.checkpoint.max_keep_ckpts=1
 }
 
+# reuse FOLDER: the same settings as ghm of losses_bccd need no runs of their own
+reuse() {
+  if [ -d "$out/losses_bccd/bccd/ghm" ] && [ ! -d "$out/$1" ]; then
+    mkdir -p "$out/$1"
+    cp -r "$out/losses_bccd/bccd/ghm/." "$out/$1"
+  fi
+}
+
 lr_grid() {
   local variants=() rate
   for rate in 3e-4 1e-3 3e-3 1e-2; do
-    variants+=(--variant "ghm lr=$rate" $lr=$rate)
+    variants+=(--variant "ghm lr=$rate" "$ghmc" "$ghmr" $lr=$rate)
     variants+=(--variant "focal lr=$rate" "$focal" "$l1" $lr=$rate --variant "ce lr=$rate" "$ce" "$l1" $lr=$rate)
   done
   compare lr_grid $small bccd "${variants[@]}" --seeds 1 --first-seed 100 --cfg-options train_cfg.max_iters=200 \
@@ -51,7 +61,7 @@ losses_bccd() { compare losses_bccd $small bccd "${main[@]}" --seeds "${SEEDS:-5
 losses_bloodcells() { compare losses_bloodcells $small bloodcells "${main[@]}"; }
 losses_deeppcb() { compare losses_deeppcb $crop deeppcb "${main[@]}"; }
 imagenet_microcontroller() {
-  compare imagenet_microcontroller $imagenet microcontroller --variant ghm --variant focal "$focal" "$l1" \
+  compare imagenet_microcontroller $imagenet microcontroller --variant ghm "$ghmc" "$ghmr" --variant focal "$focal" "$l1" \
     --cfg-options model.backbone.init_cfg.checkpoint="$weights"
 }
 shuffled_bccd() {
@@ -59,21 +69,18 @@ shuffled_bccd() {
   compare shuffled_bccd $small bccd_shuffled "${main[@]}"
 }
 mixed_bccd() {
-  compare mixed_bccd $small bccd --variant ghm $lr=$lr_ghm \
-    --variant focal_smooth "$focal" "$smooth_l1" $lr=$lr_focal --variant ghmc_l1 "$l1" $lr=$lr_ghm
+  reuse mixed_bccd/bccd/ghm
+  compare mixed_bccd $small bccd --variant ghm "$ghmc" "$ghmr" $lr=$lr_ghm \
+    --variant focal_smooth "$focal" "$smooth_l1" $lr=$lr_focal --variant ghmc_l1 "$ghmc" "$l1" $lr=$lr_ghm
 }
 momentum_bccd() {
-  # momentum_0.75 is what ghm of losses_bccd is.
-  if [ -d "$out/losses_bccd/bccd/ghm" ] && [ ! -d "$out/momentum_bccd" ]; then
-    mkdir -p "$out/momentum_bccd/bccd"
-    cp -r "$out/losses_bccd/bccd/ghm" "$out/momentum_bccd/bccd/momentum_0.75"
-  fi
-  compare momentum_bccd $small bccd --variant momentum_0.75 $lr=$lr_ghm \
-    --variant momentum_0 $lr=$lr_ghm $cls.momentum=0 --variant momentum_0.9 $lr=$lr_ghm $cls.momentum=0.9
+  reuse momentum_bccd/bccd/momentum_0.75
+  compare momentum_bccd $small bccd --variant momentum_0.75 "$ghmc" "$ghmr" $lr=$lr_ghm \
+    --variant momentum_0 "${ghmc/0.75/0}" "$ghmr" $lr=$lr_ghm \
+    --variant momentum_0.9 "${ghmc/0.75/0.9}" "$ghmr" $lr=$lr_ghm
 }
 pooled_bccd() {
-  # The sum of the losses of three levels becomes one loss.
-  compare pooled_bccd tools/study/pooled.py bccd --variant pooled $lr=$lr_ghm $cls.loss_weight=3.0
+  compare pooled_bccd tools/study/pooled.py bccd --variant pooled $lr=$lr_ghm
 }
 
 parts=(lr_grid losses_bccd losses_bloodcells losses_deeppcb imagenet_microcontroller shuffled_bccd mixed_bccd

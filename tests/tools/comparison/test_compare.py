@@ -104,7 +104,7 @@ def cells(tmp_path):
     return 'cells=cells'
 
 
-CONFIG = config_path('retinanet_ghm_r18_fpn_small')
+CONFIG = config_path('retinanet_r18_fpn_small')
 SHORT = '--cfg-options', 'train_cfg.max_iters=20', 'train_cfg.val_interval=10'
 VARIANTS = '--variant', 'base', '--variant', 'slow', 'optim_wrapper.optimizer.lr=5e-4'
 

@@ -90,5 +90,5 @@ def test_the_config_is_found_from_any_folder_and_keeps_the_size_of_the_loss(
     head = Config.fromfile(CONFIG).model.bbox_head
     assert MODELS.get(head.type).__name__ == 'PooledRetinaHead'
     assert head.loss_cls.loss_weight == len(head.anchor_generator.strides)
-    base = Config.fromfile(CONFIG.parents[2] / 'configs/retinanet_ghm_r18_fpn_small.py')
+    base = Config.fromfile(CONFIG.parents[2] / 'configs/retinanet_ghm_r50_fpn_1x_coco.py')
     assert head.loss_cls == base.model.bbox_head.loss_cls | {'loss_weight': 3.0}

@@ -1,8 +1,8 @@
-# Narrow RetinaNet R-18-FPN with GHM-C and GHM-R for small datasets, without pretrained weights.
-#   python tools/train.py configs/retinanet_ghm_r18_fpn_small.py --data-root data/mine
+# Narrow RetinaNet R-18-FPN for small datasets, without pretrained weights.
+#   python tools/train.py configs/retinanet_r18_fpn_small.py --data-root data/mine
 # One process, batch size 4. The data are annotations/{train,val}.json and images/, as
 # tools/dataset_converters/to_coco.py writes them; the classes are those of the JSON.
-_base_ = 'retinanet_ghm_r50_fpn_1x_coco.py'
+_base_ = 'retinanet_r50_fpn_1x_coco.py'
 
 data_root = 'data/mine/'
 scale = (256, 256)
@@ -71,7 +71,10 @@ tta_pipeline = None  # the default: the image and the flipped image
 
 # Iterations, not epochs: the same time for a hundred images and for a thousand.
 train_cfg = dict(_delete_=True, type='IterBasedTrainLoop', max_iters=600, val_interval=150)
-optim_wrapper = dict(optimizer=dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.05))
+optim_wrapper = dict(
+    optimizer=dict(_delete_=True, type='AdamW', lr=1e-3, weight_decay=0.05),
+    clip_grad=dict(max_norm=35, norm_type=2),
+)
 param_scheduler = [
     dict(type='LinearLR', start_factor=0.01, by_epoch=False, begin=0, end=50),
     dict(type='CosineAnnealingLR', by_epoch=False, eta_min=1e-6),

@@ -1,8 +1,8 @@
-# Narrow RetinaNet R-18-FPN with GHM-C and GHM-R for few small objects among much background: trained
-# on crops of images in their own size, tested on whole images. Without pretrained weights.
-#   python tools/train.py configs/retinanet_ghm_r18_fpn_crop.py --data-root data/mine
+# Narrow RetinaNet R-18-FPN for few small objects among much background: trained on crops of images
+# in their own size, tested on whole images. Without pretrained weights.
+#   python tools/train.py configs/retinanet_r18_fpn_small_crop.py --data-root data/mine
 # One process, batch size 4.
-_base_ = 'retinanet_ghm_r18_fpn_small.py'
+_base_ = 'retinanet_r18_fpn_small.py'
 
 model = dict(bbox_head=dict(anchor_generator=dict(octave_base_scale=1.5)))
 

@@ -1,8 +1,7 @@
-# RetinaNet R-18-FPN with a narrow head, GHM-C and GHM-R, for small datasets of photographs, from
-# ImageNet weights.
-#   python tools/train.py configs/retinanet_ghm_r18_fpn_small_imagenet.py --data-root data/mine
+# RetinaNet R-18-FPN with a narrow head for small datasets of photographs, from ImageNet weights.
+#   python tools/train.py configs/retinanet_r18_fpn_small_imagenet.py --data-root data/mine
 # One process, batch size 4.
-_base_ = 'retinanet_ghm_r18_fpn_small.py'
+_base_ = 'retinanet_r18_fpn_small.py'
 
 scale = (320, 320)
 

@@ -1,0 +1,5 @@
+"""Values of the text config retinanet_r18_fpn_small_imagenet, for `with read_base()`."""
+
+globals().update(
+    __import__('ghmdet').config.shipped.shipped_values('retinanet_r18_fpn_small_imagenet')
+)
