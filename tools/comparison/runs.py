@@ -101,6 +101,7 @@ class Run:
         for key, text in facts.items():
             known = old['facts'].get(key, text).split(' + ')
             facts[key] = ' + '.join(dict.fromkeys([*known, text]))
+        facts['command'] = old['facts'].get('command', self.shown_command)
         content = dict(finished=finished, facts=facts, settings=self.settings)
         with replacing(file) as draft:
             draft.write_text(json.dumps(content, indent=1), 'utf-8')
@@ -141,7 +142,7 @@ class Run:
             row |= _cost(log)
         if (self.folder / _RECORD).exists():
             row |= json.loads((self.folder / _RECORD).read_text('utf-8'))['facts']
-        return row | dict(command=self.shown_command), curve
+        return row, curve
 
     def read_error(self) -> str:
         """Return the error message at the end of the console of a failed run."""
