@@ -9,7 +9,8 @@ model = dict(bbox_head=dict(anchor_generator=dict(octave_base_scale=1.5)))
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
-    dict(type='RandomCrop', crop_size=(256, 256)),
+    # Three of four crops are around an object.
+    dict(type='RandomCrop', crop_size=(256, 256), allow_negative_crop=True, box_prob=0.75),
     dict(
         type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']
     ),

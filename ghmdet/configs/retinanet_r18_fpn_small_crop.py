@@ -1,5 +1,3 @@
 """Values of the text config retinanet_r18_fpn_small_crop, for `with read_base()`."""
 
-globals().update(
-    __import__('ghmdet').config.shipped.shipped_values('retinanet_r18_fpn_small_crop')
-)
+globals().update(__import__('ghmdet').config.shipped.shipped_values('retinanet_r18_fpn_small_crop'))

@@ -98,9 +98,49 @@ def test_a_crop_without_a_box_asks_for_another_image(fix):
     assert (plain['img'].shape, plain['img_shape'], len(plain)) == ((2, 2), (2, 2), 2)
 
 
+def test_crops_around_a_box(fix):
+    """A box of 2 x 1 at (5, 4) in 10 x 8: crops of 4 x 3 that contain it begin at (3..5, 2..4)."""
+    crop = RandomCrop((4, 3), box_prob=1.0)
+    boxes, size = [[0, 0, 1, 1], [5, 4, 7, 5]], (8, 10)
+    fix('rand', [0.5])
+    calls = fix('randint', [1, 4, 3])  # the box, then top and left
+    found = crop(results(*size, boxes))
+    assert calls == [(2,), (2, 5), (3, 6)]
+    assert found['gt_bboxes'].tolist() == [[2, 0, 4, 1]]
+    assert found['gt_bboxes_labels'].tolist() == [11]
+    fix('rand', [0.5])
+    calls = fix('randint', [0, 0, 0])  # the box in the corner
+    assert crop(results(*size, boxes))['gt_bboxes'].tolist() == [[0, 0, 1, 1]]
+    assert calls == [(2,), (0, 1), (0, 1)]
+    fix('rand', [0.5])
+    calls = fix('randint', [0, 2, 4])  # a box of 9 x 7 at (1, 1): the crop lies within it
+    assert crop(results(*size, [[1, 1, 10, 8]]))['gt_bboxes'].tolist() == [[0, 0, 4, 3]]
+    assert calls == [(1,), (1, 6), (1, 7)]
+    fix('rand', [0.5])
+    calls = fix('randint', [0, 1, 2])  # edges between pixels, as wide as the crop: no integer fits
+    crop(results(*size, [[1.5, 1.5, 5.5, 4.5]]))
+    assert calls == [(1,), (2, 3), (2, 3)]
+
+
+def test_share_of_crops_around_a_box(fix):
+    """box_prob is the probability; without boxes, or with 0, crops are as in MMDetection."""
+    boxes = [[5, 4, 7, 5]]
+    for draw, prob, found in [(0.24, 0.25, [(1,), (2, 5), (3, 6)]), (0.25, 0.25, [(0, 6), (0, 7)])]:
+        fix('rand', [draw])
+        calls = fix('randint', [0, 3, 3] if len(found) == 3 else [3, 3])
+        RandomCrop((4, 3), box_prob=prob)(results(8, 10, boxes))
+        assert calls == found
+    fix('rand', [])  # is not called
+    for prob, given in [(0, boxes), (1.0, [])]:
+        calls = fix('randint', [3, 3])
+        RandomCrop((4, 3), allow_negative_crop=True, box_prob=prob)(results(8, 10, given))
+        assert calls == [(0, 6), (0, 7)]
+
+
 @pytest.mark.parametrize(
     ('settings', 'message'),
     [
+        (dict(crop_size=(3, 4), box_prob=1.5), r'box_prob must be a number in \[0, 1\], got 1.5'),
         (dict(crop_size=(3, 4), crop_type='any'), 'crop_type: one of .* got .any'),
         (dict(crop_size=(3, 0)), r'crop_size must be 2 integers in \[1, inf\], got \(3, 0\)'),
         (dict(crop_size=0.5), 'crop_size must be 2 integers'),
