@@ -4,13 +4,17 @@
 # One process, batch size 4.
 _base_ = 'retinanet_r18_fpn_small.py'
 
-model = dict(bbox_head=dict(anchor_generator=dict(octave_base_scale=1.5)))
+model = dict(
+    backbone=dict(out_indices=(0, 1, 2)),
+    neck=dict(in_channels=[64, 128, 256]),
+    bbox_head=dict(anchor_generator=dict(strides=[4, 8, 16])),  # objects of 6 to 65 pixels
+)
 
 train_pipeline = [
     dict(type='LoadImageFromFile'),
     dict(type='LoadAnnotations', with_bbox=True),
     # Three of four crops are around an object.
-    dict(type='RandomCrop', crop_size=(256, 256), allow_negative_crop=True, box_prob=0.75),
+    dict(type='RandomCrop', crop_size=(192, 192), allow_negative_crop=True, box_prob=0.75),
     dict(
         type='RandomFlip', prob=[0.25, 0.25, 0.25], direction=['horizontal', 'vertical', 'diagonal']
     ),

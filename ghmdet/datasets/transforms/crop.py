@@ -80,9 +80,9 @@ class RandomCrop(Transform):
         img, bboxes = results['img'], read_bboxes(results)
         h, w = self._get_crop_size(img.shape[:2])
         low, high = np.zeros(2, dtype=int), np.array(img.shape[:2]) - (h, w)
-        can_choose = self.box_prob and bboxes is not None and len(bboxes)
-        if can_choose and np.random.rand() < self.box_prob:
-            x1, y1, x2, y2 = bboxes[np.random.randint(len(bboxes))]
+        boxes = () if bboxes is None else bboxes
+        if self.box_prob and len(boxes) and np.random.rand() < self.box_prob:
+            x1, y1, x2, y2 = boxes[np.random.randint(len(boxes))]
             ends = np.sort([(y2 - h, x2 - w), (y1, x1)], axis=0)
             low, high = np.clip([np.ceil(ends[0]), np.floor(ends[1])], low, high).astype(int)
             high = np.maximum(low, high)  # where a box is as large as the crop
