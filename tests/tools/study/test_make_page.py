@@ -39,7 +39,7 @@ def section(lines, heading):
 def test_the_committed_page_is_what_its_tables_give(run_tool):
     code, out, err = run_tool(TOOL, '--check')
     assert (code, out, err) == (0, '', ''), 'run tools/study/make_page.py'
-    assert len((ROOT / 'docs/choosing_a_loss.md').read_text('utf-8').splitlines()) <= 150
+    assert len((ROOT / 'docs/choosing_a_loss.md').read_text('utf-8').splitlines()) <= 170
 
 
 def test_recipes_have_the_figures_of_their_runs(run_tool, tmp_path):
@@ -178,7 +178,7 @@ def test_the_whole_study_fits_and_a_check_finds_what_differs(run_tool, tmp_path)
     rates = {f'{loss} lr={rate}': [0.1] for loss in LOSSES for rate in ('3e-4', '1e-3', '3e-3')}
     tables['lr_grid'] = [row for data in CLASSES for row in runs(data, rates)]
     lines = make(run_tool, tmp_path, **tables)
-    assert len(lines) <= 150
+    assert len(lines) <= 170
     # All differences of 0: nothing can be seen, and no number of seeds would show it.
     row = '| BCCD | momentum 0.9 | 2 | 0.500 (0.500 to 0.500) | 1.000 | 7 | +0.000 '
     assert f'{row}(+0.000 to +0.000) | no difference seen |' in lines
