@@ -6,7 +6,6 @@ import os
 import random
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
@@ -39,6 +38,7 @@ test_dataloader = val_dataloader
 train_cfg = dict(max_iters=40, val_interval=20)
 default_hooks = dict(logger=dict(interval=1), checkpoint=dict(interval=10, save_best=None))
 """
+FEWER = '--seeds', '1', '--jobs', '2', '--threads', '1'
 MOVING = {'minutes', 'memory_mb', 'command'}
 LIMIT = 600  # seconds
 
@@ -56,7 +56,7 @@ def folder(tmp_path):
 
 
 def start(folder, out):
-    words = [sys.executable, ROOT / WORDS[0], *WORDS[1:-1], out, '--jobs', '2', '--threads', '1']
+    words = [sys.executable, ROOT / WORDS[0], *WORDS[1:-1], out, *FEWER]
     options = dict(stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     return subprocess.Popen([*map(str, words)], cwd=folder, env=ENV, **options)
 
@@ -81,13 +81,14 @@ def is_alive(pid):
 
 
 @pytest.mark.long
+@pytest.mark.timeout(LIMIT)
 def test_killed_at_random_it_ends_with_the_same_table(folder):
     """Kill compare.py once, and two of its trainings; metrics, curves and statistics are equal."""
     assert WORDS[-2:] == ['--out', 'compared']
     process = start(folder, 'reference')
     output, _ = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, output
-    assert '12 runs: 2 data x 2 variants x 3 seeds; 0 finished' in output
+    assert '4 runs: 2 data x 2 variants x 1 seeds; 0 finished' in output
 
     draw = random.Random(0)
     killed = 0
@@ -113,10 +114,8 @@ def test_killed_at_random_it_ends_with_the_same_table(folder):
     output, _ = process.communicate(timeout=LIMIT)
     assert process.returncode == 0, output
     assert table(folder / 'out/runs.csv') == table(folder / 'reference/runs.csv')
-    for name in ('curves.csv',):
-        assert table(folder / 'out' / name) == table(folder / 'reference' / name)
+    assert table(folder / 'out/curves.csv') == table(folder / 'reference/curves.csv')
     found, expected = (table(folder / each / 'comparison.csv') for each in ('out', 'reference'))
     costs = 'minutes', 'memory_mb'
     kept = [[row for row in rows if row['metric'] not in costs] for rows in (found, expected)]
     assert kept[0] == kept[1]
-    shutil.rmtree(folder / 'reference')
