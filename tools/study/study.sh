@@ -20,12 +20,12 @@ crop=configs/retinanet_r18_fpn_small_crop.py
 imagenet=configs/retinanet_r18_fpn_small_imagenet.py
 
 cls=model.bbox_head.loss_cls bbox=model.bbox_head.loss_bbox lr=optim_wrapper.optimizer.lr
-ghmc="$cls={'_delete_': True, 'type': 'GHMC', 'bins': 30, 'momentum': 0.75, 'use_sigmoid': True, 'loss_weight': 1.0}"
-ghmr="$bbox={'_delete_': True, 'type': 'GHMR', 'mu': 0.02, 'bins': 10, 'momentum': 0.7, 'loss_weight': 10.0}"
-focal="$cls={'_delete_': True, 'type': 'FocalLoss', 'use_sigmoid': True, 'gamma': 2.0, 'alpha': 0.25, 'loss_weight': 1.0}"
-ce="$cls={'_delete_': True, 'type': 'CrossEntropyLoss', 'use_sigmoid': True, 'loss_weight': 1.0}"
-l1="$bbox={'_delete_': True, 'type': 'L1Loss', 'loss_weight': 1.0}"
-smooth_l1="$bbox={'_delete_': True, 'type': 'SmoothL1Loss', 'beta': 0.11, 'loss_weight': 1.0}"
+ghmc="$cls="'{"_delete_": True, "type": "GHMC", "bins": 30, "momentum": 0.75, "use_sigmoid": True, "loss_weight": 1.0}'
+ghmr="$bbox="'{"_delete_": True, "type": "GHMR", "mu": 0.02, "bins": 10, "momentum": 0.7, "loss_weight": 10.0}'
+focal="$cls="'{"_delete_": True, "type": "FocalLoss", "use_sigmoid": True, "gamma": 2.0, "alpha": 0.25, "loss_weight": 1.0}'
+ce="$cls="'{"_delete_": True, "type": "CrossEntropyLoss", "use_sigmoid": True, "loss_weight": 1.0}'
+l1="$bbox="'{"_delete_": True, "type": "L1Loss", "loss_weight": 1.0}'
+smooth_l1="$bbox="'{"_delete_": True, "type": "SmoothL1Loss", "beta": 0.11, "loss_weight": 1.0}'
 # The best of lr_grid for each loss.
 lr_ghm=1e-3 lr_focal=1e-3 lr_ce=3e-3
 main=(--variant ghm "$ghmc" "$ghmr" $lr=$lr_ghm --variant focal "$focal" "$l1" $lr=$lr_focal --variant ce "$ce" "$l1" $lr=$lr_ce)
