@@ -74,8 +74,8 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
     if args.deterministic:
         engine.apply_deterministic(cfg)
     if args.resume is not None:
-        cfg.resume = True
-        cfg.load_from = None if args.resume == 'auto' else args.resume
+        cfg.resume = 'auto' if args.resume == 'auto' else True
+        cfg.load_from = cfg.get('load_from') if args.resume == 'auto' else args.resume
     if args.report:
         engine.keep_detections(cfg)
     if args.tensorboard:

@@ -23,8 +23,8 @@ from ghmdet.messages import list_items
 def plan_start(cfg: Config, is_first: bool) -> list[tuple[int, str]]:
     """Lock the work dir, and set `cfg.resume` and `cfg.load_from` to where the run begins.
 
-    `resume=True` without `load_from` resumes from the newest checkpoint that can be read, see
-    `choose_checkpoint`, and begins at the start if there is none.
+    `resume='auto'`, and True without `load_from`, resumes from the newest checkpoint that can be
+    read, see `choose_checkpoint`. If there is none it begins at the start, from `load_from`.
 
     If the processes have joined already, that of rank 0 (`is_first`) chooses for all; otherwise
     each chooses by itself, with the same result. Returned is (level, text) of what is to be logged.
@@ -113,7 +113,7 @@ def choose_checkpoint(cfg: Config) -> tuple[str | None, list[tuple[int, str]]]:
 def _choose_start(cfg: Config, is_first: bool) -> tuple[bool, str | None, list[tuple[int, str]]]:
     """Lock the work dir if this is the first process; return `resume`, `load_from` and notes."""
     resume, load_from = bool(cfg.get('resume')), cfg.get('load_from')
-    automatic = resume and load_from is None
+    automatic = cfg.get('resume') == 'auto' or (resume and load_from is None)
     restarted = _restart_count() > 0
     if is_first:
         own, before = own_record(), hold_work_dir(cfg.work_dir)
@@ -126,7 +126,8 @@ def _choose_start(cfg: Config, is_first: bool) -> tuple[bool, str | None, list[t
         text = f'{path} is the newest checkpoint of {cfg.work_dir} that can be read'
         if path is None:
             text = f'nothing to resume in {cfg.work_dir}: training begins at the start'
-        return path is not None, path, [*notes, (logging.INFO, text)]
+            text += f', with the weights of {load_from}' if load_from else ''
+        return path is not None, path or load_from, [*notes, (logging.INFO, text)]
     return resume, load_from, [] if resume else _warn_of_earlier(cfg)
 
 

@@ -122,6 +122,7 @@ def test_where_a_run_begins(two_runs):
     last = f'{two_runs}/epoch_3.pth'
     note = f'{last} is the newest checkpoint of {two_runs} that can be read'
     assert begin(two_runs, resume=True) == (True, last, [note])
+    assert begin(two_runs, resume='auto', load_from='weights.pth') == (True, last, [note])
     named = f'{two_runs}/epoch_1.pth'
     assert begin(two_runs, resume=True, load_from=named) == (True, named, [])
     note = (
@@ -140,6 +141,8 @@ def test_an_empty_work_dir(tmp_path):
     nothing = f'nothing to resume in {new}: training begins at the start'
     # resume=False, for mmengine would look for a checkpoint itself
     assert begin(new, resume=True) == (False, None, [nothing])
+    weights = f'{nothing}, with the weights of w.pth'
+    assert begin(new, resume='auto', load_from='w.pth') == (False, 'w.pth', [weights])
     assert begin(new) == (False, None, [])
     assert os.listdir(new) == ['training.lock']
     assert plan_start(Config({}), True) == []

@@ -5,6 +5,8 @@ import subprocess
 import sys
 import time
 
+import torch
+
 from tests.e2e.conftest import ENV, ROOT, check_equal, run, weights
 
 EPOCHS = ('--cfg-options', 'train_cfg.max_epochs=2', 'val_cfg=None', 'val_dataloader=None')
@@ -67,3 +69,17 @@ def test_two_trainings_in_one_work_dir(config, tmp_path):
     # Of the second there is no trace.
     assert len(list(folder.glob('2*'))) == 1
     assert not list(folder.glob('*/error*.log'))
+
+
+def test_resume_in_an_empty_work_dir_starts_from_load_from(server, config, trained, tmp_path):
+    """With a learning rate of 1e-12 the weights stay those of the checkpoint."""
+    checkpoint = trained[1] / 'epoch_2.pth'
+    options = [f'load_from={checkpoint}', 'optim_wrapper.optimizer.lr=1e-12']
+    args = [config, '--resume', '--work-dir', tmp_path, *SHORT, 'train_cfg.max_epochs=1', *options]
+    done = server('ghmdet.train', args, tmp_path)
+    told = done['stdout'] + done['stderr']
+    assert done['code'] == 0, told[-3000:]
+    assert f'training begins at the start, with the weights of {checkpoint}' in told
+    found, expected = weights(tmp_path / 'epoch_1.pth'), weights(checkpoint)
+    for name in ('backbone.conv1.weight', 'bbox_head.retina_cls.weight'):
+        torch.testing.assert_close(found[name], expected[name], rtol=0, atol=1e-9)
