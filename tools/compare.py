@@ -79,6 +79,8 @@ def parse_args() -> argparse.Namespace:
     for word, *_ in args.data or ():
         if not all(word.partition('=')):
             parser.error(f'--data expects NAME=ROOT, e.g. cells=data/cells, got {word!r}')
+    if args.first_seed < 0:
+        parser.error(f'--first-seed expects an integer of at least 0, got {args.first_seed}')
     args.out = args.out or Path('work_dirs', f'compare_{Path(args.config).stem}')
     return args
 

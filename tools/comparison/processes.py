@@ -25,6 +25,7 @@ from comparison.runs import CONSOLE, Run
 _LOCK = 'compare.lock'
 _SIGNALS = tuple(s for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if (s := getattr(signal, name, 0)))
 _POLL = 0.2  # seconds
+_REDRAW = 5.0
 
 
 class Interrupted(SystemExit):
@@ -61,16 +62,17 @@ class Processes:
         )
         try:
             with shown:
-                task = shown.add_task('', total=len(runs))
+                task, due = shown.add_task('', total=len(runs)), 0.0
                 while (waiting and not self._signals) or self._running:
                     while waiting and len(self._running) < self.jobs and not self._signals:
                         self._start(waiting.pop(0))
                     for run in self._collect():
                         on_end(run)
-                    names = '; '.join(str(run) for run, _, _ in self._running.values())
-                    if not shown.disable:
+                    if not shown.disable and time.monotonic() > due:
+                        names = '; '.join(str(run) for run, _, _ in self._running.values())
                         done = sum(run.progress() for run in runs)
                         shown.update(task, completed=done, description=names)
+                        due = time.monotonic() + _REDRAW
                     time.sleep(_POLL)
         finally:
             self._terminate()  # after an exception

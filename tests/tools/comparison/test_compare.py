@@ -285,6 +285,23 @@ def test_data_without_a_name(comparison, cells, tmp_path):
     assert read_runs(tmp_path / 'out')[0]['data'] == 'cells'
 
 
+@pytest.mark.parametrize(
+    ('args', 'message'),
+    [
+        (['--first-seed', -1], '--first-seed expects an integer of at least 0, got -1'),
+        (['--seeds', 0], "expected an integer in 1 to 1024, got '0'"),
+        (
+            ['--variant', 'optim_wrapper.optimizer.lr=1'],
+            "--variant expects a name before its settings, got 'optim_wrapper.optimizer.lr=1'",
+        ),
+    ],
+)
+def test_wrong_command_lines(comparison, args, message):
+    code, _, err = comparison(CONFIG, *args)
+    assert code == 2
+    assert message in err
+
+
 @pytest.mark.follows('cannot be the name of a folder')
 @pytest.mark.follows('stands twice')
 def test_names_of_folders(tmp_path):
