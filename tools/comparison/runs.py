@@ -126,7 +126,7 @@ class Run:
             return 0.0
         if loop.get('max_iters'):
             return last['iter'] / loop.max_iters
-        return max(0.0, last['epoch'] - 0.5) / loop.max_epochs
+        return max(0.0, last.get('epoch', 0) - 0.5) / loop.max_epochs  # in the middle of an epoch
 
     def rows(self) -> tuple[dict[str, Any], list[dict[str, Any]]]:
         """Return the run's row of `runs.csv`, and those of `curves.csv`."""

@@ -372,3 +372,7 @@ def test_progress_is_read_from_the_log(tmp_path):
     file.parent.mkdir(parents=True)
     file.write_text(json.dumps(dict(iter=5, step=5, loss=1.0, time=1.0)) + '\n')
     assert run.progress() == 0.25  # 5 of 20
+    epochs = dict(config=config_path('retinanet_ghm_r18_fpn_bccd'), common=())
+    (run,) = plan(tmp_path, **epochs)
+    file.write_text(json.dumps(dict(iter=80, epoch=4, step=80, loss=1.0, time=1.0)) + '\n')
+    assert run.progress() == 3.5 / 12  # in the fourth of 12 epochs
