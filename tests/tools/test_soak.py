@@ -29,6 +29,7 @@ def grow(name, *values):
 
 
 def test_the_meter_measures_what_a_process_holds(tmp_path):
+    torch.zeros(1).share_memory_()  # the first takes memory of its own
     before = soak.Meter(1).measure()
     end = threading.Event()
     thread = threading.Thread(target=end.wait)
@@ -86,6 +87,7 @@ def test_epochs_and_validations_leave_nothing_behind(fresh, children, capsys):
     argv = ['train', *(f'--{name}={value}' for name, value in options.items())]
     args = soak.parse_args([*argv, '--fresh-workers', '--save'] if fresh else argv)
     assert (args.every, args.warm_up) == (2, 13)
+    gc.collect()  # loaders of other tests end their workers
     before = soak.Meter(1).measure()
     samples = soak.soak(args)
     assert [sample.step for sample in samples] == [1, *range(2, 25, 2)]
