@@ -73,9 +73,10 @@ def train(cfg: Config, args: argparse.Namespace) -> None:
         cfg.randomness = dict(cfg.get('randomness') or {}, seed=args.seed)
     if args.deterministic:
         engine.apply_deterministic(cfg)
-    if args.resume is not None:
-        cfg.resume = 'auto' if args.resume == 'auto' else True
-        cfg.load_from = cfg.get('load_from') if args.resume == 'auto' else args.resume
+    if args.resume == 'auto':
+        cfg.resume = 'auto'
+    elif args.resume is not None:
+        cfg.resume, cfg.load_from = True, args.resume
     if args.report:
         engine.keep_detections(cfg)
     if args.tensorboard:

@@ -22,6 +22,12 @@ def keep_detections(cfg: Config) -> None:
             metric.outfile_prefix = os.path.join(cfg.work_dir, 'val')
 
 
+def tool_environment() -> dict[str, str]:
+    """Return the environment of a tool's process, which finds this ghmdet, installed or not."""
+    paths = str(Path(__file__).parents[2]), os.environ.get('PYTHONPATH')
+    return os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, paths))}
+
+
 def report_run(runner: Runner) -> None:
     """Write the report of a training that has ended, by `tools/report.py` in its own process.
 
@@ -30,10 +36,10 @@ def report_run(runner: Runner) -> None:
     if runner.rank:
         return
     command = [sys.executable, str(MIM_ROOT / 'tools' / 'report.py'), runner.work_dir]
-    paths = str(Path(__file__).parents[2]), os.environ.get('PYTHONPATH')
-    env = os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, paths))}
     try:
-        done = subprocess.run(command, env=env, capture_output=True, text=True, errors='replace')
+        done = subprocess.run(
+            command, env=tool_environment(), capture_output=True, text=True, errors='replace'
+        )
     except OSError as error:
         runner.logger.warning(f'no report: {error}')
         return

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from types import FrameType
 from typing import IO
 
@@ -21,6 +19,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 from comparison.runs import CONSOLE, Run
+from ghmdet.reports.after_training import tool_environment
 
 _LOCK = 'compare.lock'
 _SIGNALS = tuple(s for name in ('SIGINT', 'SIGTERM', 'SIGHUP') if (s := getattr(signal, name, 0)))
@@ -104,7 +103,7 @@ class Processes:
             self._running[id(run)] = run, None, lock
             return
         run.record(self.threads)
-        env = os.environ | {'OMP_NUM_THREADS': str(self.threads), 'PYTHONPATH': _search_path()}
+        env = tool_environment() | {'OMP_NUM_THREADS': str(self.threads)}
         with (run.folder / CONSOLE).open('a') as console:
             process = subprocess.Popen(
                 [*run.command, '--threads', str(self.threads)],
@@ -156,9 +155,3 @@ def _describe(code: int, run: Run) -> str:
     if code < 0:
         return f'failed: killed by signal {-code} ({signal.Signals(-code).name})'
     return f'failed: exit code {code}: {run.read_error()}'
-
-
-def _search_path() -> str:
-    """The modules of this process for another: PYTHONPATH, and where ghmdet was found."""
-    paths = str(Path(__file__).parents[2]), os.environ.get('PYTHONPATH')
-    return os.pathsep.join(filter(None, paths))
