@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Test with several processes: tools/dist_test.sh CONFIG CHECKPOINT PROCESSES [options of test.py]
-# Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT on each. See docs/distributed.md.
+# Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT on each. See docs/train/distributed.md.
 set -eu
 if [ $# -lt 3 ]; then sed -n '2,3s/^# //p' "$0" >&2; exit 2; fi
 config=$1

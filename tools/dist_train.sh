@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Train with several processes: tools/dist_train.sh CONFIG PROCESSES [options of train.py]
-# Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT on each. See docs/distributed.md.
+# Several machines: set NNODES, NODE_RANK, MASTER_ADDR and PORT on each. See docs/train/distributed.md.
 set -eu
 if [ $# -lt 2 ]; then sed -n '2,3s/^# //p' "$0" >&2; exit 2; fi
 config=$1

@@ -1,6 +1,6 @@
 """Names of weights in checkpoints of other projects, and the names of the same weights here.
 
-docs/checkpoints.md has the names and classes of torchvision's RetinaNet.
+docs/use/checkpoints.md has the names and classes of torchvision's RetinaNet.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class SaveError(OSError):
 class CheckpointHook(_CheckpointHook):
     """mmengine's CheckpointHook, with its arguments and file names, which loses nothing.
 
-    How it saves, and what it adds, is in docs/resume.md; storage other than a local disk is written
+    How it saves, and what it adds, is in docs/train/resume.md; storage other than a local disk is written
     to as mmengine does. The weights have the mean over the processes of buffers in which they
     differ. `best_*` files hold the weights only, as mmengine's do.
 

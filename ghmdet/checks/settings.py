@@ -75,7 +75,7 @@ def check_settings(cfg: Config) -> None:
         if type_name(values.get(key)).rpartition('.')[2] == refused:
             raise ConfigError(
                 f'{key} ({refused}) is not supported: leave it out; several GPUs are used by '
-                'DistributedDataParallel, see docs/distributed.md'
+                'DistributedDataParallel, see docs/train/distributed.md'
             )
     for key, value in nodes_in(values):
         _check_kind(key, value)

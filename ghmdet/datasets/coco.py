@@ -41,7 +41,7 @@ class CocoDataset(BaseDataset):
     One image is a dict of `img_id`, `img_path`, `height`, `width`, `sample_idx` and `instances`, a
     list of `bbox` (x1, y1, x2, y2 in pixels of the file, not clipped to the image), `bbox_label`
     (index in `metainfo['classes']`) and `ignore_flag` (1 for a region to ignore: `iscrowd` or
-    `ignore` is 1 in the file; MMDetection drops the latter). docs/results.md says which boxes are
+    `ignore` is 1 in the file; MMDetection drops the latter). docs/judge/test_results.md says which boxes are
     left out.
 
     `cat_ids` lists the file's category ids in the order of the classes and `cat2label` is its

@@ -33,7 +33,7 @@ class AmpOptimWrapper(_AmpOptimWrapper):
         loss_scale: 'dynamic', a fixed number, or the arguments of `torch.amp.GradScaler`. Used with
             float16 only: bfloat16 has the range of float32, so nothing has to be scaled.
         dtype: 'float16' or 'bfloat16', also as torch dtype; None: see `low_precision`.
-        use_fsdp: must be False, see docs/distributed.md.
+        use_fsdp: must be False, see docs/train/distributed.md.
         **kwargs: `optimizer`, `clip_grad`, `accumulative_counts`; see `OptimWrapper`.
 
     Raises:
@@ -52,7 +52,7 @@ class AmpOptimWrapper(_AmpOptimWrapper):
         if use_fsdp:
             raise ValueError(
                 'optim_wrapper.use_fsdp=True is not supported: leave it out; several GPUs are used '
-                'by DistributedDataParallel, see docs/distributed.md'
+                'by DistributedDataParallel, see docs/train/distributed.md'
             )
         self.device_type = self.param_groups[0]['params'][0].device.type
         name = str(dtype).removeprefix('torch.')

@@ -126,7 +126,7 @@ class _ExactLoop(BaseLoop):
 
 @LOOPS.register_module()
 class EpochBasedTrainLoop(_ExactLoop, _EpochBasedTrainLoop):
-    """mmengine's loop over epochs, which resumes exactly, see docs/resume.md.
+    """mmengine's loop over epochs, which resumes exactly, see docs/train/resume.md.
 
     The arguments are mmengine's; a `dataloader` that is built already is taken as it is.
     """

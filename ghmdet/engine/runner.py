@@ -167,7 +167,7 @@ def apply_auto_scale_lr(cfg: Config) -> None:
 
 
 def apply_deterministic(cfg: Config) -> None:
-    """Use only deterministic algorithms; see docs/resume.md."""
+    """Use only deterministic algorithms; see docs/train/resume.md."""
     # cuBLAS reads it when CUDA is first used; without it torch refuses to run deterministically.
     os.environ.setdefault('CUBLAS_WORKSPACE_CONFIG', ':4096:8')
     cfg.randomness = dict(cfg.get('randomness') or {}, deterministic=True)

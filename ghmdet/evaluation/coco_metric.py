@@ -55,7 +55,7 @@ class CocoMetric(ImageResults):
     predicted is an error. Values are fractions in [0, 1] at full precision. -1 means that there is
     no ground truth to measure (no large object for `mAP_l`, say); a class without is nan, 'n/a' in
     the table, and left out of the means. Without any ground truth all values are nan. If nothing at
-    all was detected, every value is 0. Which boxes count is in docs/results.md.
+    all was detected, every value is 0. Which boxes count is in docs/judge/test_results.md.
 
     Args:
         ann_file: the COCO JSON, with image ids of any JSON type; classes are found by name. None:
@@ -73,7 +73,7 @@ class CocoMetric(ImageResults):
         format_only: write the results only; `ann_file` may lack annotations, and categories, which
             are then numbered from 1 in the order of the classes.
         outfile_prefix: write COCO results (boxes x, y, w, h) to `<outfile_prefix>.bbox.json`, or to
-            a file that is named `.json` here; see docs/results.md.
+            a file that is named `.json` here; see docs/judge/test_results.md.
         backend_args: how to read `ann_file`, see `mmengine.fileio.get`.
         collect_device: accepted for MMDetection's configs, not used, see `ImageResults`.
         prefix: put before each key; None is `coco`.
@@ -82,7 +82,7 @@ class CocoMetric(ImageResults):
         check_ann_file: False lets `ann_file` be another file than the dataloader reads; read by
             `StartCheckHook`.
         box_rule: 'matchable' or 'pycocotools', with which values without ground truth are -1; see
-            docs/results.md. On most files both give the same numbers.
+            docs/judge/test_results.md. On most files both give the same numbers.
         best_thresholds: log the figures of `thresholds.best_thresholds`. A test sets it.
         curves_dir: folder for `thresholds.write_curves` and `write_recall_curves`, None for none.
 

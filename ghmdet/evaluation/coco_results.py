@@ -1,4 +1,4 @@
-"""Detections as COCO results JSON, see docs/results.md."""
+"""Detections as COCO results JSON, see docs/judge/test_results.md."""
 
 from __future__ import annotations
 

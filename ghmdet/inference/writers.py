@@ -1,4 +1,4 @@
-"""Detections written to files while a run goes on, see docs/predict.md.
+"""Detections written to files while a run goes on, see docs/use/predict.md.
 
 A file grows under the name `<name>.part.<suffix>` and gets its own at the end. All but the video of
 an .mp4 can be read at every moment, so that a process that is killed loses nothing.

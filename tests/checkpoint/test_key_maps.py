@@ -127,7 +127,7 @@ def test_the_older_names_are_those_that_torchvision_knows():
 
 
 def test_the_config_in_the_docs_is_that_of_torchvision_v1(tmp_path):
-    text = (Path(__file__).parents[2] / 'docs/checkpoints.md').read_text()
+    text = (Path(__file__).parents[2] / 'docs/use/checkpoints.md').read_text()
     snippets = re.findall(r'```python\n(.*?)```', text, re.S)
     (tmp_path / 'v1.py').write_text(next(part for part in snippets if '_base_' in part))
     with torch.device('meta'):

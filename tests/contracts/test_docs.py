@@ -43,7 +43,7 @@ def blocks(file):
     }
 
 
-SECTIONS, BLOCKS = sections('docs/configs.md'), blocks('docs/configs.md')
+SECTIONS, BLOCKS = sections('docs/train/configs.md'), blocks('docs/train/configs.md')
 
 
 def rows(heading):
@@ -382,7 +382,7 @@ def test_readme_data_block_is_a_config(tmp_path):
 
 PAGES = ['README.md', 'CONTRIBUTING.md', 'configs/README.md']
 PAGES += sorted(ROOT.glob('examples/*/README.md'))
-PAGES += sorted(ROOT.glob('docs/*.md'))
+PAGES += sorted(ROOT.glob('docs/**/*.md'))
 
 
 def anchors(page):
@@ -402,7 +402,7 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(target), link
 
 
-@pytest.mark.parametrize('page', ['README.md', 'docs/tour.md', 'docs/checkpoints.md'])
+@pytest.mark.parametrize('page', ['README.md', 'docs/tour.md', 'docs/use/checkpoints.md'])
 def test_files_that_a_page_names_exist(page):
     names = set(re.findall(r'`(?:python )?([\w/]+\.py)\b', (ROOT / page).read_text()))
     folders = [ROOT, ROOT / 'ghmdet', ROOT / 'ghmdet' / 'checkpoint']

@@ -1,4 +1,4 @@
-"""docs/analysis.md: the command of compare.py with real trainings, and killed ones."""
+"""docs/judge/analysis.md: the command of compare.py with real trainings, and killed ones."""
 
 import csv
 import json
@@ -16,7 +16,7 @@ import pytest
 from ghmdet.datasets import draw_shapes
 from tests.e2e.conftest import ENV, ROOT
 
-PAGE = (ROOT / 'docs' / 'analysis.md').read_text()
+PAGE = (ROOT / 'docs/judge/analysis.md').read_text()
 COMMAND = re.search(r'^python (tools/compare\.py CONFIG .*?)\n```', PAGE, re.DOTALL | re.MULTILINE)[
     1
 ]

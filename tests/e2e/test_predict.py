@@ -279,7 +279,7 @@ def test_a_url(folder, call, site):
 
 @pytest.mark.parametrize(('heading', 'number'), [('On the command line', 4), ('Thresholds', 2)])
 def test_the_commands_of_the_docs(folder, call, monkeypatch, heading, number):
-    text = (ROOT / 'docs/predict.md').read_text().split(f'\n## {heading}\n')[1].split('\n## ')[0]
+    text = (ROOT / 'docs/use/predict.md').read_text().split(f'\n## {heading}\n')[1].split('\n## ')[0]
     lines = [
         line
         for block in re.findall('```\n(.*?)```', text, re.DOTALL)
@@ -316,7 +316,7 @@ def test_the_options_of_the_docs_are_those_of_the_program(monkeypatch, capsys):
         predict.parse_args()
     options = set(re.findall(r'--[\w-]+', capsys.readouterr().out))
     tables = [
-        line for line in (ROOT / 'docs/predict.md').read_text().splitlines() if line[:4] == '| `-'
+        line for line in (ROOT / 'docs/use/predict.md').read_text().splitlines() if line[:4] == '| `-'
     ]
     named = {option for line in tables for option in re.findall(r'--[\w-]+', line.split(' | ')[0])}
     assert named == options - {'--help'}

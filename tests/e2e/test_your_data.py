@@ -1,4 +1,4 @@
-"""docs/your_data.md: each of its commands, in order, on a small export that is drawn here."""
+"""docs/train/your_data.md: each of its commands, in order, on a small export that is drawn here."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from formats import READERS
 from ghmdet.datasets import SHAPES_CLASSES, draw_shapes
 from tests.e2e.conftest import ROOT, scalars
 
-PAGE = (ROOT / 'docs' / 'your_data.md').read_text()
+PAGE = (ROOT / 'docs/train/your_data.md').read_text()
 BLOCKS = re.findall(r'^```(\w*)\n(.*?)```', PAGE, re.DOTALL | re.MULTILINE)
 COMMANDS = [shlex.split(line) for kind, text in BLOCKS if not kind for line in text.splitlines()]
 (CONFIG,) = (text for kind, text in BLOCKS if kind == 'python')

@@ -1,4 +1,4 @@
-"""docs/deploy.md: its commands and options, and the example without torch and ghmdet."""
+"""docs/use/deploy.md: its commands and options, and the example without torch and ghmdet."""
 
 import re
 import runpy
@@ -18,7 +18,7 @@ from ghmdet.export import __main__ as program
 from tests.exported_model import export_model
 
 ROOT = Path(__file__).parents[2]
-DOCS, EXAMPLE = ROOT / 'docs/deploy.md', ROOT / 'examples/deploy/detect.py'
+DOCS, EXAMPLE = ROOT / 'docs/use/deploy.md', ROOT / 'examples/deploy/detect.py'
 
 
 def commands(heading):

@@ -334,7 +334,7 @@ def python_blocks(page, heading):
 
 
 @pytest.mark.parametrize(
-    ('page', 'heading'), [('README.md', 'Infer'), ('docs/predict.md', 'In Python')]
+    ('page', 'heading'), [('README.md', 'Infer'), ('docs/use/predict.md', 'In Python')]
 )
 def test_the_examples_of_the_docs(shapes, tmp_path, monkeypatch, capsys, page, heading):
     monkeypatch.chdir(tmp_path)

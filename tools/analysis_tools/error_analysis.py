@@ -6,7 +6,7 @@ python tools/analysis_tools/error_analysis.py CONFIG RESULTS [SAVE_DIR] [--pictu
 Each false detection has one kind: Cls (right place, wrong class), Loc (right class, IoU 0.1 to
 0.5), Both, Dupe (the object has another detection), Bkg (no object there). Miss is an object that
 none of these concerns. dAP is what AP at IoU 0.5 gains if the errors of one kind are corrected; as
-corrections help each other, dAPs do not add up. See docs/analysis.md.
+corrections help each other, dAPs do not add up. See docs/judge/analysis.md.
 
 Writes error_analysis.json, error_analysis.png, and with --pictures some errors of each kind.
 """

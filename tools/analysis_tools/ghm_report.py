@@ -7,7 +7,7 @@ augmentation, and through the network in eval mode. Writes ghm_report.png and gh
 entries of the losses by gradient norm, before and after harmonising. An annotation's norm is the
 mean of |p(its label) - 1| over its positive anchors; those with the largest are listed and drawn,
 and apart the background anchors with the largest norms, where nobody may have annotated an object.
-See docs/analysis.md.
+See docs/judge/analysis.md.
 """
 
 from __future__ import annotations

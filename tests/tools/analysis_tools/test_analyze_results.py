@@ -215,7 +215,7 @@ def test_topk_is_not_negative(tmp_path, capsys):
 
 
 def test_the_command_in_the_docs(tmp_path, monkeypatch):
-    docs = Path(__file__).parents[3] / 'docs' / 'analysis.md'
+    docs = Path(__file__).parents[3] / 'docs/judge/analysis.md'
     (command,) = re.findall(r'python \S+/analyze_results.py .*', docs.read_text())
     write_images(tmp_path / 'images')
     for name, content in (('annotations', TRUTH), ('found', DETECTIONS)):

@@ -160,7 +160,7 @@ def test_the_command_of_the_docs(tmp_path, monkeypatch):
 
 
 def find_command(tool):
-    """The line of docs/analysis.md that calls a tool."""
-    lines = (ROOT / 'docs/analysis.md').read_text().splitlines()
+    """The line of docs/judge/analysis.md that calls a tool."""
+    lines = (ROOT / 'docs/judge/analysis.md').read_text().splitlines()
     (line,) = (each for each in lines if each.startswith(f'python tools/analysis_tools/{tool}'))
     return line

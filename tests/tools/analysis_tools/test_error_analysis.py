@@ -15,7 +15,7 @@ from tests.golden import FOLDER
 
 GOLDEN = json.loads((FOLDER / 'tide.json').read_text())
 DRAWN = drawn_sets()
-DOCS = Path(__file__).parents[3] / 'docs' / 'analysis.md'
+DOCS = Path(__file__).parents[3] / 'docs/judge/analysis.md'
 
 
 def analyse(folder, truth, results, *options):
