@@ -36,13 +36,13 @@ _HOOKS = ('load_data_list', 'parse_data_info', 'filter_data')
 
 @DATASETS.register_module()
 class CocoDataset(BaseDataset):
-    r"""A COCO annotation file and its images.
+    """A COCO annotation file and its images.
 
     One image is a dict of `img_id`, `img_path`, `height`, `width`, `sample_idx` and `instances`, a
     list of `bbox` (x1, y1, x2, y2 in pixels of the file, not clipped to the image), `bbox_label`
     (index in `metainfo['classes']`) and `ignore_flag` (1 for a region to ignore: `iscrowd` or
-    `ignore` is 1 in the file; MMDetection drops the latter). docs/judge/test_results.md says which boxes are
-    left out.
+    `ignore` is 1 in the file; MMDetection drops the latter). docs/judge/test_results.md says which
+    boxes are left out.
 
     `cat_ids` lists the file's category ids in the order of the classes and `cat2label` is its
     inverse; for the difference from MMDetection see docs/from_mmdet.md.
@@ -66,8 +66,8 @@ class CocoDataset(BaseDataset):
         allow_outside: whether file names may lead out of the folder of the images, by `..` or as
             absolute paths. Only checked on a local disk.
         fix_names: use images, and a folder of images, that exist under nearly the name given:
-            another case, another Unicode normal form, `/` for `\`. Logs how many. Only on a local
-            disk; images whose name fits two files are not found.
+            another case, another Unicode normal form, slashes for backslashes. Logs how many. Only
+            on a local disk; images whose name fits two files are not found.
         **kwargs: `metainfo` (`classes` in label order; the 80 COCO classes without it),
             `data_root`, `indices`, `serialize_data`, `test_mode`, `lazy_init` and `max_refetch` of
             mmengine's `BaseDataset`.

@@ -58,7 +58,8 @@ class ImageFolder(CocoDataset):
 
     Args:
         left_out: images not to use, by their `img_id`.
-        *args, **kwargs: of `CocoDataset`; `test_mode` must be True.
+        *args: of `CocoDataset`.
+        **kwargs: of `CocoDataset`; `test_mode` must be True.
 
     Raises:
         NotADirectoryError, ValueError: see `list_images`.

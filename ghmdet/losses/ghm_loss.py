@@ -26,7 +26,7 @@ from .gradient_density import GradientDensityLoss
 class GHMC(GradientDensityLoss):
     """GHM classification loss (section "GHM-C Loss", eq. 9), on sigmoid cross entropy.
 
-    The gradient norm of an entry is g = |sigmoid(pred) - target|. `pred` are logits (n, C) and
+    The gradient norm of an entry is `g = |sigmoid(pred) - target|`. `pred` are logits (n, C) and
     `target` is labels (n,) in [0, C], C being background, or targets (n, C) in [0, 1]. Logits with
     targets may have any other shape too.
 
@@ -112,7 +112,7 @@ class GHMR(GradientDensityLoss):
     """GHM regression loss (section "GHM-R Loss", eqs. 10 to 13), on the authentic smooth L1 loss.
 
     ASL1(d) = sqrt(d^2 + mu^2) - mu with d = pred - target; the gradient norm is
-    g = |d| / sqrt(d^2 + mu^2). `pred` and `target` are deltas (n, 4).
+    `g = |d| / sqrt(d^2 + mu^2)`. `pred` and `target` are deltas (n, 4).
 
     Args:
         mu: positive; where the loss turns from square to linear, in units of the deltas.

@@ -19,19 +19,19 @@ _CROP_TYPES = ('relative_range', 'relative', 'absolute', 'absolute_range')
 class RandomCrop(Transform):
     """Crop an image (h, w) at a random place; boxes outside are dropped with labels and flags.
 
-    | `crop_type` | height and width of the crop, for `crop_size=(a, b)` |
-    |---|---|
-    | `'absolute'` | min(b, h) and min(a, w) pixels: `crop_size` is (width, height) |
-    | `'absolute_range'` | each drawn from min(a, side) to min(b, side) pixels |
-    | `'relative'` | b h and a w, rounded: `crop_size` is (width, height) |
-    | `'relative_range'` | h times a number in [a, 1], w times one in [b, 1]: (height, width) |
+    Height and width of the crop, for `crop_size=(a, b)`, by `crop_type`:
+
+    - `'absolute'`: min(b, h) and min(a, w) pixels: `crop_size` is (width, height);
+    - `'absolute_range'`: each drawn from min(a, side) to min(b, side) pixels;
+    - `'relative'`: b h and a w, rounded: `crop_size` is (width, height);
+    - `'relative_range'`: h times a number in [a, 1], w times one in [b, 1]: (height, width).
 
     This is what MMDetection does, which describes `'relative'` in two ways. A crop has at least one
     pixel, where MMDetection fails.
 
     Args:
         crop_size: two integers of at least 1, or for relative crops two numbers in (0, 1].
-        crop_type: see the table.
+        crop_type: see above.
         allow_negative_crop: whether to keep a crop without a box. Else another image is asked for.
             An image without `gt_bboxes` is kept.
         recompute_bbox: makes no difference; it would take boxes from masks.
