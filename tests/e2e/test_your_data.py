@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 from formats import READERS
+from mmengine.config import Config
 
 from ghmdet.datasets import SHAPES_CLASSES, draw_shapes
 from tests.e2e.conftest import ROOT, scalars
@@ -15,8 +16,10 @@ PAGE = (ROOT / 'docs/train/your_data.md').read_text()
 BLOCKS = re.findall(r'^```(\w*)\n(.*?)```', PAGE, re.DOTALL | re.MULTILINE)
 COMMANDS = [shlex.split(line) for kind, text in BLOCKS if not kind for line in text.splitlines()]
 (CONFIG,) = (text for kind, text in BLOCKS if kind == 'python')
-SHORT = ['--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
+SHORT = ['--cfg-options', 'train_cfg.max_iters=2', 'train_cfg.val_interval=2']
+SHORT += ['default_hooks.checkpoint.interval=2', 'test_dataloader.num_workers=0']
 SHORT += ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False']
+SHORT += ['val_dataloader.num_workers=0', 'val_dataloader.persistent_workers=False']
 XML = '<annotation><filename>{0}</filename><size><width>{1}</width><height>{2}</height></size>'
 OBJECT = (
     '<object><name>{0}</name><bndbox><xmin>{1[0]}</xmin><ymin>{1[1]}</ymin><xmax>{1[2]}</xmax>'
@@ -42,6 +45,7 @@ def folder(tmp_path_factory):
         file.with_suffix('.xml').write_text(f'{text}</annotation>')
     shutil.rmtree(folder / 'drawn')
     (folder / 'mine.py').write_text(CONFIG)
+    (folder / 'configs').symlink_to(ROOT / 'configs')
     return folder, data
 
 
@@ -51,7 +55,7 @@ def test_from_an_export_to_a_trained_detector(folder, server):
     for python, file, *args in COMMANDS:
         assert python == 'python'
         tool = file.removeprefix('tools/')
-        args = [arg.replace('epoch_30.pth', 'epoch_1.pth') for arg in args]
+        args = [arg.replace('iter_600.pth', 'iter_2.pth') for arg in args]
         done = server(tool, args + (SHORT if tool == 'train.py' else []), folder)
         assert done['code'] == 0, done['stdout'][-2000:] + done['stderr'][-3000:]
         outputs[tool] = done['stdout'] + done['stderr']
@@ -67,9 +71,15 @@ def test_from_an_export_to_a_trained_detector(folder, server):
     told = outputs['dataset_converters/to_coco.py']
     count = len(drawn['annotations'])
     assert f'boxes: {count} in the files = {count} written + 0 left out' in told
-    assert len(scalars(folder / 'work_dirs' / 'mine', 'coco/bbox_mAP')) == 1
+    recipe = 'retinanet_r18_fpn_small'
+    for name, losses, scale in ((recipe, 'FocalLoss', 256), ('mine', 'GHMC', 320)):
+        work_dir = folder / 'work_dirs' / name
+        assert len(scalars(work_dir, 'coco/bbox_mAP')) == 1
+        cfg = Config.fromfile(work_dir / f'{name}.py')
+        assert cfg.model.bbox_head.loss_cls.type == losses
+        assert cfg.test_dataloader.dataset.pipeline[1].scale == (scale, scale)
     assert 'coco/bbox_mAP_50' in outputs['test.py']
-    assert len(list((folder / 'work_dirs').glob('mine/*/pictures/*'))) == 4
+    assert len(list((folder / 'work_dirs').glob(f'{recipe}/*/pictures/*'))) == 4
     pictures = [path.name for path in (folder / 'found' / 'pictures').iterdir()]
     assert sorted(pictures) == sorted(image['file_name'] for image in drawn['images'])
 
