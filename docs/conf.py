@@ -37,4 +37,5 @@ def link_files(app, name, source):
 
 
 def setup(app):
+    """Register `link_files`."""
     app.connect('source-read', link_files)

@@ -1,6 +1,7 @@
 """The reader of all checkpoint files: it runs no code from a file, unless the user trusts it.
 
-A checkpoint is a pickle, and a pickle may call any function. docs/use/checkpoints.md: what is allowed.
+A checkpoint is a pickle, and a pickle may call any function. docs/use/checkpoints.md says what is
+allowed.
 """
 
 from __future__ import annotations

@@ -33,9 +33,9 @@ class SaveError(OSError):
 class CheckpointHook(_CheckpointHook):
     """mmengine's CheckpointHook, with its arguments and file names, which loses nothing.
 
-    How it saves, and what it adds, is in docs/train/resume.md; storage other than a local disk is written
-    to as mmengine does. The weights have the mean over the processes of buffers in which they
-    differ. `best_*` files hold the weights only, as mmengine's do.
+    How it saves, and what it adds, is in docs/train/resume.md; storage other than a local disk is
+    written to as mmengine does. The weights have the mean over the processes of buffers in which
+    they differ. `best_*` files hold the weights only, as mmengine's do.
 
     `save_best='auto'` takes the first metric; no best file is written if it is not known whether
     the metric is better when greater or less. A value without ground truth (nan, or -1 where

@@ -12,7 +12,9 @@ import pytest
 
 from tests.e2e.conftest import ENV, ROOT, run, write_config
 
-BLOCK = re.compile(r'^## ([^\n]+)$|(?:<!-- not run: ([^\n]+) -->\n)?^```(\S*)\n(.*?)^```', re.M | re.S)
+BLOCK = re.compile(
+    r'^## ([^\n]+)$|(?:<!-- not run: ([^\n]+) -->\n)?^```(\S*)\n(.*?)^```', re.M | re.S
+)
 OUTPUT = ('text', 'json', '{toctree}', '{eval-rst}')
 PAGES = ['README.md', 'CONTRIBUTING.md', 'configs/README.md']
 PAGES += [str(p.relative_to(ROOT)) for p in sorted(ROOT.glob('examples/*/README.md'))]
@@ -101,7 +103,7 @@ def test_the_tables_name_blocks_that_are_there(key):
 @pytest.fixture
 def folder(trained, shapes, tmp_path, monkeypatch):
     """What the commands of the pages begin with."""
-    config, work_dir = trained
+    _, work_dir = trained
     write_config(tmp_path / 'tiny.py', shapes)
     for name in ('trained', 'work_dirs/a', 'work_dirs/b'):
         shutil.copytree(work_dir, tmp_path / name)
@@ -124,7 +126,8 @@ def test_the_commands_of_a_page(key, folder, server):
     (code,) = (code for each, _, _, code in blocks(page) if each == heading)
     for python, tool, *words in commands(code):
         assert (python, tool.split('/')[0]) == ('python', 'tools')
-        words = [READERS.get(word, word).replace('/data/new/', f'{folder}/photos/') for word in words]
+        words = [READERS.get(word, word) for word in words]
+        words = [word.replace('/data/new/', f'{folder}/photos/') for word in words]
         done = server(tool.removeprefix('tools/'), words, folder)
         assert done['code'] == 0, done['stdout'][-2000:] + done['stderr'][-3000:]
     for pattern in HERE[key]:

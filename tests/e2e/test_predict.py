@@ -30,6 +30,7 @@ from tests.e2e.conftest import ENV, ROOT, run, write_config
 
 HEAD = "model['test_cfg'] = dict(score_thr=0.001, max_per_img=12)\n"
 CLASSES = ('circle', 'square', 'triangle')
+PAGE = (ROOT / 'docs/use/predict.md').read_text()
 
 
 @pytest.fixture(scope='module')
@@ -279,7 +280,7 @@ def test_a_url(folder, call, site):
 
 @pytest.mark.parametrize(('heading', 'number'), [('On the command line', 4), ('Thresholds', 2)])
 def test_the_commands_of_the_docs(folder, call, monkeypatch, heading, number):
-    text = (ROOT / 'docs/use/predict.md').read_text().split(f'\n## {heading}\n')[1].split('\n## ')[0]
+    text = PAGE.split(f'\n## {heading}\n')[1].split('\n## ')[0]
     lines = [
         line
         for block in re.findall('```\n(.*?)```', text, re.DOTALL)
@@ -315,9 +316,7 @@ def test_the_options_of_the_docs_are_those_of_the_program(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         predict.parse_args()
     options = set(re.findall(r'--[\w-]+', capsys.readouterr().out))
-    tables = [
-        line for line in (ROOT / 'docs/use/predict.md').read_text().splitlines() if line[:4] == '| `-'
-    ]
+    tables = [line for line in PAGE.splitlines() if line[:4] == '| `-']
     named = {option for line in tables for option in re.findall(r'--[\w-]+', line.split(' | ')[0])}
     assert named == options - {'--help'}
 

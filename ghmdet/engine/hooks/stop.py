@@ -38,8 +38,8 @@ class TrainingStopped(SystemExit):
 class StopHook(Hook):
     """Save and end the run after the iteration in which a signal arrives, on all processes.
 
-    See docs/train/resume.md for the signals. `release` must be called when the training has ended, also
-    by an exception.
+    See docs/train/resume.md for the signals. `release` must be called when the training has ended,
+    also by an exception.
     """
 
     priority = 'LOWEST'
