@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := work_dirs/demo
 
-.PHONY: demo test test-all lint clean
+.PHONY: demo test test-all docs lint clean
 
 $(VENV)/.installed: setup.py pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,6 +36,11 @@ test: lint  ## lint, types, each promise once, coverage
 
 test-all: $(VENV)/.installed-dev  ## after `make test`, what it leaves out; coverage of both
 	$(PYTEST) -m long $(COVERAGE) --cov-append --cov-fail-under=97
+
+docs: $(VENV)/.installed  ## the documentation as a site; a warning or a dead link is an error
+	$(BIN)/python -m pip install --quiet -e '.[docs]'
+	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
+	@echo "build/docs/index.html"
 
 clean:
 	rm -rf $(VENV) work_dirs data build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache

@@ -61,7 +61,8 @@ def resolve_classes(cfg: Config, splits: Sequence[str] = ('train', 'val')) -> st
     """Give every `CocoDataset` of a config and the head the same classes, in place.
 
     docs/judge/test_results.md says which. `model.bbox_head.num_classes` is set with them if it is
-    absent or still 80. Datasets of other types are not changed, nor configs for an installed MMDetection.
+    absent or still 80. Datasets of other types are not changed, nor configs for an installed
+    MMDetection.
 
     The annotation files of `splits` are read. With 'train' among them, the other splits must have
     the same classes. Returned is, for the log, what was taken from where, and which of two
