@@ -4,7 +4,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 DEMO := work_dirs/demo
 
-.PHONY: demo test test-all docs lint clean
+.PHONY: demo test test-all docs dist lint clean
 
 $(VENV)/.installed: setup.py pyproject.toml requirements.txt
 	$(PYTHON) -m venv $(VENV)
@@ -41,6 +41,13 @@ docs: $(VENV)/.installed  ## the documentation as a site; a warning or a dead li
 	$(BIN)/python -m pip install --quiet -e '.[docs]'
 	$(BIN)/python -m sphinx --builder html --fail-on-warning --keep-going --quiet docs build/docs
 	@echo "build/docs/index.html"
+
+dist: $(VENV)/.installed  ## sdist and wheel, each installed into a new environment and checked
+	$(BIN)/python -m pip install --quiet build
+	rm -rf dist build/check
+	$(BIN)/python -m build --outdir dist
+	for file in dist/*; do $(PYTHON) -m venv --clear build/check && build/check/bin/pip install --quiet $$file && \
+		build/check/bin/python tools/dev/check_install.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) work_dirs data build dist *.egg-info .coverage* .pytest_cache .mypy_cache .ruff_cache
