@@ -1,8 +1,7 @@
 # PYTHON_ARGCOMPLETE_OK
 """The command `ghmdet`: starts the programs of the package.
 
-It stands beside the package, since importing that takes longer than the help should; until a
-program runs, only the standard library is imported.
+It stands beside the package, since to import that takes longer than the help may take.
 """
 
 from __future__ import annotations
@@ -35,11 +34,7 @@ Data
   check      find faults in a dataset
   browse     draw what the pipeline does
   anchors    compare anchors with boxes"""
-PROGRAMS = {
-    'train': 'ghmdet.train',
-    'test': 'ghmdet.test',
-    'predict': 'ghmdet.predict',
-    'export': 'ghmdet.export',
+PROGRAMS = {name: f'ghmdet.{name}' for name in ('train', 'test', 'predict', 'export', 'env')} | {
     'publish': 'model_converters/publish_model.py',
     'flops': 'analysis_tools/get_flops.py',
     'ghm': 'analysis_tools/ghm_report.py',
@@ -58,14 +53,12 @@ PROGRAMS = {
     'logs': 'analysis_tools/analyze_logs.py',
     'compare': 'compare.py',
     'config': 'misc/print_config.py',
-    'env': 'ghmdet.env',
 }
-command = ''
-"""The command that runs, for the usage of its program."""
+command = ''  # the one that runs, for the usage of its program
 
 
 def main() -> int:
-    """Run the command line; a program that ends by an exception or exit code does so here too."""
+    """Run the command line; return the exit code, unless a program exits itself."""
     global command
     (package,) = find_spec('ghmdet').submodule_search_locations  # type: ignore[union-attr, misc]
     name = _complete(package) if '_ARGCOMPLETE' in os.environ else ''.join(sys.argv[1:2])
@@ -74,26 +67,24 @@ def main() -> int:
         del sys.argv[1:2]
         _run(PROGRAMS[name], package)
         return 0
-    if name in ('', '-h', '--help'):
-        return _print(HELP)
-    if name == '--version':
-        with open(os.path.join(package, 'version.py'), encoding='utf-8') as file:
-            return _print('ghmdet ' + re.findall(r"__version__ = '(.+)'", file.read())[0])
-    near = difflib.get_close_matches(name.lower(), PROGRAMS, n=1)
-    question = f'; did you mean {near[0]}?' if near else ''
-    print(f'error: ghmdet has no command {name!r}{question}', file=sys.stderr)
-    print('(ghmdet --help lists all)', file=sys.stderr)
-    return 2
+    if name not in ('', '-h', '--help', '--version'):
+        near = difflib.get_close_matches(name.lower(), PROGRAMS, n=1)
+        question = f'; did you mean {near[0]}?' if near else ''
+        print(f'error: no command {name!r}{question} (ghmdet --help lists all)', file=sys.stderr)
+        return 2
+    with open(os.path.join(package, 'version.py'), encoding='utf-8') as file:
+        version = re.findall(r"__version__ = '(.+)'", file.read())[0]
+    try:
+        print(f'ghmdet {version}' if name == '--version' else HELP, flush=True)
+    except BrokenPipeError:
+        os._exit(141)  # what a shell shows for SIGPIPE
+    return 0
 
 
 def _run(program: str, package: str) -> None:
-    """Run a module as `python -m` does, or a file of tools/ as Python does.
-
-    Modules of the current folder, of `custom_imports` say, are found after all others.
-    """
+    """Run a module, or a file of tools/, as Python does."""
     if not sys.flags.safe_path:
         del sys.path[0]  # the folder of the command
-        sys.path.append('')
     if not program.endswith('.py'):
         runpy.run_module(program, run_name='__main__', alter_sys=True)
         return
@@ -102,40 +93,31 @@ def _run(program: str, package: str) -> None:
     runpy.run_path(file, run_name='__main__')
 
 
-def _print(text: str) -> int:
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        os._exit(141)  # what a shell shows for SIGPIPE
-    return 0
-
-
 def _complete(package: str) -> str:
-    """Complete commands here; return a command whose program shall complete the rest."""
+    """Complete a command, or let its program complete its arguments as soon as it parses them."""
     argcomplete = import_module('argcomplete')
     start = int(os.environ['_ARGCOMPLETE'])  # words up to the command
     line, point = os.environ['COMP_LINE'], int(os.environ['COMP_POINT'])
     words = argcomplete.lexers.split_line(line, point)[3]
-    if len(words) <= start:
-        parser = argparse.ArgumentParser()
-        parser.add_argument('command', choices=PROGRAMS)
-        parser.add_argument('--version', action='store_true')
-        argcomplete.autocomplete(parser, always_complete_options=False)
-    os.environ['_ARGCOMPLETE'] = str(start + 1)
-    files = argcomplete.completers.FilesCompleter()
     original = argparse.ArgumentParser.parse_known_args
 
     def find_configs(prefix: str, **_: object) -> list[str]:
-        shipped = os.listdir(os.path.join(package, 'configs'))
-        return [name[:-3] for name in shipped if name.endswith('.py')] + files(prefix)
+        files = os.listdir(os.path.join(package, 'configs'))
+        shipped = [file[:-3] for file in files if file.endswith('.py')]
+        return shipped + argcomplete.completers.FilesCompleter()(prefix)
 
-    def parse(self: argparse.ArgumentParser, *args: object, **kwargs: object) -> object:
+    def parse(self: argparse.ArgumentParser, *_: object, **__: object) -> object:
         argparse.ArgumentParser.parse_known_args = original  # type: ignore[method-assign]
         for action in self._actions:
-            if 'CONFIG' in (action.metavar or action.dest).upper().split('|'):
+            if 'CONFIG' in str(action.metavar or action.dest).upper().split('|'):
                 action.completer = find_configs  # type: ignore[attr-defined]
-        argcomplete.autocomplete(self, always_complete_options=False)
-        return original(self, *args, **kwargs)  # type: ignore[call-overload]
+        return argcomplete.autocomplete(self, always_complete_options=False)  # exits
 
     argparse.ArgumentParser.parse_known_args = parse  # type: ignore[assignment, method-assign]
-    return words[start]
+    if len(words) > start:
+        os.environ['_ARGCOMPLETE'] = str(start + 1)
+        return words[start]
+    parser = argparse.ArgumentParser()
+    parser.add_argument('command', choices=PROGRAMS)
+    parser.add_argument('--version', action='store_true')
+    return parser.parse_args().command

@@ -14,8 +14,8 @@ import signal
 import stat
 import sys
 import traceback
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from functools import partialmethod
 from importlib import import_module
 from pathlib import Path
@@ -63,26 +63,30 @@ def run(main: Callable[[], Any]) -> None:
     Of an exception it prints `error: <message>`; the traceback is above it with `--debug` and in
     distributed runs, and in `error.log` beside the log of the run if that has begun. If nobody
     reads the output any more, as after `| head`, the program ends silently with code 141.
+
+    Modules of the current folder, as those of `custom_imports`, are found after all others.
     """
     global exit_code
     code = 0
+    if not sys.flags.safe_path and '' not in sys.path:
+        sys.path.append('')
     _name_program()
-    with _watch_output():
-        try:
-            _call(main)
-        except KeyboardInterrupt:
-            _flush()
-            print('interrupted', file=sys.stderr)
-            code = 130  # what a shell gives for SIGINT
-        except SystemExit as stop:
-            if not isinstance(stop.code, int):
-                raise
-            code = stop.code
-        except Exception as error:
-            _report(error)
-            code = 1
-        exit_code = code
-        _exit_process_group(code)
+    sys.stdout, sys.stderr = map(_watch, (sys.stdout, sys.stderr))
+    try:
+        _call(main)
+    except KeyboardInterrupt:
+        _flush()
+        print('interrupted', file=sys.stderr)
+        code = 130  # what a shell gives for SIGINT
+    except SystemExit as stop:
+        if not isinstance(stop.code, int):
+            raise
+        code = stop.code
+    except Exception as error:
+        _report(error)
+        code = 1
+    exit_code = code
+    _exit_process_group(code)
     if code:
         raise SystemExit(code)
 
@@ -134,19 +138,6 @@ class _Output(io.FileIO):
         return len(data)
 
 
-@contextmanager
-def _watch_output() -> Iterator[None]:
-    before = sys.stdout, sys.stderr
-    sys.stdout, sys.stderr = map(_watch, before)
-    _Output.ends_program = True
-    try:
-        yield
-    finally:
-        _Output.ends_program = False
-        _flush()
-        sys.stdout, sys.stderr = before
-
-
 def _watch(stream: Any) -> Any:
     """Return the stream with `_Output` in it; itself if it is no file, pipe or terminal."""
     buffer = getattr(stream, 'buffer', None)
@@ -155,11 +146,9 @@ def _watch(stream: Any) -> Any:
         return stream
     stream.flush()
     output: Any = _Output(raw.fileno(), 'w', closefd=False)
-    return io.TextIOWrapper(
-        output if raw is buffer else io.BufferedWriter(output),
-        **{name: getattr(stream, name) for name in ('encoding', 'errors')},
-        **{name: getattr(stream, name) for name in ('line_buffering', 'write_through')},
-    )
+    names = ('encoding', 'errors', 'line_buffering', 'write_through')
+    settings: Any = {name: getattr(stream, name) for name in names}
+    return io.TextIOWrapper(output if raw is buffer else io.BufferedWriter(output), **settings)
 
 
 def _flush() -> None:
@@ -169,6 +158,7 @@ def _flush() -> None:
 
 def _call(main: Callable[[], Any]) -> None:
     """Call `main`, and write all that it has printed, also if it exits with code 0."""
+    _Output.ends_program = True
     try:
         try:
             main()

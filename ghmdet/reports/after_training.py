@@ -23,9 +23,9 @@ def keep_detections(cfg: Config) -> None:
 
 
 def tool_environment() -> dict[str, str]:
-    """Return the environment of a tool's process, which finds the modules that this one finds."""
-    paths = str(Path(__file__).parents[2]), *map(os.path.abspath, sys.path)
-    return os.environ | {'PYTHONPATH': os.pathsep.join(paths)}
+    """Return the environment of a tool's process, which finds this ghmdet, installed or not."""
+    paths = str(Path(__file__).parents[2]), os.environ.get('PYTHONPATH')
+    return os.environ | {'PYTHONPATH': os.pathsep.join(filter(None, paths))}
 
 
 def report_run(runner: Runner) -> None:
