@@ -153,7 +153,8 @@ def _watch(stream: Any) -> Any:
 
 def _flush() -> None:
     for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed when Python started
-        stream.flush()
+        with suppress(OSError):
+            stream.flush()
 
 
 def _call(main: Callable[[], Any]) -> None:
@@ -165,7 +166,7 @@ def _call(main: Callable[[], Any]) -> None:
         except SystemExit as stop:
             if stop.code:
                 raise
-        _flush()
+        print(end='', flush=True)
     finally:
         _Output.ends_program = False
 
