@@ -19,14 +19,14 @@ HELP = """\
 usage: ghmdet COMMAND [arguments], ghmdet COMMAND --help, ghmdet --version
 
 Models                                  Results
-  train      train a detector             evaluate   metrics of a file of detections
-  test       evaluate a checkpoint        threshold  best score threshold per class
-  predict    detect in images, videos     confusion  which class is taken for which
+  train      train a detector             evaluate   metrics of a file of results
+  test       evaluate a checkpoint        threshold  best thresholds of scores
+  predict    detect in images, videos     confusion  confusion matrix
   export     write ONNX or pt2            errors     kinds of errors, AP of each
   publish    checkpoint for others        results    draw worst and best images
   flops      count operations             report     one HTML file on a training
   ghm        what GHM does to the data    logs       curves and times of trainings
-                                          compare    settings, over several seeds
+                                          compare    settings, several seeds
 Data
   convert    any export to COCO format  Other
   coco       split, merge, count COCO     config     print the config of a run
