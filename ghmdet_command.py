@@ -19,18 +19,18 @@ HELP = """\
 usage: ghmdet COMMAND [arguments], ghmdet COMMAND --help, ghmdet --version
 
 Models                                  Results
-  train      train a detector             evaluate   metrics of a file of results
-  test       evaluate a checkpoint        threshold  best thresholds of scores
+  train      train a detector             evaluate   metrics of a results file
+  test       evaluate a checkpoint        threshold  best score thresholds
   predict    detect in images, videos     confusion  confusion matrix
-  export     write ONNX or pt2            errors     kinds of errors, AP of each
-  publish    checkpoint for others        results    draw worst and best images
-  flops      count operations             report     one HTML file on a training
-  ghm        what GHM does to the data    logs       curves and times of trainings
+  export     write ONNX or pt2            errors     kinds of errors, their AP
+  publish    checkpoint for others        results    worst and best images
+  flops      count operations             report     HTML file on a training
+  ghm        what GHM does to the data    logs       curves, time per step
                                           compare    settings, several seeds
 Data
   convert    any export to COCO format  Other
   coco       split, merge, count COCO     config     print the config of a run
-  shapes     draw a demo dataset          env        print what a bug report needs
+  shapes     draw a demo dataset          env        what a bug report needs
   check      find faults in a dataset
   browse     draw what the pipeline does
   anchors    compare anchors with boxes"""
