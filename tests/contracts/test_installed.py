@@ -25,7 +25,7 @@ LEFT_OUT = ('ghmdet', '__editable__', '_ghmdet')
 
 def run(*command, cwd=None):
     command = [str(part) for part in command]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENV, cwd=cwd, timeout=280)
+    done = subprocess.run(command, capture_output=True, text=True, env=ENV, cwd=cwd, timeout=580)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout
 
@@ -107,6 +107,7 @@ def test_the_wheel_holds_files_where_the_tree_has_links(wheel):
     assert not [name for name in held if name.endswith('.pyc')]
 
 
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize('kind', ['wheel', 'editable'])
 def test_every_form_works(environments, packages, tree, tmp_path, kind):
     python, site = environments[kind]

@@ -220,8 +220,8 @@ with ThreadPoolExecutor(2) as pool:
 """,
     'ghmdet shapes ... report, compare': f"""{_COMMAND}
 ghmdet('shapes', '--out', 'drawn', '--train', 8, '--val', 4)
-train = 'drawn/annotations/train.json'
-ghmdet('coco', 'to-yolo', train, '--out', 'yolo', '--images', 'drawn/train')
+file = 'drawn/annotations/train.json'
+ghmdet('coco', 'to-yolo', file, '--out', 'yolo', '--images', 'drawn/train')
 ghmdet('convert', 'yolo', '--out', 'data', '--split', '0.5,0.5')
 ghmdet('check', 'data/annotations/train.json')
 Path('own_parts.py').write_text('')
@@ -229,23 +229,27 @@ Path('argparse.py').write_text('1 / 0')  # of the current folder, hence not impo
 Path('own.py').write_text(f'''
 _base_ = "ghmdet::{{SHAPES}}.py"
 custom_imports = dict(imports='own_parts')
-loader = dict(num_workers=1, persistent_workers=True,
-              dataset=dict(data_prefix=dict(img='images/'), metainfo=None))
+loader = dict(num_workers=0, persistent_workers=False,
+              dataset=dict(data_prefix=dict(img='images/')))
+train_dataloader = val_dataloader = test_dataloader = loader
+model = dict(test_cfg=dict(score_thr=0.001))
+train_cfg = dict(max_epochs=1, val_interval=1)
+''')
+Path('workers.py').write_text('''
+_base_ = "own.py"
+loader = dict(num_workers=1, persistent_workers=True)
 train_dataloader = dict(multiprocessing_context='spawn', **loader)
 val_dataloader = dict(multiprocessing_context='forkserver', **loader)
-test_dataloader = val_dataloader
-model = dict(test_cfg=dict(score_thr=0.001))
-train_cfg = dict(max_epochs=1)
 ''')
-given = ['own.py', '--data-root', 'data']
-equal('report written to' in ghmdet('train', *given, '--work-dir', 'run', '--report'), True)
-checkpoint = 'run/epoch_1.pth'
-equal('coco/bbox_mAP: ' in ghmdet('test', *given, checkpoint, '--work-dir', 'tested'), True)
+given, checkpoint = ['own.py', '--data-root', 'data'], 'run/epoch_1.pth'
+train = 'train', 'workers.py', *given[1:], '--work-dir', 'run', '--report'
+equal('report written to' in ghmdet(*train), True)
+equal('coco/bbox_mAP: ' in ghmdet('test', *given, checkpoint), True)
 ghmdet('predict', 'own.py', checkpoint, 'drawn/val', '--out', 'found')
 ghmdet('export', *given, checkpoint, '--format', 'pt2', '--check', 'drawn/val', '--out', 'm.pt2')
 equal(Path('m.pt2').is_file(), True)
 ghmdet('report', 'run', '--out', 'report.html')
-equal(Path('report.html').read_text()[:15], '<!doctype html>')
+equal(Path('report.html').read_text()[:15], '<!DOCTYPE html>')
 ghmdet('compare', 'own.py', '--data', 'drawn=data', '--seeds', 2, '--jobs', 2, '--out', 'compared')
 equal(len(Path('compared/runs.csv').read_text().splitlines()), 3)
 """,
