@@ -15,7 +15,7 @@ try:
     from ghmdet.config import package_lookup, shipped, sources
     from ghmdet.config.shipped import CONFIG_ROOT, config_path, get_config
 except Exception:  # mmengine is missing or broken
-    if 'ghmdet.env' not in sys.orig_argv:  # which reports it
+    if {'ghmdet.env', 'env'}.isdisjoint(sys.orig_argv):  # which reports it
         raise
 else:
     package_lookup.apply()

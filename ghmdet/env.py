@@ -11,7 +11,6 @@ import os
 import platform
 import re
 import shutil
-import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from types import ModuleType
 
+from ghmdet.config import cli
 from ghmdet.version import __version__
 
 # Distributions with the same module; ghmdet requires the first of each.
@@ -56,7 +56,6 @@ _BFLOAT16_FLAGS = {'avx512_bf16', 'amx_bf16', 'bf16'}
 def main(argv: Sequence[str] = ()) -> int:
     """Print the report and return the exit code."""
     argparse.ArgumentParser(
-        prog='python -m ghmdet.env',
         description='Print what a bug report needs: versions, settings, faults of the packages.',
     ).parse_args(argv)
     faults: list[str] = []
@@ -212,6 +211,4 @@ def _describe_torch(
 
 
 if __name__ == '__main__':
-    if hasattr(signal, 'SIGPIPE'):
-        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # end without a traceback in `| head`
-    sys.exit(main(sys.argv[1:]))
+    cli.run(lambda: sys.exit(main(sys.argv[1:])))

@@ -94,6 +94,7 @@ def turn_on_tta(cfg: Config) -> None:
 def main() -> None:
     """Run the program."""
     args = parse_args()
+    cli.outlive_readers()
     cfg = arguments.load_config(args)
     with name_the_key(cfg, args.cfg_options):
         test(cfg, args)

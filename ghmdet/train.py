@@ -58,6 +58,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Run the program."""
     args = parse_args()
+    cli.outlive_readers()
     cfg = arguments.load_config(args)
     with name_the_key(cfg, args.cfg_options):
         train(cfg, args)

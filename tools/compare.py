@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ghmdet.config.arguments import read_threads
-from ghmdet.config.cli import LazyModule, add_debug_argument, run, user_path
+from ghmdet.config.cli import LazyModule, add_debug_argument, outlive_readers, run, user_path
 
 runs_of: Any = LazyModule('comparison.runs')
 processes: Any = LazyModule('comparison.processes')
@@ -88,6 +88,7 @@ def parse_args() -> argparse.Namespace:
 def main() -> None:
     """Run the program."""
     args = parse_args()
+    outlive_readers()
     variants = [runs_of.Settings(name, rest) for name, *rest in args.variant or [['base']]]
     data = [_read_data(*words) for words in args.data or [['data']]]
     seeds = range(args.first_seed, args.first_seed + args.seeds)

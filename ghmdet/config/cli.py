@@ -1,23 +1,25 @@
-"""How a program of ghmdet ends: exit code and error message. Needs no torch."""
+"""How a program of ghmdet ends: exit code and error message. Needs the standard library only."""
 
 from __future__ import annotations
 
 import argparse
 import atexit
 import builtins
+import errno
+import io
 import logging
 import os
 import re
 import signal
+import stat
 import sys
 import traceback
 from collections.abc import Callable
 from contextlib import suppress
+from functools import partialmethod
 from importlib import import_module
 from pathlib import Path
 from typing import Any
-
-from mmengine.logging import MMLogger
 
 exit_code = 0
 """What `run` exits with."""
@@ -59,14 +61,21 @@ def run(main: Callable[[], Any]) -> None:
     """Run a program and exit: with code 1 after an exception, 130 after Ctrl-C.
 
     Of an exception it prints `error: <message>`; the traceback is above it with `--debug` and in
-    distributed runs, and in `error.log` beside the log of the run if that has begun.
+    distributed runs, and in `error.log` beside the log of the run if that has begun. If nobody
+    reads the output any more, as after `| head`, the program ends silently with code 141.
+
+    Modules of the current folder, as those of `custom_imports`, are found after all others.
     """
     global exit_code
     code = 0
+    if not sys.flags.safe_path and '' not in sys.path:
+        sys.path.append('')
+    _name_program()
+    sys.stdout, sys.stderr = map(_watch, (sys.stdout, sys.stderr))
     try:
-        main()
+        _call(main)
     except KeyboardInterrupt:
-        sys.stdout.flush()
+        _flush()
         print('interrupted', file=sys.stderr)
         code = 130  # what a shell gives for SIGINT
     except SystemExit as stop:
@@ -80,6 +89,11 @@ def run(main: Callable[[], Any]) -> None:
     _exit_process_group(code)
     if code:
         raise SystemExit(code)
+
+
+def outlive_readers() -> None:
+    """Let the program go on when nobody reads its output any more: for runs of hours."""
+    _Output.ends_program = False
 
 
 def describe(error: BaseException) -> str:
@@ -103,6 +117,71 @@ def describe(error: BaseException) -> str:
     return text
 
 
+class _Output(io.FileIO):
+    """stdout or stderr below its buffer; when nobody reads it any more, it becomes os.devnull."""
+
+    ends_program = False  # when nobody reads it
+
+    def write(self, data: Any) -> int:
+        try:
+            return super().write(data)
+        except OSError as error:
+            # A pipe gives EPIPE, a closed terminal EIO, which on a file is a fault of the disk.
+            is_file = stat.S_ISREG(os.fstat(self.fileno()).st_mode)
+            if is_file or error.errno not in (errno.EPIPE, errno.EIO):
+                raise
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, self.fileno())
+        os.close(null)
+        if _Output.ends_program:
+            raise SystemExit(141)  # what a shell shows for SIGPIPE
+        return len(data)
+
+
+def _watch(stream: Any) -> Any:
+    """Return the stream with `_Output` in it; itself if it is no file, pipe or terminal."""
+    buffer = getattr(stream, 'buffer', None)
+    raw = getattr(buffer, 'raw', buffer)
+    if type(raw) is not io.FileIO:
+        return stream
+    stream.flush()
+    output: Any = _Output(raw.fileno(), 'w', closefd=False)
+    names = ('encoding', 'errors', 'line_buffering', 'write_through')
+    settings: Any = {name: getattr(stream, name) for name in names}
+    return io.TextIOWrapper(output if raw is buffer else io.BufferedWriter(output), **settings)
+
+
+def _flush() -> None:
+    for stream in filter(None, (sys.stdout, sys.stderr)):  # None: closed when Python started
+        with suppress(OSError):
+            stream.flush()
+
+
+def _call(main: Callable[[], Any]) -> None:
+    """Call `main`, and write all that it has printed, also if it exits with code 0."""
+    _Output.ends_program = True
+    try:
+        try:
+            main()
+        except SystemExit as stop:
+            if stop.code:
+                raise
+        print(end='', flush=True)
+    finally:
+        _Output.ends_program = False
+
+
+def _name_program() -> None:
+    """Let the usage begin as the program was started: `ghmdet train`, `python -m ghmdet.train`."""
+    name = getattr(sys.modules.get('ghmdet_command'), 'command', '')
+    spec = getattr(sys.modules['__main__'], '__spec__', None)
+    module = getattr(spec, 'name', '').removesuffix('.__main__')
+    if name or module.startswith('ghmdet.'):
+        prog = f'ghmdet {name}' if name else f'python -m {module}'
+        parser: Any = argparse.ArgumentParser
+        parser.__init__ = partialmethod(parser.__init__, prog=prog)
+
+
 def _exit_process_group(code: int) -> None:
     """End this process at once if it belongs to a process group, so that the others notice.
 
@@ -116,8 +195,7 @@ def _exit_process_group(code: int) -> None:
     if code == 0:
         distributed.destroy_process_group()
     atexit._run_exitfuncs()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    _flush()
     os._exit(code)
 
 
@@ -127,7 +205,7 @@ def _report(error: Exception) -> None:
     shown = _DEBUG in sys.argv or rank is not None
     details = ''.join(traceback.format_exception(error))
     file = _write(details, rank)
-    sys.stdout.flush()
+    _flush()
     hints = [] if shown else [f'{_DEBUG} shows where in the code']
     hints += [f'the traceback is in {file}'] if file else []
     lines = [details] if shown else []
@@ -138,7 +216,9 @@ def _report(error: Exception) -> None:
 
 def _write(details: str, rank: str | None) -> Path | None:
     """Append the traceback to a file beside the log of the run, if that has begun."""
-    handlers = [each for logger in MMLogger._instance_dict.values() for each in logger.handlers]
+    logging_of_mmengine: Any = sys.modules.get('mmengine.logging')
+    loggers = logging_of_mmengine.MMLogger._instance_dict.values() if logging_of_mmengine else ()
+    handlers = [each for logger in loggers for each in logger.handlers]
     for log in (each for each in handlers if isinstance(each, logging.FileHandler)):
         name = 'error.log' if rank is None else f'error_rank{rank}.log'
         file = Path(log.baseFilename).with_name(name)

@@ -1,6 +1,7 @@
 """How a program ends when something is wrong."""
 
 import argparse
+import os
 import signal
 import subprocess
 import sys
@@ -10,6 +11,7 @@ import pytest
 from mmengine.logging import MMLogger
 from torch.utils.data import DataLoader
 
+import ghmdet
 from ghmdet.config import cli
 
 SHOWN = '(--debug shows where in the code)'
@@ -89,6 +91,74 @@ def test_interrupt():
         process.send_signal(signal.SIGINT)
         assert process.wait(20) == 130
         assert process.stderr.read() == 'interrupted\n'
+
+
+# The module needs only the standard library; importing ghmdet itself takes half a second.
+UNREAD = """
+import logging, socket, sys, types
+sys.modules['ghmdet'] = package = types.ModuleType('ghmdet')
+package.__path__ = {path}
+from ghmdet.config import cli
+def main():
+    {body}
+cli.run(main)
+"""
+LOG = 'logging.StreamHandler(sys.stdout).handle(logging.makeLogRecord(dict(msg=1)))'
+HINT = f'{SHOWN}\n'
+
+
+@pytest.mark.skipif(sys.platform == 'win32', reason='its pipes have no EPIPE')
+@pytest.mark.parametrize(
+    ('body', 'output', 'code', 'error'),
+    [
+        ('print(1)', 'pipe', 141, ''),  # written at the end
+        ('print(1); sys.exit()', 'pipe', 141, ''),
+        ('print(1, flush=True); 1 / 0', 'pipe', 141, ''),
+        (f'{LOG}; 1 / 0', 'pipe', 141, ''),
+        ('sys.stdout.buffer.write(bytes(9000)); 1 / 0', 'pipe', 141, ''),
+        ('print(1, flush=True); 1 / 0', 'terminal', 141, ''),
+        ('print(1, file=sys.stderr); 1 / 0', 'both', 141, None),
+        (f'cli.outlive_readers(); {LOG}; print(1, flush=True); sys.exit(7)', 'pipe', 7, ''),
+        (f'cli.outlive_readers(); {LOG}; print(1, flush=True)', 'terminal', 0, ''),
+        # What is no fault of stdout keeps its message.
+        ('print(1); raise ValueError("at line 3")', 'pipe', 1, f'error: at line 3\n{HINT}'),
+        ('print(1); raise KeyboardInterrupt', 'pipe', 130, 'interrupted\n'),
+        ('print(1); sys.exit("no such")', 'pipe', 1, 'no such\n'),
+        (
+            'a, b = socket.socketpair(); b.close(); a.sendall(b"1")',
+            *('pipe', 1, f'error: [Errno 32] Broken pipe\n{HINT}'),
+        ),
+        ('print(1)', 'full', 120, f'error: [Errno 28] No space left on device\n{HINT}'),
+        ('print(1); raise KeyboardInterrupt', 'closed', 130, 'interrupted\n'),
+    ],
+)
+def test_output_that_nobody_reads(body, output, code, error):
+    if output == 'full':
+        writer = os.open('/dev/full', os.O_WRONLY)
+    else:
+        reader, writer = os.openpty() if output == 'terminal' else os.pipe()
+        os.close(reader)
+    command = [sys.executable, '-c', UNREAD.format(path=ghmdet.__path__, body=body)]
+    if output == 'closed':
+        command = ['sh', '-c', '"$0" "$@" >&-', *command]
+    stderr = writer if output == 'both' else subprocess.PIPE
+    env = {name: value for name, value in os.environ.items() if name != 'PYTHONUNBUFFERED'}
+    done = subprocess.run(command, stdout=writer, stderr=stderr, text=True, env=env, timeout=60)
+    os.close(writer)
+    if output == 'full':  # Python tells of it again at its end
+        assert done.stderr.startswith(error)
+    else:
+        assert (done.returncode, done.stderr) == (code, error)
+
+
+def test_modules_of_the_current_folder_are_found_after_all_others(run, tmp_path, monkeypatch):
+    """As with `ghmdet train`, also in the programs that `compare` starts."""
+    monkeypatch.setattr(sys, 'path', sys.path[:])
+    monkeypatch.chdir(tmp_path)
+    for name in ('argparse', 'own_parts'):
+        (tmp_path / f'{name}.py').write_text('here = True')
+    body = "import own_parts, argparse; print(own_parts.here, hasattr(argparse, 'here'))"
+    assert run(lambda: exec(body))[1] == 'begun\nTrue False\n'
 
 
 @pytest.mark.parametrize(

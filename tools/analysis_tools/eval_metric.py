@@ -46,7 +46,11 @@ def main(argv: list[str] | None = None) -> None:
 
 def evaluate(results: Results, **changes: Any) -> dict[str, float]:
     """Return the figures by the metric of the results, with some of its arguments changed."""
-    settings = {key: value for key, value in results.metric.items() if key != 'type'}
+    names = results.metric.keys() - {
+        'type',
+        '_scope_',
+    }  # mmengine sets _scope_: _base_ of a package
+    settings = {name: results.metric[name] for name in names}
     settings |= dict(format_only=False, outfile_prefix=None, **changes)
     metric = coco_metric.CocoMetric(**settings)
     metric.dataset_meta = {'classes': results.classes}

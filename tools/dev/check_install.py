@@ -26,6 +26,7 @@ _PACKAGES = ('torch', 'torchvision', 'mmengine', 'mmcv-lite', 'numpy', 'setuptoo
 # What all programs begin with. The package itself is imported by each form where it should be.
 _PRELUDE = """
 import subprocess, sys
+from functools import partial
 from pathlib import Path
 from mmengine.config import Config
 NAME = 'retinanet_ghm_r50_fpn_1x_coco'
@@ -48,10 +49,10 @@ def child(text, file='child.py'):
     Path(file).write_text(text)
     return Config.fromfile(file)
 
-def run(*command):
-    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
+def run(*command, program=sys.executable):
+    done = subprocess.run([program, *map(str, command)], capture_output=True, text=True)
     if done.returncode:
-        sys.exit((done.stdout + done.stderr)[-3000:])
+        sys.exit(f'{command}: {(done.stdout + done.stderr)[-3000:]}')
     return done.stdout + done.stderr
 """
 _CHANGES = 'model = dict(bbox_head=dict(num_classes=3, loss_cls=dict(bins=5)))\\n'
@@ -63,6 +64,10 @@ with read_base():
 model.bbox_head.num_classes = 3
 model.merge(dict(bbox_head=dict(loss_cls=dict(bins=5))))
 '''
+"""
+_COMMAND = """
+import sysconfig
+ghmdet = partial(run, program=Path(sysconfig.get_path('scripts')) / 'ghmdet')
 """
 _TRAIN_AND_TEST = """
 import json
@@ -203,6 +208,50 @@ Path('text.py').write_text(f'_base_ = "ghmdet::{{SHAPES}}.py"')
 Path('lazy.py').write_text('from mmengine.config import read_base\\n'
     f'with read_base():\\n    from ghmdet.configs.{{SHAPES}} import *\\n')
 train_and_test([tools / 'train.py'], 'text.py', [tools / 'test.py'], 'lazy.py')
+""",
+    'ghmdet COMMAND --help': f"""{_COMMAND}
+import ghmdet_command
+from concurrent.futures import ThreadPoolExecutor
+equal(ghmdet('--help').strip(), ghmdet_command.HELP)
+names = list(ghmdet_command.PROGRAMS)
+with ThreadPoolExecutor(2) as pool:
+    for name, text in zip(names, pool.map(lambda name: ghmdet(name, '--help'), names)):
+        equal(text[: len(name) + 15], f'usage: ghmdet {{name}} ')
+""",
+    'ghmdet shapes ... report, compare': f"""{_COMMAND}
+ghmdet('shapes', '--out', 'drawn', '--train', 8, '--val', 4)
+file = 'drawn/annotations/train.json'
+ghmdet('coco', 'to-yolo', file, '--out', 'yolo', '--images', 'drawn/train')
+ghmdet('convert', 'yolo', '--out', 'data', '--split', '0.5,0.5')
+ghmdet('check', 'data/annotations/train.json')
+Path('own_parts.py').write_text('')
+Path('argparse.py').write_text('1 / 0')  # of the current folder, hence not imported
+Path('own.py').write_text(f'''
+_base_ = "ghmdet::{{SHAPES}}.py"
+custom_imports = dict(imports='own_parts')
+loader = dict(num_workers=0, persistent_workers=False,
+              dataset=dict(data_prefix=dict(img='images/')))
+train_dataloader = val_dataloader = test_dataloader = loader
+model = dict(test_cfg=dict(score_thr=0.001))
+train_cfg = dict(max_epochs=1, val_interval=1)
+''')
+Path('workers.py').write_text('''
+_base_ = "own.py"
+loader = dict(num_workers=1, persistent_workers=True)
+train_dataloader = dict(multiprocessing_context='spawn', **loader)
+val_dataloader = dict(multiprocessing_context='forkserver', **loader)
+''')
+given, checkpoint = ['own.py', '--data-root', 'data'], 'run/epoch_1.pth'
+train = 'train', 'workers.py', *given[1:], '--work-dir', 'run', '--report'
+equal('report written to' in ghmdet(*train), True)
+equal('coco/bbox_mAP: ' in ghmdet('test', *given, checkpoint), True)
+ghmdet('predict', 'own.py', checkpoint, 'drawn/val', '--out', 'found')
+ghmdet('export', *given, checkpoint, '--format', 'pt2', '--check', 'drawn/val', '--out', 'm.pt2')
+equal(Path('m.pt2').is_file(), True)
+ghmdet('report', 'run', '--out', 'report.html')
+equal(Path('report.html').read_text()[:15], '<!DOCTYPE html>')
+ghmdet('compare', 'own.py', '--data', 'drawn=data', '--seeds', 2, '--jobs', 2, '--out', 'compared')
+equal(len(Path('compared/runs.csv').read_text().splitlines()), 3)
 """,
 }
 

@@ -35,7 +35,7 @@ from pathlib import Path
 from typing import Any
 
 from ghmdet import engine
-from ghmdet.config.cli import LazyModule
+from ghmdet.config.cli import LazyModule, run
 
 torch = LazyModule('torch')
 datasets = LazyModule('ghmdet.datasets')
@@ -348,4 +348,4 @@ def parse_args(arguments: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == '__main__':
-    sys.exit(main())
+    run(lambda: sys.exit(main()))

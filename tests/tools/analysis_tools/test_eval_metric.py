@@ -65,7 +65,8 @@ def test_figures_are_those_of_the_run(ran, capsys):
 def test_the_settings_of_the_evaluator_are_used(ran):
     figures = call('config.py', 'found.json', '--cfg-options', 'test_evaluator.iou_thrs=[0.5]')
     assert figures['coco/bbox_mAP'] == pytest.approx(ran['coco/bbox_mAP_50'], abs=1e-12)
-    written = 'test_evaluator.outfile_prefix=found', 'test_evaluator.format_only=True'
+    written = ['test_evaluator.outfile_prefix=found', 'test_evaluator.format_only=True']
+    written.append('test_evaluator._scope_=ghmdet')  # which mmengine sets below `_base_ = ghmdet::`
     assert call('config.py', 'found.json', '--cfg-options', *written) == pytest.approx(
         {key: value for key, value in ran.items() if 'precision' not in key}, abs=1e-12
     )
