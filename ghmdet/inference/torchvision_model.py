@@ -80,6 +80,7 @@ class TorchvisionModel(nn.Module):
                 )
             factors = boxes.new_tensor(tuple(sample.get('scale_factor', (1, 1))) * 2)
             sample.gt_instances = InstanceData(bboxes=boxes * factors, labels=labels)
+            sample.ignored_instances = sample.gt_instances[:0]
         batch = {key: [each[key] for each in data] for key in ('inputs', 'data_samples')}
         losses = self.model(**self.model.data_preprocessor(batch, training=True), mode='loss')
         return {key: sum(values) for key, values in losses.items()}
@@ -93,11 +94,12 @@ class TorchvisionModel(nn.Module):
 
 def _to_pixels(image: Any) -> np.ndarray:
     """Return a float tensor (3, h, w) in RGB as an array uint8 (h, w, 3) in BGR."""
-    got, is_image = type(image).__name__, isinstance(image, Tensor) and image.ndim == 3
-    if is_image and image.numel():
+    is_image, got = False, type(image).__name__
+    if isinstance(image, Tensor) and image.numel():
         values = low, high = image.min().item(), image.max().item()
-        is_image = len(image) == 3 and image.is_floating_point() and 0 <= low <= high <= 1
-        got = f'{image.dtype} {tuple(image.shape)}, values {values}'
+        is_image = image.ndim == 3 == len(image) and image.is_floating_point()
+        is_image, got = is_image and 0 <= low <= high <= 1, f'{image.dtype} {tuple(image.shape)}'
+        got += f', values {values}'
     if not is_image:
         raise ValueError(
             'expected a list of float tensors (3, h, w) in RGB with values in [0, 1], got one of '
