@@ -103,7 +103,8 @@ class _Coco(_Json):
         self._extend([dict(id=self.images, file_name=name, width=width, height=height)])
         rows = found.to_coco(self.images)
         for number, row in enumerate(rows, self.annotations + 1):
-            row.update(id=number, area=row['bbox'][2] * row['bbox'][3], iscrowd=0)
+            area = row['bbox'][2] * row['bbox'][3]
+            row.update(id=number, area=area, iscrowd=0, segmentation=[])  # CVAT needs all of them
         self._extend(rows, 1)
         self.annotations += len(rows)
 
