@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from ghmdet import DetInferencer, Detector, get_model, predict
+from ghmdet import Detector, DetInferencer, get_model, predict
 from ghmdet.engine import inference_detector
 from tests.detectors import randomize
 
@@ -80,15 +80,12 @@ def test_supervision(folder):
 
 
 def test_sahi(folder):
-    pytest.importorskip('sahi')
+    sahi = pytest.importorskip('sahi.predict')
     names = run('sahi')
     assert len(names['results']) > 0
     assert {each['category_name'] for each in names['results']} <= set(CLASSES)
     assert all(CLASSES[each['category_id']] == each['category_name'] for each in names['results'])
-    # One slice that is the image
-    names['options'] = dict(perform_standard_pred=False, postprocess_type='NMS')
-    names['options'] |= dict(slice_height=160, slice_width=160, postprocess_match_threshold=1.0)
-    result = names['get_sliced_prediction']('photo.jpg', names['sliceable'], **names['options'])
+    result = sahi.get_prediction('photo.jpg', names['sliceable'])  # without slices
     expected = names['detector']('photo.jpg').above(0.3).boxes
     found = [each.bbox.to_xyxy() for each in result.object_prediction_list]
     assert len(found) == len(expected) > 10
