@@ -80,7 +80,7 @@ class DetInferencer:
         self._numbers = count()  # of images
         self._images: dict[Path, object] = {}  # which image a file name is taken by
 
-    def __call__(
+    def __call__(  # noqa: D417
         self,
         inputs: Any,
         batch_size: int = 1,
@@ -117,11 +117,7 @@ class DetInferencer:
             no_save_pred: do not write the predictions to `out_dir/preds/<name>.json`.
             out_dir: folder for these files; '': none are written. An image has its base name, or
                 its path below the folder of all inputs, or a number, if that is taken.
-            texts: None, as there are no models with text prompts.
-            stuff_texts: None.
-            custom_entities: False.
-            tokens_positive: None.
-            **kwargs: an error.
+            texts, ...: the others, for models with text prompts, are errors.
 
         Returns:
             `predictions`, one per image in the order of the inputs: dicts with lists of `labels`,
@@ -129,9 +125,8 @@ class DetInferencer:
             samples. `visualization`: arrays uint8 (h, w, 3) in RGB, or [].
 
         Raises:
-            ValueError, TypeError: an argument is none of these.
+            ValueError, TypeError, ImageError: an argument or image is none of these.
             RuntimeError: `show` without a display.
-            ImageError: an image cannot be used.
         """
         prompts = dict(texts=texts, stuff_texts=stuff_texts, custom_entities=custom_entities)
         _check_call(prompts | dict(tokens_positive=tokens_positive), kwargs, show)
@@ -216,14 +211,14 @@ def _to_dict(sample: DetDataSample) -> dict[str, list[Any]]:
 
 def _read_saved_config(weights: str | os.PathLike[str] | None) -> Config:
     """Return the config that a training saved in a checkpoint, without running it as code."""
-    if weights is None:
-        raise ValueError('give model, or weights that have their config, as those of a training')
-    text = CheckpointLoader.load_checkpoint(os.fspath(weights), 'cpu').get('meta', {}).get('cfg')
+    load = CheckpointLoader.load_checkpoint
+    text = None if weights is None else load(os.fspath(weights), 'cpu').get('meta', {}).get('cfg')
     try:
-        body: Any = _DictCalls().visit(ast.parse(text)).body
+        body: Any = _DictCalls().visit(ast.parse(text or '0')).body
         return Config({each.targets[0].id: ast.literal_eval(each.value) for each in body})
     except (TypeError, ValueError, SyntaxError, AttributeError):
-        raise ValueError(f'{weights} has no config that can be read: give model too') from None
+        text = f'weights={weights!r} have no config that can be read'
+        raise ValueError(f'give model, since {text}') from None
 
 
 class _DictCalls(ast.NodeTransformer):

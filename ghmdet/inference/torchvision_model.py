@@ -15,11 +15,7 @@ from ghmdet.structures import InstanceData
 
 
 def as_torchvision(model: Any) -> TorchvisionModel:
-    """Return a module that is called as torchvision's detection models are.
-
-    `model` is a `Detector`, or what that takes: a name or config with published weights, a model of
-    `get_model` or `init_detector`, an exported file. It is shared, not copied.
-    """
+    """Return a `TorchvisionModel` of a `Detector`, or of what that takes; the model is shared."""
     return TorchvisionModel(model if isinstance(model, Detector) else Detector(model))
 
 

@@ -2,18 +2,17 @@
 
 import json
 import re
-import shlex
 import shutil
 
 import pytest
 from formats import READERS
 
 from ghmdet.datasets import SHAPES_CLASSES, draw_shapes
-from tests.e2e.conftest import ROOT, scalars
+from tests.e2e.conftest import ROOT, commands, scalars
 
 PAGE = (ROOT / 'docs' / 'your_data.md').read_text()
 BLOCKS = re.findall(r'^```(\w*)\n(.*?)```', PAGE, re.DOTALL | re.MULTILINE)
-COMMANDS = [shlex.split(line) for kind, text in BLOCKS if not kind for line in text.splitlines()]
+COMMANDS = commands(PAGE)
 (CONFIG,) = (text for kind, text in BLOCKS if kind == 'python')
 SHORT = ['--cfg-options', 'train_cfg.max_epochs=1', 'train_cfg.val_interval=1']
 SHORT += ['train_dataloader.num_workers=0', 'train_dataloader.persistent_workers=False']

@@ -213,16 +213,18 @@ def test_text_prompts_and_unknown_arguments(inferencer, images):
     assert len(inferencer(images[0])['predictions']) == 1
 
 
-@pytest.mark.follows('give model, or weights that have', 'has no config that can be read')
+@pytest.mark.follows('give model, since')
 def test_the_config_in_the_weights_is_not_run(shapes, tmp_path, images):
-    with pytest.raises(ValueError, match='give model, or weights that have their config'):
+    with pytest.raises(ValueError, match='give model, since weights=None have no config'):
         DetInferencer()
     state_dict, file = torch.load(shapes / 'model.pth')['state_dict'], tmp_path / 'saved.pth'
     good = Config.fromfile(shapes / 'config.py').pretty_text
     bad = f'import os\nos.mkdir({str(tmp_path / "run")!r})\n'
     for text in (None, bad + good, good + f'\nx = print({str(tmp_path)!r})', 'a = [', '1'):
         torch.save(dict(state_dict=state_dict, meta=dict(cfg=text)), file)
-        with pytest.raises(ValueError, match=f'{file.name} has no config .*: give model too'):
+        with pytest.raises(
+            ValueError, match=f'give model, since weights=.*{file.name}.* have no config'
+        ):
             DetInferencer(weights=file)
     assert files(tmp_path) == ['saved.pth']
     found = DetInferencer(shapes / 'config.py', file, 'cpu')(images[0])
