@@ -91,8 +91,8 @@ def write_config(path, root, extra=''):
 
 def commands(page):
     """The words of each command of a page: the lines of its blocks without a language."""
-    blocks = re.findall(r'^```\n(.*?)^```', page, re.DOTALL | re.MULTILINE)
-    return [shlex.split(line) for block in blocks for line in block.splitlines()]
+    blocks = re.findall(r'^```(\w*)\n(.*?)^```', page, re.DOTALL | re.MULTILINE)
+    return [shlex.split(line) for kind, text in blocks if not kind for line in text.splitlines()]
 
 
 def scalars(work_dir, key):
