@@ -25,10 +25,14 @@ else:
 
 if TYPE_CHECKING:
     from ghmdet.engine import get_model
-    from ghmdet.inference import Detector
+    from ghmdet.inference import Detector, DetInferencer, as_torchvision
 
-__all__ = ['CONFIG_ROOT', 'Detector', '__version__', 'config_path', 'get_config', 'get_model']
-_LAZY = {'Detector': 'ghmdet.inference', 'get_model': 'ghmdet.inference.model'}
+_LAZY = {
+    **dict.fromkeys(('DetInferencer', 'Detector', 'as_torchvision'), 'ghmdet.inference'),
+    'get_model': 'ghmdet.inference.model',
+}
+__all__ = ['CONFIG_ROOT', 'DetInferencer', 'Detector', '__version__', 'as_torchvision']
+__all__ += ['config_path', 'get_config', 'get_model']
 
 
 def __getattr__(name: str) -> Any:

@@ -100,6 +100,8 @@ def find_images(detector: Detector, split: str, given: Sequence[str], most: int)
     if given and not is_file:
         return Images([*iterate([*given])], ' '.join(given))
     config = find_dataset(detector.model.cfg, split)
+    # As in a test: a config without names has those of the checkpoint.
+    config['metainfo'] = {'classes': detector.classes, **(config.get('metainfo') or {})}
     if is_file:
         config['ann_file'] = os.path.abspath(os.path.expanduser(given[0]))
     dataset = DATASETS.build({**config, 'pipeline': [], 'test_mode': True})

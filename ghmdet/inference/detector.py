@@ -41,8 +41,8 @@ _LOADERS = (LoadImageFromFile, mmcv.transforms.LoadImageFromFile)
 class Detector:
     """Detects objects in images with the test pipeline of a config.
 
-    `classes` are the names of the labels, `model` is the network, run by `backend`, and
-    `applies_exif` says whether images are turned by their EXIF orientation.
+    `classes` are the names of the labels, `model` is the network, run by `backend`, `read` reads
+    files, in BGR, and `applies_exif` says whether that turns images by their EXIF orientation.
 
     Args:
         model: name of a shipped config, a config file, a config read already, a model as from
@@ -108,7 +108,7 @@ class Detector:
         if not isinstance(loader, LoadImageFromFile):
             loader = LoadImageFromFile(color_type=getattr(loader, 'color_type', 'color'))
         self.applies_exif = applies_exif(loader.color_type)
-        self._read = partial(loader.read, in_color=True)
+        self.read = partial(loader.read, in_color=True)
 
     def __call__(
         self, inputs: Any, *, batch_size: int = 1, score_thr: float = 0, channel_order: str = 'bgr'
@@ -249,7 +249,7 @@ class Detector:
         found, shape = sample.pred_instances.cpu(), tuple(sample.ori_shape)
         boxes, scores = found.bboxes.float().numpy(), found.scores.float().numpy()
         about = (found.labels.numpy(), self.classes, shape, *source[:3])
-        return Detections(boxes, scores, *about, self._read)
+        return Detections(boxes, scores, *about, self.read)
 
 
 def inference_detector(model: nn.Module, imgs: Any) -> Any:

@@ -25,7 +25,7 @@ from ghmdet.inference.sources import image_name
 CSV_COLUMNS = ['file', 'frame', 'label', 'name', 'score', 'x1', 'y1', 'x2', 'y2', 'width', 'height']
 _FPS = 25.0  # of a video made of images, or of one that does not say
 _CODECS = {'.mp4': 'mp4v', '.avi': 'MJPG', '.webm': 'VP80'}
-_PICTURES = ('.bmp', '.jpe', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+PICTURES = ('.bmp', '.jpe', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
 class Writer:
@@ -103,7 +103,8 @@ class _Coco(_Json):
         self._extend([dict(id=self.images, file_name=name, width=width, height=height)])
         rows = found.to_coco(self.images)
         for number, row in enumerate(rows, self.annotations + 1):
-            row.update(id=number, area=row['bbox'][2] * row['bbox'][3], iscrowd=0)
+            area = row['bbox'][2] * row['bbox'][3]
+            row.update(id=number, area=area, iscrowd=0, segmentation=[])  # CVAT needs all of them
         self._extend(rows, 1)
         self.annotations += len(rows)
 
@@ -141,10 +142,10 @@ class _Yolo(Writer):
 
     def __init__(self, path: Path, classes: Sequence[str], every: int = 1) -> None:
         super().__init__(path, classes, every)
-        _write(path / 'classes.txt', ''.join(f'{name}\n' for name in classes).encode())
+        write_file(path / 'classes.txt', ''.join(f'{name}\n' for name in classes).encode())
 
     def write(self, found: Detections, pixels: Callable[[], np.ndarray]) -> None:
-        _write(self.path / 'labels' / f'{self._stem(found)}.txt', found.to_yolo().encode())
+        write_file(self.path / 'labels' / f'{self._stem(found)}.txt', found.to_yolo().encode())
 
 
 class _Labelme(Writer):
@@ -161,7 +162,7 @@ class _Labelme(Writer):
         ]
         size = dict(imageHeight=found.shape[0], imageWidth=found.shape[1])
         image = dict(imagePath=_text(path), imageData=None, **size)
-        _write(file, encode(dict(version='5.5.0', flags={}, shapes=shapes, **image)))
+        write_file(file, encode(dict(version='5.5.0', flags={}, shapes=shapes, **image)))
 
 
 class _Pictures(Writer):
@@ -169,8 +170,8 @@ class _Pictures(Writer):
 
     def write(self, found: Detections, pixels: Callable[[], np.ndarray]) -> None:
         name = image_name(found)
-        is_common = os.path.splitext(name)[1].lower() in _PICTURES
-        _write_picture(self.path / (name if is_common else f'{name}.jpg'), found.plot(pixels()))
+        is_common = os.path.splitext(name)[1].lower() in PICTURES
+        write_picture(self.path / (name if is_common else f'{name}.jpg'), found.plot(pixels()))
 
 
 class _Crops(Writer):
@@ -183,7 +184,7 @@ class _Crops(Writer):
         for number, (name, (x1, y1, x2, y2)) in enumerate(zip(found.names, boxes, strict=True)):
             if (crop := image[y1:y2, x1:x2]).size:
                 folder = re.sub(r'[\x00-\x1f<>:"/\\|?*]', '_', name).strip(' .') or 'no name'
-                _write_picture(self.path / folder / f'{stem}_{number}.jpg', crop)
+                write_picture(self.path / folder / f'{stem}_{number}.jpg', crop)
 
 
 class _Video(Writer):
@@ -254,11 +255,13 @@ def _text(name: str) -> str:
     return name.encode('utf-8', 'backslashreplace').decode()
 
 
-def _write(file: Path, content: bytes) -> None:
+def write_file(file: Path, content: bytes) -> None:
+    """Write a file at once, and the folders for it."""
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file, flush=False) as draft:
         draft.write_bytes(content)
 
 
-def _write_picture(file: Path, pixels: np.ndarray) -> None:
-    _write(file, cv2.imencode(file.suffix.lower(), pixels)[1].tobytes())
+def write_picture(file: Path, pixels: np.ndarray) -> None:
+    """Write an image (h, w, 3) in BGR as a file with a suffix of `PICTURES`."""
+    write_file(file, cv2.imencode(file.suffix.lower(), pixels)[1].tobytes())

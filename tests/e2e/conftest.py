@@ -2,6 +2,8 @@
 
 import json
 import os
+import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -85,6 +87,12 @@ def write_config(path, root, extra=''):
     base = config_path('retinanet_ghm_r18_fpn_shapes')
     path.write_text(CONFIG.format(base=base, root=f'{root}/') + extra)
     return path
+
+
+def commands(page):
+    """The words of each command of a page: the lines of its blocks without a language."""
+    blocks = re.findall(r'^```(\w*)\n(.*?)^```', page, re.DOTALL | re.MULTILINE)
+    return [shlex.split(line) for kind, text in blocks if not kind for line in text.splitlines()]
 
 
 def scalars(work_dir, key):

@@ -114,6 +114,13 @@ def test_the_test_data_are_the_default(exported, detector, tmp_path):
     assert spread.ids == [images.ids[0], images.ids[2], images.ids[5]]
 
 
+def test_a_config_without_classes_has_those_of_the_checkpoint(exported, detector, tmp_path):
+    detector.model.cfg.test_dataloader.dataset.pop('metainfo')
+    images = check.find_check_images(detector, [], tmp_path)
+    assert images.about == str(exported / 'data/annotations/val.json')
+    assert images.metric is not None
+
+
 def test_drawn_images_where_there_are_no_data(exported, detector, tmp_path):
     detector.model.cfg.test_dataloader.dataset.ann_file = 'missing.json'
     images = check.find_check_images(detector, [], tmp_path)

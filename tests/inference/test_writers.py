@@ -72,6 +72,7 @@ def test_coco(tmp_path):
     ]
     first, second, third = content['annotations']
     common = dict(category_id=2, bbox=[10, 20, 30, 40], area=1200, iscrowd=0, score=0.75)
+    common['segmentation'] = []
     assert first == dict(id=1, image_id=2, **common)
     assert (second['id'], second['image_id'], second['category_id']) == (2, 2, 1)
     assert (third['id'], third['image_id'], third['area']) == (3, 3, 4)
