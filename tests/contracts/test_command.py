@@ -149,3 +149,13 @@ def test_completion(folder, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True, env=env, cwd=tmp_path)
     found = dict(zip(expected, done.stdout.splitlines(), strict=True))
     assert {line: ' '.join(sorted(text.split())) for line, text in found.items()} == expected
+
+
+def test_the_docs_list_each_command():
+    page = (ROOT / 'docs/get_started.md').read_text()
+    rows = dict(re.findall(r'^\| `(\w+)` \| `([^`]+)` \|', page, re.MULTILINE))
+    assert rows.keys() == PROGRAMS.keys()
+    for name, program in PROGRAMS.items():
+        same = [f'tools/{program}', f'tools/{name}.py', f'python -m {program}']
+        assert rows[name] in same
+        assert rows[name][:2] != 'to' or (ROOT / rows[name]).is_file()

@@ -89,10 +89,16 @@ def write_config(path, root, extra=''):
     return path
 
 
-def commands(page):
-    """The words of each command of a page: the lines of its blocks without a language."""
+def commands(code):
+    """The words of each command of a block of code; a backslash joins lines."""
+    lines = code.replace('\\\n', ' ').splitlines()
+    return [words for line in lines if (words := shlex.split(line, comments=True))]
+
+
+def page_commands(page):
+    """The words of each command of a page, in its blocks without a language."""
     blocks = re.findall(r'^```(\w*)\n(.*?)^```', page, re.DOTALL | re.MULTILINE)
-    return [shlex.split(line) for kind, text in blocks if not kind for line in text.splitlines()]
+    return [words for kind, text in blocks if not kind for words in commands(text)]
 
 
 def scalars(work_dir, key):

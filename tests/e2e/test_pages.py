@@ -2,7 +2,6 @@
 
 import json
 import re
-import shlex
 import shutil
 import subprocess
 import sys
@@ -10,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.conftest import ENV, ROOT, run, write_config
+from tests.e2e.conftest import ENV, ROOT, commands, run, write_config
 
 BLOCK = re.compile(
     r'^## ([^\n]+)$|(?:<!-- not run: ([^\n]+) -->\n)?^```(\S*)\n(.*?)^```', re.M | re.S
@@ -25,6 +24,8 @@ ELSEWHERE = {
     ('README.md', 'Infer'): 'tests/inference/test_detector.py',
     ('README.md', 'Your own data'): CONFIGS,
     ('docs/get_started.md', 'The demo'): 'tests/e2e/test_pages.py',
+    ('docs/use/interop.md', None): 'tests/inference/test_interop.py',
+    ('examples/photos_to_onnx/README.md', None): 'tests/e2e/test_photos_to_onnx.py',
     ('docs/judge/analysis.md', 'Which class is taken for which'): FOUND.format('confusion_matrix'),
     ('docs/judge/analysis.md', 'What kinds of errors'): FOUND.format('error_analysis'),
     ('docs/judge/analysis.md', 'Which images'): FOUND.format('analyze_results'),
@@ -79,12 +80,6 @@ def find_test(page, heading):
     return ELSEWHERE.get((page, heading)) or ELSEWHERE.get((page, None))
 
 
-def commands(code):
-    """Words of each command; a backslash joins lines."""
-    lines = code.replace('\\\n', ' ').splitlines()
-    return [words for line in lines if (words := shlex.split(line, comments=True))]
-
-
 @pytest.mark.parametrize('page', PAGES)
 def test_each_block_is_run_or_says_why_not(page):
     for heading, reason, _, code in blocks(page):
@@ -97,7 +92,7 @@ def test_the_tables_name_blocks_that_are_there(key):
     page, heading = key
     assert any(heading in (None, each) for each, *_ in blocks(page))
     if test := ELSEWHERE.get(key):
-        assert page.removeprefix('docs/') in (ROOT / test).read_text()
+        assert page in (ROOT / test).read_text()
 
 
 @pytest.fixture

@@ -1,10 +1,10 @@
-"""examples/photos_to_onnx: each command of its page, in order."""
+"""examples/photos_to_onnx/README.md: each of its commands, in order."""
 
 import json
 
 import pytest
 
-from tests.e2e.conftest import ROOT, commands, scalars
+from tests.e2e.conftest import ROOT, page_commands, scalars
 
 PAGE = (ROOT / 'examples' / 'photos_to_onnx' / 'README.md').read_text()
 
@@ -12,7 +12,7 @@ PAGE = (ROOT / 'examples' / 'photos_to_onnx' / 'README.md').read_text()
 @pytest.mark.long
 def test_each_command_of_the_page(server, tmp_path):
     outputs = {}
-    for python, file, *args in commands(PAGE):
+    for python, file, *args in page_commands(PAGE):
         assert python == 'python'
         assert (ROOT / file).is_file()
         done = server(f'../{file}', args, tmp_path, 500)

@@ -9,11 +9,11 @@ from formats import READERS
 from mmengine.config import Config
 
 from ghmdet.datasets import SHAPES_CLASSES, draw_shapes
-from tests.e2e.conftest import ROOT, commands, scalars
+from tests.e2e.conftest import ROOT, page_commands, scalars
 
 PAGE = (ROOT / 'docs/train/your_data.md').read_text()
 BLOCKS = re.findall(r'^```(\w*)\n(.*?)```', PAGE, re.DOTALL | re.MULTILINE)
-COMMANDS = commands(PAGE)
+COMMANDS = page_commands(PAGE)
 (CONFIG,) = (text for kind, text in BLOCKS if kind == 'python')
 SHORT = ['--cfg-options', 'train_cfg.max_iters=2', 'train_cfg.val_interval=2']
 SHORT += ['default_hooks.checkpoint.interval=2', 'test_dataloader.num_workers=0']

@@ -17,7 +17,7 @@ from ghmdet.engine import inference_detector
 from tests.detectors import randomize
 
 ROOT = Path(__file__).parents[2]
-PAGE = (ROOT / 'docs' / 'interop.md').read_text()
+PAGE = (ROOT / 'docs/use/interop.md').read_text()
 PARTS = re.split(r'^#+ (.+)\n', PAGE, flags=re.MULTILINE)
 BLOCKS = {
     heading: code
