@@ -1,4 +1,4 @@
-"""docs/use/interop.md: its blocks where their tools are installed, and files for labelling tools."""
+"""docs/use/interop.md: its blocks where their tools are installed; files for labelling tools."""
 
 import json
 import re
