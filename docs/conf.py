@@ -13,6 +13,7 @@ project = 'ghmdet'
 release = __version__
 extensions = ['myst_parser', 'sphinx.ext.autodoc', 'sphinx.ext.napoleon']
 exclude_patterns = ['results']
+highlight_language = 'bash'  # of blocks that name none: commands
 html_theme = 'furo'
 html_title = f'ghmdet {release}'
 html_show_sphinx = html_copy_source = False
