@@ -14,46 +14,34 @@ import runpy
 import sys
 from importlib import import_module
 from importlib.util import find_spec
+from itertools import zip_longest
 
-HELP = """\
-usage: ghmdet COMMAND [arguments], ghmdet COMMAND --help, ghmdet --version
-
-Models                                  Results
-  train      train a detector             evaluate   metrics of a results file
-  test       evaluate a checkpoint        threshold  best score thresholds
-  predict    detect in images, videos     confusion  confusion matrix
-  export     write ONNX or pt2            errors     kinds of errors, their AP
-  publish    checkpoint for others        results    worst and best images
-  flops      count operations             report     HTML file on a training
-  ghm        what GHM does to the data    logs       curves, time per step
-                                          compare    settings, several seeds
-Data
-  convert    any export to COCO format  Other
-  coco       split, merge, count COCO     config     print the config of a run
-  shapes     draw a demo dataset          env        what a bug report needs
-  check      find faults in a dataset
-  browse     draw what the pipeline does
-  anchors    compare anchors with boxes"""
-PROGRAMS = {name: f'ghmdet.{name}' for name in ('train', 'test', 'predict', 'export', 'env')} | {
-    'publish': 'model_converters/publish_model.py',
-    'flops': 'analysis_tools/get_flops.py',
-    'ghm': 'analysis_tools/ghm_report.py',
-    'convert': 'dataset_converters/to_coco.py',
-    'coco': 'dataset_converters/coco.py',
-    'shapes': 'dataset_converters/shapes.py',
-    'check': 'check_dataset.py',
-    'browse': 'analysis_tools/browse_dataset.py',
-    'anchors': 'analysis_tools/anchor_report.py',
-    'evaluate': 'analysis_tools/eval_metric.py',
-    'threshold': 'analysis_tools/threshold.py',
-    'confusion': 'analysis_tools/confusion_matrix.py',
-    'errors': 'analysis_tools/error_analysis.py',
-    'results': 'analysis_tools/analyze_results.py',
-    'report': 'report.py',
-    'logs': 'analysis_tools/analyze_logs.py',
-    'compare': 'compare.py',
-    'config': 'misc/print_config.py',
+PROGRAMS = {
+    'train': ('ghmdet.train', 'train a detector'),
+    'test': ('ghmdet.test', 'evaluate a checkpoint'),
+    'predict': ('ghmdet.predict', 'detect in images, videos'),
+    'export': ('ghmdet.export', 'write ONNX or pt2'),
+    'publish': ('model_converters/publish_model.py', 'checkpoint for others'),
+    'convert': ('dataset_converters/to_coco.py', 'any export to COCO format'),
+    'coco': ('dataset_converters/coco.py', 'split, merge, count COCO'),
+    'shapes': ('dataset_converters/shapes.py', 'draw a demo dataset'),
+    'check': ('check_dataset.py', 'find faults in a dataset'),
+    'browse': ('analysis_tools/browse_dataset.py', 'what the pipeline gives'),
+    'anchors': ('analysis_tools/anchor_report.py', 'anchors and boxes'),
+    'config': ('misc/print_config.py', 'the config of a run'),
+    'evaluate': ('analysis_tools/eval_metric.py', 'AP of saved detections'),
+    'threshold': ('analysis_tools/threshold.py', 'best score thresholds'),
+    'confusion': ('analysis_tools/confusion_matrix.py', 'confusion matrix'),
+    'errors': ('analysis_tools/error_analysis.py', 'kinds of errors'),
+    'results': ('analysis_tools/analyze_results.py', 'worst and best images'),
+    'report': ('report.py', 'HTML page on a training'),
+    'logs': ('analysis_tools/analyze_logs.py', 'curves, time per step'),
+    'compare': ('compare.py', 'settings, several seeds'),
+    'ghm': ('analysis_tools/ghm_report.py', 'what GHM does to the data'),
+    'flops': ('analysis_tools/get_flops.py', 'count operations'),
+    'env': ('ghmdet.env', 'what a bug report needs'),
 }
+"""Command -> module, or file of tools/; what it does."""
 command = ''  # the one that runs, for the usage of its program
 
 
@@ -65,7 +53,7 @@ def main() -> int:
     if name in PROGRAMS:
         command = name
         del sys.argv[1:2]
-        _run(PROGRAMS[name], package)
+        _run(PROGRAMS[name][0], package)
         return 0
     if name not in ('', '-h', '--help', '--version'):
         near = difflib.get_close_matches(name.lower(), PROGRAMS, n=1)
@@ -75,10 +63,19 @@ def main() -> int:
     with open(os.path.join(package, 'version.py'), encoding='utf-8') as file:
         version = re.findall(r"__version__ = '(.+)'", file.read())[0]
     try:
-        print(f'ghmdet {version}' if name == '--version' else HELP, flush=True)
+        print(f'ghmdet {version}' if name == '--version' else _help(), flush=True)
     except BrokenPipeError:
         os._exit(141)  # what a shell shows for SIGPIPE
     return 0
+
+
+def _help() -> str:
+    """Return the usage and all commands, in two columns, on less than a screen."""
+    entries = [f'{name:<10} {text:<28}' for name, (_, text) in PROGRAMS.items()]
+    half = (len(entries) + 1) // 2
+    rows = zip_longest(entries[:half], entries[half:], fillvalue='')
+    usage = 'usage: ghmdet COMMAND [arguments], ghmdet COMMAND --help, ghmdet --version'
+    return '\n'.join([usage, '', *('  ' + ''.join(row).rstrip() for row in rows)])
 
 
 def _run(program: str, package: str) -> None:

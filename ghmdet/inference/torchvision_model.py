@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from ghmdet.inference.detector import Detector
 from ghmdet.inference.sources import SourceImage, to_bgr
-from ghmdet.structures import InstanceData
 
 
 def as_torchvision(model: Any) -> TorchvisionModel:
@@ -25,9 +24,8 @@ class TorchvisionModel(nn.Module):
     **Labels begin at 0**, as everywhere in ghmdet: indices in the attribute `classes`, without
     torchvision's background class 0. sahi's `category_mapping` has the keys '0', '1', ....
 
-    Images run through the test pipeline of the config as 8-bit pixels, as in `Detector`; no
-    gradients flow to them. To train, take a model of `get_model`: that of `init_detector` has its
-    batch norms fused.
+    Images run through the test pipeline of the config as 8-bit pixels, as in `Detector`. It does
+    not train: `tools/train.py` does.
     """
 
     def __init__(self, detector: Detector) -> None:
@@ -35,51 +33,28 @@ class TorchvisionModel(nn.Module):
         self.model, self.classes, self._detector = detector.model, detector.classes, detector
         self.train(self.model.training)
 
-    def forward(
-        self, images: Iterable[Tensor], targets: Sequence[dict[str, Tensor]] | None = None
-    ) -> Any:
-        """Detect, or in training mode return the losses.
+    def forward(self, images: Iterable[Tensor], targets: Any = None) -> list[dict[str, Tensor]]:
+        """Detect.
 
         Args:
             images: float (3, h, w) in RGB, values in [0, 1]; their sizes may differ.
-            targets: for training, per image `boxes` (n, 4), x1 y1 x2 y2 in pixels of the image, and
-                `labels` int64 (n,) from 0.
+            targets: not used, as in torchvision's models in eval mode.
 
         Returns:
             A list with a dict per image: `boxes` float32 (n, 4), x1 y1 x2 y2 in pixels of the
             image, `labels` int64 (n,), `scores` float32 (n,) best first, on the device of the
-            model. In training mode a dict of two scalars, `loss_cls` and `loss_bbox`.
+            model.
 
         Raises:
-            ValueError: an image or target is none of these.
+            ValueError: an image is none of these.
+            RuntimeError: in training mode.
         """
+        if self.training:
+            raise RuntimeError('this module only detects: call eval(), or train by tools/train.py')
         sources = [SourceImage('', None, None, _to_pixels(image)) for image in images]
         data = [*map(self._detector.prepare, sources)]
-        if self.training:
-            return self._losses(data, targets)
         found = [each.pred_instances for each in self._detector.predict(data)] if data else []
         return [dict(boxes=each.bboxes, labels=each.labels, scores=each.scores) for each in found]
-
-    def _losses(self, data: list[dict[str, Any]], targets: Any) -> dict[str, Tensor]:
-        if not data or len(targets or ()) != len(data):
-            raise ValueError(
-                'in training mode give targets, one dict of boxes and labels per image; got '
-                f'{len(data)} images and {len(targets or ())} targets. Call eval() to detect'
-            )
-        for each, target in zip(data, targets, strict=True):
-            sample, boxes, labels = each['data_samples'], target['boxes'], target['labels']
-            if len(labels) and not 0 <= labels.min() <= labels.max() < len(self.classes):
-                raise ValueError(
-                    f'labels of targets must be 0 to {len(self.classes) - 1}, got '
-                    f'{sorted(set(labels.tolist()))}; there is no background class, so subtract 1 '
-                    "from torchvision's labels"
-                )
-            factors = boxes.new_tensor(tuple(sample.get('scale_factor', (1, 1))) * 2)
-            sample.gt_instances = InstanceData(bboxes=boxes * factors, labels=labels)
-            sample.ignored_instances = sample.gt_instances[:0]
-        batch = {key: [each[key] for each in data] for key in ('inputs', 'data_samples')}
-        losses = self.model(**self.model.data_preprocessor(batch, training=True), mode='loss')
-        return {key: sum(values) for key, values in losses.items()}
 
     def _apply(self, *args: Any, **kwargs: Any) -> Any:
         super()._apply(*args, **kwargs)

@@ -1,4 +1,4 @@
-"""as_torchvision: torchvision's calls give the detections and losses of the model."""
+"""as_torchvision: torchvision's calls give the detections of the model."""
 
 import copy
 
@@ -9,7 +9,6 @@ import torch
 
 import ghmdet
 from ghmdet import as_torchvision
-from ghmdet.structures import DetDataSample, InstanceData
 
 
 @pytest.fixture(scope='module')
@@ -72,47 +71,9 @@ def test_wrong_images(detector, images, change, got):
     assert len(wrapped([(images[1][0] * 255).to(torch.uint8) / 255])[0]['boxes'])
 
 
-def test_losses_are_those_of_the_model(model, images):
-    """The images and boxes as the pipeline scales them: its Resize fits them into 160x160."""
-    model = copy.deepcopy(model)
-    arrays, tensors = images
-    targets = [
-        dict(boxes=torch.tensor([[10.0, 20, 60, 80]]), labels=torch.tensor([2])),
-        dict(boxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.int64)),
-        dict(boxes=torch.tensor([[0.0, 0, 30, 30], [5, 5, 90, 70]]), labels=torch.tensor([0, 1])),
-    ]
-    samples, inputs = [], []
-    for array, target in zip(arrays, targets):
-        scale = 160 / max(array.shape)
-        size = tuple(round(side * scale) for side in array.shape[1::-1])
-        inputs.append(torch.tensor(cv2.resize(array, size)).permute(2, 0, 1))
-        factor = [size[0] / array.shape[1], size[1] / array.shape[0]] * 2
-        sample = DetDataSample(metainfo=dict(img_shape=size[::-1]))
-        boxes = target['boxes'] * torch.tensor(factor)
-        sample.gt_instances = InstanceData(bboxes=boxes, labels=target['labels'])
-        samples.append(sample)
-    data = model.data_preprocessor(dict(inputs=inputs, data_samples=samples), training=True)
-    expected = copy.deepcopy(model).train()(**data, mode='loss')
-    wrapped = as_torchvision(model).train()
-    assert model.training
-    losses = wrapped(tensors, targets)
-    assert [*losses] == ['loss_cls', 'loss_bbox']
-    for name, value in losses.items():
-        torch.testing.assert_close(value, sum(expected[name]), rtol=1e-4, atol=1e-5)
-    sum(losses.values()).backward()
-    assert model.bbox_head.retina_cls.weight.grad.abs().sum() > 0
-    assert len(wrapped.eval()(tensors, targets)) == 3  # as in torchvision, targets are not used
-
-
-@pytest.mark.follows('in training mode give targets', 'subtract 1')
-def test_wrong_targets(model, images):
-    wrapped, tensors = as_torchvision(copy.deepcopy(model)).train(), images[1][:1]
-    for targets in (None, []):
-        with pytest.raises(ValueError, match='1 images and 0 targets.*Call eval'):
-            wrapped(tensors, targets)
-    boxes = torch.tensor([[10.0, 20, 60, 80]] * 2)
-    labels = torch.tensor([1, 3])
-    with pytest.raises(ValueError, match=r'must be 0 to 2, got \[1, 3\].*subtract 1'):
-        wrapped(tensors, [dict(boxes=boxes, labels=labels)])
-    assert wrapped(tensors, [dict(boxes=boxes, labels=labels - 1)])['loss_cls'] > 0
-    assert len(wrapped.eval()(tensors)) == 1
+@pytest.mark.follows('this module only detects: call eval()')
+def test_training_mode(model, images):
+    wrapped = as_torchvision(copy.deepcopy(model)).train()
+    with pytest.raises(RuntimeError, match=r'call eval\(\)'):
+        wrapped(images[1][:1])
+    assert len(wrapped.eval()(images[1][:1], targets=[{}])) == 1
