@@ -1,6 +1,6 @@
 """Try every way of naming a config of ghmdet with the installed package, outside its source tree.
 
-    python tools/dev/check_install.py [--only WORD] [--jobs N]
+    python tools/dev/check_install.py [--only REGEX] [--jobs N]
 
 Needs only ghmdet and its requirements, and no network. Each form runs in its own process in an
 empty folder; the exit code is 1 if one of them fails.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -258,11 +259,11 @@ equal(len(Path('compared/runs.csv').read_text().splitlines()), 3)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--only', default='', help='only the forms that contain this text')
+    parser.add_argument('--only', default='', help='regular expression of the forms to try')
     parser.add_argument('--jobs', type=int, default=1, help='how many programs at once')
     args = parser.parse_args()
     print(describe_environment(), flush=True)
-    chosen = [form for form in FORMS if args.only in form]
+    chosen = [form for form in FORMS if re.search(args.only, form)]
     if not chosen:
         parser.error(f'--only {args.only!r} matches none of: {", ".join(FORMS)}')
     failed = 0
