@@ -25,7 +25,7 @@ LEFT_OUT = ('ghmdet', '__editable__', '_ghmdet')
 
 def run(*command, cwd=None):
     command = [str(part) for part in command]
-    done = subprocess.run(command, capture_output=True, text=True, env=ENV, cwd=cwd, timeout=580)
+    done = subprocess.run(command, capture_output=True, text=True, env=ENV, cwd=cwd, timeout=280)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     return done.stdout
 
@@ -107,13 +107,13 @@ def test_the_wheel_holds_files_where_the_tree_has_links(wheel):
     assert not [name for name in held if name.endswith('.pyc')]
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.parametrize(('forms', 'count'), [('^(?!ghmdet )', 13), ('^ghmdet ', 3)])
 @pytest.mark.parametrize('kind', ['wheel', 'editable'])
-def test_every_form_works(environments, packages, tree, tmp_path, kind):
+def test_every_form_works(environments, packages, tree, tmp_path, kind, forms, count):
     python, site = environments[kind]
     if kind == 'editable':
         (site / 'packages.pth').write_text(f'{packages["no setuptools"]}\n')
-    report = run(python, CHECK, '--jobs', '2', cwd=tmp_path)
+    report = run(python, CHECK, '--jobs', '2', '--only', forms, cwd=tmp_path)
     assert ('setuptools none' in report) == (kind == 'editable')
     assert f'{tree if kind == "editable" else site}/ghmdet/__init__.py' in report
-    assert '15 of 15 forms work' in report
+    assert f'{count} of {count} forms work' in report

@@ -1,6 +1,6 @@
 """Try every way of naming a config of ghmdet with the installed package, outside its source tree.
 
-    python tools/dev/check_install.py [--only WORD] [--jobs N]
+    python tools/dev/check_install.py [--only REGEX] [--jobs N]
 
 Needs only ghmdet and its requirements, and no network. Each form runs in its own process in an
 empty folder; the exit code is 1 if one of them fails.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -68,6 +69,19 @@ model.merge(dict(bbox_head=dict(loss_cls=dict(bins=5))))
 _COMMAND = """
 import sysconfig
 ghmdet = partial(run, program=Path(sysconfig.get_path('scripts')) / 'ghmdet')
+"""
+_OWN_CONFIG = f"""{_COMMAND}
+ghmdet('shapes', '--out', 'drawn', '--train', 8, '--val', 4)
+Path('own_parts.py').write_text('')
+Path('own.py').write_text(f'''
+_base_ = "ghmdet::{{SHAPES}}.py"
+custom_imports = dict(imports='own_parts')
+loader = dict(num_workers=0, persistent_workers=False,
+              dataset=dict(data_prefix=dict(img='images/')))
+train_dataloader = val_dataloader = test_dataloader = loader
+model = dict(test_cfg=dict(score_thr=0.001))
+train_cfg = dict(max_epochs=1, val_interval=1)
+''')
 """
 _TRAIN_AND_TEST = """
 import json
@@ -217,51 +231,47 @@ with ThreadPoolExecutor(2) as pool:
     for name, text in zip(names, pool.map(lambda name: ghmdet(name, '--help'), names)):
         equal(text[: len(name) + 15], f'usage: ghmdet {{name}} ')
 """,
-    'ghmdet shapes ... report, compare': f"""{_COMMAND}
-ghmdet('shapes', '--out', 'drawn', '--train', 8, '--val', 4)
+    'ghmdet convert, train, test, report': f"""{_OWN_CONFIG}
 file = 'drawn/annotations/train.json'
 ghmdet('coco', 'to-yolo', file, '--out', 'yolo', '--images', 'drawn/train')
 ghmdet('convert', 'yolo', '--out', 'data', '--split', '0.5,0.5')
 ghmdet('check', 'data/annotations/train.json')
-Path('own_parts.py').write_text('')
-Path('argparse.py').write_text('1 / 0')  # of the current folder, hence not imported
-Path('own.py').write_text(f'''
-_base_ = "ghmdet::{{SHAPES}}.py"
-custom_imports = dict(imports='own_parts')
-loader = dict(num_workers=0, persistent_workers=False,
-              dataset=dict(data_prefix=dict(img='images/')))
-train_dataloader = val_dataloader = test_dataloader = loader
-model = dict(test_cfg=dict(score_thr=0.001))
-train_cfg = dict(max_epochs=1, val_interval=1)
-''')
 Path('workers.py').write_text('''
 _base_ = "own.py"
 loader = dict(num_workers=1, persistent_workers=True)
 train_dataloader = dict(multiprocessing_context='spawn', **loader)
 val_dataloader = dict(multiprocessing_context='forkserver', **loader)
 ''')
-given, checkpoint = ['own.py', '--data-root', 'data'], 'run/epoch_1.pth'
-train = 'train', 'workers.py', *given[1:], '--work-dir', 'run', '--report'
-equal('report written to' in ghmdet(*train), True)
-equal('coco/bbox_mAP: ' in ghmdet('test', *given, checkpoint), True)
-ghmdet('predict', 'own.py', checkpoint, 'drawn/val', '--out', 'found')
-ghmdet('export', *given, checkpoint, '--format', 'pt2', '--check', 'drawn/val', '--out', 'm.pt2')
-equal(Path('m.pt2').is_file(), True)
+Path('argparse.py').write_text('1 / 0')  # of the current folder, hence not imported
+data = ['--data-root', 'data']
+log = ghmdet('train', 'workers.py', *data, '--work-dir', 'run', '--report')
+equal('report written to' in log, True)
+log = ghmdet('test', 'own.py', 'run/epoch_1.pth', *data)
+equal('coco/bbox_mAP: ' in log, True)
 ghmdet('report', 'run', '--out', 'report.html')
 equal(Path('report.html').read_text()[:15], '<!DOCTYPE html>')
-ghmdet('compare', 'own.py', '--data', 'drawn=data', '--seeds', 2, '--jobs', 2, '--out', 'compared')
+""",
+    'ghmdet compare, predict, export': f"""{_OWN_CONFIG}
+Path('drawn/images').symlink_to('train')
+file = Path('drawn/annotations/train.json')
+file.with_name('val.json').write_text(file.read_text())
+ghmdet('compare', 'own.py', '--data', 'a=drawn', '--seeds', 2, '--jobs', 2, '--out', 'compared')
 equal(len(Path('compared/runs.csv').read_text().splitlines()), 3)
+given = 'own.py', 'compared/a/base/seed_0/epoch_1.pth'
+ghmdet('predict', *given, 'drawn/val', '--out', 'found')
+ghmdet('export', *given, '--format', 'pt2', '--check', 'drawn/val', '--out', 'model.pt2')
+equal(Path('model.pt2').is_file(), True)
 """,
 }
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition('\n')[0])
-    parser.add_argument('--only', default='', help='only the forms that contain this text')
+    parser.add_argument('--only', default='', help='regular expression of the forms to try')
     parser.add_argument('--jobs', type=int, default=1, help='how many programs at once')
     args = parser.parse_args()
     print(describe_environment(), flush=True)
-    chosen = [form for form in FORMS if args.only in form]
+    chosen = [form for form in FORMS if re.search(args.only, form)]
     if not chosen:
         parser.error(f'--only {args.only!r} matches none of: {", ".join(FORMS)}')
     failed = 0
