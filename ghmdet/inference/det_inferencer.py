@@ -24,7 +24,7 @@ from ghmdet.config.cli import LazyModule
 from ghmdet.datasets.image_folder import list_images
 from ghmdet.inference.detector import Detector
 from ghmdet.inference.sources import SourceImage, SourceReader, image_name, iterate
-from ghmdet.inference.writers import PICTURES, write_file, write_picture
+from ghmdet.inference.writers import write_file, write_picture
 from ghmdet.structures import DetDataSample
 from ghmdet.visualization.drawing import DetLocalVisualizer
 
@@ -167,8 +167,7 @@ class DetInferencer:
         rgb = np.ascontiguousarray(image[..., ::-1])
         drawn = self.visualizer.add_datasample(name, rgb, sample, draw_gt=False, **options)
         if folder:
-            is_common = os.path.splitext(name)[1].lower() in PICTURES
-            write_picture(folder / (name if is_common else f'{name}.jpg'), drawn[..., ::-1])
+            write_picture(folder / name, drawn[..., ::-1])
         return drawn
 
     def _name(self, source: SourceImage, folder: Path) -> str:

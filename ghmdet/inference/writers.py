@@ -25,7 +25,7 @@ from ghmdet.inference.sources import image_name
 CSV_COLUMNS = ['file', 'frame', 'label', 'name', 'score', 'x1', 'y1', 'x2', 'y2', 'width', 'height']
 _FPS = 25.0  # of a video made of images, or of one that does not say
 _CODECS = {'.mp4': 'mp4v', '.avi': 'MJPG', '.webm': 'VP80'}
-PICTURES = ('.bmp', '.jpe', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
+_PICTURES = ('.bmp', '.jpe', '.jpeg', '.jpg', '.png', '.tif', '.tiff', '.webp')
 
 
 class Writer:
@@ -169,9 +169,7 @@ class _Pictures(Writer):
     """The images with their detections drawn, in their format if it is common, else JPEG."""
 
     def write(self, found: Detections, pixels: Callable[[], np.ndarray]) -> None:
-        name = image_name(found)
-        is_common = os.path.splitext(name)[1].lower() in PICTURES
-        write_picture(self.path / (name if is_common else f'{name}.jpg'), found.plot(pixels()))
+        write_picture(self.path / image_name(found), found.plot(pixels()))
 
 
 class _Crops(Writer):
@@ -263,5 +261,7 @@ def write_file(file: Path, content: bytes) -> None:
 
 
 def write_picture(file: Path, pixels: np.ndarray) -> None:
-    """Write an image (h, w, 3) in BGR as a file with a suffix of `PICTURES`."""
+    """Write an image (h, w, 3) in BGR, as `.jpg` if the suffix is of no common format."""
+    if file.suffix.lower() not in _PICTURES:
+        file = file.with_name(f'{file.name}.jpg')
     write_file(file, cv2.imencode(file.suffix.lower(), pixels)[1].tobytes())
