@@ -76,8 +76,8 @@ class Server:
         raise TimeoutError(f'the fork server did not answer in {seconds} + 60 s: {call}')
 
     def close(self):
-        self.process.stdin.close()
-        self.process.wait(30)
+        # Not only closed: a loader worker that a test left behind would hold the pipe open.
+        self.process.communicate('\n', timeout=30)
 
 
 @cache
@@ -166,7 +166,7 @@ def main():
         importlib.import_module(module)
     # Half the time of a short training is yapf's, for the text of the config in each checkpoint.
     importlib.import_module('mmengine.config.config').FormatCode = lambda text, **_: (text, True)
-    for line in sys.stdin:
+    while line := sys.stdin.readline().strip():
         message = json.loads(line)
         results = answer(message['calls'])
         print(json.dumps(dict(number=message['number'], results=results)), flush=True)
