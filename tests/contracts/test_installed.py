@@ -107,8 +107,15 @@ def test_the_wheel_holds_files_where_the_tree_has_links(wheel):
     assert not [name for name in held if name.endswith('.pyc')]
 
 
-@pytest.mark.parametrize(('forms', 'count'), [('^(?!ghmdet )', 13), ('^ghmdet ', 3)])
-@pytest.mark.parametrize('kind', ['wheel', 'editable'])
+@pytest.mark.parametrize(
+    ('kind', 'forms', 'count'),
+    [
+        ('wheel', '^(?!ghmdet )', 13),
+        ('wheel', '^ghmdet ', 3),
+        ('editable', '^(?!ghmdet )', 13),
+        ('editable', '^ghmdet COMMAND', 1),
+    ],
+)
 def test_every_form_works(environments, packages, tree, tmp_path, kind, forms, count):
     python, site = environments[kind]
     if kind == 'editable':
