@@ -18,6 +18,7 @@ import re
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from ghmdet.config import cli
@@ -128,6 +129,24 @@ class Study:
             line['rates'] = {rate: aps.get(rate, math.nan) for rate in rates}
             lines.append(line | dict(at_end=best in (tried[0], tried[-1])))
         return lines
+
+    def rises(self, *names: str) -> list[dict[str, Any]]:
+        """Return by how much AP rose between the last two validations, the mean over seeds.
+
+        A list of dicts: `data`, `start`, the iteration of the first of the two, and `rises`, a dict
+        of the rise by variant.
+        """
+        curves: dict[tuple[str, str], dict[int, dict[int, float]]] = {}
+        for row in self.runs(*[f'{name}_curves' for name in names]):
+            if AP in row:
+                of_seeds = curves.setdefault((row['data'], row['variant']), {})
+                of_seeds.setdefault(row['seed'], {})[row['iter']] = row[AP]
+        found: dict[str, dict[str, Any]] = {}
+        for (data, variant), of_seeds in curves.items():
+            start, end = sorted(next(iter(of_seeds.values())))[-2:]
+            line = found.setdefault(data, dict(data=data, start=start, rises={}))
+            line['rises'][variant] = mean(aps[end] - aps[start] for aps in of_seeds.values())
+        return list(found.values())
 
     def rates(self, runs: Sequence[dict[str, Any]]) -> dict[str, str]:
         """Return the learning rates of each variant, as its commands have them."""

@@ -102,6 +102,17 @@ def test_losses_worked_by_hand(run_tool, tmp_path):
     ]
 
 
+def test_the_last_rise_worked_by_hand(run_tool, tmp_path):
+    """Half of the AP at the end, 0.26, 0.21, 0.523 / 2: see `fake_study.curves`."""
+    lines = make(run_tool, tmp_path, losses_bccd=runs('bccd', LOSSES))
+    assert '| BCCD | 300 | +0.260 | +0.210 | +0.262 |' in lines
+    (file,) = (tmp_path / 'docs/results').glob('*_curves.csv')
+    rows = file.read_text().splitlines()
+    file.write_text('\n'.join(row for row in rows if not row.startswith('bccd,ce,1,')))
+    lines = make(run_tool, tmp_path)
+    assert '| BCCD | 300 | +0.260 | +0.210 | +0.260 |' in lines
+
+
 def test_variants_without_a_finished_run(run_tool, tmp_path):
     failed = [
         dict(data=data, variant=variant, seed=0, state='failed: killed')
