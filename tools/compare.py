@@ -136,10 +136,9 @@ class Report:
         result = f'{key} {row[key]:.3f}, {row["minutes"]:.1f} minutes' if key else ended.state
         progress = [each.progress() if each.state[:6] != 'failed' else 1.0 for each in self._runs]
         gained = sum(progress) - self._before
-        left = (len(progress) - sum(progress)) / max(gained, 1e-9)
-        left *= time.monotonic() - self._started
-        count = sum(bool(each.state) for each in self._runs)
-        eta = f'; the rest takes about {timedelta(seconds=int(left))}' if left > 0 else ''
+        count, rest = sum(bool(each.state) for each in self._runs), len(progress) - sum(progress)
+        left = timedelta(seconds=int((time.monotonic() - self._started) * rest / max(gained, 0.01)))
+        eta = f'; the rest takes about {left}' if left and gained > 0.01 else ''
         print(f'{count}/{len(self._runs)} {ended}: {result}{eta}', flush=True)
         self.write()
 

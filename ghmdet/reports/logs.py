@@ -74,8 +74,9 @@ def read_log(path: str | os.PathLike[str]) -> RunLog:
     """Read the log of a training: a work dir, the folder of one start of it, or a file.
 
     The starts of a work dir are joined: a later start counts from its first iteration on. Starts
-    without training (tests) are left out. Metrics are at the iteration of their validation; where
-    the log has the epoch instead, or 0, at the end of that epoch, or after the last record before.
+    without training (tests) are left out, but for one that repeats the last validation, in which
+    the training was stopped. Metrics are at the iteration of their validation; where the log has
+    the epoch instead, or 0, at the end of that epoch, or after the last record before.
 
     Raises:
         FileNotFoundError: there is no log.
@@ -155,6 +156,12 @@ def _count_from_start(records: list[dict[str, Any]]) -> None:
             del record['iter']
 
 
+def _is_at_end(run: RunLog, row: dict[str, float]) -> bool:
+    """Whether a validation is at the end of the training so far, at its iteration or epoch."""
+    last = run.train[-1]
+    return row['step'] >= last['iter'] or row['step'] == last.get('epoch')
+
+
 def _join(run: RunLog, name: str, records: list[dict[str, Any]]) -> None:
     """Append the records of a start to those of earlier starts, which end where it begins."""
     rows: list[tuple[list, dict[str, float]]] = []
@@ -165,10 +172,13 @@ def _join(run: RunLog, name: str, records: list[dict[str, Any]]) -> None:
             kind = run.train if 'iter' in row else run.val
             kind = run.ghm if any(key.startswith('ghm/') for key in row) else kind
             rows.append((kind, {'step': row.get('iter', 0), **row}))
-    if not any(kind is run.train for kind, _ in rows):
+    if any(kind is run.train for kind, _ in rows):
+        first = min(int(row['step']) for kind, row in rows if kind is not run.val)
+        run.starts = {k: at for k, at in run.starts.items() if at < first} | {name: first}
+    elif run.train and rows and all(_is_at_end(run, row) for _, row in rows):
+        first = int(run.train[-1]['iter']) + 1
+    else:
         return
-    first = min(int(row['step']) for kind, row in rows if kind is not run.val)
-    run.starts = {k: at for k, at in run.starts.items() if at < first} | {name: first}
     for kind in (run.train, run.val, run.ghm):
         kind[:] = [row for row in kind if row['iter'] < first]
     count = len(run.val)

@@ -93,6 +93,20 @@ def test_a_start_that_first_validates_replaces_that_validation(tmp_path, at, epo
     assert read_log(tmp_path).column('bbox_mAP') == ([20], [0.5])
 
 
+@pytest.mark.parametrize(('at', 'epoch'), [(60, {}), (65, {'epoch': 2}), (2, {'epoch': 2})])
+def test_a_start_that_only_validates_has_the_validation_at_the_end(tmp_path, at, epoch):
+    """The training was stopped in its last validation, which the next start repeats."""
+    first = [step(20, **epoch), validation(20, 0.1), step(40, **epoch), step(60, **epoch)]
+    start(tmp_path, '1', first)
+    start(tmp_path, '2', [validation(at, 0.3)])
+    log = read_log(tmp_path)
+    assert log.column('bbox_mAP') == ([20, max(at, 60)], [0.1, 0.3])
+    assert [record['iter'] for record in log.train] == [20, 40, 60]
+    assert [*log.starts] == ['1']
+    start(tmp_path, '3', [validation(0, 0.9)])  # of no training
+    assert read_log(tmp_path).column('bbox_mAP')[1] == [0.1, 0.3]
+
+
 @pytest.mark.parametrize('end', ['\n{"lr": 0.1, "lo', '\n{"lr": 0.1}\n{', '\n\n', '\n\0\0\0\0'])
 def test_a_last_line_that_is_cut_off_is_left_out(tmp_path, end):
     assert len(read_log(start(tmp_path, '1', [step(10), step(20)], end)).train) == 2

@@ -49,6 +49,9 @@ for i in range(len(lines) + 1, 21):
 ap = 0.1 + 100 * rate + 0.01 * seed
 if len(lines) > 20:
     sys.exit()
+if len(lines) == 20:  # stopped in the validation, which a start of its own repeats
+    file = folder / 'start_2' / 'vis_data' / 'scalars.json'
+    file.parent.mkdir(parents=True)
 with file.open('a') as stream:
     stream.write(json.dumps({'coco/bbox_mAP': ap, 'coco/cat_precision': ap, 'step': 20}) + '\\n')
 """
@@ -162,6 +165,23 @@ def test_called_again_it_goes_on(comparison, cells, tmp_path):
     assert '1 finished' in out
     starts = [file.read_text().split() for file in tmp_path.glob('out/cells/*/*/starts')]
     assert [len(each) for each in starts] == [1] * 4
+
+
+def test_stopped_in_the_last_validation_it_goes_on(comparison, cells, tmp_path):
+    given = CONFIG, *VARIANTS, '--data', cells, '--seeds', '1', *SHORT, '--out', 'out'
+    assert comparison(*given)[0] == 0
+    before = figures(tmp_path / 'out')
+    folder = tmp_path / 'out/cells/base/seed_0'
+    log = folder / 'start/vis_data/scalars.json'
+    *training, _ = log.read_text().splitlines()
+    log.write_text('\n'.join(training) + '\n')
+    record = json.loads((folder / 'run.json').read_text())
+    (folder / 'run.json').write_text(json.dumps(record | dict(finished=False)))
+    code, out, err = comparison(*given)
+    assert (code, err) == (0, '')
+    assert 'cells, base, seed 0: coco/bbox_mAP 0.200' in out
+    assert 'the rest takes' not in out
+    assert figures(tmp_path / 'out') == before
 
 
 def test_failed_run_is_named_and_left_out_then_tried_again(comparison, cells, tmp_path):
