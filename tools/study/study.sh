@@ -59,10 +59,7 @@ lr_grid() {
 }
 losses_bccd() { compare losses_bccd $small bccd "${main[@]}" --seeds "${SEEDS:-5}"; }
 losses_bloodcells() { compare losses_bloodcells $small bloodcells "${main[@]}"; }
-losses_deeppcb() {
-  # Whole images take long to test.
-  compare losses_deeppcb $crop deeppcb "${main[@]}" --cfg-options train_cfg.val_interval=300
-}
+losses_deeppcb() { compare losses_deeppcb $crop deeppcb "${main[@]}"; }
 imagenet_microcontroller() {
   compare imagenet_microcontroller $imagenet microcontroller --variant ghm "$ghmc" "$ghmr" --variant focal "$focal" "$l1" \
     --cfg-options model.backbone.init_cfg.checkpoint="$weights"
