@@ -4,6 +4,7 @@ import json
 import os
 import random
 import runpy
+import sys
 from collections import Counter
 from pathlib import Path
 
@@ -144,9 +145,13 @@ def test_wrong_numbers(tmp_path, num_images, seed):
     assert not (tmp_path / 'out').exists()
 
 
-def test_the_tool(tmp_path, capsys):
+def test_the_tool(tmp_path, capsys, monkeypatch):
     main = runpy.run_path(str(TOOL))['main']
-    main(['--out', str(tmp_path / 'out'), '--train', '2', '--val', '1', '--seed', '3'])
+    args = ['--out', str(tmp_path / 'out'), '--train', '2', '--val', '1', '--seed', '3']
+    main(args)
+    assert '1/2' not in capsys.readouterr().out  # of a pipe
+    monkeypatch.setattr(sys.stdout, 'isatty', lambda: True)
+    main(args)
     progress = capsys.readouterr().out.replace('\r', '\n').split()[:6]
     assert progress == ['train', '1/2', 'train', '2/2', 'val', '1/1']
     draw_shapes(tmp_path / 'same', {'train': 2, 'val': 1}, seed=3)

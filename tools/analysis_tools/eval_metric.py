@@ -46,11 +46,9 @@ def main(argv: list[str] | None = None) -> None:
 
 def evaluate(results: Results, **changes: Any) -> dict[str, float]:
     """Return the figures by the metric of the results, with some of its arguments changed."""
-    names = results.metric.keys() - {
-        'type',
-        '_scope_',
-    }  # mmengine sets _scope_: _base_ of a package
-    settings = {name: results.metric[name] for name in names}
+    # mmengine sets _scope_ where the _base_ is that of a package.
+    unused = 'type', '_scope_'
+    settings = {key: value for key, value in results.metric.items() if key not in unused}
     settings |= dict(format_only=False, outfile_prefix=None, **changes)
     metric = coco_metric.CocoMetric(**settings)
     metric.dataset_meta = {'classes': results.classes}

@@ -6,6 +6,7 @@ python tools/dataset_converters/shapes.py --out data/shapes --train 300 --val 60
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Sequence
 
 from ghmdet.config.cli import LazyModule, add_debug_argument, run, user_path
@@ -23,9 +24,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument('--seed', type=int, default=0, help='same seed, same bytes (%(default)s)')
     add_debug_argument(parser)
     args = parser.parse_args(argv)
-    files = datasets.draw_shapes(
-        args.out, {'train': args.train, 'val': args.val}, args.seed, on_image=show_progress
-    )
+    on_image = show_progress if sys.stdout.isatty() else None
+    counts = {'train': args.train, 'val': args.val}
+    files = datasets.draw_shapes(args.out, counts, args.seed, on_image=on_image)
     for split, file in files.items():
         print(f'{split}: {file}')
 
