@@ -137,3 +137,22 @@ def test_errors(sides, resize, options, code, message, report):
     found, _, stderr = report(sides, *options, resize=resize)
     assert found == code
     assert message in stderr
+
+
+@pytest.mark.parametrize('way', ['--data-root', '--cfg-options', 'GHMDET_DATA_ROOT'])
+def test_data_of_a_recipe(tmp_path, run_tool, monkeypatch, way):
+    """Three objects below the data root, one in the folder that the config names."""
+    for root, sides in (('data/mine', [40]), ('other', [40, 64, 128])):
+        for folder in ('annotations', 'images'):
+            (tmp_path / root / folder).mkdir(parents=True)
+        write_squares(tmp_path / root / 'annotations' / 'train.json', 512, sides)
+    options = ['--data-root', 'other'] if way == '--data-root' else [way, 'data_root=other']
+    if way == 'GHMDET_DATA_ROOT':
+        monkeypatch.setenv(way, 'other')
+        options = []
+    tool = 'analysis_tools/anchor_report.py', 'retinanet_r18_fpn_small'
+    for arguments, count in ((options, '3'), (['--data-root', 'data/mine'], '1')):
+        code, stdout, stderr = run_tool(*tool, *arguments)
+        assert code == 0, stderr
+        (row,) = [line.split() for line in stdout.splitlines() if line.startswith('all ')]
+        assert row[1] == count

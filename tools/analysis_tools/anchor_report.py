@@ -1,6 +1,6 @@
 """Compare the anchors with the boxes of the training set, and suggest anchors that fit better.
 
-python tools/analysis_tools/anchor_report.py CONFIG [--max-images N] [--out-dir DIR]
+python tools/analysis_tools/anchor_report.py CONFIG [--data-root DIR] [--max-images N]
 
 No image is decoded: boxes are scaled as by the training pipeline. A box needs an anchor with an IoU
 of `train_cfg.assigner.pos_iou_thr` to be learnt well; without one it is matched with its best
@@ -20,6 +20,7 @@ from mmengine.registry import DefaultScope
 from mmengine.utils import ProgressBar
 
 from ghmdet.config import cli
+from ghmdet.config.arguments import add_data_root, move_data
 from ghmdet.config.cfg_options import add_cfg_options, merge_options
 from ghmdet.config.shipped import get_config
 from ghmdet.files import read_text, replacing
@@ -71,6 +72,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument(
         '--out-dir', type=cli.user_path, help='folder of the report (work_dirs/NAME OF THE CONFIG)'
     )
+    add_data_root(parser)
     add_cfg_options(parser)
     cli.add_debug_argument(parser)
     args = parser.parse_args(argv)
@@ -82,6 +84,7 @@ def parse_args(argv: list[str] | None = None) -> argparse.Namespace:
 def main(argv: list[str] | None = None) -> None:
     args = parse_args(argv)
     cfg = get_config(args.config)
+    move_data(cfg, args)
     merge_options(cfg, args.cfg_options)
     class_check.resolve_classes(cfg, ['train'])
     anchor_cfg, threshold = read_settings(cfg)
