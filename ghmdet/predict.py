@@ -63,7 +63,7 @@ def parse_args() -> argparse.Namespace:
     add('--device', help="e.g. 'cpu' or 'cuda:1'; default CUDA if there is any")
     add('--amp', action='store_true', help='low precision, as in tools/test.py')
     add('--compile', action='store_true', help='compile the network with torch.compile')
-    add('--threads', type=arguments.read_threads, metavar='N', help='threads of torch')
+    add('--threads', type=arguments.read_count, metavar='N', help='threads of torch')
     add('--on-error', choices=('stop', 'skip'), default='stop', help='if an image cannot be used')
     add('--exist-ok', action='store_true', help='replace files of an earlier run')
     add('--quiet', action='store_true', help='neither progress nor summary')

@@ -22,7 +22,7 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from ghmdet.config.arguments import read_threads
+from ghmdet.config.arguments import read_count
 from ghmdet.config.cli import LazyModule, add_debug_argument, outlive_readers, run, user_path
 
 runs_of: Any = LazyModule('comparison.runs')
@@ -61,15 +61,15 @@ def parse_args() -> argparse.Namespace:
         metavar='KEY=VALUE',
         help='settings of all runs',
     )
-    add('--seeds', type=read_threads, default=3, metavar='N', help='number of seeds (3)')
+    add('--seeds', type=read_count, default=3, metavar='N', help='number of seeds (3)')
     add('--first-seed', type=int, default=0, metavar='SEED', help='the first of them (0)')
     add(
         '--jobs',
-        type=read_threads,
+        type=read_count,
         metavar='N',
         help='trainings at a time (half of the cores; 1 with a GPU)',
     )
-    add('--threads', type=read_threads, metavar='N', help='threads of each (cores / jobs)')
+    add('--threads', type=read_count, metavar='N', help='threads of each (cores / jobs)')
     add('--out', type=user_path, help='folder of runs and tables (work_dirs/compare_CONFIG)')
     add_debug_argument(parser)
     args = parser.parse_args()
@@ -125,7 +125,7 @@ class Report:
 
     def __init__(self, args: argparse.Namespace, runs: list[Any]) -> None:
         self._args, self._runs = args, runs
-        self._started, self._before = time.monotonic(), sum(each.progress() for each in runs)
+        self._started, self._before = time.monotonic(), [each.progress() for each in runs]
 
     def add(self, ended: Any) -> None:
         """Print how a run ended, and when all will have; write the tables so far."""
@@ -134,9 +134,11 @@ class Report:
         row, _ = ended.rows()
         key = next((key for key in row if key.endswith('mAP')), None)
         result = f'{key} {row[key]:.3f}, {row["minutes"]:.1f} minutes' if key else ended.state
-        progress = [each.progress() if each.state[:6] != 'failed' else 1.0 for each in self._runs]
-        gained = sum(progress) - self._before
-        count, rest = sum(bool(each.state) for each in self._runs), len(progress) - sum(progress)
+        count, gained, rest = sum(bool(each.state) for each in self._runs), 0.0, 0.0
+        for each, before in zip(self._runs, self._before, strict=True):
+            if not each.state.startswith('failed'):
+                progress = each.progress()
+                gained, rest = gained + progress - before, rest + 1 - progress
         left = timedelta(seconds=int((time.monotonic() - self._started) * rest / max(gained, 0.01)))
         eta = f'; the rest takes about {left}' if left and gained > 0.01 else ''
         print(f'{count}/{len(self._runs)} {ended}: {result}{eta}', flush=True)

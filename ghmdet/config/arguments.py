@@ -37,7 +37,7 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         '--strict', action='store_true', help='stop at config keys that are not used'
     )
-    parser.add_argument('--threads', type=read_threads, metavar='N', help='threads of torch')
+    parser.add_argument('--threads', type=read_count, metavar='N', help='threads of torch')
     parser.add_argument(
         '--launcher',
         choices=['none', 'pytorch', 'slurm', 'mpi'],
@@ -53,8 +53,8 @@ def add_common_arguments(parser: argparse.ArgumentParser) -> None:
     add_debug_argument(parser)
 
 
-def read_threads(text: str) -> int:
-    """Read the number of `--threads`."""
+def read_count(text: str) -> int:
+    """Read an integer in 1 to 1024, as of `--threads`."""
     if not text.isdecimal() or not 1 <= int(text) <= 1024:
         raise argparse.ArgumentTypeError(f'expected an integer in 1 to 1024, got {text!r}')
     return int(text)

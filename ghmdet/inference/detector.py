@@ -91,10 +91,10 @@ class Detector:
             raise ValueError(f'backend={backend!r} is for exported files, .onnx or .pt2')
         if not isinstance(getattr(self.model, 'cfg', None), Config):
             raise ValueError('a built model needs cfg: build it with get_model or init_detector')
-        self._place = next(self.model.parameters()).device.type
-        if self._place == 'cpu':
+        place = next(self.model.parameters()).device.type
+        if place == 'cpu':
             adapt_waiting()
-        self._dtype = speedup.low_precision(self._place) if amp else None
+        self._dtype = speedup.low_precision(place) if amp else None
         self._compiled = compile
         if self._dtype is not None and self.model is not model:
             speedup.cast_convolutions(self.model, self._dtype)
@@ -239,7 +239,8 @@ class Detector:
         if self._compiled:
             speedup.set_inductor_freezing(True)
         try:
-            with torch.autocast(self._place, self._dtype) if self._dtype else nullcontext():
+            place = next(self.model.parameters()).device.type
+            with torch.autocast(place, self._dtype) if self._dtype else nullcontext():
                 return self.model.test_step(data)
         finally:
             if self._compiled:

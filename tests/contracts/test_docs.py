@@ -138,6 +138,14 @@ def refused(text, folder, *fixtures):
     assert text == f'error: {caught.value}\n'
 
 
+def own_transform(text, *fixtures):
+    namespace = {}
+    exec(text, namespace)
+    step = TRANSFORMS.build(dict(type='Negative'))
+    TRANSFORMS.module_dict.pop('Negative')
+    assert step(dict(img=np.uint8([[[0, 5, 255]]])))['img'].tolist() == [[[255, 250, 0]]]
+
+
 RESIZE = dict(type='Resize', scale=(640, 400), keep_ratio=True)
 PETS = {
     'model.bbox_head.num_classes': 2,
@@ -196,7 +204,12 @@ CHECKS = {  # values of the config that a block makes, or a function
     ('See the result', 1): prints_origins,
     ('Your own parts', 0): own_parts,
     ('Your own parts', 1): seen_above,
+    ('Your own parts', 2): own_transform,
     ('Augmentation', 0): augmentation,
+    ('Anchors', 0): {
+        'model.bbox_head.anchor_generator.octave_base_scale': 2,
+        'model.bbox_head.anchor_generator.scales_per_octave': 3,
+    },
 }
 
 
@@ -314,6 +327,27 @@ class Parts:
 
 C, R = 'model.bbox_head.loss_cls', 'model.bbox_head.loss_bbox'
 CHANGES = {
+    'larger images, in training and test': {
+        'steps.2.scale': (1600, 1000),
+        'cfg.val_dataloader.dataset.pipeline.1.scale': (1600, 1000),
+        'cfg.test_dataloader.dataset.pipeline.1.scale': (1600, 1000),
+    },
+    '24 epochs instead of 12': {
+        'cfg.train_cfg.max_epochs': 24,
+        'cfg.param_scheduler.1': dict(
+            type='MultiStepLR', begin=0, end=24, by_epoch=True, milestones=[16, 22], gamma=0.1
+        ),
+    },
+    'fewer frozen layers: -1 none, 0 the stem, 4 the whole backbone': {
+        'model.backbone.conv1.weight.requires_grad': False,
+        'model.backbone.layer1.0.conv1.weight.requires_grad': True,
+    },
+    'fewer boxes on the same object': {'cfg.model.test_cfg.nms.iou_threshold': 0.4},
+    'a stop when AP has not risen by 0.001 in five validations': {
+        'hooks.0.__class__.__name__': 'EarlyStoppingHook',
+        'hooks.0.min_delta': 0.001,
+        'hooks.0.patience': 5,
+    },
     'training from scratch': {
         'model.backbone.init_cfg.0': dict(type='Kaiming', layer='Conv2d'),
         'model.backbone.conv1.weight.requires_grad': True,

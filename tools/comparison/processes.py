@@ -51,13 +51,16 @@ class Processes:
             Interrupted: a signal came.
         """
         waiting = [run for run in runs if run.state != 'finished']
-        before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        # nohup's SIGHUP stays ignored.
+        heard = [number for number in _SIGNALS if signal.getsignal(number) is not signal.SIG_IGN]
+        before = {number: signal.signal(number, self._handle) for number in heard}
         shown = Progress(
             *(TextColumn('{task.description}'), BarColumn(), TaskProgressColumn()),
             TimeRemainingColumn(),
             console=Console(file=sys.stderr),
             transient=True,
             disable=not sys.stderr.isatty(),
+            redirect_stdout=sys.stdout.isatty(),  # else it would not reach a file or a pipe
         )
         try:
             with shown:
@@ -104,7 +107,7 @@ class Processes:
             return
         run.record(self.threads)
         env = tool_environment() | {'OMP_NUM_THREADS': str(self.threads)}
-        with (run.folder / CONSOLE).open('a') as console:
+        with (run.folder / CONSOLE).open('w') as console:  # the errors of this start alone
             process = subprocess.Popen(
                 [*run.command, '--threads', str(self.threads)],
                 stdin=subprocess.DEVNULL,
@@ -112,9 +115,11 @@ class Processes:
                 stderr=subprocess.STDOUT,
                 env=env,
                 start_new_session=True,
-                pass_fds=(lock.fileno(),),
+                pass_fds=(lock.fileno(),) if fcntl else (),
             )
         self._running[id(run)] = run, process, lock
+        if self._signals:  # one that came before the process did
+            process.terminate()
 
     def _collect(self) -> list[Run]:
         """Return the runs that have ended, with their state."""
@@ -122,7 +127,10 @@ class Processes:
         for key, (run, process, lock) in list(self._running.items()):
             if process is None:
                 # Of another comparison: wait until it has let go, then go on from there.
-                if _take(lock):
+                if self._signals:
+                    lock.close()
+                    del self._running[key]
+                elif _take(lock):
                     lock.close()
                     del self._running[key]
                     self._start(run) if run.state != 'finished' else ended.append(run)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import os
 import platform
 import re
 import shlex
@@ -17,7 +19,7 @@ from mmengine.config import Config
 
 from ghmdet.config.arguments import read_config
 from ghmdet.config.cfg_options import merge_options, parse_value
-from ghmdet.config.data_root import find_datasets, relocate_data
+from ghmdet.config.data_root import DATA_ROOT_VARIABLE, find_datasets, relocate_data
 from ghmdet.config.errors import ConfigError, name_the_key
 from ghmdet.config.parts import nodes_in
 from ghmdet.config.unused_keys import find_unused_options
@@ -87,7 +89,7 @@ class Run:
         self.state = 'finished' if record['finished'] else ''
 
     def record(self, threads: int, finished: bool = False) -> None:
-        """Write `run.json`: settings, and facts on the machine, of each start of the run."""
+        """Write `run.json`: settings, and facts on code and machine, of each start of the run."""
         file = self.folder / _RECORD
         self.folder.mkdir(parents=True, exist_ok=True)
         old = json.loads(file.read_text('utf-8')) if file.exists() else {'facts': {}}
@@ -100,7 +102,8 @@ class Run:
         }
         for key, text in facts.items():
             known = old['facts'].get(key, text).split(' + ')
-            facts[key] = ' + '.join(dict.fromkeys([*known, text]))
+            # At the end of a run the commit may be another one; the run used that of its start.
+            facts[key] = ' + '.join(known if finished else dict.fromkeys([*known, text]))
         facts['command'] = old['facts'].get('command', self.shown_command)
         content = dict(finished=finished, facts=facts, settings=self.settings)
         with replacing(file) as draft:
@@ -108,7 +111,11 @@ class Run:
 
     def finish(self, threads: int) -> None:
         """Set `state` after exit code 0: finished, if the log has the validation of the end."""
-        log = read_log(self.folder)
+        try:
+            log = read_log(self.folder)
+        except (OSError, ValueError) as error:
+            self.state = f'failed: {error}'
+            return
         if not log.val or log.val[-1]['iter'] < log.train[-1]['iter']:
             self.state = 'failed: its log has no validation at the end of the training'
             return
@@ -141,7 +148,8 @@ class Run:
             row |= {k: v for k, v in curve[-1].items() if k != 'iter'}
             row |= _cost(log)
         if (self.folder / _RECORD).exists():
-            row |= json.loads((self.folder / _RECORD).read_text('utf-8'))['facts']
+            facts = json.loads((self.folder / _RECORD).read_text('utf-8'))['facts']
+            row |= dict(command=self.shown_command) | facts
         return row, curve
 
     def read_error(self) -> str:
@@ -158,10 +166,10 @@ def shorten_all(texts: Iterator[str]) -> str:
 
 
 def _cost(log: RunLog) -> dict[str, float]:
-    """Time and memory of the iterations; a record has the mean time since the one before."""
+    """Time and memory of the iterations, without validation; a record has a recent mean time."""
     done = minutes = memory = 0.0
     for record in log.train:
-        minutes += (record['iter'] - done) * record['time'] / 60
+        minutes += (record['iter'] - done) * record.get('time', math.nan) / 60
         done = record['iter']
         memory = max(memory, record.get('memory', record.get('peak_memory', 0)))
     return dict(iterations=int(done), minutes=round(minutes, 2), memory_mb=memory)
@@ -222,9 +230,11 @@ def _configure(
     """Return the config of a run, and the arguments of train.py that make it."""
     cfg = read_config(config)
     arguments, options = [], [*common]
+    root = data.root if data.root is not None else os.environ.get(DATA_ROOT_VARIABLE)
+    if root:
+        arguments = ['--data-root', root]
+        merge_options(cfg, relocate_data(cfg, root))
     if data.root is not None:
-        arguments = ['--data-root', data.root]
-        merge_options(cfg, relocate_data(cfg, data.root))
         _merge(cfg, common, data, variant)
         options += _place_data(cfg, data)
     options += [*_ask_for_classes(cfg), *data.options, *variant.options]
@@ -245,12 +255,12 @@ def _check_last_validation(cfg: Config) -> None:
     """Raise a ConfigError unless the end of the training is validated: that is what is compared."""
     loop = cfg.get('train_cfg') or {}
     end = loop.get('max_iters') or loop.get('max_epochs') or 0
-    interval = loop.get('val_interval', 1)
-    if not end or not cfg.get('val_evaluator') or end % interval:
+    begin = loop.get('val_begin', 1)
+    if not end or not cfg.get('val_evaluator') or begin > end:
         raise ConfigError(
-            f'train_cfg has length {end} and val_interval={interval}: the end of the training must '
-            'be validated, since that is what is compared; set train_cfg.val_interval to a divisor '
-            'of the length, and val_dataloader, val_cfg and val_evaluator'
+            f'train_cfg has length {end} and val_begin={begin}: the end of the training must be '
+            'validated, since that is what is compared; set val_dataloader, val_cfg and '
+            'val_evaluator, and a val_begin of at most the length'
         )
 
 
@@ -266,7 +276,7 @@ def _parse(option: str) -> tuple[str, Any]:
 
 def _place_data(cfg: Config, data: Settings) -> list[str]:
     """Return the options for the layout annotations/{train,val}.json and images/."""
-    options = []
+    options, places = [], set()
     for key, dataset in find_datasets(cfg.to_dict()):
         if type_name(dataset).rpartition('.')[-1] != 'CocoDataset':
             raise ValueError(
@@ -274,6 +284,13 @@ def _place_data(cfg: Config, data: Settings) -> list[str]:
                 'cannot read annotations/train.json; leave --data out to use the data of the config'
             )
         split = 'train' if key.startswith('train') else 'val'
+        place = key.partition('.')[0]
+        if place in places:
+            raise ValueError(
+                f'--data {data.name}: {place} of the config joins several datasets; leave --data '
+                'out to use these'
+            )
+        places.add(place)
         for needed in (f'annotations/{split}.json', 'images'):
             path = Path(str(data.root), needed)
             if not path.exists():

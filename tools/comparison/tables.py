@@ -25,9 +25,13 @@ from .intervals import Estimate, estimate, outcome, seeds_needed
 Row = dict[str, Any]
 _MAIN = 'coco/bbox_mAP'
 _UNLISTED = re.compile('bbox_mAP_(50|75|s|m|l)$')  # these have no row of their own
-_COUNTS = 'seed', 'iter', 'iterations', 'threads'
+_COUNTS = 'seed', 'iter', 'iterations'
 _COSTS = 'minutes', 'memory_mb'
-_TEXTS = 'data', 'metric', 'variant', 'state', 'commit', 'ghmdet', 'torch', 'cpu', 'command'
+_TEXTS = (
+    *('data', 'metric', 'variant', 'state'),
+    *('commit', 'ghmdet', 'torch', 'cpu'),
+    *('threads', 'command'),
+)
 _FIRST = 'data', 'metric', 'variant', 'seed', 'state', 'iter'  # columns; then the metrics
 _LAST = 'iterations', *_COSTS, 'commit', 'ghmdet', 'torch', 'cpu', 'threads', 'command'
 _MARKDOWN = re.compile(

@@ -143,7 +143,10 @@ class Study:
                 of_seeds.setdefault(row['seed'], {})[row['iter']] = row[AP]
         found: dict[str, dict[str, Any]] = {}
         for (data, variant), of_seeds in curves.items():
-            start, end = sorted(next(iter(of_seeds.values())))[-2:]
+            steps = sorted(next(iter(of_seeds.values())))
+            if len(steps) < 2:
+                continue
+            start, end = steps[-2:]
             line = found.setdefault(data, dict(data=data, start=start, rises={}))
             line['rises'][variant] = mean(aps[end] - aps[start] for aps in of_seeds.values())
         return list(found.values())
@@ -152,7 +155,9 @@ class Study:
         """Return the learning rates of each variant, as its commands have them."""
         found: dict[str, dict[str, None]] = {}
         for row in runs:
-            rate = re.search(r"optimizer\.lr=([^\s']+)", row.get('command', ''))
+            if not row.get('command'):
+                continue
+            rate = re.search(r"optimizer\.lr=([^\s']+)", row['command'])
             found.setdefault(row['variant'], {})[rate[1] if rate else "the config's"] = None
         return {variant: ' and '.join(rates) for variant, rates in found.items()}
 

@@ -43,8 +43,10 @@ compare() {
 # reuse FOLDER: the same settings as ghm of losses_bccd need no runs of their own
 reuse() {
   if [ -d "$out/losses_bccd/bccd/ghm" ] && [ ! -d "$out/$1" ]; then
-    mkdir -p "$out/$1"
-    cp -r "$out/losses_bccd/bccd/ghm/." "$out/$1"
+    rm -rf "$out/$1.part"
+    mkdir -p "$out/$1.part"
+    cp -r "$out/losses_bccd/bccd/ghm/." "$out/$1.part"
+    mv "$out/$1.part" "$out/$1"
   fi
 }
 
@@ -65,7 +67,7 @@ imagenet_microcontroller() {
     --cfg-options model.backbone.init_cfg.checkpoint="$weights"
 }
 shuffled_bccd() {
-  [ -d "$data/bccd_shuffled" ] || "$python" tools/study/shuffle_labels.py "$data/bccd" "$data/bccd_shuffled" --share 0.2 --seed 0
+  [ -f "$data/bccd_shuffled/annotations/train.json" ] || "$python" tools/study/shuffle_labels.py "$data/bccd" "$data/bccd_shuffled" --share 0.2 --seed 0
   compare shuffled_bccd $small bccd_shuffled "${main[@]}"
 }
 mixed_bccd() {
@@ -85,6 +87,13 @@ pooled_bccd() {
 
 parts=(lr_grid losses_bccd losses_bloodcells losses_deeppcb imagenet_microcontroller shuffled_bccd mixed_bccd
   momentum_bccd pooled_bccd)
+failed=0 # a failed run does not hold up the parts after it; a signal does
 for part in "${@:-${parts[@]}}"; do
-  "$part"
+  set +e
+  (set -e && "$part")
+  code=$?
+  set -e
+  [ $code -lt 128 ] || exit $code
+  [ $code = 0 ] || failed=1
 done
+exit $failed

@@ -1,4 +1,4 @@
-"""compare.py with a trainer that takes no time: plan, processes, kills, what is asked for wrongly.
+"""compare.py with a trainer that takes no time: processes, kills, wrong command lines.
 
 The trainer writes the log of a training whose AP is worked out from seed and learning rate, and
 goes on from where its log ends. Real trainings are in tests/e2e/test_compare.py.
@@ -14,7 +14,6 @@ import time
 from pathlib import Path
 
 import pytest
-from comparison import runs as runs_module
 
 from ghmdet.config.shipped import config_path
 
@@ -61,7 +60,6 @@ from pathlib import Path
 from unittest import mock
 sys.path.insert(0, TOOLS)
 sys.argv[0] = 'compare.py'
-import compare
 from comparison import runs
 runs.TRAIN = Path(TRAINER)
 compare.run(compare.main)
@@ -95,16 +93,6 @@ def comparison(tmp_path):
     for process in started:
         process.kill()
         process.communicate()
-
-
-@pytest.fixture
-def cells(tmp_path):
-    """A folder of data with one image's worth of files; the trainer does not read them."""
-    (tmp_path / 'cells/annotations').mkdir(parents=True)
-    (tmp_path / 'cells/images').mkdir()
-    for split in ('train', 'val'):
-        (tmp_path / f'cells/annotations/{split}.json').write_text('{}')
-    return 'cells=cells'
 
 
 CONFIG = config_path('retinanet_r18_fpn_small')
@@ -245,6 +233,22 @@ def test_kills_leave_the_same_table(comparison, cells, tmp_path):
     assert len({file.read_text() for file in same}) == 1
 
 
+def test_signal_while_another_comparison_trains(comparison, cells, tmp_path):
+    """It does not wait for that training, and starts none."""
+    args = CONFIG, '--data', cells, *SHORT, '--seeds', 2, '--jobs', 1, '--out', 'out'
+    first = comparison(*args, pause=0.3, wait=False)
+    folder = tmp_path / 'out/cells/base'
+    wait_for((folder / 'seed_0/start/vis_data/scalars.json').exists, 'the first training')
+    first.kill()
+    second = comparison(*args, pause=0.3, wait=False)
+    assert second.stdout.readline().startswith('2 runs')
+    time.sleep(1)
+    second.send_signal(signal.SIGINT)
+    second.communicate(timeout=5)
+    assert second.returncode == 130
+    assert not (folder / 'seed_1').exists()
+
+
 @pytest.mark.parametrize('number', [signal.SIGINT, signal.SIGTERM])
 def test_signal_stops_the_trainings(comparison, cells, tmp_path, number):
     """Exit code 130; nothing runs any more; called again it goes on."""
@@ -262,37 +266,6 @@ def test_signal_stops_the_trainings(comparison, cells, tmp_path, number):
     assert len(log.read_text()) == length
     assert comparison(*args)[0] == 0
     assert len(read_runs(tmp_path / 'out')) == 2
-
-
-def plan(tmp_path, variants=None, data=None, config=CONFIG, common=SHORT[1:], out='out'):
-    """Plan runs in `tmp_path`; `variants` and `data` are lists of words."""
-    variants = [runs_module.Settings(name, rest) for name, *rest in variants or [['base']]]
-    settings = []
-    for word, *rest in data or [['data']]:
-        name, _, root = word.partition('=')
-        settings.append(runs_module.Settings(name, rest, root or None))
-    return runs_module.plan_runs(config, common, variants, settings, [0], tmp_path / out)
-
-
-@pytest.mark.parametrize(
-    ('given', 'message'),
-    [
-        (dict(variants=[['a/b']]), "'a/b' cannot be the name of a folder"),
-        (dict(variants=[['..']]), "'..' cannot be the name of a folder"),
-        (dict(variants=[['a'], ['a', 'optim_wrapper.optimizer.lr=1']]), "'a' stands twice"),
-        (
-            dict(variants=[['a'], ['b', 'optim_wrapper.optimizer.lr=1e-3']]),
-            "'a' and 'b' have the same",
-        ),
-        (dict(variants=[['a', 'optim_wrapper.optimizer.rl']]), 'expected KEY=VALUE'),
-        (dict(variants=[['a', 'model.bbox_haed.x=1']]), 'data, a: .*bbox_haed'),
-        (dict(variants=[['a', 'train_cfg.max_iters=25']]), 'length 25 and val_interval=10'),
-        (dict(data=[['cells=nowhere']]), 'there is no nowhere/annotations/train.json'),
-    ],
-)
-def test_wrong_arguments(tmp_path, given, message):
-    with pytest.raises((ValueError, FileNotFoundError), match=message):
-        plan(tmp_path, **given)
 
 
 @pytest.mark.follows('--data expects NAME=ROOT')
@@ -322,77 +295,17 @@ def test_wrong_command_lines(comparison, args, message):
     assert message in err
 
 
-@pytest.mark.follows('cannot be the name of a folder')
-@pytest.mark.follows('stands twice')
-def test_names_of_folders(tmp_path):
-    other = 'optim_wrapper.optimizer.lr=5e-4'
-    for names in (['focal/L1', 'b'], ['a', 'a']):
-        with pytest.raises(ValueError, match='name'):
-            plan(tmp_path, [[names[0]], [names[1], other]])
-    runs = plan(tmp_path, [['focal L1'], ['1', other]])
-    assert [run.folder.parent.name for run in runs] == ['focal L1', '1']
-
-
-@pytest.mark.follows('the end of the training must be validated')
-def test_last_validation(tmp_path):
-    """Of 25 iterations 25 or 5 is a divisor, 10 is not."""
-    with pytest.raises(ValueError, match='divisor'):
-        plan(tmp_path, common=['train_cfg.max_iters=25', 'train_cfg.val_interval=10'])
-    (run,) = plan(tmp_path, common=['train_cfg.max_iters=25', 'train_cfg.val_interval=5'])
-    assert run.cfg.train_cfg.val_interval == 5
-    with pytest.raises(ValueError, match='and val_evaluator'):
-        plan(tmp_path, common=[*SHORT[1:], 'val_evaluator=None'])
-
-
-@pytest.mark.follows('not CocoDataset, and cannot read')
-def test_other_types_of_data(tmp_path, cells):
-    """Without --data the data of the config are used, of any type."""
-    common = [*SHORT[1:], 'train_dataloader.dataset.type=VOCDataset']
-    with pytest.raises(ValueError, match="'VOCDataset', not CocoDataset"):
-        plan(tmp_path, data=[[f'cells={tmp_path}/cells']], common=common)
-    (run,) = plan(tmp_path, common=common)
-    assert run.cfg.train_dataloader.dataset.type == 'VOCDataset'
-    assert '--data-root' not in run.command
-
-
-def test_equal_options_make_equal_trainings(tmp_path, cells):
-    """The config that is planned is the one that train.py's arguments make."""
-    (run,) = plan(
-        tmp_path, [['a', 'optim_wrapper.optimizer.lr=5e-4']], [[f'cells={tmp_path}/cells']]
-    )
-    assert run.cfg.optim_wrapper.optimizer.lr == 5e-4
-    dataset = run.cfg.val_dataloader.dataset
-    assert (dataset.data_root, dataset.ann_file) == (f'{tmp_path}/cells/', 'annotations/val.json')
-    assert dataset.data_prefix.img == 'images/'
-    place = run.command.index('--cfg-options')
-    assert run.command[3:place] == [
-        *('--work-dir', str(tmp_path / 'out/cells/a/seed_0'), '--seed', '0', '--resume'),
-        *('--data-root', f'{tmp_path}/cells'),
-    ]
-
-
-def test_classes_of_the_config_are_those_of_other_data(tmp_path, cells):
-    """A config with three cells learns what the data have: its own names and number go."""
-    data = [[f'cells={tmp_path}/cells']]
-    (run,) = plan(
-        tmp_path,
-        data=data,
-        config=config_path('retinanet_ghm_r18_fpn_bccd'),
-        common=['train_cfg.val_interval=4'],
-    )
-    assert run.cfg.train_dataloader.dataset.metainfo == {}
-    assert run.cfg.model.bbox_head.num_classes == 80  # which stands for that of the file
-    assert run.cfg.val_evaluator.classwise
-
-
-def test_progress_is_read_from_the_log(tmp_path):
-    (run,) = plan(tmp_path)
-    assert run.progress() == 0
-    file = run.folder / 'start/vis_data/scalars.json'
-    file.parent.mkdir(parents=True)
-    file.write_text(json.dumps(dict(iter=5, step=5, loss=1.0, time=1.0)) + '\n')
-    assert run.progress() == 0.25  # 5 of 20
-    epochs = dict(config=config_path('retinanet_ghm_r18_fpn_bccd'), common=())
-    (run,) = plan(tmp_path, **epochs)
-    file.write_text(json.dumps(dict(iter=80, epoch=4, step=80, loss=1.0, time=1.0)) + '\n')
-    assert run.progress() == 3.5 / 12  # in the fourth of 12 epochs
+def test_nohup(comparison, cells, tmp_path):
+    """SIGHUP that is ignored at the start stays ignored; a file gets the lines of a terminal."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        args = CONFIG, '--data', cells, *SHORT, '--seeds', 1, '--out', 'out'
+        process = comparison(*args, pause=0.05, wait=False)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    log = tmp_path / 'out/cells/base/seed_0/start/vis_data/scalars.json'
+    wait_for(log.exists, 'the training')
+    process.send_signal(signal.SIGHUP)
+    out, err = process.communicate(timeout=60)
+    assert (process.returncode, err) == (0, '')
+    assert '1/1 cells, base, seed 0: coco/bbox_mAP 0.200' in out

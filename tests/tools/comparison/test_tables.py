@@ -121,7 +121,7 @@ def test_rows_come_back_as_they_were(tmp_path):
     rows = [
         run('0.75', 0, None, data='7', state='failed: a, "b"', iterations=5, commit='12e4567'),
         run('x|y', 1, 0.1 + 0.2, data='细胞', **{'coco/a,b_precision': 1 / 3, AP50: math.nan}),
-        run('x|y', 2, np.float64(1e-17), iterations=9, minutes=0.1, torch='2.9', threads=1),
+        run('x|y', 2, np.float64(1e-17), iterations=9, minutes=0.1, torch='2.9', threads='1 + 2'),
     ]
     write_rows(tmp_path / 'runs.csv', rows)
     content = (tmp_path / 'runs.csv').read_bytes()
