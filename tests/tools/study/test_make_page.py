@@ -1,6 +1,8 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from tests.tools.study.fake_study import curves, runs, write
 
 TOOL = 'study/make_page.py'
@@ -100,6 +102,16 @@ def test_losses_worked_by_hand(run_tool, tmp_path):
         'one seed, so nothing can be told, against GHM-C + GHM-R on DeepPCB.',
         '- **cross entropy + L1**: no difference seen from GHM-C + GHM-R on BCCD.',
     ]
+
+
+@pytest.mark.parametrize(('aps', 'is_said'), [([0.6, 0.62, 0.64], True), ([0.4, 0.6, 0.5], False)])
+def test_l1_in_place_of_ghmr(run_tool, tmp_path, aps, is_said):
+    """It is advised where GHM-C + L1 is surely higher than 0.50, 0.52, 0.54: here by 0.1."""
+    mixed = runs('bccd', dict(ghm=LOSSES['ghm'], ghmc_l1=aps))
+    lines = make(run_tool, tmp_path, losses_bccd=runs('bccd', LOSSES), mixed_bccd=mixed)
+    found = [line for line in section(lines, 'In short') if 'GHM-R, the loss of the boxes' in line]
+    assert len(found) == is_said
+    assert all("'type': 'L1Loss'" in line for line in found)
 
 
 def test_the_last_rise_worked_by_hand(run_tool, tmp_path):
