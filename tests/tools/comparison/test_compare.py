@@ -60,6 +60,7 @@ from pathlib import Path
 from unittest import mock
 sys.path.insert(0, TOOLS)
 sys.argv[0] = 'compare.py'
+import compare
 from comparison import runs
 runs.TRAIN = Path(TRAINER)
 compare.run(compare.main)
