@@ -26,7 +26,7 @@ from .reduction import resolve_reduction
 # A bin is stored in a byte, of which one value means no bin.
 _MAX_BINS = 255
 # Entries per chunk: on a CPU few enough for its cache and enough for its threads.
-_CHUNK = {'cpu': 2**18}
+_CHUNK = {'cpu': 2**19}
 _CHUNK_ELSEWHERE = 2**26
 _KEEPS_GRAPH = '_get_current_graph_task_keep_graph'  # private, may be missing
 
@@ -47,8 +47,17 @@ class _KnownGradient(torch.autograd.Function):
         (gradient,) = ctx.saved_tensors
         # In place unless called with retain_graph=True: the gradient is as large as the logits.
         keeps_graph = getattr(torch._C._autograd, _KEEPS_GRAPH, lambda: True)
-        scale = torch.mul if keeps_graph() else Tensor.mul_
-        return scale(gradient, grad_output).to(ctx.pred_dtype), None, None
+        if keeps_graph():
+            gradient = gradient * grad_output
+        elif not _is_known_to_be_one(grad_output):
+            gradient *= grad_output
+        return gradient.to(ctx.pred_dtype), None, None
+
+
+def _is_known_to_be_one(factor: Tensor) -> bool:
+    """Whether it is 1, as in training; False where that cannot be seen without waiting."""
+    is_visible = factor.is_cpu and not torch.compiler.is_compiling()
+    return is_visible and factor.dim() == 0 and factor.item() == 1
 
 
 class GradientDensityLoss(nn.Module):
@@ -124,13 +133,17 @@ class GradientDensityLoss(nn.Module):
             state_dict.pop(f'{prefix}acc_share', None)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _gradient(self, pred: Tensor, target: Tensor) -> Tensor:
-        """Gradient of each entry's loss."""
+    def _gradient(self, pred: Tensor, target: Tensor, out: Tensor | None = None) -> Tensor:
+        """Gradient of each entry's loss, written to `out` if given."""
         raise NotImplementedError
 
     def _loss(self, pred: Tensor, target: Tensor) -> Tensor:
         """Each entry's loss before it is weighted."""
         raise NotImplementedError
+
+    def _loss_to_sum(self, pred: Tensor, target: Tensor) -> Tensor:
+        """As `_loss`, but entries may differ by 1e-6, which their sum does not show."""
+        return self._loss(pred, target)
 
     def _total(self, weight: Tensor, valid: Tensor) -> Tensor:
         """The number N of the paper, a scalar, given the weights and which are positive."""
@@ -197,21 +210,26 @@ class GradientDensityLoss(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Return the loss and its gradient (n, C), computed in chunks to save memory."""
         gradients = torch.empty_like(pred, dtype=torch.float32)
-        bin_inds = torch.empty_like(pred, dtype=torch.uint8)
         row = max(1, pred.numel() // max(1, len(pred)))
-        rows = max(1, _CHUNK.get(pred.device.type, _CHUNK_ELSEWHERE) // row)
+        rows = max(2, _CHUNK.get(pred.device.type, _CHUNK_ELSEWHERE) // row // 2 * 2)
         parts = [slice(i, i + rows) for i in range(0, len(pred), rows)]
-        for part in parts:
-            gradient = self._gradient(pred[part].float(), target[part])
-            gradients[part] = gradient
-            bin_inds[part] = self._find_bins(gradient, invalid[part])
-        weights = self._weigh_bins(_count_bins(bin_inds, self.bins), total, reduction)
+        # Bins are counted and looked up two at a time, so their number is even.
+        bin_inds = pred.new_full((-(-pred.numel() // 2) * 2,), self.bins, dtype=torch.uint8)
+        chunks = bin_inds.split(rows * row)
+        counts = torch.zeros(self.bins, dtype=torch.long, device=pred.device)
+        for part, inds in zip(parts, chunks, strict=False):  # no part, one empty chunk
+            gradient = self._gradient(pred[part].float(), target[part], out=gradients[part])
+            out = inds[: gradient.numel()].view(gradient.shape)
+            self._find_bins(gradient, invalid[part], out=out)
+            counts += _count_bins(inds, self.bins)
+        pairs = _tabulate_pairs(self._weigh_bins(counts, total, reduction))
+        find_loss = self._loss if reduction == 'none' else self._loss_to_sum
         losses = []
-        for part in parts:
+        for part, inds in zip(parts, chunks, strict=False):
             # int32 is the fastest type of index.
-            inds = bin_inds[part].flatten().int()
-            weight = weights.index_select(0, inds).view_as(gradients[part])
-            loss = self._loss(pred[part].float(), target[part]).mul_(weight)
+            weight = torch.view_as_real(pairs.index_select(0, inds.view(torch.uint16).int()))
+            weight = weight.flatten()[: gradients[part].numel()].view(gradients[part].shape)
+            loss = find_loss(pred[part].float(), target[part]).mul_(weight)
             gradients[part] *= weight
             losses.append(loss if reduction == 'none' else loss.sum())
         if reduction == 'none':
@@ -226,14 +244,15 @@ class GradientDensityLoss(nn.Module):
         weights = self._weigh_bins(counts, total, reduction)
         return _compiled(_weigh_pass)(self, pred, target, invalid, weights, reduction)
 
-    def _find_bins(self, gradient: Tensor, invalid: Tensor) -> Tensor:
+    def _find_bins(self, gradient: Tensor, invalid: Tensor, out: Tensor | None = None) -> Tensor:
         """Return each entry's bin as uint8 in 0 to bins - 1; `bins` where it is invalid."""
-        norm = gradient.abs()
         if self._finds_bin_by_product:
-            inds = norm.mul_(self.bins).to(torch.uint8).clamp_(max=self.bins - 1)
+            # By way of int32: CPUs have no fast conversion from float32 to a byte.
+            inds = (gradient * self.bins).int().abs_().byte().clamp_(max=self.bins - 1)
         else:
-            inds = torch.bucketize(norm, self.edges[1:-1], out_int32=True, right=True).byte()
-        return inds.masked_fill_(invalid, self.bins)
+            edges = self.edges[1:-1]
+            inds = torch.bucketize(gradient.abs(), edges, out_int32=True, right=True).byte()
+        return torch.maximum(inds, invalid.byte() * self.bins, out=out)
 
     def _weigh_bins(self, counts: Tensor, total: Tensor, reduction: str) -> Tensor:
         """Return the factor of each bin's entries, (bins + 1,); the last one is 0, for no bin.
@@ -362,13 +381,19 @@ def _product_is_exact(bins: int) -> bool:
 
 
 def _count_bins(bin_inds: Tensor, bins: int) -> Tensor:
-    """Count the entries of each bin, int64 (bins,); `bin_inds` is uint8 in 0 to `bins`."""
-    inds = bin_inds.flatten()
-    if inds.is_cuda:  # bincount would wait for the device
-        return torch.histc(inds.int(), bins + 1, min=0, max=bins + 1)[:-1].long()
-    if len(inds) % 2 or bins > 126:
-        return torch.bincount(inds, minlength=bins + 1)[:-1]
+    """Count entries of each bin, int64 (bins,); `bin_inds` (n,), n even, is uint8, 0 to `bins`."""
+    if bin_inds.is_cuda:  # bincount would wait for the device
+        return torch.histc(bin_inds.int(), bins + 1, min=0, max=bins + 1)[:-1].long()
     # Two neighbours at a time: fewer additions to the same number, which wait for each other.
-    pairs = torch.bincount(inds.view(torch.int16), minlength=256 * (bins + 1))
+    pairs = torch.bincount(bin_inds.view(torch.uint16).int(), minlength=256 * (bins + 1))
     pairs = pairs.view(bins + 1, 256)[:, : bins + 1]
     return (pairs.sum(0) + pairs.sum(1))[:-1]
+
+
+def _tabulate_pairs(weights: Tensor) -> Tensor:
+    """Return the weights of two neighbours, complex64 ((bins + 1) * 256,).
+
+    The index is the number that their bins, two bytes, are together (the first is the low byte).
+    """
+    first = F.pad(weights, (0, 256 - len(weights)))
+    return torch.complex(*torch.broadcast_tensors(first, weights[:, None])).flatten()

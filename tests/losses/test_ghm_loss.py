@@ -1,4 +1,5 @@
 import copy
+import math
 import shutil
 
 import numpy as np
@@ -136,6 +137,16 @@ def test_every_edge_belongs_to_the_bin_above_it(bins):
     found = loss_fn._find_bins(everywhere[None], torch.zeros(1, 1, dtype=torch.bool))
     edges = torch.arange(bins) / bins
     assert found[0].long().equal(torch.bucketize(everywhere, edges, right=True) - 1)
+
+
+@pytest.mark.parametrize('logit', [-3e4, -100.0, -17.0, -1e-3, 0.0, 1e-3, 5.0, 90.0, 3e4])
+@pytest.mark.parametrize('target', [0.0, 0.25, 1.0])
+def test_entropy_of_any_logit(logit, target):
+    expected = max(logit, 0) - logit * target + math.log1p(math.exp(-abs(logit)))
+    pred = torch.tensor([[logit]])
+    for given in ([[target]], [1 - int(target)]) if target != 0.25 else ([[target]],):
+        loss = GHMC(bins=1)(pred, torch.tensor(given))  # one entry of weight 1
+        assert loss.item() == pytest.approx(expected, rel=2e-7, abs=1e-7)
 
 
 def calls_to_compare():

@@ -73,7 +73,9 @@ def make_parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument('--device', default='cpu', help='cpu, cuda or cuda:N')
     common.add_argument('--amp', action='store_true', help='step, inference: also mixed precision')
-    common.add_argument('--compile', action='store_true', help='step, inference: also compiled')
+    common.add_argument(
+        '--compile', action='store_true', help='loss, step, inference: also compiled'
+    )
     common.add_argument('--runs', type=int, default=5, help='timed runs of each variant')
     add_debug_argument(common)
     common.add_argument('--json', type=user_path, help='also write the figures here')

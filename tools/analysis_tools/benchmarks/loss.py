@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import argparse
+import copy
+import functools
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ghmdet.losses import GHMC, GHMR
+from ghmdet.losses import GHMC, GHMR, gradient_density
 
 from .measure import Rates, Report, measure
 
@@ -111,20 +114,21 @@ def _compare(
     args: argparse.Namespace,
     rates: Rates,
 ) -> None:
-    agree = True
+    losses = {name: ours, **_list_other_passes(name, ours, args), f'{name} literal loop': literal}
+    agree = dict.fromkeys(losses, True)
     for inputs in levels:  # the running counts are carried on, as in training
-        expected = _step(literal, inputs)
+        gradients = {key: _step(loss, inputs) for key, loss in losses.items()}
+        expected = gradients[f'{name} literal loop']
         bound = _TOLERANCE * expected.abs().max()
-        agree &= bool((_step(ours, inputs) - expected).abs().max() <= bound)
-    report.checks[f'{name}: gradients within {_TOLERANCE} of the literal loop'] = agree
-    variants = {
-        name: lambda: [_step(ours, inputs) for inputs in levels],
-        f'{name} literal loop': lambda: [_step(literal, inputs) for inputs in levels],
-    }
+        for key, gradient in gradients.items():
+            agree[key] &= bool((gradient - expected).abs().max() <= bound)
+    for key in list(losses)[:-1]:
+        report.checks[f'{key}: gradients within {_TOLERANCE} of the literal loop'] = agree[key]
+    variants = {key: functools.partial(_step_all, loss, levels) for key, loss in losses.items()}
     size = sum(inputs[0].numel() * inputs[0].element_size() for inputs in levels)
     rows = list(measure(variants, args.runs, args.device).values())
     for row in rows:
-        row.reference = rows[1].name
+        row.reference = rows[-1].name
         row.floor_seconds = _PASSES[name] * size / rates.bytes_per_second
         row.notes['x twice read and written'] = row.median * rates.bytes_per_second / (4 * size)
         if row.peak_bytes is not None:
@@ -132,6 +136,23 @@ def _compare(
     report.rows += rows
     if args.device.startswith('cuda'):
         report.checks[f'{name}: never waits for the GPU'] = _runs_without_waiting(ours, levels[0])
+
+
+def _list_other_passes(name: str, ours: Loss, args: argparse.Namespace) -> dict[str, Loss]:
+    """Return the loss by the passes that it does not take here: plain, or as compiled for CUDA."""
+    if not isinstance(ours, GHMC | GHMR):
+        return {}
+    other: Any = copy.deepcopy(ours)
+    if gradient_density._can_fuse(torch.device(args.device), type(ours)):  # type: ignore[arg-type]
+        other._fused_passes = other._plain_passes
+        return {f'{name} plain': other}
+    other._plain_passes = other._fused_passes
+    return {f'{name} compiled': other} if args.compile else {}
+
+
+def _step_all(loss: Loss, levels: Sequence[tuple[Tensor, ...]]) -> None:
+    for inputs in levels:
+        _step(loss, inputs)
 
 
 def _step(loss: Loss, inputs: tuple[Tensor, ...]) -> Tensor:
