@@ -24,7 +24,9 @@ WITHOUT = {
     'export.py': 'ghmdet.export',
     'pascal_voc.py': 'convert --from voc',
     'benchmark.py': 'for those who work on ghmdet, as all that follow',
-    **dict.fromkeys(('check_install.py', 'count_files.py', 'crash_test.py', 'soak.py')),
+    **dict.fromkeys(
+        ('check_install.py', 'count_files.py', 'crash_test.py', 'gpu_checks.py', 'soak.py')
+    ),
     **dict.fromkeys(('make_page.py', 'shuffle_labels.py')),
 }
 

@@ -136,7 +136,7 @@ class Trial:
         if count > 1:
             command += ['-m', 'torch.distributed.run', '--standalone', f'--nproc-per-node={count}']
         command += [str(TRAIN), str(self.folder / f'processes{count}.py'), *options]
-        command += ['--work-dir', str(work_dir)]
+        command += ['--work-dir', str(work_dir), '--deterministic']  # which is for CUDA
         command += ['--launcher', 'pytorch'] if count > 1 else []
         path = os.pathsep.join(filter(None, [str(self.folder), os.environ.get('PYTHONPATH')]))
         environment = dict(os.environ, OMP_NUM_THREADS='1', PYTHONPATH=path)
