@@ -240,8 +240,8 @@ def find_outside_names(names: Iterable[str], folder: str) -> list[str]:
         >>> find_outside_names(['a.jpg', 'b/../c.jpg', '../d.jpg', '/etc/passwd'], 'images')
         ['../d.jpg', '/etc/passwd']
     """
-    # Few need the file system.
-    suspects = [name for name in names if '..' in name or osp.isabs(name)]
+    # Few need the file system. An absolute path begins with a separator, or has a drive's colon.
+    suspects = [n for n in names if n[:1] in ('/', '\\') or '..' in n or ':' in n]
     return [name for name in suspects if not _is_inside(name, folder)]
 
 

@@ -159,7 +159,9 @@ def _find_image_faults(faults: Faults, records: CocoRecords) -> None:
         text = f': height and width must be positive numbers up to 1e9, {sides}'
         name = name_image(image.id, image.file_name)
         faults.add('images', index, f'{name} lacks {absent}' if absent else name + text)
-    for index, image in enumerate(records.images):
+    names = [image.file_name or '' for image in records.images]
+    all_valid = all(names) and can_be_path(''.join(names))  # of all at once, which is fast
+    for index, image in enumerate([] if all_valid else records.images):
         if not image.file_name or not can_be_path(image.file_name):
             text = f': file_name must name a file, got {show(image.file_name)}'
             text = ' lacks file_name' if image.file_name is None else text

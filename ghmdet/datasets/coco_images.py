@@ -9,12 +9,17 @@ from dataclasses import dataclass
 from operator import attrgetter
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
 
 from ghmdet.coco.box_filter import BoxCheck, check_boxes
 from ghmdet.coco.records import CocoRecords
+
+
+def _encode(value: Any) -> bytes:
+    return json.dumps(value).encode()
 
 
 @dataclass(eq=False)
@@ -36,7 +41,9 @@ class ValueColumn:
             set(map(type, values)) == {int} and -(2**63) <= min(values) <= max(values) < 2**63
         ):
             return cls(torch.tensor(values, dtype=torch.int64))
-        texts = [json.dumps(value).encode() for value in values]
+        # msgspec is fast, but writes NaN as null.
+        encode = msgspec.json.encode if set(map(type, values)) == {str} else _encode
+        texts = list(map(encode, values))
         ends = torch.tensor([len(text) for text in texts]).cumsum(0)
         return cls(torch.frombuffer(bytearray().join(texts), dtype=torch.uint8), ends)
 

@@ -167,6 +167,25 @@ def test_each_annotation_is_a_block_of_its_own(tmp_path, monkeypatch):
     assert ids == list(range(1, 31))
 
 
+@pytest.mark.parametrize(
+    ('parts', 'different', 'numbers'),
+    [
+        ([[5, -2, 5], [7, -2]], [-2, 5, 7], [1, 0, 1, 2, 0]),  # close: counted
+        ([[10**12, 3], [3, -(10**18)]], [-(10**18), 3, 10**12], [2, 1, 1, 0]),  # apart: sorted
+        ([[-(2**63), 2**63 - 1]], [-(2**63), 2**63 - 1], [0, 1]),
+        ([[], []], [], []),
+        ([[1], ['1', 1.5, 1]], [1, '1', 1.5], [0, 1, 2, 0]),
+    ],
+)
+def test_ids_are_numbered(parts, different, numbers):
+    packed = [coco_records._pack_ids(part) for part in parts]
+    found, number = coco_records._number_ids(packed)
+    assert found == different
+    assert list(map(type, found)) == list(map(type, different))
+    assert number.tolist() == numbers
+    assert number.dtype == np.int64
+
+
 def test_remote_files(monkeypatch):
     text = json.dumps(draw_coco(2)).encode()
     monkeypatch.setattr(coco_records.fileio, 'get', lambda url, backend_args: text)
