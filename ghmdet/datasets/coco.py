@@ -279,6 +279,13 @@ class CocoDataset(BaseDataset):
             self.skipped[idx] = 1
         return None
 
+    def get_data_info(self, idx: int) -> dict:
+        """Return the dict of one image, a new one each time."""
+        if not self._fully_initialized or not isinstance(self.data_list, CocoImages):
+            return super().get_data_info(idx)
+        # mmengine's would copy it, which takes a twentieth of the time of a training image.
+        return self.data_list[idx] | {'sample_idx': range(len(self))[idx]}
+
     def get_cat_ids(self, idx: int) -> list[int]:
         """List the labels of one image, for mmengine's `ClassBalancedDataset`."""
         return [instance['bbox_label'] for instance in self.get_data_info(idx)['instances']]
