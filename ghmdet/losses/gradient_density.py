@@ -7,7 +7,6 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from mmengine.dist import all_reduce, get_world_size
@@ -21,10 +20,9 @@ from ghmdet.argument_checks import (
     check_positive,
 )
 
+from .bins import MAX_BINS, count_bins, prepare_look_up, product_is_exact
 from .reduction import resolve_reduction
 
-# A bin is stored in a byte, of which one value means no bin.
-_MAX_BINS = 255
 # Entries per chunk: on a CPU few enough for its cache and enough for its threads.
 _CHUNK = {'cpu': 2**19}
 _CHUNK_ELSEWHERE = 2**26
@@ -104,7 +102,7 @@ class GradientDensityLoss(nn.Module):
     ) -> None:
         super().__init__()
         name = type(self).__name__
-        check_integer(f'{name}.bins', bins, 1, _MAX_BINS)
+        check_integer(f'{name}.bins', bins, 1, MAX_BINS)
         check_number(f'{name}.momentum', momentum, 'a number in [0, 1)', lambda m: 0 <= m < 1)
         check_factor(f'{name}.loss_weight', loss_weight)
         check_flag(f'{name}.bias_correct', bias_correct)
@@ -115,7 +113,7 @@ class GradientDensityLoss(nn.Module):
         self.bins, self.momentum, self.loss_weight = int(bins), momentum, loss_weight
         self.bias_correct, self.max_weight, self.sync = bias_correct, max_weight, sync
         self.bin_records = None
-        self._finds_bin_by_product = _product_is_exact(bins)
+        self._finds_bin_by_product = product_is_exact(bins)
         edges = torch.arange(bins + 1).float() / bins
         edges[-1] = self._last_edge
         self.register_buffer('edges', edges)
@@ -221,14 +219,12 @@ class GradientDensityLoss(nn.Module):
             gradient = self._gradient(pred[part].float(), target[part], out=gradients[part])
             out = inds[: gradient.numel()].view(gradient.shape)
             self._find_bins(gradient, invalid[part], out=out)
-            counts += _count_bins(inds, self.bins)
-        pairs = _tabulate_pairs(self._weigh_bins(counts, total, reduction))
+            counts += count_bins(inds, self.bins)
+        look_up = prepare_look_up(self._weigh_bins(counts, total, reduction))
         find_loss = self._loss if reduction == 'none' else self._loss_to_sum
         losses = []
         for part, inds in zip(parts, chunks, strict=False):
-            # int32 is the fastest type of index.
-            weight = torch.view_as_real(pairs.index_select(0, inds.view(torch.uint16).int()))
-            weight = weight.flatten()[: gradients[part].numel()].view(gradients[part].shape)
+            weight = look_up(inds)[: gradients[part].numel()].view(gradients[part].shape)
             loss = find_loss(pred[part].float(), target[part]).mul_(weight)
             gradients[part] *= weight
             losses.append(loss if reduction == 'none' else loss.sum())
@@ -365,35 +361,3 @@ def _can_fuse(device: torch.device, kind: type[GradientDensityLoss]) -> bool:
         )
         return False
     return True
-
-
-def _product_is_exact(bins: int) -> bool:
-    """Whether int(g * bins) is the bin of every float32 g in [0, 1].
-
-    The product rounds monotonically, so it is right everywhere if it is right at each inner edge
-    and at the number below; it is for 10 and for 30 bins, not for 11.
-    """
-    inner = np.arange(1, bins)
-    edges = inner.astype(np.float32) / np.float32(bins)
-    below = np.nextafter(edges, np.float32(0))
-    at_edges, at_below = ((g * np.float32(bins)).astype(int) for g in (edges, below))
-    return bool((at_edges == inner).all() and (at_below == inner - 1).all())
-
-
-def _count_bins(bin_inds: Tensor, bins: int) -> Tensor:
-    """Count entries of each bin, int64 (bins,); `bin_inds` (n,), n even, is uint8, 0 to `bins`."""
-    if bin_inds.is_cuda:  # bincount would wait for the device
-        return torch.histc(bin_inds.int(), bins + 1, min=0, max=bins + 1)[:-1].long()
-    # Two neighbours at a time: fewer additions to the same number, which wait for each other.
-    pairs = torch.bincount(bin_inds.view(torch.uint16).int(), minlength=256 * (bins + 1))
-    pairs = pairs.view(bins + 1, 256)[:, : bins + 1]
-    return (pairs.sum(0) + pairs.sum(1))[:-1]
-
-
-def _tabulate_pairs(weights: Tensor) -> Tensor:
-    """Return the weights of two neighbours, complex64 ((bins + 1) * 256,).
-
-    The index is the number that their bins, two bytes, are together (the first is the low byte).
-    """
-    first = F.pad(weights, (0, 256 - len(weights)))
-    return torch.complex(*torch.broadcast_tensors(first, weights[:, None])).flatten()
