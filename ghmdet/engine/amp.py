@@ -137,7 +137,7 @@ def _choose_autocast_dtype() -> None:
     if ratio > _NOISE:
         MMLogger.get_current_instance().warning(
             f'--amp is slower than float32 on this CPU: in {str(dtype).removeprefix("torch.")} a '
-            f'convolution takes {ratio:.1f} times as long; leave --amp out'
+            f'convolution takes {ratio:.1f} times as long as without it'
         )
 
 
