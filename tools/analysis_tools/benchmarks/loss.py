@@ -140,7 +140,7 @@ def _compare(
 
 def _list_other_passes(name: str, ours: Loss, args: argparse.Namespace) -> dict[str, Loss]:
     """Return the loss by the passes that it does not take here: plain, or as compiled for CUDA."""
-    if not isinstance(ours, GHMC | GHMR):
+    if not isinstance(ours, gradient_density.GradientDensityLoss):
         return {}
     other: Any = copy.deepcopy(ours)
     if gradient_density._can_fuse(torch.device(args.device), type(ours)):  # type: ignore[arg-type]
