@@ -16,6 +16,7 @@ from mmengine.optim import AmpOptimWrapper as _AmpOptimWrapper
 from torch import nn
 from torch.amp import GradScaler
 
+from ghmdet.engine.launcher import prepare_cpu
 from ghmdet.messages import type_name
 from ghmdet.models.speedup import low_precision
 from ghmdet.registry import OPTIM_WRAPPERS
@@ -132,6 +133,7 @@ def _choose_autocast_dtype() -> None:
     torch.set_autocast_dtype(device, dtype)
     if device != 'cpu':
         return
+    prepare_cpu()  # before oneDNN computes anything
     # Measured, since processors with instructions for it exist on which it is slower all the same.
     ratio = _time_convolution(dtype) / _time_convolution(torch.float32)
     if ratio > _NOISE:

@@ -231,6 +231,14 @@ def test_a_cpu_that_is_slow_in_bfloat16(on_cpu, monkeypatch, seconds, warning):
     assert ('--amp is slower than float32' in on_cpu.getvalue()) == bool(warning)
 
 
+def test_the_cpu_is_prepared_before_a_convolution_is_timed(on_cpu, monkeypatch):
+    calls = []
+    monkeypatch.setattr(amp, 'prepare_cpu', lambda: calls.append('prepare'))
+    monkeypatch.setattr(amp, '_time_convolution', lambda dtype: calls.append(dtype) or 1.0)
+    apply_amp_to_test(Config({'test_cfg': {}}))
+    assert calls == ['prepare', torch.bfloat16, torch.float32]
+
+
 def test_the_time_of_a_convolution_is_the_best_of_some(monkeypatch):
     readings = iter([0, 9, 10, 12, 20, 21.5, 30, 33, 40, 44, 50, 55])
     monkeypatch.setattr(amp.time, 'perf_counter', lambda: next(readings))
