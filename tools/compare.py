@@ -125,6 +125,7 @@ class Report:
 
     def __init__(self, args: argparse.Namespace, runs: list[Any]) -> None:
         self._args, self._runs = args, runs
+        self._told = set[tuple[str, str, str]]()
         self._started, self._before = time.monotonic(), [each.progress() for each in runs]
 
     def add(self, ended: Any) -> None:
@@ -142,6 +143,10 @@ class Report:
         left = timedelta(seconds=int((time.monotonic() - self._started) * rest / max(gained, 0.01)))
         eta = f'; the rest takes about {left}' if left and gained > 0.01 else ''
         print(f'{count}/{len(self._runs)} {ended}: {result}{eta}', flush=True)
+        for text in row.get('warnings', '').splitlines():
+            if (ended.data, ended.variant, text) not in self._told:
+                self._told.add((ended.data, ended.variant, text))
+                print(f'  warning: {text}', flush=True)
         self.write()
 
     def write(self) -> None:

@@ -31,6 +31,7 @@ from ghmdet.version import __version__
 
 TRAIN = Path(__file__).parents[1] / 'train.py'
 CONSOLE = 'console.log'
+_WARNING = re.compile(r'^\S+ \S+ - \S+ - WARNING - (.*)')  # a line of a log
 _RECORD = 'run.json'
 _NOT_METRICS = {'iter', 'epoch', 'time', 'data_time'}
 _NAME = re.compile(r'[^/\\\0.~-][^/\\\0]*')  # of a folder
@@ -147,10 +148,18 @@ class Run:
                 curve.append(dict(name, iter=int(record['iter']), **values))
             row |= {k: v for k, v in curve[-1].items() if k != 'iter'}
             row |= _cost(log)
+        if warnings := self.read_warnings():
+            row['warnings'] = '\n'.join(warnings)
         if (self.folder / _RECORD).exists():
             facts = json.loads((self.folder / _RECORD).read_text('utf-8'))['facts']
             row |= dict(command=self.shown_command) | facts
         return row, curve
+
+    def read_warnings(self) -> list[str]:
+        """Return the warnings in the logs of all starts of the run, each once."""
+        files = sorted(self.folder.glob('*/*.log'))
+        lines = [x for file in files for x in file.read_text('utf-8', 'replace').splitlines()]
+        return list(dict.fromkeys(found[1] for found in map(_WARNING.match, lines) if found))
 
     def read_error(self) -> str:
         """Return the error message at the end of the console of a failed run."""
