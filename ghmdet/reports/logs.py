@@ -90,7 +90,10 @@ def read_log(path: str | os.PathLike[str]) -> RunLog:
     for name, records in starts.items():
         _join(run, name, records)
     if not run.train:
-        raise ValueError(f'{list_items(files, 3)}: no record of training (`iter`); {_ADVICE}')
+        raise ValueError(
+            f'{list_items(files, 3)}: no record of training (`iter`), as of fewer iterations than '
+            f'default_hooks.logger.interval; {_ADVICE}'
+        )
     length = run.epoch_length() or 0
     for record in run.val:
         step = int(record.pop('step'))

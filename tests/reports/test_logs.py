@@ -157,7 +157,7 @@ def test_a_missing_key_is_named_with_those_that_there_are(tmp_path):
 @pytest.mark.parametrize(
     ('content', 'message'),
     [
-        ('', 'a.json: no record of training'),
+        ('', 'a.json: no record of training .*, as of fewer iterations than default_hooks.log'),
         ('{"loss": 1}\nnot JSON\n{"loss": 1}', "a.json, line 2: no record of a log: 'not JSON'"),
         ('[1, 2]', r"a.json, line 1: no record of a log: '\[1, 2\]'"),
         (
