@@ -143,7 +143,7 @@ class Report:
         left = timedelta(seconds=int((time.monotonic() - self._started) * rest / max(gained, 0.01)))
         eta = f'; the rest takes about {left}' if left and gained > 0.01 else ''
         print(f'{count}/{len(self._runs)} {ended}: {result}{eta}', flush=True)
-        for text in row.get('warnings', '').splitlines():
+        for text in ended.read_warnings():
             if (ended.data, ended.variant, text) not in self._told:
                 self._told.add((ended.data, ended.variant, text))
                 print(f'  warning: {text}', flush=True)

@@ -31,7 +31,7 @@ from ghmdet.version import __version__
 
 TRAIN = Path(__file__).parents[1] / 'train.py'
 CONSOLE = 'console.log'
-_WARNING = re.compile(r'^\S+ \S+ - \S+ - WARNING - (.*)')  # a line of a log
+_WARNING = re.compile(r'^\S+ \S+ - \S+ - WARNING - (.*)$', re.MULTILINE)  # a line of a log
 _RECORD = 'run.json'
 _NOT_METRICS = {'iter', 'epoch', 'time', 'data_time'}
 _NAME = re.compile(r'[^/\\\0.~-][^/\\\0]*')  # of a folder
@@ -148,25 +148,24 @@ class Run:
                 curve.append(dict(name, iter=int(record['iter']), **values))
             row |= {k: v for k, v in curve[-1].items() if k != 'iter'}
             row |= _cost(log)
-        if warnings := self.read_warnings():
-            row['warnings'] = '\n'.join(warnings)
         if (self.folder / _RECORD).exists():
             facts = json.loads((self.folder / _RECORD).read_text('utf-8'))['facts']
             row |= dict(command=self.shown_command) | facts
         return row, curve
 
     def read_warnings(self) -> list[str]:
-        """Return the warnings in the logs of all starts of the run, each once."""
-        files = sorted(self.folder.glob('*/*.log'))
-        lines = [x for file in files for x in file.read_text('utf-8', 'replace').splitlines()]
-        return list(dict.fromkeys(found[1] for found in map(_WARNING.match, lines) if found))
+        """Return the warnings on the console of the last start, each once."""
+        return list(dict.fromkeys(_WARNING.findall(self._read_console())))
 
     def read_error(self) -> str:
         """Return the error message at the end of the console of a failed run."""
-        file = self.folder / CONSOLE
-        lines = file.read_text('utf-8', 'replace').splitlines() if file.exists() else []
+        lines = self._read_console().splitlines()
         errors = [line for line in lines if line.startswith('error: ')] or lines[-1:]
         return errors[-1].removeprefix('error: ') if errors else ''
+
+    def _read_console(self) -> str:
+        file = self.folder / CONSOLE
+        return file.read_text('utf-8', 'replace') if file.exists() else ''
 
 
 def shorten_all(texts: Iterator[str]) -> str:

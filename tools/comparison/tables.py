@@ -30,10 +30,10 @@ _COSTS = 'minutes', 'memory_mb'
 _TEXTS = (
     *('data', 'metric', 'variant', 'state'),
     *('commit', 'ghmdet', 'torch', 'cpu'),
-    *('threads', 'command', 'warnings'),
+    *('threads', 'command'),
 )
 _FIRST = 'data', 'metric', 'variant', 'seed', 'state', 'iter'  # columns; then the metrics
-_LAST = 'iterations', *_COSTS, 'commit', 'ghmdet', 'torch', 'cpu', 'threads', 'command', 'warnings'
+_LAST = 'iterations', *_COSTS, 'commit', 'ghmdet', 'torch', 'cpu', 'threads', 'command'
 _MARKDOWN = re.compile(
     r'[\\`*<>|&$~]|\](?=[(\[])|(?<![^\W_])_|_(?![^\W_])'
 )  # what it would not show
@@ -338,9 +338,6 @@ def write_comparison(
             text = f'Difference of {label} to {of_data[0]["variant"]}, with its 95 % interval'
             charts.append((draw_differences(drawn, label), f'{text}. {"; ".join(texts)}', text))
         sections.append((data, tables, charts))
-    if told_of := _list_warnings(runs):
-        header = ['data', 'variant', 'seeds', 'warning']
-        sections.append(('Warnings', [Table('What the runs warned of', header, told_of)], []))
     left_out = [row for row in runs if row['state'] != 'finished']
     if left_out:
         header = ['data', 'variant', 'seed', 'state']
@@ -356,15 +353,6 @@ def write_comparison(
         draft.write_bytes(text.encode(errors='backslashreplace'))
     values = dict(heading=heading, sections=sections, notes=notes, nothing=_NOTHING)
     write_page(out / 'comparison.html', Path(__file__).with_name('comparison.html.j2'), **values)
-
-
-def _list_warnings(runs: Sequence[Row]) -> list[list[str]]:
-    """Return a row for each warning of a variant on a data set, with the seeds that had it."""
-    seeds: dict[tuple[str, str, str], list[str]] = {}
-    for row in runs:
-        for text in row.get('warnings', '').splitlines():
-            seeds.setdefault((row['data'], row['variant'], text), []).append(str(row['seed']))
-    return [[data, variant, ', '.join(own), text] for (data, variant, text), own in seeds.items()]
 
 
 def _to_markdown(

@@ -46,9 +46,8 @@ for i in range(len(lines) + 1, 21):
         row = dict(iter=i, step=i, loss=1.0, time=3.0, peak_memory=100 + i)
         stream.write(json.dumps(row) + '\\n')
 if rate < 1e-3:
-    line = '2026/11/29 20:16:14 - mmengine - {} - {}\\n'
-    with (folder / 'start' / 'start.log').open('a') as stream:
-        stream.write(line.format('INFO', 'as usual') + line.format('WARNING', 'lr is low'))
+    for line in ('INFO - as usual', 'WARNING - lr is low', 'WARNING - lr is low'):
+        print('11/29 20:16:14 - mmengine -', line)
 ap = 0.1 + 100 * rate + 0.01 * seed
 if len(lines) > 20:
     sys.exit()
@@ -146,9 +145,8 @@ def test_variants_times_data_times_seeds(comparison, cells, tmp_path):
     assert '--data-root cells' in command
     text = (tmp_path / 'out/comparison.md').read_text('utf-8')
     assert 'lower' in text  # by 0.05 with both seeds
-    assert [row['warnings'] for row in rows] == ['', '', 'lr is low', 'lr is low'] * 2
     assert out.count('warning: lr is low') == 2  # of each variant on each data once, not by seed
-    assert '| same | slow | 0, 1 | lr is low |' in text
+    assert 'as usual' not in out
 
 
 def test_called_again_it_goes_on(comparison, cells, tmp_path):
